@@ -1,0 +1,84 @@
+use crate::{Result, Split, split::zero_batch_size};
+use candle_core::Tensor;
+use std::iter::FusedIterator;
+
+/// Some samples, ready for a model.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `(N, C, H, W)`, `f32`, scaled.
+    pub images: Tensor,
+    /// `(N)`, `u32`.
+    pub labels: Tensor,
+}
+
+/// An iterator over the batches of a [`Split`], each sample once.
+///
+/// Owns what it needs: neither the split nor the generator stays borrowed. Its `len()` is the number of batches to come.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    split: Split,
+    /// The samples in the order in which they come; `None` is the order of the file.
+    order: Option<Vec<usize>>,
+    batch_size: usize,
+    next: usize,
+}
+
+impl Batches {
+    pub(crate) fn new(split: Split, order: Option<Vec<usize>>, batch_size: usize) -> Self {
+        Self { split, order, batch_size, next: 0 }
+    }
+
+    /// Number of samples still to come.
+    pub fn samples(&self) -> usize {
+        self.split.len() - self.next
+    }
+
+    /// One pass over bytes; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
+    fn gather(&self, positions: std::ops::Range<usize>) -> Result<Batch> {
+        let (c, h, w) = self.split.shape();
+        let (pixels, labels, size, n) =
+            (self.split.pixels(), self.split.labels(), c * h * w, positions.len());
+        let mut xs = Vec::with_capacity(n * size);
+        let mut ys = Vec::with_capacity(n);
+        for position in positions {
+            let row = self.order.as_ref().map_or(position, |order| order[position]);
+            let image = &pixels[row * size..(row + 1) * size];
+            xs.extend(image.iter().map(|&pixel| self.split.table[usize::from(pixel)]));
+            ys.push(u32::from(labels[row]));
+        }
+        let device = &self.split.device;
+        Ok(Batch {
+            images: Tensor::from_vec(xs, (n, c, h, w), device)?,
+            labels: Tensor::from_vec(ys, n, device)?,
+        })
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = self.split.len();
+        if self.next >= end {
+            return None;
+        }
+        if self.batch_size == 0 {
+            self.next = end;
+            return Some(Err(zero_batch_size()));
+        }
+        let start = self.next;
+        self.next = end.min(start.saturating_add(self.batch_size));
+        Some(self.gather(start..self.next))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let n = match self.batch_size {
+            0 => usize::from(self.samples() > 0),
+            size => self.samples().div_ceil(size),
+        };
+        (n, Some(n))
+    }
+}
+
+impl ExactSizeIterator for Batches {}
+impl FusedIterator for Batches {}

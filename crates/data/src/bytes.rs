@@ -1,0 +1,52 @@
+//! Reading a file that may or may not be gzipped, never further than it is allowed to go.
+
+use crate::{Error, Result};
+use flate2::bufread::MultiGzDecoder;
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+};
+
+const CURE_MISSING: &str = "check the path, or download the file again";
+
+/// Opens a file for reading, uncompressed if it starts like a gzip file, whatever its name.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>> {
+    let absent = |found: &str| Error::BadFile {
+        path: path.to_owned(),
+        expected: "a file".to_owned(),
+        found: found.to_owned(),
+        cure: CURE_MISSING.to_owned(),
+    };
+    // Asked before opening: opening a named pipe would wait for a writer.
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(meta) if meta.is_dir() => return Err(absent("a directory")),
+        Ok(_) => return Err(absent("a device or a pipe")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent("nothing")),
+        Err(e) => return Err(Error::io(path, "open")(e)),
+    }
+    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    uncompressed(BufReader::with_capacity(1 << 16, file)).map_err(Error::io(path, "read"))
+}
+
+/// The bytes themselves, or what they say once unzipped if they start with gzip's two magic bytes.
+pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let zipped = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    Ok(if zipped { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
+}
+
+/// Reads to the end or to `limit` bytes, whichever comes first.
+///
+/// The memory taken is at most about twice what was really read, however large `limit` is.
+pub(crate) fn read_at_most(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether an error says that the compressed data is broken, not that the disk is.
+pub(crate) fn is_broken_gzip(e: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}

@@ -1,0 +1,74 @@
+use crate::{Error, Result};
+use std::{fmt, str::FromStr};
+
+/// Which data set is wanted; parsed from and printed as `auto`, `mnist`, `fashion-mnist`, `kmnist` or `digits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// MNIST if it can be had, otherwise `digits` with a warning.
+    #[default]
+    Auto,
+    /// 70,000 handwritten digits, 28×28.
+    Mnist,
+    /// 70,000 pieces of clothing, 28×28.
+    FashionMnist,
+    /// 70,000 cursive Japanese characters, 28×28.
+    Kmnist,
+    /// 1,797 handwritten digits, 8×8, part of the program.
+    Digits,
+}
+
+impl Choice {
+    /// Every choice, in the order in which a help text lists them.
+    pub const ALL: [Choice; 5] =
+        [Choice::Auto, Choice::Mnist, Choice::FashionMnist, Choice::Kmnist, Choice::Digits];
+
+    /// The name that is parsed and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Choice::Auto => "auto",
+            Choice::Mnist => "mnist",
+            Choice::FashionMnist => "fashion-mnist",
+            Choice::Kmnist => "kmnist",
+            Choice::Digits => "digits",
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Choice::ALL.into_iter().find(|choice| choice.name() == text).ok_or_else(|| Error::Usage {
+            expected: "a data set".to_owned(),
+            found: format!("{text:?}"),
+            cure: format!("the data sets are {}", Choice::ALL.map(Choice::name).join(", ")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn choices_are_read_as_they_are_written() {
+        for choice in Choice::ALL {
+            assert_eq!(choice.to_string().parse::<Choice>().unwrap(), choice);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        assert_eq!(
+            "cifar".parse::<Choice>().unwrap_err().to_string(),
+            r#"expected a data set, found "cifar": the data sets are auto, mnist, fashion-mnist, kmnist, digits"#
+        );
+    }
+}

@@ -1,0 +1,79 @@
+use crate::{Error, Result, Scale, Split};
+use candle_core::Device;
+use std::sync::Arc;
+
+/// A training and a test split of the same kind of images.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// The name of the set that was really loaded, such as `mnist`.
+    pub name: String,
+    /// What is trained on.
+    pub train: Split,
+    /// What is never trained on.
+    pub test: Split,
+    /// Number of classes; labels are below it.
+    pub classes: usize,
+    /// Mean of `pixel / white` over all pixels of the training split as it was loaded, before any limit.
+    pub mean: f64,
+    /// Standard deviation (divided by `n`) of `pixel / white` over the same pixels.
+    pub std: f64,
+}
+
+impl Dataset {
+    /// Measures the training pixels (exactly: in integers) and scales both splits by [`Scale::Standard`].
+    ///
+    /// # Errors
+    ///
+    /// An empty split, or two splits of different shape, white or number of classes.
+    pub fn new(name: &str, train: Split, test: Split) -> Result<Self> {
+        for split in [&train, &test] {
+            if split.is_empty() {
+                return Err(Error::Usage {
+                    expected: format!("at least one sample in {}", split.name()),
+                    found: "none".to_owned(),
+                    cure: "check how the data set was read".to_owned(),
+                });
+            }
+        }
+        let kind = |split: &Split| (split.shape(), split.white(), split.classes());
+        if kind(&train) != kind(&test) {
+            return Err(Error::Usage {
+                expected: format!("(shape, white, classes) = {:?} in {}", kind(&train), test.name()),
+                found: format!("{:?}", kind(&test)),
+                cure: "check that both splits belong to one data set".to_owned(),
+            });
+        }
+        let (mean, std) = moments(train.pixels(), train.white());
+        let classes = train.classes();
+        Ok(Self { name: name.to_owned(), train, test, classes, mean, std }.scaled(Scale::default()))
+    }
+
+    /// Sets how pixels become numbers in both splits.
+    ///
+    /// Splits already taken out of the set keep the scale they had.
+    pub fn scaled(mut self, scale: Scale) -> Self {
+        let table = Arc::new(scale.table(self.train.white(), self.mean, self.std));
+        self.train.table = table.clone();
+        self.test.table = table;
+        self
+    }
+
+    /// Sets where the batches of both splits are put; the CPU if never called.
+    pub fn on(mut self, device: &Device) -> Self {
+        self.train.device = device.clone();
+        self.test.device = device.clone();
+        self
+    }
+}
+
+/// Mean and standard deviation of `pixels / white`; sums are integers, so only the last steps round.
+fn moments(pixels: &[u8], white: u8) -> (f64, f64) {
+    let mut counts = [0_u64; 256];
+    pixels.iter().for_each(|&pixel| counts[usize::from(pixel)] += 1);
+    let power = |p: u32| -> u128 {
+        counts.iter().enumerate().map(|(value, &n)| (value as u128).pow(p) * u128::from(n)).sum()
+    };
+    let (n, sum, squares) = (pixels.len() as u128, power(1), power(2));
+    let scale = n as f64 * f64::from(white);
+    (sum as f64 / scale, ((n * squares - sum * sum) as f64).sqrt() / scale)
+}

@@ -1,0 +1,164 @@
+use crate::{
+    Choice, Error, Result,
+    bytes::{is_broken_gzip, open},
+};
+use md5::Md5;
+use sha2::{Digest, Sha256};
+use std::{fmt, fs::File, io, io::Read, path::Path};
+
+/// A data set in four IDX files: what they are called, where they are, how to know them.
+///
+/// Plain data, so that a set this crate does not know can be described and loaded with [`load_files`](crate::load_files).
+#[derive(Debug, Clone)]
+pub struct FileSet {
+    /// The name of the set and of its directory in the cache.
+    pub name: String,
+    /// Addresses below which the files lie as `NAME.gz`, in the order in which they are tried. HTTPS, or HTTP on this machine.
+    pub mirrors: Vec<String>,
+    /// Training images, training labels, test images, test labels.
+    pub files: [RemoteFile; 4],
+    /// Height and width of the images.
+    pub image_size: (usize, usize),
+    /// Number of classes; labels are below it.
+    pub classes: usize,
+}
+
+/// One file of a [`FileSet`].
+#[derive(Debug, Clone)]
+pub struct RemoteFile {
+    /// The name without `.gz`.
+    pub name: String,
+    /// Its size once unzipped.
+    pub content_bytes: u64,
+    /// What a download must match.
+    pub checksum: Checksum,
+}
+
+/// A published checksum, in lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checksum {
+    /// SHA-256 of the bytes once unzipped.
+    Sha256OfContent(String),
+    /// MD5 of the `.gz` file itself.
+    Md5OfArchive(String),
+}
+
+/// The names and sizes that MNIST set and the others took over.
+const FILES: [(&str, u64); 4] = [
+    ("train-images-idx3-ubyte", 47_040_016),
+    ("train-labels-idx1-ubyte", 60_008),
+    ("t10k-images-idx3-ubyte", 7_840_016),
+    ("t10k-labels-idx1-ubyte", 10_008),
+];
+
+impl FileSet {
+    /// The sets that have a name of their own; the files of all three are called the same.
+    pub(crate) fn known() -> [Self; 3] {
+        [Self::mnist(), Self::fashion_mnist(), Self::kmnist()]
+    }
+
+    /// Handwritten digits (Y. LeCun, C. Cortes, C. J. C. Burges).
+    pub fn mnist() -> Self {
+        let mirrors = [
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ];
+        let sums = [
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ];
+        Self::like_mnist(Choice::Mnist, &mirrors, sums.map(|sum| Checksum::Sha256OfContent(sum.to_owned())))
+    }
+
+    /// Pieces of clothing (H. Xiao, K. Rasul, R. Vollgraf, 2017), from the authors' repository.
+    pub fn fashion_mnist() -> Self {
+        let mirrors = [
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+        ];
+        let sums = [
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ];
+        Self::like_mnist(
+            Choice::FashionMnist,
+            &mirrors,
+            sums.map(|sum| Checksum::Md5OfArchive(sum.to_owned())),
+        )
+    }
+
+    /// Cursive Japanese characters (T. Clanuwat and others, 2018), from the authors' server.
+    pub fn kmnist() -> Self {
+        let mirrors = ["https://codh.rois.ac.jp/kmnist/dataset/kmnist/"];
+        let sums = [
+            "bdb82020997e1d708af4cf47b453dcf7",
+            "e144d726b3acfaa3e44228e80efcd344",
+            "5c965bf0a639b31b8f53240b1b52f4d7",
+            "7320c461ea6c1c855c0b718fb2a4b134",
+        ];
+        Self::like_mnist(Choice::Kmnist, &mirrors, sums.map(|sum| Checksum::Md5OfArchive(sum.to_owned())))
+    }
+
+    fn like_mnist(choice: Choice, mirrors: &[&str], sums: [Checksum; 4]) -> Self {
+        let mut sums = sums.into_iter();
+        Self {
+            name: choice.name().to_owned(),
+            mirrors: mirrors.iter().map(|&mirror| mirror.to_owned()).collect(),
+            files: FILES.map(|(name, content_bytes)| RemoteFile {
+                name: name.to_owned(),
+                content_bytes,
+                checksum: sums.next().expect("there are as many checksums as files"),
+            }),
+            image_size: (28, 28),
+            classes: 10,
+        }
+    }
+}
+
+impl RemoteFile {
+    /// `None` if the file at `path` is this one, otherwise what was found instead of its checksum.
+    ///
+    /// Unzips at most one byte more than the file should have.
+    pub(crate) fn mismatch(&self, path: &Path) -> Result<Option<String>> {
+        let (expected, found) = match &self.checksum {
+            Checksum::Md5OfArchive(sum) => {
+                let file = File::open(path).map_err(Error::io(path, "open"))?;
+                (sum, digest::<Md5>(file))
+            }
+            Checksum::Sha256OfContent(sum) => {
+                (sum, digest::<Sha256>(open(path)?.take(self.content_bytes.saturating_add(1))))
+            }
+        };
+        match found {
+            Ok(found) => Ok((found != *expected).then_some(found)),
+            Err(e) if is_broken_gzip(&e) => Ok(Some(format!("a broken gzip file ({e})"))),
+            Err(e) => Err(Error::io(path, "read")(e)),
+        }
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Checksum::Sha256OfContent(sum) => write!(f, "a file whose content has the SHA-256 {sum}"),
+            Checksum::Md5OfArchive(sum) => write!(f, "a file with the MD5 {sum}"),
+        }
+    }
+}
+
+/// The digest of all that `reader` gives, in hexadecimal digits.
+fn digest<D: Digest>(mut reader: impl Read) -> io::Result<String> {
+    let (mut hash, mut chunk) = (D::new(), vec![0; 1 << 16]);
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            Ok(n) => hash.update(&chunk[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

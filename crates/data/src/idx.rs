@@ -1,0 +1,167 @@
+//! The IDX format: `0, 0, type, rank`, then `rank` big-endian `u32` sizes, then the values.
+//!
+//! Only unsigned bytes (type 8) of rank 3 (images) and rank 1 (labels) are read. The size is known from the header, so a
+//! file is read to that size and one byte further, to notice excess, and no more.
+
+use crate::{
+    Error, Result,
+    bytes::{is_broken_gzip, open, read_at_most},
+};
+use std::{io::Read, path::Path};
+
+/// No file above this is read: EMNIST, the largest set in this format, has half of it.
+const MAX_BYTES: u64 = 1 << 30;
+const CURE: &str = "download the file again, or remove it";
+
+/// The images of one IDX file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// Number of images, at least 1.
+    pub count: usize,
+    /// Rows of pixels per image, at least 1.
+    pub height: usize,
+    /// Pixels per row, at least 1.
+    pub width: usize,
+    /// `count × height × width` values from 0 (background) to 255.
+    pub pixels: Vec<u8>,
+}
+
+/// Reads an IDX file of images, plain or gzipped (recognised by its first bytes, not by its name).
+///
+/// # Errors
+///
+/// A file that is missing, cut off, empty, not IDX, of another rank or type than images have, with zero images, longer than
+/// its header says or longer than 1 GiB. Memory stays in proportion to the file, whatever the header claims.
+pub fn read_images(path: &Path) -> Result<Images> {
+    let (sizes, pixels) = decode::<3>(path, &mut open(path)?)?;
+    let [count, height, width] = sizes;
+    Ok(Images { count, height, width, pixels })
+}
+
+/// Reads an IDX file of labels, plain or gzipped, each below `classes`.
+///
+/// # Errors
+///
+/// As [`read_images`], and for a label out of range.
+pub fn read_labels(path: &Path, classes: usize) -> Result<Vec<u8>> {
+    let (_, labels) = decode::<1>(path, &mut open(path)?)?;
+    match labels.iter().position(|&label| usize::from(label) >= classes) {
+        None => Ok(labels),
+        Some(row) => Err(Error::BadFile {
+            path: path.to_owned(),
+            expected: format!("labels below {classes}"),
+            found: format!("{} at row {row}", labels[row]),
+            cure: "check that this is the label file of this data set".to_owned(),
+        }),
+    }
+}
+
+/// The sizes and the values of an IDX stream of unsigned bytes whose rank is `RANK`.
+fn decode<const RANK: usize>(path: &Path, reader: &mut dyn Read) -> Result<([usize; RANK], Vec<u8>)> {
+    let bad = |expected: String, found: String, cure: &str| Error::BadFile {
+        path: path.to_owned(),
+        expected,
+        found,
+        cure: cure.to_owned(),
+    };
+    let mut read = |limit: u64| {
+        read_at_most(reader, limit).map_err(|e| match is_broken_gzip(&e) {
+            true => bad("a whole gzip file".to_owned(), e.to_string(), CURE),
+            false => Error::io(path, "read")(e),
+        })
+    };
+
+    let kind = |rank: u8| match rank {
+        1 => "labels (magic 0x00000801)",
+        3 => "images (magic 0x00000803)",
+        _ => "values of another rank",
+    };
+    let wanted = kind(RANK as u8);
+    match read(4)?[..] {
+        [0, 0, 8, rank] if usize::from(rank) == RANK => {}
+        [0, 0, 8, rank @ (1 | 3)] => {
+            let cure = "are the image file and the label file swapped?";
+            return Err(bad(format!("IDX {wanted}"), kind(rank).to_owned(), cure));
+        }
+        [] => return Err(bad(format!("IDX {wanted}"), "an empty file".to_owned(), CURE)),
+        ref start => return Err(bad(format!("IDX {wanted}"), format!("a file starting {start:02x?}"), CURE)),
+    }
+
+    let header = read(4 * RANK as u64)?;
+    if header.len() < 4 * RANK {
+        let found = format!("{} bytes", 4 + header.len());
+        return Err(bad(format!("an IDX header of {} bytes", 4 + 4 * RANK), found, CURE));
+    }
+    let sizes: [u32; RANK] =
+        std::array::from_fn(|i| u32::from_be_bytes(std::array::from_fn(|j| header[4 * i + j])));
+    let product = sizes.map(|size| size.to_string()).join(" × ");
+    if sizes.contains(&0) {
+        return Err(bad("at least one value".to_owned(), format!("sizes {product}"), CURE));
+    }
+    let values = sizes.iter().try_fold(1_u64, |n, &size| n.checked_mul(size.into()));
+    let Some(values) = values.filter(|&n| n <= MAX_BYTES) else {
+        let expected = format!("at most {MAX_BYTES} values");
+        return Err(bad(expected, format!("a header that claims {product}"), CURE));
+    };
+
+    let data = read(values + 1)?;
+    let found = data.len() as u64;
+    if found != values {
+        let header = 4 + 4 * RANK as u64;
+        let more = if found > values { "more" } else { &format!("{}", found + header) };
+        let expected = format!("{} bytes ({product} + {header})", values + header);
+        return Err(bad(expected, more.to_owned(), CURE));
+    }
+    // `values` fits: that many bytes are in memory.
+    Ok((sizes.map(|size| size as usize), data))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 8, sizes.len() as u8];
+        sizes.iter().for_each(|size| bytes.extend(size.to_be_bytes()));
+        bytes.extend(values);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<3>(Path::new("random"), &mut &bytes[..]);
+            let _ = decode::<1>(Path::new("random"), &mut &bytes[..]);
+        }
+
+        #[test]
+        fn random_headers_and_values_never_panic(sizes: [u32; 3], values in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<3>(Path::new("random"), &mut &idx(&sizes, &values)[..]);
+            let _ = decode::<1>(Path::new("random"), &mut &idx(&sizes[..1], &values)[..]);
+        }
+
+        #[test]
+        fn what_is_written_is_read(count in 1_u32..5, height in 1_u32..5, width in 1_u32..5) {
+            let values: Vec<u8> = (0..count * height * width).map(|i| i as u8).collect();
+            let (sizes, read) = decode::<3>(Path::new("x"), &mut &idx(&[count, height, width], &values)[..]).unwrap();
+            prop_assert_eq!(sizes.map(|size| size as u32), [count, height, width]);
+            prop_assert_eq!(read, values);
+        }
+
+        #[test]
+        fn memory_follows_the_file_and_not_the_claim(len in 0_usize..100_000, claim: u64) {
+            let bytes = read_at_most(&mut &vec![1; len][..], claim).unwrap();
+            prop_assert!(bytes.capacity() <= 2 * len + 64, "{} bytes for {len}", bytes.capacity());
+        }
+    }
+
+    #[test]
+    fn reading_stops_one_byte_after_the_size_the_header_gives() {
+        let file = idx(&[2, 2, 2], &[7; 1000]);
+        let mut rest = &file[..];
+        decode::<3>(Path::new("x"), &mut rest).unwrap_err();
+        assert_eq!(file.len() - rest.len(), 16 + 8 + 1);
+    }
+}

@@ -1,0 +1,64 @@
+//! Image data sets for Taper: files in, batches out.
+//!
+//! Four sets are known by name: MNIST, Fashion-MNIST and KMNIST, which are read from IDX files that are found in a
+//! directory or downloaded, and `digits`, which is part of the program. Images stay `u8` in memory; a batch is gathered and
+//! scaled when it is asked for.
+//!
+//! ```
+//! use taper_data::{Batch, Choice, Options, Scale, load};
+//! use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+//!
+//! # fn main() -> taper_data::Result<()> {
+//! let data = load(Choice::Digits, &Options::default(), &mut |_| {})?.scaled(Scale::Unit);
+//! assert_eq!((data.name.as_str(), data.train.len(), data.test.len()), ("digits", 1437, 360));
+//!
+//! let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+//! let batches = data.train.shuffled(&mut rng, 128);
+//! assert_eq!(batches.len(), 12);
+//! let mut seen = 0;
+//! for batch in batches {
+//!     let Batch { images, labels } = batch?;
+//!     let (n, c, h, w) = images.dims4()?;
+//!     assert_eq!((c, h, w), (1, 8, 8));
+//!     assert_eq!(labels.dims1()?, n);
+//!     seen += n;
+//! }
+//! assert_eq!(seen, 1437, "the last batch is smaller, not lost");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is read, and from where
+//!
+//! [`load`] says where it looks. No environment variable is read here, with one exception that is the HTTP client's: a
+//! download goes through the proxy that `HTTPS_PROXY` or `ALL_PROXY` names.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+mod batches;
+mod bytes;
+mod choice;
+mod dataset;
+mod digits;
+mod download;
+mod error;
+mod files;
+mod idx;
+mod load;
+mod scale;
+mod split;
+
+pub use {
+    batches::{Batch, Batches},
+    choice::Choice,
+    dataset::Dataset,
+    digits::digits,
+    download::Progress,
+    error::{Error, Result},
+    files::{Checksum, FileSet, RemoteFile},
+    idx::{Images, read_images, read_labels},
+    load::{Options, load, load_files},
+    scale::Scale,
+    split::Split,
+};

@@ -1,0 +1,204 @@
+use crate::{Batches, Error, Result, Scale};
+use candle_core::Device;
+use rand::{Rng, seq::SliceRandom};
+use std::{ops::Range, sync::Arc};
+
+/// Labelled images: a training, validation or test split.
+///
+/// A view: clones, [`take`](Split::take) and [`split_last`](Split::split_last) share the pixels.
+#[derive(Debug, Clone)]
+pub struct Split {
+    name: Arc<str>,
+    pixels: Arc<[u8]>,
+    labels: Arc<[u8]>,
+    rows: Range<usize>,
+    shape: (usize, usize, usize),
+    white: u8,
+    classes: usize,
+    /// What each pixel value becomes in a batch.
+    pub(crate) table: Arc<[f32; 256]>,
+    pub(crate) device: Device,
+}
+
+impl Split {
+    /// Images in memory, in `[0, 1]` and on the CPU until [`Dataset::new`](crate::Dataset::new) or the caller says otherwise.
+    ///
+    /// `name` is for messages (`mnist train`), `white` is the pixel value of full intensity.
+    ///
+    /// # Shapes
+    ///
+    /// `pixels` holds `N × C × H × W` values for `shape = (C, H, W)`, `labels` holds `N`.
+    ///
+    /// # Errors
+    ///
+    /// Counts that do not fit together, an empty shape, a pixel above `white`, a label of `classes` or above.
+    pub fn new(
+        name: &str,
+        shape: (usize, usize, usize),
+        white: u8,
+        classes: usize,
+        pixels: Vec<u8>,
+        labels: Vec<u8>,
+    ) -> Result<Self> {
+        let usage = |expected: String, found: String| Error::Usage {
+            expected: format!("{expected} in {name}"),
+            found,
+            cure: "check how the images and labels were read".to_owned(),
+        };
+        let (c, h, w) = shape;
+        let size = c.checked_mul(h).and_then(|n| n.checked_mul(w)).filter(|&n| n > 0 && white > 0);
+        let Some(size) = size else {
+            return Err(usage("a shape and white above zero".to_owned(), format!("{shape:?} and {white}")));
+        };
+        if labels.len().checked_mul(size) != Some(pixels.len()) {
+            let expected = format!("{} images of {c} × {h} × {w} for as many labels", labels.len());
+            return Err(usage(expected, format!("{} pixels", pixels.len())));
+        }
+        if let Some(pixel) = pixels.iter().find(|&&pixel| pixel > white) {
+            return Err(usage(format!("pixels up to {white}"), pixel.to_string()));
+        }
+        if let Some(label) = labels.iter().find(|&&label| usize::from(label) >= classes) {
+            return Err(usage(format!("labels below {classes}"), label.to_string()));
+        }
+        Ok(Self {
+            name: name.into(),
+            rows: 0..labels.len(),
+            pixels: pixels.into(),
+            labels: labels.into(),
+            shape,
+            white,
+            classes,
+            table: Arc::new(Scale::Unit.table(white, 0.0, 1.0)),
+            device: Device::Cpu,
+        })
+    }
+
+    /// The name for messages, such as `mnist train`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of samples `N`.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// `(C, H, W)` of every image.
+    pub fn shape(&self) -> (usize, usize, usize) {
+        self.shape
+    }
+
+    /// The pixel value of full intensity.
+    pub fn white(&self) -> u8 {
+        self.white
+    }
+
+    /// Number of classes; labels are below it.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The unscaled pixels, `N × C × H × W`.
+    pub fn pixels(&self) -> &[u8] {
+        let (c, h, w) = self.shape;
+        let size = c * h * w;
+        &self.pixels[self.rows.start * size..self.rows.end * size]
+    }
+
+    /// The labels, `N`.
+    pub fn labels(&self) -> &[u8] {
+        &self.labels[self.rows.clone()]
+    }
+
+    /// How many samples each class has; one count for each of [`classes`](Split::classes).
+    pub fn label_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes];
+        self.labels().iter().for_each(|&label| counts[usize::from(label)] += 1);
+        counts
+    }
+
+    /// The first `n` samples, or all if there are fewer.
+    pub fn take(mut self, n: usize) -> Self {
+        self.rows.end = self.rows.start + n.min(self.len());
+        self
+    }
+
+    /// Sets the last `n` samples aside for validation: `(training, validation)`.
+    ///
+    /// Both keep the scale of the whole. Always the same rows, whatever the seed.
+    ///
+    /// # Errors
+    ///
+    /// If nothing would be left to train on.
+    pub fn split_last(self, n: usize) -> Result<(Self, Self)> {
+        if n >= self.len() {
+            return Err(Error::Usage {
+                expected: format!("a validation split below the {} samples of {}", self.len(), self.name),
+                found: n.to_string(),
+                cure: "set fewer samples aside".to_owned(),
+            });
+        }
+        let middle = self.rows.end - n;
+        let mut training = self.clone();
+        let mut validation = self;
+        training.rows.end = middle;
+        validation.rows.start = middle;
+        Ok((training, validation))
+    }
+
+    /// Batches in the order of the file; the last may be smaller.
+    ///
+    /// A `batch_size` of 0 gives one item, an error.
+    pub fn batches(&self, batch_size: usize) -> Batches {
+        Batches::new(self.clone(), None, batch_size)
+    }
+
+    /// Batches in an order drawn from `rng` now (Fisher–Yates); the last may be smaller.
+    ///
+    /// A `batch_size` of 0 gives one item, an error.
+    pub fn shuffled<R: Rng + ?Sized>(&self, rng: &mut R, batch_size: usize) -> Batches {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.shuffle(rng);
+        Batches::new(self.clone(), Some(order), batch_size)
+    }
+
+    /// Asks whether one can train on this split in batches of `batch_size`.
+    ///
+    /// # Errors
+    ///
+    /// A batch size of 0, fewer samples than one batch, samples of fewer than two classes.
+    pub fn check(&self, batch_size: usize) -> Result<()> {
+        if batch_size == 0 {
+            return Err(zero_batch_size());
+        }
+        if self.len() < batch_size {
+            return Err(Error::Usage {
+                expected: format!("at least one batch of {batch_size} samples in {}", self.name),
+                found: format!("{} samples", self.len()),
+                cure: "use a smaller batch size or more samples".to_owned(),
+            });
+        }
+        let classes = self.label_counts().iter().filter(|&&count| count > 0).count();
+        if classes < 2 {
+            return Err(Error::Usage {
+                expected: format!("samples of at least 2 classes in {}", self.name),
+                found: format!("{classes} among {} samples", self.len()),
+                cure: "use more samples or another data set".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn zero_batch_size() -> Error {
+    Error::Usage {
+        expected: "a batch size of at least 1".to_owned(),
+        found: "0".to_owned(),
+        cure: "choose how many samples one step sees, such as 128".to_owned(),
+    }
+}

@@ -1,0 +1,148 @@
+//! Where files are looked for, and what happens when they are not right.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{NAMES, fake_set, gzip, idx, options, write_set};
+use std::{fs, path::Path};
+use taper_data::{Choice, Dataset, Options, Result, load, load_files};
+use tempfile::{TempDir, tempdir};
+
+/// Looks for the small set in `data_dir` and nowhere on the network.
+fn find(data_dir: &Path, cache: &TempDir) -> Result<Dataset> {
+    let options = Options { data_dir: Some(data_dir.to_owned()), download: false, ..options(cache.path()) };
+    load_files(&fake_set(&[]), &options, &mut |_| {})
+}
+
+/// The error for a set of which one file was replaced.
+fn with_file(name: &str, bytes: &[u8]) -> String {
+    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    write_set(dir.path(), false);
+    fs::write(dir.path().join(name), bytes).unwrap();
+    let error = find(dir.path(), &cache).unwrap_err().to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let path = dir.path().join(name).display().to_string();
+    error.strip_prefix(&path).unwrap_or_else(|| panic!("no {path} in {error}")).to_owned()
+}
+
+#[test]
+fn files_lie_directly_or_in_a_directory_of_the_sets_name_plain_or_gzipped() {
+    for zipped in [false, true] {
+        for below in ["", "fake"] {
+            let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+            write_set(&dir.path().join(below), zipped);
+            assert_eq!(find(dir.path(), &cache).unwrap().train.len(), 30);
+        }
+    }
+}
+
+#[test]
+fn a_gzipped_file_without_gz_in_its_name_is_read() {
+    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    write_set(dir.path(), true);
+    for name in NAMES {
+        fs::rename(dir.path().join(format!("{name}.gz")), dir.path().join(name)).unwrap();
+    }
+    assert_eq!(find(dir.path(), &cache).unwrap().test.len(), 10);
+}
+
+#[test]
+fn the_data_dir_comes_before_the_env_dir_and_that_before_the_cache() {
+    let dirs = [tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap()];
+    let places = [dirs[0].path().to_owned(), dirs[1].path().to_owned(), dirs[2].path().join("fake")];
+    let options = Options {
+        data_dir: Some(places[0].clone()),
+        env_dir: Some(places[1].clone()),
+        download: false,
+        ..options(dirs[2].path())
+    };
+    // Each place has its own number of test images to be known by; places are filled from the last to the first.
+    for (place, n) in places.iter().zip([1, 2, 3]).rev() {
+        write_set(place, false);
+        fs::write(place.join(NAMES[2]), idx(&[n, 4, 5], &vec![0; 20 * n as usize])).unwrap();
+        fs::write(place.join(NAMES[3]), idx(&[n], &vec![0; n as usize])).unwrap();
+        let data = load_files(&fake_set(&[]), &options, &mut |_| {}).unwrap();
+        assert_eq!(data.test.len(), n as usize);
+    }
+}
+
+#[test]
+fn a_directory_that_lacks_a_file_is_passed_over_and_named() {
+    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    write_set(dir.path(), false);
+    fs::remove_file(dir.path().join(NAMES[1])).unwrap();
+    let error = find(dir.path(), &cache).unwrap_err().to_string();
+    let reason = format!("{} (no train-labels and no train-labels.gz)", dir.path().display());
+    assert!(error.contains(&reason), "{error}");
+    assert!(error.contains("no download (not allowed)"), "{error}");
+
+    write_set(&cache.path().join("fake"), true);
+    find(dir.path(), &cache).unwrap();
+}
+
+#[test]
+fn a_data_dir_that_does_not_exist_is_an_error_for_auto_too() {
+    let dir = tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    for choice in [Choice::Auto, Choice::Mnist] {
+        for field in ["data_dir", "env_dir"] {
+            let mut options = Options { download: false, ..options(dir.path()) };
+            *(if field == "data_dir" { &mut options.data_dir } else { &mut options.env_dir }) =
+                Some(missing.clone());
+            let error = load(choice, &options, &mut |_| {}).unwrap_err().to_string();
+            let expected = format!(
+                "{}: expected a directory with the files of mnist, found nothing: ",
+                missing.display()
+            );
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_file_in_the_data_dir_is_an_error_for_auto_too() {
+    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    for part in ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"] {
+        fs::write(dir.path().join(format!("{part}-ubyte")), "").unwrap();
+    }
+    let options = Options { data_dir: Some(dir.path().to_owned()), ..options(cache.path()) };
+    let error = load(Choice::Auto, &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("train-images-idx3-ubyte: expected IDX images"), "{error}");
+}
+
+#[test]
+fn the_label_file_in_place_of_the_image_file_is_recognised() {
+    assert_eq!(
+        with_file(NAMES[0], &common::contents()[1]),
+        ": expected IDX images (magic 0x00000803), found labels (magic 0x00000801): are the image file and the label file swapped?"
+    );
+    assert_eq!(
+        with_file(NAMES[1], &common::contents()[0]),
+        ": expected IDX labels (magic 0x00000801), found images (magic 0x00000803): are the image file and the label file swapped?"
+    );
+}
+
+#[test]
+fn images_and_labels_must_be_equally_many() {
+    assert_eq!(
+        with_file(NAMES[1], &idx(&[29], &[0; 29])),
+        ": expected 30 labels, one for each image, found 29: check that the files belong to fake and to each other"
+    );
+}
+
+#[test]
+fn images_must_have_the_sets_dimensions() {
+    assert_eq!(
+        with_file(NAMES[2], &idx(&[10, 5, 4], &[0; 200])),
+        ": expected images of 4 × 5 pixels, found 5 × 4: check that the files belong to fake and to each other"
+    );
+}
+
+#[test]
+fn labels_must_be_below_the_number_of_classes() {
+    assert_eq!(
+        with_file(NAMES[3], &gzip(&idx(&[10], &[0, 1, 2, 0, 1, 2, 3, 0, 1, 2]))),
+        ": expected labels below 3, found 3 at row 6: check that this is the label file of this data set"
+    );
+}

@@ -1,0 +1,49 @@
+//! Where activations become visible: sites, observers, and the recorder that turns values into statistics.
+//!
+//! A forward pass carries a [`Pass`]. Behind each activation function the model mentions what it computed
+//! ([`Pass::see`]; `taper_nn::Act` does so by itself), and whoever watches is told: an [`Observer`], for
+//! instance the [`Recorder`], which counts zeros, dead units, moments, a histogram and more in one pass
+//! over the values. Observers cannot change what is computed.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use taper_hooks::{Activation, Pass, Recorder, Site};
+//!
+//! let site = Site::new("fc1", Activation::Relu);
+//! let mut recorder = Recorder::new();
+//! for batch in [[[-1.0_f32, 0.5], [-3.0, 2.0]], [[-0.1, -4.0], [-7.0, 8.0]]] {
+//!     let xs = Tensor::new(&batch, &Device::Cpu)?;
+//!     let ys = xs.relu()?;
+//!     Pass::eval(&mut recorder).see(&site, Activation::Relu, &xs, &ys)?;
+//! }
+//! let stats = &recorder.finish()[0];
+//! assert_eq!((stats.values, stats.zeros), (8, 5));
+//! assert_eq!(stats.dead_units, [0]); // unit 0 never fired
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+
+mod error;
+mod measure;
+mod moments;
+mod observer;
+mod pass;
+mod recorder;
+mod site;
+mod tally;
+
+pub use error::Error;
+pub use observer::{FirstFault, Observer};
+pub use pass::{Mode, Pass};
+pub use recorder::{Parts, Recorder, UnitStats};
+pub use site::{Seen, Site};
+pub use taper_kernels::Activation;
+
+/// The one kind of random generator that Taper draws from: initialisation, shuffling and dropout.
+///
+/// Seeded, the same on every machine, and small enough to be written into a checkpoint.
+pub type Rng = rand::rngs::Xoshiro256PlusPlus;
+
+/// A generator from a seed.
+pub fn rng(seed: u64) -> Rng {
+    <Rng as rand::SeedableRng>::seed_from_u64(seed)
+}

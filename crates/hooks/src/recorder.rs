@@ -1,0 +1,174 @@
+use candle_core::Result;
+use taper_kernels::with_values;
+use taper_report::LayerStats;
+
+use crate::measure::Batch;
+use crate::tally::Tally;
+use crate::{Error, Observer, Seen, Site};
+
+/// Which numbers a [`Recorder`] collects beside its counts: zeros, signs, flat values, and per unit what
+/// dead, rare, always-on and dormant need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Mean, variance, skewness, kurtosis and extremes.
+    pub moments: bool,
+    /// The histogram, with quantiles and asymmetry.
+    pub histogram: bool,
+    /// Active values and sparseness per sample, and lifetime sparseness per unit.
+    pub samples: bool,
+}
+
+impl Parts {
+    /// Counts alone.
+    pub const COUNTS: Self = Self { moments: false, histogram: false, samples: false };
+    /// Everything.
+    pub const FULL: Self = Self { moments: true, histogram: true, samples: true };
+}
+
+/// Watches every site and sums up what its activations do, exactly, over a window that [`Recorder::finish`]
+/// ends: all training batches of an epoch, or one evaluation pass.
+///
+/// A recorder lives as long as the run and has one window at a time; use one per split, so that `died` and
+/// `revived` compare like with like. Its memory grows with units, never with samples or epochs.
+/// Recorders that saw different parts of a window [merge](Recorder::merge).
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    parts: Parts,
+    sites: Vec<Watched>,
+    /// Dead units of the window before, by site.
+    previous: Vec<(String, Vec<bool>)>,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    site: Site,
+    tally: Tally,
+}
+
+/// What one unit did in a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UnitStats {
+    /// (sample, position) pairs with a finite value.
+    pub observations: u64,
+    /// Observations with `ys > 0`.
+    pub fired: u64,
+    /// Observations with `f'(xs) ≠ 0`.
+    pub passed: u64,
+    /// Mean of `ys`; 0 without observations.
+    pub mean: f64,
+    /// Mean of `|ys|`; 0 without observations.
+    pub mean_abs: f64,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Recorder {
+    /// Records everything.
+    pub fn new() -> Self {
+        Self::of(Parts::FULL)
+    }
+
+    /// Records counts and the given parts; the others are not computed.
+    pub fn of(parts: Parts) -> Self {
+        Self { parts, sites: Vec::new(), previous: Vec::new() }
+    }
+
+    /// What every unit of a site did so far in this window; `None` if the site was not seen.
+    pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
+        let watched = self.sites.iter().find(|w| w.site.name() == site)?;
+        let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
+        let stats = |u: &crate::tally::Unit| UnitStats {
+            observations: u.observations,
+            fired: u.fired,
+            passed: u.passed,
+            mean: per(u.sum, u.observations),
+            mean_abs: per(u.sum_abs, u.observations),
+        };
+        Some(watched.tally.units.iter().map(stats).collect())
+    }
+
+    /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.
+    ///
+    /// # Errors
+    /// When a site of the same name has another number of units there.
+    pub fn merge(&mut self, other: &Self) -> std::result::Result<(), Error> {
+        for theirs in &other.sites {
+            match self.sites.iter_mut().find(|w| w.site.name() == theirs.site.name()) {
+                Some(own) => {
+                    check_units(&own.site, own.tally.units.len(), theirs.tally.units.len())?;
+                    own.tally.merge(&theirs.tally);
+                }
+                None => self.sites.push(theirs.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the window: its numbers by site, in the order in which sites were first seen. The next window
+    /// starts empty and knows which units were dead in this one.
+    pub fn finish(&mut self) -> Vec<LayerStats> {
+        let sites = std::mem::take(&mut self.sites);
+        let previous = std::mem::take(&mut self.previous);
+        let mut all = Vec::with_capacity(sites.len());
+        for Watched { site, tally } in sites {
+            let mut stats = tally.stats(self.parts, site.activation().is_zero_floored());
+            stats.site = site.name().to_string();
+            stats.activation = site.activation().to_string();
+            let dead = tally.dead();
+            let before =
+                previous.iter().find(|(name, dead)| name == site.name() && dead.len() == tally.units.len());
+            if let Some((_, before)) = before {
+                let count = |was: bool, is: bool| {
+                    before.iter().zip(&dead).filter(|(b, d)| **b == was && **d == is).count() as u64
+                };
+                stats.died = Some(count(false, true));
+                stats.revived = Some(count(true, false));
+                stats.still_dead = Some(count(true, true));
+            }
+            self.previous.push((stats.site.clone(), dead));
+            all.push(stats);
+        }
+        all
+    }
+}
+
+fn check_units(site: &Site, expected: usize, found: usize) -> std::result::Result<(), Error> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::UnitsChanged { site: site.name().to_string(), expected, found })
+}
+
+impl Observer for Recorder {
+    fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
+        let name = seen.site.name();
+        let (units, positions) = match seen.ys.dims() {
+            [_, units, rest @ ..] if seen.xs.dims() == seen.ys.dims() => (*units, rest.iter().product()),
+            found => return Err(Error::Shape { site: name.to_string(), found: found.to_vec() }.into()),
+        };
+        let index = match self.sites.iter().position(|w| w.site.name() == name) {
+            Some(index) => {
+                let own = &self.sites[index];
+                if !own.site.is_same_place(seen.site) {
+                    return Err(Error::SiteTwice(name.to_string()).into());
+                }
+                check_units(&own.site, own.tally.units.len(), units)?;
+                index
+            }
+            None => {
+                self.sites.push(Watched { site: seen.site.clone(), tally: Tally::new(units) });
+                self.sites.len() - 1
+            }
+        };
+        let (activation, parts) = (seen.activation, self.parts);
+        let tally = with_values(seen.xs, |xs| {
+            with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.tally(parts))
+        })??;
+        self.sites[index].tally.merge(&tally);
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+use taper_report::{ActivePerSample, FiringRates, Histogram, LayerStats, Quantiles};
+
+use crate::Parts;
+use crate::moments::Moments;
+
+/// `|ys|` up to this is near zero.
+pub(crate) const NEAR_ZERO: f32 = 0.01;
+/// `|f'(xs)|` below this is flat.
+pub(crate) const FLAT: f32 = 0.01;
+/// A unit that fires on less than this share of observations is rare.
+const RARE: f64 = 0.01;
+/// Keeps dormancy scores defined where every unit is silent (Sokar et al. 2023).
+const DORMANT_EPS: f64 = 1e-9;
+
+/// Everything that is summed up at one site over a window. Tallies of the same site merge.
+///
+/// Its size grows with the number of units, never with that of samples.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tally {
+    pub samples: u64,
+    pub values: u64,
+    pub zeros: u64,
+    pub negatives: u64,
+    pub positives: u64,
+    pub near_zeros: u64,
+    pub nan: u64,
+    pub infinite: u64,
+    pub flat_low: u64,
+    pub flat_high: u64,
+    pub moments: Moments,
+    pub histogram: Histogram,
+    pub units: Vec<Unit>,
+    pub per_sample: PerSample,
+}
+
+/// What is summed up for one unit. Only finite values count.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Unit {
+    pub observations: u64,
+    /// Observations with `ys > 0`.
+    pub fired: u64,
+    /// Observations with `f'(xs) ≠ 0`.
+    pub passed: u64,
+    pub sum: f64,
+    pub sum_abs: f64,
+    pub sum_squares: f64,
+}
+
+/// What is summed up over samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PerSample {
+    pub active: u64,
+    pub min_active: u64,
+    pub max_active: u64,
+    pub all_zero: u64,
+    /// Samples that have a sparseness, and the sums of theirs.
+    pub scored: u64,
+    pub population: f64,
+    pub hoyer: f64,
+}
+
+impl Tally {
+    pub fn new(units: usize) -> Self {
+        Self {
+            samples: 0,
+            values: 0,
+            zeros: 0,
+            negatives: 0,
+            positives: 0,
+            near_zeros: 0,
+            nan: 0,
+            infinite: 0,
+            flat_low: 0,
+            flat_high: 0,
+            moments: Moments::default(),
+            histogram: Histogram::default(),
+            units: vec![Unit::default(); units],
+            per_sample: PerSample {
+                active: 0,
+                min_active: u64::MAX,
+                max_active: 0,
+                all_zero: 0,
+                scored: 0,
+                population: 0.0,
+                hoyer: 0.0,
+            },
+        }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.values += other.values;
+        self.zeros += other.zeros;
+        self.negatives += other.negatives;
+        self.positives += other.positives;
+        self.near_zeros += other.near_zeros;
+        self.nan += other.nan;
+        self.infinite += other.infinite;
+        self.flat_low += other.flat_low;
+        self.flat_high += other.flat_high;
+        self.moments.merge(&other.moments);
+        self.histogram.merge(&other.histogram);
+        for (a, b) in self.units.iter_mut().zip(&other.units) {
+            a.observations += b.observations;
+            a.fired += b.fired;
+            a.passed += b.passed;
+            a.sum += b.sum;
+            a.sum_abs += b.sum_abs;
+            a.sum_squares += b.sum_squares;
+        }
+        let (a, b) = (&mut self.per_sample, &other.per_sample);
+        a.active += b.active;
+        a.min_active = a.min_active.min(b.min_active);
+        a.max_active = a.max_active.max(b.max_active);
+        a.all_zero += b.all_zero;
+        a.scored += b.scored;
+        a.population += b.population;
+        a.hoyer += b.hoyer;
+    }
+
+    /// Which units no gradient reached. A window without observations says nothing, so nothing is dead in it.
+    pub fn dead(&self) -> Vec<bool> {
+        self.units.iter().map(|u| u.observations > 0 && u.passed == 0).collect()
+    }
+
+    /// The window's numbers, but for names and for what the window before it is needed for.
+    pub fn stats(&self, parts: Parts, zero_floored: bool) -> LayerStats {
+        let finite = self.values - self.nan - self.infinite;
+        let fraction = |n: u64| (finite > 0).then(|| n as f64 / finite as f64);
+        let dead = self.dead();
+        let count = |which: &dyn Fn(&Unit) -> bool| {
+            self.units.iter().filter(|u| u.observations > 0 && which(u)).count() as u64
+        };
+        let rate = |u: &Unit| u.fired as f64 / u.observations as f64;
+        let scores = self.dormancy();
+        let dormant = |tau: f64| scores.iter().filter(|s| **s <= tau).count() as u64;
+        let histogram = (parts.histogram && finite > 0).then(|| self.histogram.clone());
+        let moments = (parts.moments && finite > 0).then_some(&self.moments);
+        let samples = (parts.samples && self.samples > 0).then_some(&self.per_sample);
+        let scored = samples.filter(|s| s.scored > 0);
+        LayerStats {
+            units: self.units.len() as u64,
+            samples: self.samples,
+            values: self.values,
+            zeros: self.zeros,
+            negatives: self.negatives,
+            positives: self.positives,
+            near_zeros: self.near_zeros,
+            // Through text, so that it is written 0.01 and not as the nearest f32.
+            near_zero_bound: 0.01,
+            nan: self.nan,
+            infinite: self.infinite,
+            zero_fraction: if self.values > 0 { self.zeros as f64 / self.values as f64 } else { 0.0 },
+            mean: moments.map(|m| m.mean),
+            variance: moments.and_then(Moments::variance),
+            skewness: moments.and_then(Moments::skewness),
+            excess_kurtosis: moments.and_then(Moments::excess_kurtosis),
+            min: moments.map(|m| m.min as f64),
+            max: moments.map(|m| m.max as f64),
+            quantiles: histogram.as_ref().and_then(quantiles),
+            asymmetry: histogram.as_ref().and_then(Histogram::asymmetry),
+            histogram,
+            flat_low: fraction(self.flat_low),
+            flat_high: fraction(self.flat_high),
+            dead: dead.iter().filter(|d| **d).count() as u64,
+            dead_units: (0..).zip(&dead).filter(|(_, dead)| **dead).map(|(i, _)| i).collect(),
+            rare: zero_floored.then(|| count(&|u| u.passed > 0 && rate(u) < RARE)),
+            always_on: count(&|u| u.fired == u.observations),
+            dormant_0: dormant(0.0),
+            dormant_0_025: dormant(0.025),
+            dormant_0_1: dormant(0.1),
+            firing_rate: self.firing_rates(),
+            active_per_sample: samples.map(|s| ActivePerSample {
+                mean: s.active as f64 / self.samples as f64,
+                min: s.min_active,
+                max: s.max_active,
+            }),
+            population_sparseness: scored.map(|s| s.population / s.scored as f64),
+            hoyer: scored.map(|s| s.hoyer / s.scored as f64),
+            samples_all_zero: samples.map(|s| s.all_zero),
+            lifetime_sparseness: if parts.samples { self.lifetime_sparseness() } else { None },
+            ..LayerStats::default()
+        }
+    }
+
+    /// Mean |activation| of each unit over the mean of that over the layer (Sokar et al. 2023).
+    fn dormancy(&self) -> Vec<f64> {
+        let seen: Vec<f64> = self
+            .units
+            .iter()
+            .filter(|u| u.observations > 0)
+            .map(|u| u.sum_abs / u.observations as f64)
+            .collect();
+        let mean = seen.iter().sum::<f64>() / seen.len().max(1) as f64;
+        seen.into_iter().map(|h| h / (mean + DORMANT_EPS)).collect()
+    }
+
+    fn firing_rates(&self) -> FiringRates {
+        let mut rates = FiringRates::default();
+        for u in self.units.iter().filter(|u| u.observations > 0) {
+            if u.fired == 0 {
+                rates.never += 1;
+            } else if u.fired == u.observations {
+                rates.always += 1;
+            } else {
+                // In integers: 20 · fired / observations, rounded down, is exact.
+                rates.between[(u.fired as u128 * 20 / u.observations as u128) as usize] += 1;
+            }
+        }
+        rates
+    }
+
+    fn lifetime_sparseness(&self) -> Option<f64> {
+        let scores: Vec<f64> = self
+            .units
+            .iter()
+            .filter_map(|u| sparseness(u.observations, u.sum_abs, u.sum_squares).map(|(s, _)| s))
+            .collect();
+        (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+    }
+}
+
+/// Treves–Rolls sparseness in Vinje and Gallant's form, and Hoyer's, of `n` values with these sums of
+/// magnitudes and squares; `None` where all are zero or there are fewer than two.
+#[inline(always)]
+pub(crate) fn sparseness(n: u64, sum_abs: f64, sum_squares: f64) -> Option<(f64, f64)> {
+    if n < 2 || sum_squares <= 0.0 {
+        return None;
+    }
+    let n = n as f64;
+    // a = (mean |y|)² / mean y²
+    let a = sum_abs * sum_abs / (n * sum_squares);
+    let hoyer = (n.sqrt() - sum_abs / sum_squares.sqrt()) / (n.sqrt() - 1.0);
+    Some(((1.0 - a) / (1.0 - 1.0 / n), hoyer))
+}
+
+fn quantiles(h: &Histogram) -> Option<Quantiles> {
+    let q = |q| h.quantile(q);
+    Some(Quantiles {
+        q01: q(0.01)?,
+        q05: q(0.05)?,
+        q25: q(0.25)?,
+        q50: q(0.5)?,
+        q75: q(0.75)?,
+        q95: q(0.95)?,
+        q99: q(0.99)?,
+    })
+}

@@ -1,0 +1,201 @@
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+
+use crate::activation::{Activation, per_activation};
+use crate::cpu::{for_chunks, is_fast, simd, values, with_values};
+use crate::error::argument;
+
+/// `f(xs)`, elementwise, with the gradient `f'(xs)`.
+///
+/// # Shapes
+/// Any; the result has the shape of `xs`.
+pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
+    match f {
+        Activation::Identity => Ok(xs.clone()),
+        _ if is_fast(&[xs]) => xs.contiguous()?.apply_op1(Activate(f)),
+        _ => twin::activate(xs, f),
+    }
+}
+
+/// PReLU: `xs` above zero, `slope · xs` below, with gradients for both.
+///
+/// # Shapes
+/// `xs`: any. `slope`: one element, as `(1)`.
+pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
+    if slope.elem_count() != 1 {
+        return argument(format!("prelu: expected a slope of one value, found shape {:?}", slope.dims()));
+    }
+    if is_fast(&[xs, slope]) { xs.contiguous()?.apply_op2(slope, Prelu) } else { twin::prelu(xs, slope) }
+}
+
+/// Writes `f'(x)` for every `x` of `xs` to `slopes`; both have the same length.
+#[inline(always)]
+pub fn derivatives(f: Activation, xs: &[f32], slopes: &mut [f32]) {
+    per_activation!(f, f => {
+        for (slope, &x) in slopes.iter_mut().zip(xs) {
+            *slope = f.derivative(x);
+        }
+    });
+}
+
+struct Activate(Activation);
+
+impl CustomOp1 for Activate {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ys = apply(self.0, values(storage, layout)?);
+        Ok((CpuStorage::F32(ys), layout.shape().clone()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
+        let grad_xs = with_values(xs, |xs| with_values(grad_ys, |grad_ys| backward(self.0, xs, grad_ys)))??;
+        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+    }
+}
+
+fn apply(f: Activation, xs: &[f32]) -> Vec<f32> {
+    let mut ys = vec![0.0; xs.len()];
+    for_chunks(&mut ys, |start, ys| {
+        per_activation!(f, f => simd(#[inline(always)] || {
+            for (y, &x) in ys.iter_mut().zip(&xs[start..]) {
+                *y = f.value(x);
+            }
+        }))
+    });
+    ys
+}
+
+fn backward(f: Activation, xs: &[f32], grad_ys: &[f32]) -> Vec<f32> {
+    let mut grad_xs = vec![0.0; xs.len()];
+    for_chunks(&mut grad_xs, |start, grad_xs| {
+        per_activation!(f, f => simd(#[inline(always)] || {
+            for ((grad_x, &x), &grad_y) in grad_xs.iter_mut().zip(&xs[start..]).zip(&grad_ys[start..]) {
+                *grad_x = f.derivative(x) * grad_y;
+            }
+        }))
+    });
+    grad_xs
+}
+
+struct Prelu;
+
+impl CustomOp2 for Prelu {
+    fn name(&self) -> &'static str {
+        "prelu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        slope: &CpuStorage,
+        slope_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let slope = values(slope, slope_layout)?[0] as f64;
+        let ys = apply(Activation::Prelu { slope }, values(xs, xs_layout)?);
+        Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        slope: &Tensor,
+        _ys: &Tensor,
+        grad_ys: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let f = Activation::Prelu { slope: with_values(slope, |slope| slope[0] as f64)? };
+        let (grad_xs, grad_slope) = with_values(xs, |xs| {
+            with_values(grad_ys, |grad_ys| {
+                let below = xs.iter().zip(grad_ys).filter(|(x, _)| **x <= 0.0);
+                let grad_slope: f64 = below.map(|(x, g)| *x as f64 * *g as f64).sum();
+                (backward(f, xs, grad_ys), grad_slope)
+            })
+        })??;
+        Ok((
+            Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?),
+            Some(Tensor::full(grad_slope as f32, slope.shape(), slope.device())?),
+        ))
+    }
+}
+
+pub(crate) mod twin {
+    use super::*;
+    use crate::{SELU_ALPHA, SELU_LAMBDA};
+
+    /// `where(xs <= bound, low, xs)`: NaN is handed on, and no gradient flows where `low` is taken.
+    fn floor(xs: &Tensor, bound: f64) -> Result<Tensor> {
+        let low = Tensor::full(bound, (), xs.device())?.to_dtype(xs.dtype())?.broadcast_as(xs.shape())?;
+        xs.le(bound)?.where_cond(&low, xs)
+    }
+
+    /// `where(xs >= bound, bound, xs)`.
+    fn ceiling(xs: &Tensor, bound: f64) -> Result<Tensor> {
+        let high = Tensor::full(bound, (), xs.device())?.to_dtype(xs.dtype())?.broadcast_as(xs.shape())?;
+        xs.ge(bound)?.where_cond(&high, xs)
+    }
+
+    /// `where(xs > 0, above, below)` with `below` computed from `min(xs, 0)`, so that it cannot overflow.
+    fn split(xs: &Tensor, above: &Tensor, below: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let positive = xs.gt(0.0)?;
+        positive.where_cond(above, &below(&positive.where_cond(&xs.zeros_like()?, xs)?)?)
+    }
+
+    fn exp_m1(xs: &Tensor) -> Result<Tensor> {
+        xs.exp()? - 1.0
+    }
+
+    fn sigmoid(xs: &Tensor) -> Result<Tensor> {
+        (ceiling(&xs.neg()?, 87.0)?.exp()? + 1.0)?.recip()
+    }
+
+    fn tanh_softplus(xs: &Tensor) -> Result<Tensor> {
+        let e = ceiling(xs, 20.0)?.exp()?;
+        let n = (&e * (&e + 2.0)?)?;
+        &n / (&n + 2.0)?
+    }
+
+    /// See [`crate::activate`].
+    pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
+        match f {
+            Activation::Identity => Ok(xs.clone()),
+            Activation::Relu => floor(xs, 0.0),
+            Activation::LeakyRelu { slope } | Activation::Prelu { slope } => split(xs, xs, |x| x * slope),
+            Activation::Elu { alpha } => split(xs, xs, |x| exp_m1(x)? * alpha),
+            Activation::Celu { alpha } => split(xs, xs, |x| exp_m1(&(x / alpha)?)? * alpha),
+            Activation::Selu => split(xs, &(xs * SELU_LAMBDA)?, |x| exp_m1(x)? * (SELU_LAMBDA * SELU_ALPHA)),
+            Activation::Tanh => xs.tanh(),
+            Activation::Sigmoid => sigmoid(xs),
+            Activation::Softplus => {
+                // At 0 candle's |x| has the slope 1, so that this part must have the slope 1 there too.
+                let above = xs.ge(0.0)?.where_cond(xs, &xs.zeros_like()?)?;
+                above + (xs.abs()?.neg()?.exp()? + 1.0)?.log()?
+            }
+            Activation::Softsign => xs / (xs.abs()? + 1.0)?,
+            Activation::Hardtanh => ceiling(&floor(xs, -1.0)?, 1.0),
+            Activation::Hardsigmoid => ceiling(&floor(&((xs / 6.0)? + 0.5)?, 0.0)?, 1.0),
+            Activation::Hardswish => {
+                let inner = ceiling(&floor(xs, -3.0)?, 3.0)?;
+                let middle = ((xs * (inner + 3.0)?)? / 6.0)?;
+                xs.ge(3.0)?.where_cond(xs, &middle)
+            }
+            Activation::Relu6 => ceiling(&floor(xs, 0.0)?, 6.0),
+            Activation::Relu2 => floor(xs, 0.0)?.sqr(),
+            Activation::Gelu => xs.gelu_erf(),
+            Activation::GeluTanh => {
+                let near = ceiling(&floor(xs, -20.0)?, 20.0)?;
+                let inner =
+                    ((&near + (near.powf(3.0)? * 0.044715)?)? * (2.0 * (2.0 / std::f64::consts::PI).sqrt()))?;
+                xs * sigmoid(&inner)?
+            }
+            Activation::Silu => xs * sigmoid(xs)?,
+            Activation::Mish => xs * tanh_softplus(xs)?,
+        }
+    }
+
+    /// See [`crate::prelu`].
+    pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
+        split(xs, xs, |x| x.broadcast_mul(&slope.flatten_all()?.get(0)?))
+    }
+}

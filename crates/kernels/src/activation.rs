@@ -1,0 +1,469 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Error;
+use crate::math::{exp, exp_m1, ln_1p_unit, normal_cdf, sigmoid};
+
+/// λ and α of SELU (Klambauer et al. 2017): mean 0 and variance 1 are a fixed point.
+pub const SELU_LAMBDA: f64 = 1.050_700_987_355_480_5;
+/// See [`SELU_LAMBDA`].
+pub const SELU_ALPHA: f64 = 1.673_263_242_354_377_2;
+
+/// An elementwise activation function: its value, its derivative, and its name.
+///
+/// Read from and written as text: `relu`, `celu:0.5`. A function with a parameter may be named without
+/// it and then has PyTorch's default. NaN is handed on by every function, and derivatives at kinks are
+/// PyTorch's: in particular `f'(0) = 0` for ReLU, which decides what a dead unit is.
+///
+/// ```
+/// use taper_kernels::Activation;
+///
+/// let celu: Activation = "celu:0.5".parse()?;
+/// assert_eq!(celu, Activation::Celu { alpha: 0.5 });
+/// assert_eq!(celu.to_string(), "celu:0.5");
+/// assert_eq!(Activation::Relu.derivative(0.0), 0.0);
+/// assert!("rleu".parse::<Activation>().unwrap_err().to_string().contains("did you mean relu"));
+/// # Ok::<(), taper_kernels::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// `x`.
+    Identity,
+    /// `max(0, x)`.
+    Relu,
+    /// `x` above zero, `slope · x` below.
+    LeakyRelu {
+        /// Slope below zero.
+        slope: f64,
+    },
+    /// Leaky ReLU whose slope is learned, one for the layer (He et al. 2015).
+    Prelu {
+        /// Slope below zero: the start value, or the value at the moment.
+        slope: f64,
+    },
+    /// `x` above zero, `α (e^x − 1)` below (Clevert et al. 2016).
+    Elu {
+        /// α.
+        alpha: f64,
+    },
+    /// `x` above zero, `α (e^(x/α) − 1)` below (Barron 2017).
+    Celu {
+        /// α.
+        alpha: f64,
+    },
+    /// `λ x` above zero, `λ α (e^x − 1)` below (Klambauer et al. 2017).
+    Selu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `1 / (1 + e^−x)`.
+    Sigmoid,
+    /// `ln(1 + e^x)`.
+    Softplus,
+    /// `x / (1 + |x|)`.
+    Softsign,
+    /// `x` clipped to `[−1, 1]`.
+    Hardtanh,
+    /// `x/6 + 1/2` clipped to `[0, 1]`.
+    Hardsigmoid,
+    /// `x · hardsigmoid(x)` (Howard et al. 2019).
+    Hardswish,
+    /// ReLU clipped at 6.
+    Relu6,
+    /// `max(0, x)²` (So et al. 2021).
+    Relu2,
+    /// `x Φ(x)` (Hendrycks & Gimpel 2016), with the exact normal distribution function.
+    Gelu,
+    /// GELU in its tanh approximation.
+    GeluTanh,
+    /// `x · sigmoid(x)`, also called swish.
+    Silu,
+    /// `x · tanh(softplus(x))` (Misra 2019).
+    Mish,
+}
+
+/// Runs `$body` with `$g` bound to the variant of `$f`: inside, the compiler knows which function it is,
+/// so a loop in `$body` becomes one tight loop per function.
+macro_rules! per_activation {
+    ($f:expr, $g:ident => $body:expr) => {{
+        macro_rules! arm {
+            ($value:expr) => {{
+                let $g = $value;
+                $body
+            }};
+        }
+        match $f {
+            Activation::Identity => arm!(Activation::Identity),
+            Activation::Relu => arm!(Activation::Relu),
+            Activation::LeakyRelu { slope } => arm!(Activation::LeakyRelu { slope }),
+            Activation::Prelu { slope } => arm!(Activation::Prelu { slope }),
+            Activation::Elu { alpha } => arm!(Activation::Elu { alpha }),
+            Activation::Celu { alpha } => arm!(Activation::Celu { alpha }),
+            Activation::Selu => arm!(Activation::Selu),
+            Activation::Tanh => arm!(Activation::Tanh),
+            Activation::Sigmoid => arm!(Activation::Sigmoid),
+            Activation::Softplus => arm!(Activation::Softplus),
+            Activation::Softsign => arm!(Activation::Softsign),
+            Activation::Hardtanh => arm!(Activation::Hardtanh),
+            Activation::Hardsigmoid => arm!(Activation::Hardsigmoid),
+            Activation::Hardswish => arm!(Activation::Hardswish),
+            Activation::Relu6 => arm!(Activation::Relu6),
+            Activation::Relu2 => arm!(Activation::Relu2),
+            Activation::Gelu => arm!(Activation::Gelu),
+            Activation::GeluTanh => arm!(Activation::GeluTanh),
+            Activation::Silu => arm!(Activation::Silu),
+            Activation::Mish => arm!(Activation::Mish),
+        }
+    }};
+}
+pub(crate) use per_activation;
+
+/// `√(2/π) (x + 0.044715 x³)` and its derivative, where tanh of it is not yet ±1.
+#[inline(always)]
+fn gelu_inner(x: f32) -> (f32, f32) {
+    const C: f32 = 0.797_884_6;
+    let x = x.clamp(-20.0, 20.0);
+    (C * (x + 0.044_715 * x * x * x), C * (1.0 + 3.0 * 0.044_715 * x * x))
+}
+
+impl Activation {
+    /// All functions, those with a parameter at its default, in the order of their declaration.
+    pub const ALL: [Self; 20] = [
+        Self::Identity,
+        Self::Relu,
+        Self::LeakyRelu { slope: 0.01 },
+        Self::Prelu { slope: 0.25 },
+        Self::Elu { alpha: 1.0 },
+        Self::Celu { alpha: 1.0 },
+        Self::Selu,
+        Self::Tanh,
+        Self::Sigmoid,
+        Self::Softplus,
+        Self::Softsign,
+        Self::Hardtanh,
+        Self::Hardsigmoid,
+        Self::Hardswish,
+        Self::Relu6,
+        Self::Relu2,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Silu,
+        Self::Mish,
+    ];
+
+    /// `f(x)`. NaN for NaN.
+    #[inline(always)]
+    pub fn value(self, x: f32) -> f32 {
+        // Branches are written `if x <= bound { constant } else { x }`, so that NaN is handed on.
+        match self {
+            Self::Identity => x,
+            Self::Relu => {
+                if x <= 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
+            Self::LeakyRelu { slope } | Self::Prelu { slope } => {
+                if x <= 0.0 {
+                    x * slope as f32
+                } else {
+                    x
+                }
+            }
+            Self::Elu { alpha } => {
+                if x <= 0.0 {
+                    alpha as f32 * exp_m1(x)
+                } else {
+                    x
+                }
+            }
+            Self::Celu { alpha } => {
+                if x <= 0.0 {
+                    alpha as f32 * exp_m1(x / alpha as f32)
+                } else {
+                    x
+                }
+            }
+            Self::Selu => {
+                if x <= 0.0 {
+                    (SELU_LAMBDA * SELU_ALPHA) as f32 * exp_m1(x)
+                } else {
+                    SELU_LAMBDA as f32 * x
+                }
+            }
+            Self::Tanh => {
+                let e = exp_m1(2.0 * x.abs().clamp(0.0, 10.0));
+                (e / (e + 2.0)).copysign(x)
+            }
+            Self::Sigmoid => sigmoid(x),
+            Self::Softplus => {
+                let tail = ln_1p_unit(exp(-x.abs()));
+                if x <= 0.0 { tail } else { x + tail }
+            }
+            Self::Softsign => x / (1.0 + x.abs()),
+            Self::Hardtanh => x.clamp(-1.0, 1.0),
+            Self::Hardsigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
+            Self::Hardswish => {
+                if x <= -3.0 {
+                    0.0
+                } else if x >= 3.0 {
+                    x
+                } else {
+                    x * (x + 3.0) / 6.0
+                }
+            }
+            Self::Relu6 => x.clamp(0.0, 6.0),
+            Self::Relu2 => {
+                if x <= 0.0 {
+                    0.0
+                } else {
+                    x * x
+                }
+            }
+            Self::Gelu => x * normal_cdf(x),
+            Self::GeluTanh => x * sigmoid(2.0 * gelu_inner(x).0),
+            Self::Silu => x * sigmoid(x),
+            Self::Mish => {
+                // tanh(ln(1 + e)) = (e² + 2e) / (e² + 2e + 2), which is 1 from 20 on.
+                let e = exp(x.clamp(-105.0, 20.0));
+                let n = e * (e + 2.0);
+                x * (n / (n + 2.0))
+            }
+        }
+    }
+
+    /// `f'(x)`; at a kink the value PyTorch takes: 0 for ReLU at 0. NaN in gives NaN or a finite slope.
+    #[inline(always)]
+    pub fn derivative(self, x: f32) -> f32 {
+        match self {
+            Self::Identity => 1.0,
+            Self::Relu => f32::from(x > 0.0),
+            Self::LeakyRelu { slope } | Self::Prelu { slope } => {
+                if x > 0.0 {
+                    1.0
+                } else {
+                    slope as f32
+                }
+            }
+            Self::Elu { alpha } => {
+                if x > 0.0 {
+                    1.0
+                } else {
+                    alpha as f32 * exp(x)
+                }
+            }
+            Self::Celu { alpha } => {
+                if x > 0.0 {
+                    1.0
+                } else {
+                    exp(x / alpha as f32)
+                }
+            }
+            Self::Selu => {
+                if x > 0.0 {
+                    SELU_LAMBDA as f32
+                } else {
+                    (SELU_LAMBDA * SELU_ALPHA) as f32 * exp(x)
+                }
+            }
+            Self::Tanh => {
+                // 1 - tanh² would lose all its digits where the function is flat.
+                let e = exp(-2.0 * x.abs());
+                4.0 * e / ((1.0 + e) * (1.0 + e))
+            }
+            Self::Sigmoid => {
+                let e = exp(-x.abs());
+                e / ((1.0 + e) * (1.0 + e))
+            }
+            Self::Softplus => sigmoid(x),
+            Self::Softsign => {
+                let s = 1.0 + x.abs();
+                1.0 / s / s
+            }
+            Self::Hardtanh => f32::from(x > -1.0 && x < 1.0),
+            Self::Hardsigmoid => f32::from(x > -3.0 && x < 3.0) / 6.0,
+            Self::Hardswish => {
+                if x <= -3.0 {
+                    0.0
+                } else if x >= 3.0 {
+                    1.0
+                } else {
+                    x / 3.0 + 0.5
+                }
+            }
+            Self::Relu6 => f32::from(x > 0.0 && x < 6.0),
+            Self::Relu2 => {
+                if x <= 0.0 {
+                    0.0
+                } else {
+                    2.0 * x
+                }
+            }
+            Self::Gelu => {
+                const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
+                let near = x.clamp(-20.0, 20.0);
+                normal_cdf(x) + near * FRAC_1_SQRT_2PI * exp(-0.5 * near * near)
+            }
+            Self::GeluTanh => {
+                let (inner, slope) = gelu_inner(x);
+                let s = sigmoid(2.0 * inner);
+                s + x.clamp(-20.0, 20.0) * s * (1.0 - s) * 2.0 * slope
+            }
+            Self::Silu => {
+                let s = sigmoid(x);
+                s + x.clamp(-105.0, 105.0) * s * (1.0 - s)
+            }
+            Self::Mish => {
+                let near = x.clamp(-105.0, 20.0);
+                let e = exp(near);
+                let n = e * (e + 2.0);
+                n / (n + 2.0) + near * 4.0 * e * (e + 1.0) / ((n + 2.0) * (n + 2.0))
+            }
+        }
+    }
+
+    /// Whether the function is 0 for every negative input: a layer behind it has exact zeros, and units that
+    /// rarely fire are a fault worth counting.
+    pub fn is_zero_floored(self) -> bool {
+        matches!(self, Self::Relu | Self::Relu2 | Self::Relu6)
+    }
+
+    /// The name without the parameter: `celu`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Relu => "relu",
+            Self::LeakyRelu { .. } => "leaky_relu",
+            Self::Prelu { .. } => "prelu",
+            Self::Elu { .. } => "elu",
+            Self::Celu { .. } => "celu",
+            Self::Selu => "selu",
+            Self::Tanh => "tanh",
+            Self::Sigmoid => "sigmoid",
+            Self::Softplus => "softplus",
+            Self::Softsign => "softsign",
+            Self::Hardtanh => "hardtanh",
+            Self::Hardsigmoid => "hardsigmoid",
+            Self::Hardswish => "hardswish",
+            Self::Relu6 => "relu6",
+            Self::Relu2 => "relu2",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_tanh",
+            Self::Silu => "silu",
+            Self::Mish => "mish",
+        }
+    }
+
+    /// The parameter's value, with its name, where there is one.
+    fn parameter(&mut self) -> Option<(&'static str, &mut f64)> {
+        match self {
+            Self::LeakyRelu { slope } | Self::Prelu { slope } => Some(("slope", slope)),
+            Self::Elu { alpha } | Self::Celu { alpha } => Some(("alpha", alpha)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut this = *self;
+        let default = Self::ALL.iter().find(|a| a.name() == self.name());
+        match this.parameter() {
+            Some((_, value)) if default != Some(self) => write!(f, "{}:{value}", self.name()),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
+impl FromStr for Activation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (name, value) = match text.split_once(':') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        let Some(mut activation) = Self::ALL.into_iter().find(|a| a.name() == name) else {
+            let nearest = Self::ALL
+                .iter()
+                .map(|a| (strsim::damerau_levenshtein(a.name(), name), a.name()))
+                .min()
+                .filter(|(distance, near)| *distance <= near.len().max(name.len()) / 2);
+            let cure = match nearest {
+                Some((_, near)) => format!("did you mean {near}?"),
+                None => format!("expected one of {}", Self::ALL.map(Self::name).join(", ")),
+            };
+            return Err(Error::Activation(format!("unknown activation '{name}': {cure}")));
+        };
+        if let Some(value) = value {
+            let parsed = value.parse::<f64>().ok().filter(|v| (*v as f32).is_finite());
+            match (activation.parameter(), parsed) {
+                (None, _) => {
+                    return Err(Error::Activation(format!("'{text}': {name} takes no parameter")));
+                }
+                (Some(("alpha", _)), Some(v)) if v as f32 <= 0.0 => {
+                    return Err(Error::Activation(format!("'{text}': alpha must be above 0")));
+                }
+                (Some((_, parameter)), Some(v)) => *parameter = v,
+                (Some((what, _)), None) => {
+                    return Err(Error::Activation(format!(
+                        "'{text}': expected {name}:<{what}>, a finite number"
+                    )));
+                }
+            }
+        }
+        Ok(activation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_reads_back_what_it_prints() {
+        for f in Activation::ALL {
+            assert_eq!(f.to_string().parse::<Activation>().expect("printed by Display"), f);
+        }
+        assert_eq!("elu:0.25".parse::<Activation>().expect("valid").to_string(), "elu:0.25");
+    }
+
+    #[test]
+    fn a_bad_name_or_parameter_is_answered_with_the_cure() {
+        let error = |text: &str| text.parse::<Activation>().expect_err("must not parse").to_string();
+        assert_eq!(error("slu"), "unknown activation 'slu': did you mean elu?");
+        assert!(error("transformer").contains("expected one of identity, relu"));
+        assert_eq!(error("relu:2"), "'relu:2': relu takes no parameter");
+        assert!(error("celu:x").contains("celu:<alpha>"));
+        assert!(error("celu:nan").contains("finite"));
+        assert!(error("elu:-1").contains("above 0"));
+    }
+
+    #[test]
+    fn nan_is_handed_on_and_the_far_tails_are_finite() {
+        for f in Activation::ALL {
+            assert!(f.value(f32::NAN).is_nan(), "{f}(NaN)");
+            for x in [20.0_f32, 88.8, 120.0, 1e4, 1e18] {
+                for x in [x, -x] {
+                    let (y, d) = (f.value(x), f.derivative(x));
+                    assert!(y.is_finite() || f == Activation::Relu2, "{f}({x}) = {y}");
+                    assert!(d.is_finite(), "{f}'({x}) = {d}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_derivative_is_the_slope_of_the_value() {
+        for f in Activation::ALL {
+            for i in -70..70 {
+                let x = i as f32 / 9.0 + 0.02; // never within h of a kink
+                let h = 4e-3;
+                let slope =
+                    (f.value(x + h) as f64 - f.value(x - h) as f64) / ((x + h) as f64 - (x - h) as f64);
+                let derivative = f.derivative(x) as f64;
+                assert!((slope - derivative).abs() < 4e-3, "{f}'({x}): {derivative}, slope {slope}");
+            }
+        }
+    }
+}

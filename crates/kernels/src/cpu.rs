@@ -1,0 +1,147 @@
+//! What all kernels share: slices out of tensors, run-time CPU dispatch, and the matrix product.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// Runs `op` compiled for the best instruction set that this CPU has.
+///
+/// Loops inside `op` become vector code if everything they call is `#[inline(always)]`; write the closure as
+/// `simd(#[inline(always)] || ..)`.
+#[inline(always)]
+pub fn simd<R>(op: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(op)
+}
+
+/// Elements that one task of an elementwise loop handles: small enough to share, large enough to pay.
+pub(crate) const CHUNK: usize = 32 * 1024;
+
+/// Whether the kernels of this crate can run on these tensors; otherwise their twins do.
+pub(crate) fn is_fast(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+}
+
+/// The values of a contiguous f32 tensor's storage.
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("expected a contiguous tensor, found layout {layout:?}"),
+    }
+}
+
+/// Calls `f` with the tensor's values in row-major order: borrowed where they lie if it is a contiguous
+/// f32 tensor on the CPU, converted otherwise.
+pub fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let tensor = tensor.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(values(storage, layout)?)),
+        _ => candle_core::bail!("expected a tensor on the CPU"),
+    }
+}
+
+/// Calls `op(offset, chunk of ys)` over chunks of `ys`, on all threads if there is more than one chunk.
+pub(crate) fn for_chunks(ys: &mut [f32], op: impl Fn(usize, &mut [f32]) + Sync) {
+    if ys.len() <= CHUNK {
+        op(0, ys);
+    } else {
+        ys.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| op(i * CHUNK, chunk));
+    }
+}
+
+/// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub data: &'a [f32],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of `width` values, one after the other.
+    pub fn new(data: &'a [f32], width: usize) -> Self {
+        Self { data, row: width, column: 1 }
+    }
+
+    /// The same values with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self { row: self.column, column: self.row, ..self }
+    }
+
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0 || columns == 0 || (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+    }
+}
+
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
+#[allow(unsafe_code)]
+pub(crate) fn matmul(
+    (m, n, k): (usize, usize, usize),
+    dst: &mut [f32],
+    accumulate: bool,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    parallel: bool,
+) {
+    assert!(dst.len() >= m * n && lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
+    let threads = if parallel { rayon::current_num_threads() } else { 1 };
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    // SAFETY: the assertion above keeps every element that the strides reach inside its slice, and `dst` is
+    // borrowed mutably, so it overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            lhs.data.as_ptr(),
+            lhs.column as isize,
+            lhs.row as isize,
+            rhs.data.as_ptr(),
+            rhs.column as isize,
+            rhs.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Adds the rows of `rows` (each `sums.len()` long) to `sums`, in order.
+pub(crate) fn add_rows(sums: &mut [f32], rows: &[f32]) {
+    let width = sums.len();
+    simd(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact(width.max(1)) {
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum += x;
+                }
+            }
+        },
+    );
+}
+
+/// The sum of `xs`, added up in sixteen interleaved lanes.
+pub(crate) fn sum(xs: &[f32]) -> f32 {
+    simd(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0_f32; 16];
+            let chunks = xs.chunks_exact(16);
+            let rest: f32 = chunks.remainder().iter().sum();
+            for chunk in chunks {
+                for (lane, x) in lanes.iter_mut().zip(chunk) {
+                    *lane += x;
+                }
+            }
+            lanes.iter().sum::<f32>() + rest
+        },
+    )
+}

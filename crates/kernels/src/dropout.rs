@@ -1,0 +1,151 @@
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+
+use crate::cpu::{CHUNK, for_chunks, is_fast, values, with_values};
+use crate::error::argument;
+use crate::{SELU_ALPHA, SELU_LAMBDA};
+
+/// Inverted dropout: every value is set to 0 with probability `rate`, the others are divided by `1 − rate`,
+/// so that the expectation stays (Srivastava et al. 2014). The mask is a function of `seed` alone.
+///
+/// # Shapes
+/// Any; the result has the shape of `xs`.
+///
+/// # Errors
+/// When `rate` is outside `[0, 1)`.
+pub fn dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
+    let mask = Mask::inverted(rate, seed)?;
+    if rate == 0.0 { Ok(xs.clone()) } else { mask.apply(xs) }
+}
+
+/// Alpha-dropout: dropped values become SELU's lower limit `−λα`, and an affine map restores mean 0 and
+/// variance 1 (Klambauer et al. 2017). It makes no exact zeros.
+///
+/// # Shapes
+/// Any; the result has the shape of `xs`.
+///
+/// # Errors
+/// When `rate` is outside `[0, 1)`.
+pub fn alpha_dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
+    let mask = Mask::alpha(rate, seed)?;
+    if rate == 0.0 { Ok(xs.clone()) } else { mask.apply(xs) }
+}
+
+/// A random mask and what it does: a kept `x` becomes `scale · x + shift`, a dropped one `dropped`.
+#[derive(Clone, Copy)]
+struct Mask {
+    rate: f64,
+    seed: u64,
+    scale: f64,
+    shift: f64,
+    dropped: f64,
+}
+
+impl Mask {
+    fn inverted(rate: f64, seed: u64) -> Result<Self> {
+        check(rate)?;
+        Ok(Self { rate, seed, scale: 1.0 / (1.0 - rate), shift: 0.0, dropped: 0.0 })
+    }
+
+    fn alpha(rate: f64, seed: u64) -> Result<Self> {
+        check(rate)?;
+        let (keep, low) = (1.0 - rate, -SELU_LAMBDA * SELU_ALPHA);
+        let a = (keep + low * low * keep * rate).powf(-0.5);
+        let b = -a * rate * low;
+        Ok(Self { rate, seed, scale: a, shift: b, dropped: a * low + b })
+    }
+
+    fn apply(self, xs: &Tensor) -> Result<Tensor> {
+        if is_fast(&[xs]) { xs.contiguous()?.apply_op1(self) } else { twin::masked(xs, self) }
+    }
+
+    /// Calls `write(i, kept)` for `count` elements from `start` on, a multiple of [`CHUNK`]: each chunk has
+    /// its own generator, so that chunks can be drawn in any order.
+    #[inline(always)]
+    fn draw(&self, start: usize, count: usize, mut write: impl FnMut(usize, bool)) {
+        use rand::Rng;
+        // Scrambled, because seeds at regular distances would start generators that share most of their state.
+        let chunk = scramble((start / CHUNK) as u64);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(scramble(self.seed ^ chunk));
+        let bound = (self.rate * (1_u64 << 32) as f64) as u64;
+        for i in (0..count).step_by(2) {
+            let bits = rng.next_u64();
+            write(i, bits >> 32 >= bound);
+            if i + 1 < count {
+                write(i + 1, bits & 0xffff_ffff >= bound);
+            }
+        }
+    }
+}
+
+/// SplitMix64's output function: one to one, and every bit of the result depends on every bit of `z`.
+fn scramble(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn check(rate: f64) -> Result<()> {
+    if !(0.0..1.0).contains(&rate) {
+        return argument(format!("dropout: expected a rate of at least 0 and below 1, found {rate}"));
+    }
+    Ok(())
+}
+
+impl CustomOp1 for Mask {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let xs = values(storage, layout)?;
+        let (scale, shift, dropped) = (self.scale as f32, self.shift as f32, self.dropped as f32);
+        let mut ys = vec![0.0; xs.len()];
+        for_chunks(&mut ys, |start, ys| {
+            let xs = &xs[start..];
+            self.draw(start, ys.len(), |i, kept| {
+                ys[i] = if kept { scale * xs[i] + shift } else { dropped };
+            });
+        });
+        Ok((CpuStorage::F32(ys), layout.shape().clone()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
+        let scale = self.scale as f32;
+        let mut grad_xs = vec![0.0; xs.elem_count()];
+        with_values(grad_ys, |grad_ys| {
+            for_chunks(&mut grad_xs, |start, grad_xs| {
+                let grad_ys = &grad_ys[start..];
+                self.draw(start, grad_xs.len(), |i, kept| {
+                    grad_xs[i] = if kept { scale * grad_ys[i] } else { 0.0 };
+                });
+            });
+        })?;
+        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+    }
+}
+
+pub(crate) mod twin {
+    use super::*;
+
+    pub(super) fn masked(xs: &Tensor, mask: Mask) -> Result<Tensor> {
+        let mut keep = vec![0_u8; xs.elem_count()];
+        for (chunk, keep) in keep.chunks_mut(CHUNK).enumerate() {
+            mask.draw(chunk * CHUNK, keep.len(), |i, kept| keep[i] = kept.into());
+        }
+        let keep = Tensor::from_vec(keep, xs.shape(), xs.device())?;
+        let dropped = Tensor::full(mask.dropped, (), xs.device())?.to_dtype(xs.dtype())?;
+        keep.where_cond(&xs.affine(mask.scale, mask.shift)?, &dropped.broadcast_as(xs.shape())?)
+    }
+
+    /// See [`crate::dropout`].
+    pub fn dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
+        masked(xs, Mask::inverted(rate, seed)?)
+    }
+
+    /// See [`crate::alpha_dropout`].
+    pub fn alpha_dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
+        masked(xs, Mask::alpha(rate, seed)?)
+    }
+}

@@ -1,0 +1,57 @@
+//! CPU kernels for training small networks on candle: custom operations that keep candle's autograd.
+//!
+//! Every function takes and returns candle tensors. For `f32` on the CPU it runs a kernel of this crate;
+//! for other devices and dtypes it runs its *twin*, the same formula in candle operations, which is also
+//! what the tests compare the kernel with. Kernels choose their instructions when they run, so a program
+//! built with default flags gets the speed of the CPU it runs on, and every CPU computes the same bits.
+//!
+//! Reductions have a fixed order: with the same number of threads the same input gives the same bits.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use taper_kernels::{Activation, activate};
+//!
+//! let xs = Var::new(&[-1.0_f32, 0.0, 2.0, f32::NAN], &Device::Cpu)?;
+//! let ys = activate(&xs, Activation::Relu)?;
+//! let gradient = ys.sum_all()?.backward()?.get(&xs).unwrap().to_vec1::<f32>()?;
+//! assert_eq!(gradient[..3], [0.0, 0.0, 1.0]);
+//! assert!(ys.to_vec1::<f32>()?[3].is_nan()); // a broken network must not look sparse
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod activate;
+mod activation;
+mod conv;
+mod cpu;
+mod cross_entropy;
+mod dropout;
+mod error;
+mod linear;
+mod math;
+mod pool;
+mod step;
+
+pub use activate::{activate, derivatives, prelu};
+pub use activation::{Activation, SELU_ALPHA, SELU_LAMBDA};
+pub use conv::{Conv2dGeometry, conv2d};
+pub use cpu::{simd, with_values};
+pub use cross_entropy::cross_entropy;
+pub use dropout::{alpha_dropout, dropout};
+pub use error::Error;
+pub use linear::linear;
+pub use pool::{avg_pool2d, max_pool2d};
+pub use step::{Rule, Slots};
+
+/// The same formulas in candle's own operations, with candle's autograd: what the kernels are tested
+/// against, and what runs on other devices and for other dtypes.
+pub mod twin {
+    pub use crate::activate::twin::{activate, prelu};
+    pub use crate::conv::twin::conv2d;
+    pub use crate::cross_entropy::twin::cross_entropy;
+    pub use crate::dropout::twin::{alpha_dropout, dropout};
+    pub use crate::linear::twin::linear;
+    pub use crate::pool::twin::{avg_pool2d, max_pool2d};
+    pub use crate::step::twin::step;
+}

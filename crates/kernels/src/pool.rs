@@ -1,0 +1,235 @@
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu::{CHUNK, is_fast, values, with_values};
+use crate::error::argument;
+
+/// The largest value of every window; its gradient goes to the first largest one, in row order. NaN wins.
+///
+/// # Shapes
+/// `xs`: `(N, C, H, W)`; the result is `(N, C, H', W')` with `H' = (H − kernel) / stride + 1`, rounded down:
+/// rows and columns that fill no window are left out.
+pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
+    let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;
+    if !is_fast(&[xs]) {
+        return twin::max_pool2d(xs, kernel, stride);
+    }
+    xs.contiguous()?.apply_op1(MaxPool2d { shape, winners: OnceLock::new() })
+}
+
+/// The mean of every window.
+///
+/// # Shapes
+/// As [`max_pool2d`].
+pub fn avg_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
+    let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;
+    if !is_fast(&[xs]) {
+        return twin::avg_pool2d(xs, kernel, stride);
+    }
+    xs.contiguous()?.apply_op1(AvgPool2d(shape))
+}
+
+#[derive(Clone, Copy)]
+struct PoolShape {
+    n: usize,
+    c: usize,
+    w: usize,
+    plane: usize,
+    kernel: (usize, usize),
+    stride: (usize, usize),
+    out: (usize, usize),
+}
+
+impl PoolShape {
+    fn new(
+        (n, c, h, w): (usize, usize, usize, usize),
+        kernel: (usize, usize),
+        stride: (usize, usize),
+    ) -> Result<Self> {
+        let ((kh, kw), (sh, sw)) = (kernel, stride);
+        if kh == 0 || kw == 0 || sh == 0 || sw == 0 || h < kh || w < kw {
+            return argument(format!(
+                "pooling: a window of {kh}×{kw} with stride {sh}×{sw} does not fit an input of {h}×{w}"
+            ));
+        }
+        Ok(Self { n, c, w, plane: h * w, kernel, stride, out: ((h - kh) / sh + 1, (w - kw) / sw + 1) })
+    }
+
+    fn out_plane(&self) -> usize {
+        self.out.0 * self.out.1
+    }
+
+    /// Planes that one task handles.
+    fn group(&self) -> usize {
+        (CHUNK / self.plane).max(1)
+    }
+
+    fn result_shape(&self) -> Shape {
+        (self.n, self.c, self.out.0, self.out.1).into()
+    }
+
+    /// Calls `visit(output index, index of the window's first input)` for every window of a plane.
+    #[inline(always)]
+    fn for_windows(&self, mut visit: impl FnMut(usize, usize)) {
+        for y in 0..self.out.0 {
+            for x in 0..self.out.1 {
+                visit(y * self.out.1 + x, y * self.stride.0 * self.w + x * self.stride.1);
+            }
+        }
+    }
+}
+
+struct MaxPool2d {
+    shape: PoolShape,
+    /// For every output, the index in its input plane of the value that won; filled by the forward pass.
+    winners: OnceLock<Vec<u32>>,
+}
+
+impl CustomOp1 for MaxPool2d {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let s = self.shape;
+        let xs = values(storage, layout)?;
+        let mut ys = vec![0.0; s.n * s.c * s.out_plane()];
+        let mut winners = vec![0_u32; ys.len()];
+        let size = s.group() * s.out_plane();
+        let groups = ys.par_chunks_mut(size).zip(winners.par_chunks_mut(size));
+        groups.zip(xs.par_chunks(s.group() * s.plane)).for_each(|((ys, winners), xs)| {
+            let planes = ys.chunks_exact_mut(s.out_plane()).zip(winners.chunks_exact_mut(s.out_plane()));
+            for ((ys, winners), xs) in planes.zip(xs.chunks_exact(s.plane)) {
+                s.for_windows(|out, first| {
+                    let (mut best, mut winner) = (xs[first], first);
+                    for dy in 0..s.kernel.0 {
+                        let row = first + dy * s.w;
+                        for (i, &x) in xs[row..row + s.kernel.1].iter().enumerate() {
+                            if x > best || x.is_nan() {
+                                (best, winner) = (x, row + i);
+                            }
+                        }
+                    }
+                    ys[out] = best;
+                    winners[out] = winner as u32;
+                });
+            }
+        });
+        // The operation was made for this one call, so nothing can have been stored before.
+        let _ = self.winners.set(winners);
+        Ok((CpuStorage::F32(ys), s.result_shape()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
+        let s = self.shape;
+        let Some(winners) = self.winners.get() else {
+            candle_core::bail!("max_pool2d: the backward pass came before the forward pass");
+        };
+        let mut grad_xs = vec![0.0; xs.elem_count()];
+        with_values(grad_ys, |grad_ys| {
+            let size = s.group() * s.out_plane();
+            let groups = grad_ys.par_chunks(size).zip(winners.par_chunks(size));
+            grad_xs.par_chunks_mut(s.group() * s.plane).zip(groups).for_each(
+                |(grad_xs, (grad_ys, winners))| {
+                    let planes = grad_ys.chunks_exact(s.out_plane()).zip(winners.chunks_exact(s.out_plane()));
+                    for (grad_xs, (grad_ys, winners)) in grad_xs.chunks_exact_mut(s.plane).zip(planes) {
+                        for (&winner, &grad) in winners.iter().zip(grad_ys) {
+                            grad_xs[winner as usize] += grad;
+                        }
+                    }
+                },
+            );
+        })?;
+        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+    }
+}
+
+struct AvgPool2d(PoolShape);
+
+impl CustomOp1 for AvgPool2d {
+    fn name(&self) -> &'static str {
+        "avg_pool2d"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let s = self.0;
+        let xs = values(storage, layout)?;
+        let scale = 1.0 / (s.kernel.0 * s.kernel.1) as f32;
+        let mut ys = vec![0.0; s.n * s.c * s.out_plane()];
+        let groups = ys.par_chunks_mut(s.group() * s.out_plane());
+        groups.zip(xs.par_chunks(s.group() * s.plane)).for_each(|(ys, xs)| {
+            for (ys, xs) in ys.chunks_exact_mut(s.out_plane()).zip(xs.chunks_exact(s.plane)) {
+                s.for_windows(|out, first| {
+                    let rows = (0..s.kernel.0).map(|dy| &xs[first + dy * s.w..][..s.kernel.1]);
+                    ys[out] = rows.flatten().sum::<f32>() * scale;
+                });
+            }
+        });
+        Ok((CpuStorage::F32(ys), s.result_shape()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
+        let s = self.0;
+        let scale = 1.0 / (s.kernel.0 * s.kernel.1) as f32;
+        let mut grad_xs = vec![0.0; xs.elem_count()];
+        with_values(grad_ys, |grad_ys| {
+            let groups = grad_ys.par_chunks(s.group() * s.out_plane());
+            grad_xs.par_chunks_mut(s.group() * s.plane).zip(groups).for_each(|(grad_xs, grad_ys)| {
+                let planes = grad_xs.chunks_exact_mut(s.plane).zip(grad_ys.chunks_exact(s.out_plane()));
+                for (grad_xs, grad_ys) in planes {
+                    s.for_windows(|out, first| {
+                        for dy in 0..s.kernel.0 {
+                            for grad_x in &mut grad_xs[first + dy * s.w..][..s.kernel.1] {
+                                *grad_x += grad_ys[out] * scale;
+                            }
+                        }
+                    });
+                }
+            });
+        })?;
+        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+    }
+}
+
+pub(crate) mod twin {
+    use super::*;
+
+    /// For every kernel position in row order, the input values that it meets: `(N, C, H', W')` each.
+    fn taps(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Vec<Tensor>> {
+        let s = PoolShape::new(xs.dims4()?, kernel, stride)?;
+        let every = |first: usize, step: usize, n: usize| -> Result<Tensor> {
+            let indices: Vec<u32> = (0..n).map(|i| (first + i * step) as u32).collect();
+            Tensor::from_vec(indices, n, xs.device())
+        };
+        let mut taps = Vec::new();
+        for dy in 0..kernel.0 {
+            let rows = xs.index_select(&every(dy, stride.0, s.out.0)?, 2)?;
+            for dx in 0..kernel.1 {
+                taps.push(rows.index_select(&every(dx, stride.1, s.out.1)?, 3)?);
+            }
+        }
+        Ok(taps)
+    }
+
+    /// See [`crate::max_pool2d`].
+    pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
+        let mut taps = taps(xs, kernel, stride)?.into_iter();
+        let Some(mut best) = taps.next() else {
+            return argument("pooling: a window of 0 values".to_string());
+        };
+        for tap in taps {
+            // Above the best so far, or NaN, which alone is different from itself.
+            let wins = (tap.gt(&best)? + tap.ne(&tap)?)?;
+            best = wins.where_cond(&tap, &best)?;
+        }
+        Ok(best)
+    }
+
+    /// See [`crate::avg_pool2d`].
+    pub fn avg_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
+        let taps = taps(xs, kernel, stride)?;
+        Tensor::stack(&taps, 0)?.mean(0)
+    }
+}

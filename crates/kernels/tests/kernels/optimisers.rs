@@ -1,0 +1,142 @@
+//! Optimiser steps: PyTorch's, the twin's, and a defined answer when state and parameter do not fit.
+
+use candle_core::{DType, Device, Tensor, Var};
+use proptest::prelude::*;
+use taper_kernels::{Rule, Slots, twin};
+
+use crate::goldens::load;
+use crate::{assert_close, assert_close_in_scale, cases, random, var};
+
+const SGD: Rule = Rule::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decoupled: false };
+
+fn rules() -> [(&'static str, Rule, f64); 7] {
+    let adamw = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, decoupled: true };
+    [
+        ("sgd", SGD, 0.1),
+        ("sgd_momentum", Rule::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }, 0.1),
+        ("sgd_nesterov_wd", Rule::Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.01 }, 0.1),
+        ("adam", ADAM, 0.01),
+        ("adamw", adamw, 0.01),
+        ("rmsprop", Rule::RmsProp { alpha: 0.99, eps: 1e-8 }, 0.01),
+        ("adadelta", Rule::Adadelta { rho: 0.9, eps: 1e-6 }, 1.0),
+    ]
+}
+
+#[test]
+fn every_one_of_twelve_steps_is_that_of_pytorch() {
+    let golden = load("optimisers.safetensors");
+    assert_eq!(golden.len(), 2 + rules().len(), "an optimiser in the file is not tested");
+    for (name, rule, rate) in rules() {
+        for dtype in [DType::F32, DType::F64] {
+            let parameter = var(&golden["start"].to_dtype(dtype).unwrap());
+            let mut slots = Slots::new(&rule, &parameter).unwrap();
+            for step in 0..12 {
+                let gradient = golden["grads"].get(step).unwrap().to_dtype(dtype).unwrap();
+                slots.step(&rule, &parameter, &gradient, rate, step as u64 + 1).unwrap();
+                let want = golden[name].get(step).unwrap();
+                assert_close(&format!("{name} in {dtype:?}, step {step}"), &parameter, &want, 1e-6, 1e-6);
+            }
+        }
+        let mut parameter = golden["start"].clone();
+        let mut slots: Vec<_> = rule.slots().iter().map(|_| parameter.zeros_like().unwrap()).collect();
+        for step in 0..12 {
+            let gradient = golden["grads"].get(step).unwrap();
+            parameter = twin::step(&rule, &parameter, &gradient, &mut slots, rate, step as u64 + 1).unwrap();
+            let want = golden[name].get(step).unwrap();
+            assert_close(&format!("twin of {name}, step {step}"), &parameter, &want, 1e-6, 1e-6);
+        }
+    }
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let decay = prop_oneof![Just(0.0), 0.001..0.3_f64];
+    prop_oneof![
+        (prop_oneof![Just(0.0), 0.1..0.99_f64], any::<bool>(), decay.clone())
+            .prop_map(|(momentum, nesterov, weight_decay)| Rule::Sgd { momentum, nesterov, weight_decay }),
+        (0.5..0.99_f64, 0.9..0.9999_f64, decay, any::<bool>()).prop_map(
+            |(beta1, beta2, weight_decay, decoupled)| {
+                Rule::Adam { beta1, beta2, eps: 1e-8, weight_decay, decoupled }
+            }
+        ),
+        (0.5..0.999_f64).prop_map(|alpha| Rule::RmsProp { alpha, eps: 1e-8 }),
+        (0.5..0.999_f64).prop_map(|rho| Rule::Adadelta { rho, eps: 1e-6 }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(cases(48))]
+
+    #[test]
+    fn several_steps_of_any_rule_are_those_of_the_twin(
+        rule in rule(), rate in 1e-4..0.5_f64, size in prop_oneof![1..200_usize, Just(70_001)], seed in 0..1000_u64,
+    ) {
+        let parameter = var(&random(seed, &[size]));
+        let mut slots = Slots::new(&rule, &parameter).unwrap();
+        let mut want = parameter.as_tensor().copy().unwrap();
+        let mut twins: Vec<_> = rule.slots().iter().map(|_| want.zeros_like().unwrap()).collect();
+        for step in 1..=5 {
+            let gradient = random(seed + 1000 * step, &[size]);
+            slots.step(&rule, &parameter, &gradient, rate, step).unwrap();
+            want = twin::step(&rule, &want, &gradient, &mut twins, rate, step).unwrap();
+            assert_close_in_scale("parameter", &parameter, &want, 2e-6);
+            for (slot, twin) in slots.tensors(&parameter).unwrap().iter().zip(&twins) {
+                assert_close_in_scale("slot", slot, twin, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_written_down_and_read_back_goes_on_to_the_bit() {
+    for (name, rule, rate) in rules() {
+        let through = var(&random(1, &[37]));
+        let mut slots = Slots::new(&rule, &through).unwrap();
+        let mut other: Option<(Var, Slots)> = None;
+        for step in 1..=6 {
+            if step == 4 {
+                let resumed = Var::from_tensor(&through.as_tensor().copy().unwrap()).unwrap();
+                let tensors = slots.tensors(&through).unwrap();
+                assert_eq!(tensors.len(), rule.slots().len());
+                let state = Slots::from_tensors(&resumed, &tensors).unwrap();
+                other = Some((resumed, state));
+            }
+            let gradient = random(10 + step, &[37]);
+            slots.step(&rule, &through, &gradient, rate, step).unwrap();
+            if let Some((parameter, slots)) = &mut other {
+                slots.step(&rule, parameter, &gradient, rate, step).unwrap();
+            }
+        }
+        let (resumed, _) = other.unwrap();
+        assert_eq!(crate::bits(&through), crate::bits(&resumed), "{name}");
+    }
+}
+
+#[test]
+fn a_gradient_or_state_that_does_not_fit_the_parameter_is_an_error() {
+    let parameter = var(&random(1, &[4, 6]));
+    let before = crate::bits(&parameter);
+    let error = |slots: &mut Slots, gradient: Tensor| {
+        let error = slots.step(&ADAM, &parameter, &gradient, 0.1, 1).unwrap_err().to_string();
+        assert!(!error.contains('\n') && !error.contains("panicked"), "{error}");
+        error
+    };
+    let mut slots = Slots::new(&ADAM, &parameter).unwrap();
+    assert!(error(&mut slots, random(2, &[4, 5])).contains("[4, 5]"));
+    assert!(error(&mut slots, random(2, &[24])).contains("[24]"));
+    let mut of_another_rule = Slots::new(&SGD, &parameter).unwrap();
+    assert!(error(&mut of_another_rule, random(2, &[4, 6])).contains("expected 2 slots, found 0"));
+    assert!(Slots::from_tensors(&parameter, &[random(3, &[6, 4])]).is_err());
+    assert_eq!(crate::bits(&parameter), before);
+}
+
+#[test]
+fn a_gradient_that_is_a_view_moves_the_same_elements() {
+    let gradient = random(2, &[5, 3]);
+    let moved = |gradient: &Tensor| {
+        let parameter = var(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap());
+        Slots::new(&SGD, &parameter).unwrap().step(&SGD, &parameter, gradient, 1.0, 1).unwrap();
+        crate::bits(&parameter)
+    };
+    assert_eq!(moved(&gradient), moved(&crate::scattered(&gradient)));
+}

@@ -1,0 +1,89 @@
+//! The number of threads changes no bit of any result.
+
+use candle_core::{Device, Tensor};
+use taper_kernels::{
+    Activation, Conv2dGeometry, Rule, Slots, activate, alpha_dropout, avg_pool2d, conv2d, cross_entropy, dropout,
+    linear, max_pool2d, prelu,
+};
+
+use crate::{bits, gradients, random, var};
+
+/// Bits of the result and of all gradients.
+fn run(args: &[Tensor], f: impl Fn(&[Tensor]) -> candle_core::Result<Tensor>) -> Vec<Vec<u32>> {
+    let vars: Vec<_> = args.iter().map(var).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let ys = f(&tensors).unwrap();
+    let mut results = gradients(&ys, &random(77, ys.dims()), &vars.iter().collect::<Vec<_>>());
+    results.push(ys);
+    results.iter().map(bits).collect()
+}
+
+#[track_caller]
+fn the_same_with_any_number_of_threads(what: &str, f: impl Fn() -> Vec<Vec<u32>> + Sync) {
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(&f)
+    };
+    let one = with(1);
+    for threads in [2, 3, 8] {
+        let many = with(threads);
+        for (i, (one, many)) in one.iter().zip(&many).enumerate() {
+            let different = one.iter().zip(many).filter(|(a, b)| a != b).count();
+            let worst = one.iter().zip(many).map(|(a, b)| (f32::from_bits(*a) - f32::from_bits(*b)).abs());
+            let worst = worst.fold(0.0, f32::max);
+            assert_eq!(different, 0, "{what}, result {i}, {threads} threads: of {}, worst {worst}", one.len());
+        }
+    }
+}
+
+#[test]
+fn linear_gives_the_same_bits() {
+    for (n, i, o) in [(128, 784, 512), (128, 512, 10), (1000, 1000, 1000), (37, 1001, 129), (3, 9216, 128)] {
+        let args = [random(1, &[n, i]), random(2, &[o, i]), random(3, &[o])];
+        the_same_with_any_number_of_threads(&format!("{n}×{i} to {o}"), || {
+            run(&args, |a| linear(&a[0], &a[1], Some(&a[2])))
+        });
+    }
+}
+
+#[test]
+fn conv2d_gives_the_same_bits() {
+    for (n, c, size, o, stride, padding) in [(37, 3, 13, 5, 1, 0), (5, 16, 14, 32, 2, 1), (128, 1, 28, 32, 1, 0)] {
+        let args = [random(1, &[n, c, size, size]), random(2, &[o, c, 3, 3]), random(3, &[o])];
+        the_same_with_any_number_of_threads("conv2d", || {
+            run(&args, |a| conv2d(&a[0], &a[1], Some(&a[2]), Conv2dGeometry { stride, padding }))
+        });
+    }
+}
+
+#[test]
+fn pooling_dropout_and_activations_give_the_same_bits() {
+    let xs = [random(1, &[9, 8, 25, 27])];
+    the_same_with_any_number_of_threads("max_pool2d", || run(&xs, |a| max_pool2d(&a[0], (3, 2), (2, 2))));
+    the_same_with_any_number_of_threads("avg_pool2d", || run(&xs, |a| avg_pool2d(&a[0], (3, 2), (2, 2))));
+    the_same_with_any_number_of_threads("dropout", || run(&xs, |a| dropout(&a[0], 0.3, 9)));
+    the_same_with_any_number_of_threads("alpha_dropout", || run(&xs, |a| alpha_dropout(&a[0], 0.3, 9)));
+    for f in Activation::ALL {
+        the_same_with_any_number_of_threads(f.name(), || run(&xs, |a| activate(&a[0], f)));
+    }
+    let args = [random(1, &[200_000]), random(2, &[1])];
+    the_same_with_any_number_of_threads("prelu", || run(&args, |a| prelu(&a[0], &a[1])));
+    let targets = Tensor::new(vec![3_u32; 512], &Device::Cpu).unwrap();
+    let logits = [random(1, &[512, 10])];
+    the_same_with_any_number_of_threads("cross_entropy", || run(&logits, |a| cross_entropy(&a[0], &targets)));
+}
+
+#[test]
+fn optimiser_steps_give_the_same_bits() {
+    let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decoupled: false };
+    the_same_with_any_number_of_threads("adam", || {
+        let parameter = var(&random(1, &[200_001]));
+        let mut slots = Slots::new(&rule, &parameter).unwrap();
+        for step in 1..4 {
+            slots.step(&rule, &parameter, &random(step, &[200_001]), 0.01, step).unwrap();
+        }
+        let mut results = slots.tensors(&parameter).unwrap();
+        results.push(parameter.as_tensor().clone());
+        results.iter().map(bits).collect()
+    });
+}

@@ -1,0 +1,110 @@
+//! Every kernel against its twin on random shapes: values, and gradients for every argument that has one.
+
+use candle_core::{DType, Result, Tensor, Var};
+use proptest::prelude::*;
+use taper_kernels::{Conv2dGeometry, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu, twin};
+
+use crate::{assert_close_in_scale, cases, gradients, random, scattered, var};
+
+/// Runs kernel and twin on the same arguments, and the kernel on the same values behind other memory layouts and
+/// in f64; all must agree in value and gradients.
+#[track_caller]
+fn agree(args: &[Tensor], kernel: impl Fn(&[Tensor]) -> Result<Tensor>, twin: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let run = |f: &dyn Fn(&[Tensor]) -> Result<Tensor>, args: &[Tensor], layout: fn(&Tensor) -> Tensor| {
+        let vars: Vec<Var> = args.iter().map(var).collect();
+        let seen: Vec<Tensor> = vars.iter().map(|v| layout(v)).collect();
+        let ys = f(&seen).unwrap();
+        let grad_ys = random(99, ys.dims()).to_dtype(ys.dtype()).unwrap();
+        let mut results = gradients(&ys, &layout(&grad_ys), &vars.iter().collect::<Vec<_>>());
+        results.push(ys);
+        results
+    };
+    let plain = |xs: &Tensor| xs.clone();
+    let view = |xs: &Tensor| if xs.rank() < 2 { xs.clone() } else { scattered(xs) };
+    let wide: Vec<Tensor> = args.iter().map(|a| a.to_dtype(DType::F64).unwrap()).collect();
+    let want = run(&twin, &wide, plain);
+    let results =
+        [run(&kernel, args, plain), run(&twin, args, plain), run(&kernel, args, view), run(&kernel, &wide, plain)];
+    for (who, got) in ["kernel", "twin", "kernel on views", "kernel in f64"].iter().zip(results) {
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let what = if i < args.len() { format!("gradient {i}") } else { "value".to_string() };
+            assert_close_in_scale(&format!("{who}: {what}"), got, want, 1e-5);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn linear_agrees_with_its_twin(
+        lead in prop::collection::vec(1..9_usize, 0..3), i in 1..40_usize, o in 1..40_usize, bias: bool, seed: u64,
+    ) {
+        let xs = [&lead[..], &[i]].concat();
+        let mut args = vec![random(seed, &xs), random(seed ^ 1, &[o, i])];
+        if bias {
+            args.push(random(seed ^ 2, &[o]));
+        }
+        agree(&args, |a| linear(&a[0], &a[1], a.get(2)), |a| twin::linear(&a[0], &a[1], a.get(2)));
+    }
+
+    #[test]
+    fn conv2d_agrees_with_its_twin(
+        (n, c, o) in (1..20_usize, 1..5_usize, 1..6_usize), (kh, kw) in (1..5_usize, 1..5_usize),
+        (more_h, more_w) in (0..9_usize, 0..9_usize), stride in 1..4_usize, padding in 0..3_usize,
+        bias: bool, seed: u64,
+    ) {
+        // From kernels that just fit, padding included, upwards.
+        let (h, w) = ((kh + more_h).saturating_sub(2 * padding).max(1), (kw + more_w).saturating_sub(2 * padding).max(1));
+        let geometry = Conv2dGeometry { stride, padding };
+        let mut args = vec![random(seed, &[n, c, h, w]), random(seed ^ 1, &[o, c, kh, kw])];
+        if bias {
+            args.push(random(seed ^ 2, &[o]));
+        }
+        agree(&args, |a| conv2d(&a[0], &a[1], a.get(2), geometry), |a| twin::conv2d(&a[0], &a[1], a.get(2), geometry));
+    }
+
+    #[test]
+    fn pooling_agrees_with_its_twin(
+        (n, c) in (1..4_usize, 1..4_usize), kernel in (1..5_usize, 1..5_usize), stride in (1..5_usize, 1..5_usize),
+        (more_h, more_w) in (0..9_usize, 0..9_usize), ties: bool, seed: u64,
+    ) {
+        let mut xs = random(seed, &[n, c, kernel.0 + more_h, kernel.1 + more_w]);
+        if ties {
+            xs = xs.round().unwrap();
+        }
+        agree(&[xs.clone()], |a| max_pool2d(&a[0], kernel, stride), |a| twin::max_pool2d(&a[0], kernel, stride));
+        agree(&[xs], |a| avg_pool2d(&a[0], kernel, stride), |a| twin::avg_pool2d(&a[0], kernel, stride));
+    }
+
+    #[test]
+    fn cross_entropy_agrees_with_its_twin(
+        (n, classes) in (1..40_usize, 1..15_usize), scale in prop_oneof![Just(1.0), Just(10.0), Just(500.0)], seed: u64,
+    ) {
+        let logits = (random(seed, &[n, classes]) * scale).unwrap();
+        let targets: Vec<u32> = (0..n).map(|i| ((i as u64 ^ seed) % classes as u64) as u32).collect();
+        let targets = Tensor::new(targets, logits.device()).unwrap();
+        agree(&[logits], |a| cross_entropy(&a[0], &targets), |a| twin::cross_entropy(&a[0], &targets));
+    }
+
+    #[test]
+    fn prelu_agrees_with_its_twin(shape in prop::collection::vec(1..9_usize, 1..5), seed: u64) {
+        let args = [random(seed, &shape), random(seed ^ 1, &[1])];
+        agree(&args, |a| prelu(&a[0], &a[1]), |a| twin::prelu(&a[0], &a[1]));
+    }
+}
+
+#[test]
+fn targets_may_be_a_view() {
+    let logits = random(1, &[3, 4]);
+    let all = Tensor::new(&[[9_u32, 0, 9], [9, 3, 9], [9, 2, 9]], logits.device()).unwrap();
+    let view = all.narrow(1, 1, 1).unwrap().squeeze(1).unwrap();
+    let plain = Tensor::new(&[0_u32, 3, 2], logits.device()).unwrap();
+    let losses = [(&view), (&plain)].map(|t| {
+        let logits = var(&logits);
+        let loss = cross_entropy(&logits, t).unwrap();
+        let grads = loss.backward().unwrap();
+        (crate::bits(&loss), crate::bits(grads.get(&logits).unwrap()))
+    });
+    assert_eq!(losses[0], losses[1]);
+}

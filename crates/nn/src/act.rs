@@ -1,0 +1,54 @@
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use taper_hooks::{Mode, Pass, Site};
+use taper_kernels::{Activation, activate, prelu};
+
+/// An activation function at a named place: computes it and mentions what it saw to the [`Pass`].
+///
+/// Put it right behind the layer that feeds it and before any dropout, and give it that layer's builder:
+/// its [`Site`] then has the name of the layer. In evaluation mode it cuts the graph, so that nothing but
+/// the current layer is kept in memory.
+#[derive(Clone, Debug)]
+pub struct Act {
+    activation: Activation,
+    site: Site,
+    /// PReLU's parameter, `(1)`.
+    slope: Option<Tensor>,
+}
+
+impl Act {
+    /// `activation` at the site named by `vb`'s prefix. A PReLU's slope is the parameter `<prefix>.slope`.
+    pub fn new(activation: Activation, vb: VarBuilder<'_>) -> Result<Self> {
+        let slope = match activation {
+            Activation::Prelu { slope } => {
+                Some(vb.get_with_hints(1, "slope", candle_nn::Init::Const(slope))?)
+            }
+            _ => None,
+        };
+        Ok(Self { activation, site: Site::new(vb.prefix(), activation), slope })
+    }
+
+    /// Where it is.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// `f(xs)`.
+    ///
+    /// # Shapes
+    /// `xs`: `(N, units, ..)`; the result has the same shape.
+    pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        let (activation, ys) = match &self.slope {
+            Some(slope) => {
+                let now = slope.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?[0];
+                (Activation::Prelu { slope: now as f64 }, prelu(xs, slope)?)
+            }
+            None => (self.activation, activate(xs, self.activation)?),
+        };
+        pass.see(&self.site, activation, xs, &ys)?;
+        match pass.mode() {
+            Mode::Train => Ok(ys),
+            Mode::Eval => Ok(ys.detach()),
+        }
+    }
+}

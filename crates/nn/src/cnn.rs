@@ -1,0 +1,125 @@
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use taper_hooks::Pass;
+use taper_kernels::{Activation, Conv2dGeometry, Error, max_pool2d};
+
+use crate::{Act, Conv2d, Dropout, Init, Mlp, MlpConfig, Model};
+
+/// Sizes and choices of a [`Cnn`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CnnConfig {
+    /// Channels, height and width of an image.
+    pub input: (usize, usize, usize),
+    /// Feature maps of every convolution.
+    pub channels: Vec<usize>,
+    /// Side of the kernels, in pixels; no padding.
+    pub kernel: usize,
+    /// Side of the pooling window behind the last convolution, in pixels; 1 pools nothing.
+    pub pool: usize,
+    /// Units of every hidden fully connected layer.
+    pub widths: Vec<usize>,
+    /// Logits.
+    pub classes: usize,
+    /// Behind every convolution and hidden layer.
+    pub activation: Activation,
+    /// How weights start; `None` takes what suits the activation.
+    pub init: Option<Init>,
+    /// Dropout rate behind pooling and every hidden layer, in `[0, 1)`.
+    pub dropout: f64,
+}
+
+impl Default for CnnConfig {
+    /// For MNIST: two 3×3 convolutions to 32 and 64 maps, 2×2 max-pooling, 128 hidden units; ReLU, no dropout.
+    fn default() -> Self {
+        Self {
+            input: (1, 28, 28),
+            channels: vec![32, 64],
+            kernel: 3,
+            pool: 2,
+            widths: vec![128],
+            classes: 10,
+            activation: Activation::Relu,
+            init: None,
+            dropout: 0.0,
+        }
+    }
+}
+
+/// A small convolutional network: `conv1`, activation, `conv2`, activation, max-pooling, dropout, and an
+/// [`Mlp`] on top.
+#[derive(Clone, Debug)]
+pub struct Cnn {
+    convolutions: Vec<(Conv2d, Act)>,
+    pool: usize,
+    dropout: Dropout,
+    top: Mlp,
+}
+
+impl Cnn {
+    /// A network with parameters `conv1.weight`, …, `fc1.weight`, … under `vb`'s prefix and a site behind every
+    /// convolution and hidden layer, named likewise.
+    ///
+    /// # Errors
+    /// When a size is 0, the kernels or the pooling window do not fit the image, or the dropout rate is
+    /// outside `[0, 1)`.
+    pub fn new(config: &CnnConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let init = config.init.unwrap_or(Init::of(config.activation));
+        let (mut maps, mut h, mut w) = config.input;
+        let mut convolutions = Vec::new();
+        for (i, &channels) in config.channels.iter().enumerate() {
+            let vb = vb.pp(format!("conv{}", i + 1));
+            let conv =
+                Conv2d::new(maps, channels, config.kernel, Conv2dGeometry::default(), init, vb.clone())?;
+            convolutions.push((conv, Act::new(config.activation, vb)?));
+            maps = channels;
+            let shrink = |side: usize| side.checked_sub(config.kernel - 1).filter(|side| *side > 0);
+            (h, w) = match (shrink(h), shrink(w)) {
+                (Some(h), Some(w)) => (h, w),
+                _ => {
+                    return too_small(format!(
+                        "conv{}: kernels of {k}×{k} do not fit an input of {h}×{w}",
+                        i + 1,
+                        k = config.kernel
+                    ));
+                }
+            };
+        }
+        if config.pool == 0 || h < config.pool || w < config.pool {
+            return too_small(format!(
+                "pooling: a window of {p}×{p} does not fit an input of {h}×{w}",
+                p = config.pool
+            ));
+        }
+        let top = MlpConfig {
+            inputs: maps * (h / config.pool) * (w / config.pool),
+            widths: config.widths.clone(),
+            classes: config.classes,
+            activation: config.activation,
+            init: config.init,
+            dropout: config.dropout,
+        };
+        Ok(Self {
+            convolutions,
+            pool: config.pool,
+            dropout: Dropout::matching(config.activation, config.dropout)?,
+            top: Mlp::new(&top, vb)?,
+        })
+    }
+}
+
+fn too_small<T>(message: String) -> Result<T> {
+    Err(Error::Argument(message + ": use fewer or smaller ones").into())
+}
+
+impl Model for Cnn {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        let mut xs = xs.clone();
+        for (conv, act) in &self.convolutions {
+            xs = conv.forward(&xs)?;
+            xs = act.forward(pass, &xs)?;
+        }
+        let xs = max_pool2d(&xs, (self.pool, self.pool), (self.pool, self.pool))?;
+        let xs = self.dropout.forward(pass, &xs)?;
+        self.top.forward(pass, &xs)
+    }
+}

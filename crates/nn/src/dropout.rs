@@ -1,0 +1,44 @@
+use candle_core::{Result, Tensor};
+use taper_hooks::{Mode, Pass};
+use taper_kernels::{Activation, Error, alpha_dropout, dropout};
+
+/// Sets random activations aside in train mode, and does nothing in evaluation mode.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    rate: f64,
+    alpha: bool,
+}
+
+impl Dropout {
+    /// Inverted dropout (Srivastava et al. 2014) at `rate`, the probability of being dropped; 0 is the identity.
+    ///
+    /// # Errors
+    /// When `rate` is outside `[0, 1)`.
+    pub fn new(rate: f64) -> Result<Self> {
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::Argument(format!("dropout: expected a rate in [0, 1), found {rate}")).into());
+        }
+        Ok(Self { rate, alpha: false })
+    }
+
+    /// The kind that keeps what `activation` keeps: alpha-dropout behind SELU, whose mean of 0 and variance
+    /// of 1 it preserves (Klambauer et al. 2017), inverted dropout elsewhere.
+    ///
+    /// # Errors
+    /// As [`Dropout::new`].
+    pub fn matching(activation: Activation, rate: f64) -> Result<Self> {
+        Ok(Self { alpha: activation == Activation::Selu, ..Self::new(rate)? })
+    }
+
+    /// # Shapes
+    /// Any; the result has the shape of `xs`.
+    pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        match pass.mode() {
+            Mode::Train if self.rate > 0.0 => {
+                let drop = if self.alpha { alpha_dropout } else { dropout };
+                drop(xs, self.rate, pass.seed()?)
+            }
+            _ => Ok(xs.clone()),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Layers and models on candle whose activations can be observed.
+//!
+//! A model implements [`Model`]: its forward pass carries a [`Pass`], which each [`Act`] tells what it
+//! computed and from which each [`Dropout`] learns whether to do anything. Everything else is candle:
+//! parameters come from a `VarBuilder`, and layers of `candle_nn` fit in as they are.
+//!
+//! ```
+//! use candle_core::{Device, Result, Tensor};
+//! use candle_nn::{Module, VarBuilder};
+//! use taper_nn::{Act, Activation, Dropout, Init, Linear, Model, Params, Pass};
+//!
+//! struct Net {
+//!     fc1: Linear,
+//!     act1: Act,
+//!     dropout: Dropout,
+//!     fc2: candle_nn::Linear,
+//! }
+//!
+//! impl Net {
+//!     fn new(vb: VarBuilder) -> Result<Self> {
+//!         let selu = Activation::Selu;
+//!         Ok(Self {
+//!             fc1: Linear::new(784, 100, Init::of(selu), vb.pp("fc1"))?,
+//!             act1: Act::new(selu, vb.pp("fc1"))?, // observed under the name `fc1`
+//!             dropout: Dropout::matching(selu, 0.1)?,
+//!             fc2: candle_nn::linear(100, 10, vb.pp("fc2"))?,
+//!         })
+//!     }
+//! }
+//!
+//! impl Model for Net {
+//!     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+//!         let xs = self.fc1.forward(&xs.flatten_from(1)?)?;
+//!         let xs = self.act1.forward(pass, &xs)?;
+//!         self.fc2.forward(&self.dropout.forward(pass, &xs)?)
+//!     }
+//! }
+//!
+//! let params = Params::new(1, &Device::Cpu);
+//! let net = Net::new(params.builder())?;
+//! let logits = net.forward(&mut Pass::eval(&mut ()), &Tensor::zeros((2, 1, 28, 28), candle_core::DType::F32, &Device::Cpu)?)?;
+//! assert_eq!(logits.dims(), [2, 10]);
+//! assert_eq!(params.names(), ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+
+mod act;
+mod cnn;
+mod conv2d;
+mod dropout;
+mod init;
+mod linear;
+mod mlp;
+mod model;
+mod params;
+
+pub use act::Act;
+pub use cnn::{Cnn, CnnConfig};
+pub use conv2d::Conv2d;
+pub use dropout::Dropout;
+pub use init::Init;
+pub use linear::Linear;
+pub use mlp::{Mlp, MlpConfig};
+pub use model::Model;
+pub use params::Params;
+pub use taper_hooks::{Activation, Mode, Pass};
+pub use taper_kernels::{Conv2dGeometry, avg_pool2d, max_pool2d};

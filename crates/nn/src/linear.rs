@@ -1,0 +1,52 @@
+use candle_core::{Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+use taper_hooks::Pass;
+use taper_kernels::{Error, linear};
+
+use crate::{Init, Model};
+
+/// A fully connected layer: `xs · weightᵀ + bias`. On its own it is softmax regression.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `(O, I)`.
+    pub weight: Tensor,
+    /// `(O)`.
+    pub bias: Tensor,
+}
+
+impl Linear {
+    /// A layer from `inputs` to `outputs` features; parameters `weight` and `bias` under `vb`'s prefix.
+    ///
+    /// # Errors
+    /// When either number is 0.
+    pub fn new(inputs: usize, outputs: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
+        if inputs == 0 || outputs == 0 {
+            let message =
+                format!("layer '{}': expected widths of at least 1, found {inputs}→{outputs}", vb.prefix());
+            return Err(Error::Argument(message).into());
+        }
+        Ok(Self {
+            weight: vb.get_with_hints((outputs, inputs), "weight", init.weight(inputs, outputs))?,
+            bias: vb.get_with_hints(outputs, "bias", init.bias(inputs))?,
+        })
+    }
+
+    /// # Shapes
+    /// `xs`: `(.., I)`; the result is `(.., O)`.
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        linear(xs, &self.weight, Some(&self.bias))
+    }
+}
+
+impl Module for Linear {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.forward(xs)
+    }
+}
+
+/// Softmax regression: every pixel to every class.
+impl Model for Linear {
+    fn forward(&self, _pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        self.forward(&xs.flatten_from(1)?)
+    }
+}

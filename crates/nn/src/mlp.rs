@@ -1,0 +1,79 @@
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use taper_hooks::Pass;
+use taper_kernels::Activation;
+
+use crate::{Act, Dropout, Init, Linear, Model};
+
+/// Sizes and choices of an [`Mlp`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct MlpConfig {
+    /// Input features: pixels × channels of an image.
+    pub inputs: usize,
+    /// Units of every hidden layer; none at all is softmax regression.
+    pub widths: Vec<usize>,
+    /// Logits.
+    pub classes: usize,
+    /// Behind every hidden layer.
+    pub activation: Activation,
+    /// How weights start; `None` takes what suits the activation.
+    pub init: Option<Init>,
+    /// Dropout rate behind every hidden layer, in `[0, 1)`.
+    pub dropout: f64,
+}
+
+impl Default for MlpConfig {
+    /// For MNIST: 784-512-256-10 with ReLU, without dropout.
+    fn default() -> Self {
+        Self {
+            inputs: 784,
+            widths: vec![512, 256],
+            classes: 10,
+            activation: Activation::Relu,
+            init: None,
+            dropout: 0.0,
+        }
+    }
+}
+
+/// A multi-layer perceptron: `fc1`, activation, dropout, `fc2`, and so on, up to the logits.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    hidden: Vec<(Linear, Act)>,
+    dropout: Dropout,
+    out: Linear,
+}
+
+impl Mlp {
+    /// A network with parameters `fc1.weight`, `fc1.bias`, `fc2.weight`, … under `vb`'s prefix, and a site
+    /// `fc1`, `fc2`, … behind every hidden layer.
+    ///
+    /// # Errors
+    /// When a width is 0 or the dropout rate is outside `[0, 1)`.
+    pub fn new(config: &MlpConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let init = config.init.unwrap_or(Init::of(config.activation));
+        // Nothing follows the logits, so their layer keeps the scale as it is.
+        let out_init = config.init.unwrap_or(Init::LeCun);
+        let mut inputs = config.inputs;
+        let mut hidden = Vec::new();
+        for (i, &width) in config.widths.iter().enumerate() {
+            let vb = vb.pp(format!("fc{}", i + 1));
+            hidden.push((Linear::new(inputs, width, init, vb.clone())?, Act::new(config.activation, vb)?));
+            inputs = width;
+        }
+        let out = Linear::new(inputs, config.classes, out_init, vb.pp(format!("fc{}", hidden.len() + 1)))?;
+        Ok(Self { hidden, dropout: Dropout::matching(config.activation, config.dropout)?, out })
+    }
+}
+
+impl Model for Mlp {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        let mut xs = xs.flatten_from(1)?;
+        for (linear, act) in &self.hidden {
+            xs = linear.forward(&xs)?;
+            xs = act.forward(pass, &xs)?;
+            xs = self.dropout.forward(pass, &xs)?;
+        }
+        self.out.forward(&xs)
+    }
+}

@@ -1,0 +1,59 @@
+use std::path::PathBuf;
+
+use crate::FORMAT_VERSION;
+
+/// What can go wrong while results are written down.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory could not be created, read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A record could not be turned into JSON or read back from it.
+    #[error("{path}:{line}: not a valid record: {source}", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The record's first line in it, from 1.
+        line: usize,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A record was written by a newer version of this crate.
+    #[error(
+        "{path}:{line}: expected format version {FORMAT_VERSION} or older, found {found}: read it with a newer taper",
+        path = path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The record's first line in it, from 1.
+        line: usize,
+        /// The version that the record names.
+        found: u32,
+    },
+    /// A sink of the user's own failed.
+    #[error("{0}")]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A result whose error is this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// For `map_err`: ties an I/O error to the path it happened at.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// For `map_err`, where a record is written: ties an error of the serialiser to the file.
+    pub(crate) fn json(path: &std::path::Path) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::Json { path: path.into(), line: 1, source }
+    }
+}

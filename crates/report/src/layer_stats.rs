@@ -1,0 +1,155 @@
+use serde::{Deserialize, Serialize};
+
+use crate::Histogram;
+
+/// What one site's activations did over one window: a whole epoch of training, or one evaluation pass.
+///
+/// `ys` are post-activations, `xs` pre-activations, `f` the activation function. A *unit* is one index of
+/// dimension 1: a neuron of `(N, F)`, a feature map of `(N, C, H, W)`. An *observation* of a unit is one
+/// (sample, position) pair. Counts are exact over the whole window. NaN and infinities are counted and
+/// left out of everything else. Fields that were not asked for, or have no meaning, are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LayerStats {
+    /// Name of the site, that of the weights that feed it: `conv1`.
+    pub site: String,
+    /// The activation function, as text: `relu`.
+    pub activation: String,
+    /// Number of units.
+    pub units: u64,
+    /// Samples seen.
+    pub samples: u64,
+    /// Values seen: samples × units × positions.
+    pub values: u64,
+    /// Values equal to zero, of both signs.
+    pub zeros: u64,
+    /// Finite values below zero.
+    pub negatives: u64,
+    /// Finite values above zero.
+    pub positives: u64,
+    /// Finite values with `|ys| <= near_zero_bound`, exact zeros included.
+    pub near_zeros: u64,
+    /// The bound of `near_zeros`: 0.01.
+    pub near_zero_bound: f64,
+    /// Values that are not a number: a fault, whatever else is reported.
+    pub nan: u64,
+    /// Infinite values: a fault.
+    pub infinite: u64,
+    /// `zeros / values`, in `[0, 1]`. Not the fraction of dead units: a layer can be 90 % zeros with no unit dead.
+    pub zero_fraction: f64,
+    /// Mean of the finite values.
+    pub mean: Option<f64>,
+    /// Population variance of the finite values.
+    pub variance: Option<f64>,
+    /// `m3 / m2^1.5`; `None` where the variance is 0.
+    pub skewness: Option<f64>,
+    /// `m4 / m2² − 3`; `None` where the variance is 0.
+    pub excess_kurtosis: Option<f64>,
+    /// Smallest finite value.
+    pub min: Option<f64>,
+    /// Largest finite value.
+    pub max: Option<f64>,
+    /// Where the values lie, in fixed signed log-linear bins.
+    pub histogram: Option<Histogram>,
+    /// Quantiles from the histogram, each within 1/16 of its own value.
+    pub quantiles: Option<Quantiles>,
+    /// Distance between the distribution and its mirror image, in `[0, 1]`: see [`Histogram::asymmetry`].
+    pub asymmetry: Option<f64>,
+    /// Fraction of values with `|f'(xs)| < 0.01` at `xs <= 0`.
+    pub flat_low: Option<f64>,
+    /// Fraction of values with `|f'(xs)| < 0.01` at `xs > 0`.
+    pub flat_high: Option<f64>,
+    /// Units at which `f'(xs)` was 0 at every observation: no gradient could reach their incoming weights.
+    pub dead: u64,
+    /// Units that are not dead and had `ys > 0` on fewer than 1 % of observations; zero-floored activations only.
+    pub rare: Option<u64>,
+    /// Units with `ys > 0` at every observation.
+    pub always_on: u64,
+    /// Units with dormancy score 0 (Sokar et al. 2023).
+    pub dormant_0: u64,
+    /// Units with dormancy score at most 0.025.
+    pub dormant_0_025: u64,
+    /// Units with dormancy score at most 0.1.
+    pub dormant_0_1: u64,
+    /// Units dead now that were not in the window before; `None` in the first window.
+    pub died: Option<u64>,
+    /// Units dead in the window before that are not now.
+    pub revived: Option<u64>,
+    /// Units dead in both windows.
+    pub still_dead: Option<u64>,
+    /// Indices of the dead units, ascending.
+    pub dead_units: Vec<u32>,
+    /// How the rate at which units fire (`ys > 0`) is spread over the units.
+    pub firing_rate: FiringRates,
+    /// Number of non-zero values per sample, over units and positions.
+    pub active_per_sample: Option<ActivePerSample>,
+    /// Mean over samples of the Treves–Rolls / Vinje–Gallant sparseness, in `[0, 1]`.
+    pub population_sparseness: Option<f64>,
+    /// Mean over the same samples of Hoyer's `(√n − l1/l2) / (√n − 1)`, in `[0, 1]`.
+    pub hoyer: Option<f64>,
+    /// Samples whose activations were all zero: they have no sparseness and are left out of those means.
+    pub samples_all_zero: Option<u64>,
+    /// Mean over units that are not silent of the same sparseness, with a unit's observations as the population.
+    pub lifetime_sparseness: Option<f64>,
+}
+
+impl LayerStats {
+    /// `dead / units`, in `[0, 1]`.
+    pub fn dead_fraction(&self) -> f64 {
+        self.fraction(self.dead)
+    }
+
+    /// `dormant_0_025 / units`, in `[0, 1]`.
+    pub fn dormant_fraction(&self) -> f64 {
+        self.fraction(self.dormant_0_025)
+    }
+
+    /// Population standard deviation.
+    pub fn std(&self) -> Option<f64> {
+        self.variance.map(f64::sqrt)
+    }
+
+    fn fraction(&self, units: u64) -> f64 {
+        if self.units == 0 { 0.0 } else { units as f64 / self.units as f64 }
+    }
+}
+
+/// Quantiles of the values, from the histogram: each within 1/16 of the exact sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// 1 % of the values lie at or below this.
+    pub q01: f64,
+    /// 5 %.
+    pub q05: f64,
+    /// 25 %.
+    pub q25: f64,
+    /// The median.
+    pub q50: f64,
+    /// 75 %.
+    pub q75: f64,
+    /// 95 %.
+    pub q95: f64,
+    /// 99 %.
+    pub q99: f64,
+}
+
+/// How many units fire how often. A unit's firing rate is the fraction of observations with `ys > 0`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FiringRates {
+    /// Units that never fired.
+    pub never: u64,
+    /// Units by rate in twenty bins: bin `k` holds rates in `[k/20, (k+1)/20)`, without `never` and `always`.
+    pub between: [u64; 20],
+    /// Units that fired at every observation.
+    pub always: u64,
+}
+
+/// Number of non-zero values per sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActivePerSample {
+    /// Mean over samples.
+    pub mean: f64,
+    /// Fewest.
+    pub min: u64,
+    /// Most.
+    pub max: u64,
+}

@@ -1,0 +1,58 @@
+//! What a training run reports: plain numbers, and the sinks that write them down.
+//!
+//! This crate knows no tensor library. A run is a [`Run`]; after each epoch the training loop makes
+//! an [`EpochReport`] and hands it to a [`Sink`]: [`ConsoleSink`] prints it, [`RunDir`] writes it to
+//! files that [`read_lines`] reads back, [`TracingSink`] emits it as events, [`Summary`] keeps what a
+//! [`comparison`] of runs shows. Sinks compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and
+//! [`sink_fn`] makes one of a closure.
+//!
+//! ```
+//! use taper_report::{ConsoleConfig, ConsoleSink, EpochReport, Score, Sink, Split, SplitReport, sink_fn};
+//!
+//! let mut best = 0.0_f64;
+//! let mut printed = Vec::new();
+//! let mut sinks: Vec<Box<dyn Sink + '_>> = vec![
+//!     Box::new(ConsoleSink::new(&mut printed, ConsoleConfig::default())),
+//!     Box::new(sink_fn(|report| {
+//!         best = best.max(report.headline().map_or(0.0, |of| of.score.accuracy));
+//!         Ok(())
+//!     })),
+//! ];
+//! let score = Score { loss: 0.1, accuracy: 0.98, samples: 10_000 };
+//! sinks.epoch(&EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Test, score)] })?;
+//! drop(sinks);
+//! assert_eq!(best, 0.98);
+//! assert_eq!(printed, b"epoch 1  test 98.00% loss 0.1000\n");
+//! # Ok::<(), taper_report::Error>(())
+//! ```
+
+mod error;
+mod histogram;
+mod layer_stats;
+mod report;
+mod sink;
+
+mod lines;
+mod run_dir;
+
+mod layer_table;
+mod number;
+mod picture;
+mod table;
+
+mod comparison;
+mod console;
+mod summary;
+mod tracing_sink;
+
+pub use comparison::comparison;
+pub use console::{ConsoleConfig, ConsoleSink};
+pub use error::{Error, Result};
+pub use histogram::{Histogram, MAGNITUDES};
+pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles};
+pub use lines::{ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine, read_config, read_lines};
+pub use report::{EpochReport, Run, Score, Split, SplitReport};
+pub use run_dir::{RunDir, fresh_dir};
+pub use sink::{Sink, SinkFn, sink_fn};
+pub use summary::Summary;
+pub use tracing_sink::TracingSink;

@@ -1,0 +1,77 @@
+//! Numbers as they stand in a table: few digits, and never a value that looks like another.
+
+/// What stands where there is no number.
+pub(crate) const NONE: &str = "–";
+
+/// A share with one digit: `63.2%`. Only none at all is `0%`, only all of them is `100%`.
+pub(crate) fn share(fraction: f64) -> String {
+    match fraction * 100.0 {
+        p if p == 0.0 || p == 100.0 => format!("{p:.0}%"),
+        p if p > 0.0 && p < 0.05 => "<0.1%".into(),
+        p if p < 100.0 && p >= 99.95 => ">99.9%".into(),
+        p => format!("{p:.1}%"),
+    }
+}
+
+/// An accuracy with two digits: `97.71%`.
+pub(crate) fn accuracy(fraction: f64) -> String {
+    format!("{:.2}%", fraction * 100.0)
+}
+
+/// A number with so many decimals, or in powers of ten where they would not do.
+pub(crate) fn fixed(x: f64, decimals: usize) -> String {
+    let text = format!("{x:.decimals$}");
+    let lost = x != 0.0 && text.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'));
+    if lost || x.is_finite() && x.abs() >= 1e4 { format!("{x:.0e}") } else { text }
+}
+
+/// The same for a number that may be missing.
+pub(crate) fn maybe(x: Option<f64>, decimals: usize) -> String {
+    x.map_or(NONE.into(), |x| fixed(x, decimals))
+}
+
+/// A shape without a unit, as skewness: two decimals, and nothing nearer to zero than they show.
+pub(crate) fn rounded(x: Option<f64>) -> String {
+    let text = x.map_or(NONE.into(), |x| format!("{x:.2}"));
+    if text == "-0.00" { "0.00".into() } else { text }
+}
+
+/// A count in groups of three digits: `25,310`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_that_is_not_nothing_never_reads_as_nothing() {
+        let shown = [0.0, 1e-9, 0.0004, 0.0005, 0.632, 0.9994, 0.9996, 1.0, f64::NAN].map(share);
+        assert_eq!(shown, ["0%", "<0.1%", "<0.1%", "0.1%", "63.2%", "99.9%", ">99.9%", "100%", "NaN%"]);
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_their_decimals_are_written_in_powers_of_ten() {
+        let shown = [0.0, 0.3125, -0.0004, 4e-7, -12.5, 123456.0, f64::NAN].map(|x| fixed(x, 3));
+        assert_eq!(shown, ["0.000", "0.312", "-4e-4", "4e-7", "-12.500", "1e5", "NaN"]);
+    }
+
+    #[test]
+    fn a_skewness_of_nearly_nothing_has_no_sign() {
+        assert_eq!([Some(-5e-16), Some(-1.934), None].map(rounded), ["0.00", "-1.93", "–"]);
+    }
+
+    #[test]
+    fn counts_are_grouped_from_the_right() {
+        assert_eq!([0, 999, 1000, 25310, 1234567].map(count), ["0", "999", "1,000", "25,310", "1,234,567"]);
+    }
+}

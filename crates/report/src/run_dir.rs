@@ -1,0 +1,187 @@
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use crate::{
+    EpochReport, Error, FORMAT_VERSION, Result, Run, Sink,
+    lines::{ConfigRecord, LayerLine, MetricsLine, TimingLine},
+};
+
+/// A run's directory: a sink that writes JSON and JSON lines.
+///
+/// # Format, version 1
+///
+/// Every record is one JSON object whose first field is `v`, the [format version](FORMAT_VERSION).
+/// Readers pass over fields they do not know. Numbers that are not finite are written as `null`, and
+/// so is what was not measured. All text is UTF-8; lines end with one `\n`.
+///
+/// `config.json`, written once, over several lines: `v` and the fields of [`Run`]: `name`, `dataset`,
+/// `model`, `activation`, `dropout`, `seed`, `parameters`, `epochs` (planned) and `config`, an object
+/// with everything else that is needed to repeat the run.
+///
+/// `metrics.jsonl`, one line per epoch and split:
+///
+/// | field | type | meaning |
+/// |---|---|---|
+/// | `v` | integer | 1 |
+/// | `epoch` | integer | from 1 |
+/// | `split` | string | `train` (train mode, while the weights move), `validation`, `test` (fixed weights) |
+/// | `loss` | number, null | mean cross-entropy per sample, in nats |
+/// | `accuracy` | number, null | fraction of samples classified correctly, in `[0, 1]` |
+/// | `samples` | integer | samples the two are taken over |
+/// | `learning_rate` | number, null | at the end of the epoch; null outside training |
+///
+/// `layers.jsonl`, one line per epoch, split and site, sites in the order the model visits them:
+/// `v`, `epoch`, `split` as above, then the fields of [`LayerStats`](crate::LayerStats) under the same
+/// names and in the same order, where each is defined. What is nested there is nested here:
+///
+/// | field | type | meaning |
+/// |---|---|---|
+/// | `histogram` | object, null | `zeros`: exact zeros; `negative`, `positive`: pairs `[bin, count]` of the bins that hold something, bin 0 nearest to zero; edges as in [`Histogram`](crate::Histogram) |
+/// | `quantiles` | object, null | `q01` `q05` `q25` `q50` `q75` `q95` `q99` |
+/// | `dead_units` | array | indices of the dead units, from 0, ascending |
+/// | `firing_rate` | object | `never`, `between` (20 counts), `always` |
+/// | `active_per_sample` | object, null | `mean`, `min`, `max` |
+///
+/// `timing.jsonl`, one line per epoch and split: `v`, `epoch`, `split`, `seconds` (wall clock),
+/// `samples_per_second`, `tracking_fraction` (share of the time that observing took, in `[0, 1]`).
+/// Time stands here alone: the same numbers make the same bytes in the other files.
+///
+/// The lines of an epoch go to each file in one write, and all have left the process when
+/// [`Sink::epoch`] returns. A killed run leaves at worst a last line that breaks off, which
+/// [`read_lines`](crate::read_lines) drops.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    metrics: Lines,
+    layers: Lines,
+    timing: Lines,
+}
+
+impl RunDir {
+    /// Creates the directory, and its parents, for one run.
+    ///
+    /// Nothing is ever overwritten: where `path` exists and is anything but an empty directory,
+    /// `path-2`, `path-3` and so on are tried, and [`RunDir::path`] tells which one was taken.
+    /// Two processes that ask for the same path never share a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] with the path that could not be created or written.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        // An empty directory can be seen by two processes; only one of them can create its first file.
+        let (path, metrics) = take(path.as_ref(), |path| Lines::create(path.join("metrics.jsonl")))?;
+        let layers = Lines::create(path.join("layers.jsonl"))?;
+        let timing = Lines::create(path.join("timing.jsonl"))?;
+        Ok(Self { path, metrics, layers, timing })
+    }
+
+    /// The directory that was taken.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Sink for RunDir {
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        let path = self.path.join("config.json");
+        let record = ConfigRecord { v: FORMAT_VERSION, run: run.clone() };
+        let mut bytes = serde_json::to_vec_pretty(&record).map_err(Error::json(&path))?;
+        bytes.push(b'\n');
+        File::create_new(&path).and_then(|mut file| file.write_all(&bytes)).map_err(Error::io(path))
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        let epoch = report.epoch;
+        self.metrics.append(report.splits.iter().map(|of| MetricsLine::new(epoch, of)))?;
+        self.layers.append(report.splits.iter().flat_map(|of| {
+            of.layers.iter().map(move |stats| LayerLine {
+                v: FORMAT_VERSION,
+                epoch,
+                split: of.split,
+                stats: stats.clone(),
+            })
+        }))?;
+        self.timing.append(report.splits.iter().map(|of| TimingLine::new(epoch, of)))
+    }
+}
+
+/// Creates a directory that nothing else is in, and its parents: for a grid, whose runs each have one below.
+///
+/// Where `path` exists and is anything but an empty directory, `path-2`, `path-3` and so on are tried.
+///
+/// # Errors
+///
+/// [`Error::Io`] with the path that could not be created.
+pub fn fresh_dir(path: impl AsRef<Path>) -> Result<PathBuf> {
+    take(path.as_ref(), |_| Ok(())).map(|(path, ())| path)
+}
+
+/// The first of `path`, `path-2`, … that is new or empty and whose `claim` does not find it taken.
+fn take<T>(path: &Path, claim: impl Fn(&Path) -> Result<T>) -> Result<(PathBuf, T)> {
+    // `.` and `runs/..` have no name to add a number to.
+    let path = match path.file_name() {
+        Some(_) => path.to_path_buf(),
+        None => fs::canonicalize(path).map_err(Error::io(path))?,
+    };
+    let Some(name) = path.file_name() else {
+        return Err(Error::io(&path)(ErrorKind::AlreadyExists.into()));
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    }
+    let mut candidate = path.clone();
+    for n in 2_u32.. {
+        if is_free(&candidate).map_err(Error::io(&candidate))? {
+            match claim(&candidate) {
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+                claimed => return claimed.map(|claimed| (candidate, claimed)),
+            }
+        }
+        let mut numbered = name.to_os_string();
+        numbered.push(format!("-{n}"));
+        candidate = path.with_file_name(numbered);
+    }
+    Err(Error::io(&path)(ErrorKind::AlreadyExists.into()))
+}
+
+/// Makes the directory; true where it is new or was there, and empty.
+fn is_free(path: &Path) -> io::Result<bool> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => match fs::read_dir(path) {
+            Ok(mut entries) => Ok(entries.next().is_none()),
+            // A file, or a link to nothing.
+            Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => Ok(false),
+            Err(e) => Err(e),
+        },
+        created => created.map(|()| true),
+    }
+}
+
+/// A JSON-lines file that is being written.
+#[derive(Debug)]
+struct Lines {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lines {
+    fn create(path: PathBuf) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(Error::io(&path))?;
+        Ok(Self { path, file })
+    }
+
+    fn append<T: Serialize>(&mut self, records: impl Iterator<Item = T>) -> Result<()> {
+        let mut bytes = Vec::new();
+        for record in records {
+            serde_json::to_writer(&mut bytes, &record).map_err(Error::json(&self.path))?;
+            bytes.push(b'\n');
+        }
+        // One write and no buffer: what was written outlives the process.
+        self.file.write_all(&bytes).map_err(Error::io(&self.path))
+    }
+}

@@ -1,0 +1,129 @@
+use crate::{EpochReport, Result, Run};
+
+/// Where results go. Only [`Sink::epoch`] must be written.
+///
+/// Sinks are told of a run once, then of every epoch as it ends, then that the run is over; a sink
+/// that writes files has everything on disk when `epoch` returns, so that a killed run keeps its past.
+/// A `Vec` of sinks tells every one of them, also after one has failed, and returns the first error.
+pub trait Sink {
+    /// A run starts.
+    fn begin(&mut self, _run: &Run) -> Result<()> {
+        Ok(())
+    }
+
+    /// An epoch has ended.
+    fn epoch(&mut self, report: &EpochReport) -> Result<()>;
+
+    /// The run has ended, as planned or early.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A sink from a closure over reports.
+///
+/// Closures are not sinks by themselves: `&mut F` and `Box<F>` are closures too, and could then not
+/// be sinks by forwarding.
+pub fn sink_fn<F: FnMut(&EpochReport) -> Result<()>>(epoch: F) -> SinkFn<F> {
+    SinkFn(epoch)
+}
+
+/// What [`sink_fn`] makes: a sink that calls a closure with every report.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkFn<F>(F);
+
+impl<F: FnMut(&EpochReport) -> Result<()>> Sink for SinkFn<F> {
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        (self.0)(report)
+    }
+}
+
+impl<S: Sink + ?Sized> Sink for &mut S {
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        (**self).begin(run)
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        (**self).epoch(report)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        (**self).finish()
+    }
+}
+
+impl<S: Sink + ?Sized> Sink for Box<S> {
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        (**self).begin(run)
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        (**self).epoch(report)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        (**self).finish()
+    }
+}
+
+impl<S: Sink> Sink for Vec<S> {
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        each(self, |sink| sink.begin(run))
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        each(self, |sink| sink.epoch(report))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        each(self, Sink::finish)
+    }
+}
+
+/// Tells every sink: a console that has gone away must not cost the run its files.
+fn each<S>(sinks: &mut [S], tell: impl FnMut(&mut S) -> Result<()>) -> Result<()> {
+    sinks.iter_mut().map(tell).fold(Ok(()), |first, next| first.and(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    fn report(epoch: u32) -> EpochReport {
+        EpochReport { epoch, splits: Vec::new() }
+    }
+
+    #[test]
+    fn closures_references_boxes_and_vectors_are_sinks() -> Result<()> {
+        let mut seen = Vec::new();
+        let mut sink = sink_fn(|report| {
+            seen.push(report.epoch);
+            Ok(())
+        });
+        (&mut sink).epoch(&report(1))?;
+        let by_name: &mut dyn Sink = &mut sink;
+        vec![Box::new(by_name) as Box<dyn Sink>].epoch(&report(2))?;
+        sink.finish()?;
+        assert_eq!(seen, [1, 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_vector_tells_every_sink_and_returns_the_first_error() {
+        let mut told = 0;
+        let fails = |why: &'static str| sink_fn(move |_| Err(Error::Other(why.into())));
+        let mut sinks: Vec<Box<dyn Sink + '_>> = vec![
+            Box::new(fails("first")),
+            Box::new(sink_fn(|_| {
+                told += 1;
+                Ok(())
+            })),
+            Box::new(fails("last")),
+        ];
+        let error = sinks.epoch(&report(1)).expect_err("two of three fail");
+        assert_eq!(error.to_string(), "first");
+        drop(sinks);
+        assert_eq!(told, 1);
+    }
+}

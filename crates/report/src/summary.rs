@@ -1,0 +1,84 @@
+use crate::{EpochReport, LayerStats, Result, Run, Score, Sink, Split};
+
+/// What remains of a run in a table of runs: a sink that keeps the last epoch and adds up the time.
+///
+/// Numbers come from the headline split: test, else validation, else train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// The run.
+    pub run: Run,
+    /// The last epoch that ended; 0 before the first.
+    pub epoch: u32,
+    /// The split that the accuracies and the loss are from.
+    pub split: Option<Split>,
+    /// Highest accuracy of any epoch, in `[0, 1]`.
+    pub best_accuracy: Option<f64>,
+    /// Loss and accuracy of the last epoch.
+    pub score: Option<Score>,
+    /// Wall-clock seconds of all epochs and splits.
+    pub seconds: f64,
+    /// Those of them that went into observing activations.
+    pub tracking_seconds: f64,
+    /// Wall-clock seconds of the training passes alone.
+    pub train_seconds: f64,
+    /// Samples trained on, over all epochs.
+    pub train_samples: u64,
+    /// The layers as they were in the last epoch; empty when nothing was tracked.
+    pub layers: Vec<LayerStats>,
+}
+
+impl Summary {
+    /// A run without epochs.
+    pub fn new(run: Run) -> Self {
+        Self {
+            run,
+            epoch: 0,
+            split: None,
+            best_accuracy: None,
+            score: None,
+            seconds: 0.0,
+            tracking_seconds: 0.0,
+            train_seconds: 0.0,
+            train_samples: 0,
+            layers: Vec::new(),
+        }
+    }
+
+    /// Samples per second of training, tracking included; `None` when no time was measured.
+    pub fn samples_per_second(&self) -> Option<f64> {
+        (self.train_seconds > 0.0).then(|| self.train_samples as f64 / self.train_seconds)
+    }
+
+    /// Share of the time that observing took, over all splits, in `[0, 1]`; `None` when no time was measured.
+    pub fn tracking_fraction(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.tracking_seconds / self.seconds)
+    }
+}
+
+impl Sink for Summary {
+    /// Starts over, as the summary of this run.
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        *self = Self::new(run.clone());
+        Ok(())
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        self.epoch = report.epoch;
+        for of in &report.splits {
+            self.seconds += of.seconds;
+            self.tracking_seconds += of.tracking_seconds;
+        }
+        if let Some(train) = report.split(Split::Train) {
+            self.train_seconds += train.seconds;
+            self.train_samples += train.score.samples;
+        }
+        if let Some(of) = report.headline() {
+            self.split = Some(of.split);
+            self.score = Some(of.score);
+            self.best_accuracy =
+                Some(self.best_accuracy.map_or(of.score.accuracy, |a| a.max(of.score.accuracy)));
+        }
+        self.layers = report.observed().map_or(Vec::new(), |of| of.layers.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use taper_data::Batch;
+use taper_hooks::{FirstFault, Observer, Pass, Rng};
+use taper_kernels::{cross_entropy, with_values};
+use taper_nn::Model;
+use taper_report::{Score, Split, SplitReport};
+
+use crate::{Error, Optimizer, Result};
+
+/// Trains on every batch once and says how that went, over all of them, while the weights moved.
+///
+/// `rng` is what dropout draws from. `layers` of the report is left empty: ask the observer.
+///
+/// # Errors
+/// [`Error::NotFinite`] ends the epoch before the weights are touched by a loss that is NaN or infinite.
+pub fn train_epoch(
+    model: &dyn Model,
+    optimizer: &mut Optimizer,
+    batches: impl Iterator<Item = taper_data::Result<Batch>>,
+    observer: &mut dyn Observer,
+    rng: &mut Rng,
+) -> Result<SplitReport> {
+    let mut running = Running::new();
+    for (i, batch) in batches.enumerate() {
+        let Batch { images, labels } = batch?;
+        let before = rng.clone();
+        let mut pass = Pass::train(observer, rng);
+        let logits = model.forward(&mut pass, &images)?;
+        let observing = pass.observing();
+        let loss = cross_entropy(&logits, &labels)?;
+        running.add(&loss, &logits, &labels, observing)?;
+        let value = loss.to_scalar::<f32>()?;
+        if !value.is_finite() {
+            // The same pass again, to find where it went wrong; the weights have not moved since.
+            let (mut fault, mut rng) = (FirstFault::default(), before);
+            model.forward(&mut Pass::train(&mut fault, &mut rng), &images)?;
+            let site = fault.site().map(str::to_string);
+            return Err(Error::NotFinite { loss: value, epoch: None, batch: i + 1, site });
+        }
+        optimizer.step(&loss.backward()?)?;
+    }
+    let learning_rate = Some(optimizer.learning_rate());
+    Ok(SplitReport { learning_rate, ..running.report(Split::Train) })
+}
+
+/// Measures the model on every batch in evaluation mode, with its weights as they are. Keeps no graph.
+///
+/// The report is filed under [`Split::Test`]; change `split` if it is about another one.
+pub fn evaluate(
+    model: &dyn Model,
+    batches: impl Iterator<Item = taper_data::Result<Batch>>,
+    observer: &mut dyn Observer,
+) -> Result<SplitReport> {
+    let mut running = Running::new();
+    for batch in batches {
+        let Batch { images, labels } = batch?;
+        let mut pass = Pass::eval(observer);
+        let logits = model.forward(&mut pass, &images)?.detach();
+        let loss = cross_entropy(&logits, &labels)?;
+        running.add(&loss, &logits, &labels, pass.observing())?;
+    }
+    Ok(running.report(Split::Test))
+}
+
+/// Sums over the batches so far.
+struct Running {
+    start: Instant,
+    observing: Duration,
+    loss: f64,
+    correct: u64,
+    samples: u64,
+}
+
+impl Running {
+    fn new() -> Self {
+        Self { start: Instant::now(), observing: Duration::ZERO, loss: 0.0, correct: 0, samples: 0 }
+    }
+
+    fn add(&mut self, loss: &Tensor, logits: &Tensor, labels: &Tensor, observing: Duration) -> Result<()> {
+        let n = logits.dim(0)?;
+        self.loss += loss.to_scalar::<f32>()? as f64 * n as f64;
+        self.correct += count_correct(logits, labels)?;
+        self.samples += n as u64;
+        self.observing += observing;
+        Ok(())
+    }
+
+    fn report(self, split: Split) -> SplitReport {
+        let n = self.samples.max(1) as f64;
+        let score = Score { loss: self.loss / n, accuracy: self.correct as f64 / n, samples: self.samples };
+        SplitReport {
+            seconds: self.start.elapsed().as_secs_f64(),
+            tracking_seconds: self.observing.as_secs_f64(),
+            ..SplitReport::new(split, score)
+        }
+    }
+}
+
+/// How many rows of `logits` have their first largest value at the label. A row with NaN counts as wrong.
+fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
+    let (_, classes) = logits.dims2()?;
+    let labels = labels.to_vec1::<u32>()?;
+    Ok(with_values(logits, |logits| {
+        let hit = |(row, &label): (&[f32], &u32)| {
+            let Some(&own) = row.get(label as usize) else { return false };
+            let (before, after) = row.split_at(label as usize);
+            before.iter().all(|x| *x < own) && after.iter().all(|x| *x <= own)
+        };
+        logits.chunks_exact(classes).zip(&labels).filter(|pair| hit(*pair)).count() as u64
+    })?)
+}

@@ -1,0 +1,80 @@
+use std::path::PathBuf;
+
+/// What can end a training run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor operation failed; the message is candle's, without a backtrace.
+    #[error("{0}")]
+    Tensor(String),
+    /// The data could not be read.
+    #[error(transparent)]
+    Data(taper_data::Error),
+    /// A sink could not write.
+    #[error(transparent)]
+    Report(#[from] taper_report::Error),
+    /// The loss became NaN or infinite.
+    #[error(
+        "loss is {loss} in {}batch {batch}: {}; a lower learning rate or gradient clipping may help",
+        epoch.map_or(String::new(), |epoch| format!("epoch {epoch}, ")),
+        match site {
+            Some(site) => format!("the first non-finite values are at site '{site}'"),
+            None => "all sites are finite, the logits are not".to_string(),
+        }
+    )]
+    NotFinite {
+        /// The loss.
+        loss: f32,
+        /// The epoch, from 1, where it is known.
+        epoch: Option<u32>,
+        /// The batch within the epoch, from 1.
+        batch: usize,
+        /// The first site of the forward pass with NaN or an infinity.
+        site: Option<String>,
+    },
+    /// An option that makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// A file of weights could not be read, written, or does not fit the model.
+    #[error("{path}: {message}", path = path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// Expected, found, and what to do.
+        message: String,
+    },
+}
+
+/// A result whose error is this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Names the epoch in which the loss was lost.
+    pub fn in_epoch(self, epoch: u32) -> Self {
+        match self {
+            Self::NotFinite { loss, batch, site, .. } => {
+                Self::NotFinite { loss, epoch: Some(epoch), batch, site }
+            }
+            other => other,
+        }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(mut error: candle_core::Error) -> Self {
+        // candle adds a backtrace of many lines where RUST_BACKTRACE is set; users get the one line.
+        while let candle_core::Error::WithBacktrace { inner, .. } = error {
+            error = *inner;
+        }
+        Self::Tensor(error.to_string())
+    }
+}
+
+impl From<taper_data::Error> for Error {
+    fn from(error: taper_data::Error) -> Self {
+        match error {
+            taper_data::Error::Tensor(error) => error.into(),
+            other => Self::Data(other),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+use taper_data::Dataset;
+use taper_hooks::{Recorder, Rng};
+use taper_nn::Model;
+use taper_report::{EpochReport, Sink, SplitReport};
+
+use crate::{Optimizer, Result, evaluate, train_epoch};
+
+/// How long and in what portions to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// Passes over the training data.
+    pub epochs: u32,
+    /// Samples per step.
+    pub batch_size: usize,
+}
+
+impl Default for Fit {
+    fn default() -> Self {
+        Self { epochs: 5, batch_size: 128 }
+    }
+}
+
+/// Trains, evaluates and reports, recording everything in both windows: the loop to start from.
+///
+/// Sinks are told of every epoch; `begin` and `finish` are the caller's. Returns the last report.
+///
+/// # Errors
+/// When the splits do not suit the batch size, a loss is not finite, or a sink fails.
+pub fn fit(
+    model: &dyn Model,
+    optimizer: &mut Optimizer,
+    data: &Dataset,
+    options: Fit,
+    sink: &mut dyn Sink,
+    rng: &mut Rng,
+) -> Result<Option<EpochReport>> {
+    data.train.check(options.batch_size)?;
+    let (mut live, mut frozen) = (Recorder::new(), Recorder::new());
+    let mut last = None;
+    for epoch in 1..=options.epochs {
+        let batches = data.train.shuffled(rng, options.batch_size);
+        let train = train_epoch(model, optimizer, batches, &mut live, rng).map_err(|e| e.in_epoch(epoch))?;
+        let test = evaluate(model, data.test.batches(512), &mut frozen)?;
+        let splits = vec![
+            SplitReport { layers: live.finish(), ..train },
+            SplitReport { layers: frozen.finish(), ..test },
+        ];
+        let report = EpochReport { epoch, splits };
+        sink.epoch(&report)?;
+        last = Some(report);
+    }
+    Ok(last)
+}

@@ -1,0 +1,238 @@
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use taper_kernels::{Rule, Slots};
+
+use crate::{Error, Result, Schedule};
+
+/// What an [`Optimizer`] does at a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OptimizerConfig {
+    /// How a gradient moves a parameter.
+    pub rule: Rule,
+    /// The base learning rate; finite and at least 0.
+    pub learning_rate: f64,
+    /// What the base is multiplied with as the run goes on.
+    pub schedule: Schedule,
+    /// If the norm of all gradients together is above this, they are scaled down to it.
+    pub clip_norm: Option<f64>,
+    /// After a step, the incoming weights of every unit are scaled down to this norm (Srivastava et al. 2014).
+    pub max_norm: Option<f64>,
+}
+
+impl OptimizerConfig {
+    /// A rule at a constant learning rate, nothing clipped.
+    pub fn new(rule: Rule, learning_rate: f64) -> Self {
+        Self { rule, learning_rate, schedule: Schedule::Constant, clip_norm: None, max_norm: None }
+    }
+
+    fn check(&self) -> Result<()> {
+        let positive = |what: &str, value: Option<f64>| match value {
+            Some(x) if !(x.is_finite() && x > 0.0) => {
+                Err(Error::Config(format!("{what}: expected a number above 0, found {x}")))
+            }
+            _ => Ok(()),
+        };
+        if !(self.learning_rate.is_finite() && self.learning_rate >= 0.0) {
+            let found = self.learning_rate;
+            return Err(Error::Config(format!(
+                "learning rate: expected a number of at least 0, found {found}"
+            )));
+        }
+        positive("norm to clip gradients to", self.clip_norm)?;
+        positive("largest norm of incoming weights", self.max_norm)
+    }
+}
+
+/// Moves parameters by their gradients; what it remembers between steps can be read and restored.
+#[derive(Debug)]
+pub struct Optimizer {
+    config: OptimizerConfig,
+    parameters: Vec<(String, Var, Slots)>,
+    steps: u64,
+}
+
+/// What an [`Optimizer`] remembers.
+#[derive(Clone, Debug)]
+pub struct OptimizerState {
+    /// Steps taken.
+    pub steps: u64,
+    /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+impl Optimizer {
+    /// An optimiser that has taken no step yet.
+    ///
+    /// # Errors
+    /// When a number in `config` makes no sense.
+    pub fn new(parameters: Vec<(String, Var)>, config: OptimizerConfig) -> Result<Self> {
+        config.check()?;
+        let with_slots = |(name, var): (String, Var)| {
+            let slots = Slots::new(&config.rule, &var)?;
+            Ok((name, var, slots))
+        };
+        let parameters = parameters.into_iter().map(with_slots).collect::<candle_core::Result<_>>()?;
+        Ok(Self { config, parameters, steps: 0 })
+    }
+
+    /// The learning rate of the next step.
+    pub fn learning_rate(&self) -> f64 {
+        self.config.learning_rate * self.config.schedule.factor(self.steps)
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// One step along `gradients`. A parameter without a gradient stays where it is.
+    pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
+        let rate = self.learning_rate();
+        let shrink = match self.config.clip_norm {
+            Some(bound) => {
+                clip_factor(bound, self.parameters.iter().filter_map(|(_, var, _)| gradients.get(var)))?
+            }
+            None => None,
+        };
+        self.steps += 1;
+        for (_, var, slots) in &mut self.parameters {
+            let Some(gradient) = gradients.get(var) else { continue };
+            match shrink {
+                Some(factor) => {
+                    slots.step(&self.config.rule, var, &(gradient * factor)?, rate, self.steps)?
+                }
+                None => slots.step(&self.config.rule, var, gradient, rate, self.steps)?,
+            }
+            if let Some(bound) = self.config.max_norm {
+                limit_rows(var, bound)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of everything that is remembered.
+    pub fn state(&self) -> Result<OptimizerState> {
+        let mut tensors = Vec::new();
+        for (name, var, slots) in &self.parameters {
+            let names = self.config.rule.slots().iter().map(|slot| format!("{name}.{slot}"));
+            tensors.extend(names.zip(slots.tensors(var)?));
+        }
+        Ok(OptimizerState { steps: self.steps, tensors })
+    }
+
+    /// Goes on from a state that an optimiser of the same rule and parameters gave.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape; nothing is changed then.
+    pub fn restore(&mut self, state: &OptimizerState) -> Result<()> {
+        let mut restored = Vec::new();
+        for (name, var, _) in &self.parameters {
+            let mut tensors = Vec::new();
+            for slot in self.config.rule.slots() {
+                let wanted = format!("{name}.{slot}");
+                let found = state.tensors.iter().find(|(name, _)| *name == wanted);
+                let (_, tensor) =
+                    found.ok_or_else(|| Error::Config(format!("optimizer state: '{wanted}' is missing")))?;
+                tensors.push(tensor.clone());
+            }
+            restored.push(Slots::from_tensors(var, &tensors)?);
+        }
+        for ((_, _, slots), new) in self.parameters.iter_mut().zip(restored) {
+            *slots = new;
+        }
+        self.steps = state.steps;
+        Ok(())
+    }
+}
+
+/// What gradients must be multiplied with so that their common norm is at most `bound`; `None` if it is.
+fn clip_factor<'a>(bound: f64, gradients: impl Iterator<Item = &'a Tensor>) -> Result<Option<f64>> {
+    let mut squares = 0.0;
+    for gradient in gradients {
+        squares +=
+            taper_kernels::with_values(gradient, |g| g.iter().map(|x| *x as f64 * *x as f64).sum::<f64>())?;
+    }
+    let norm = squares.sqrt();
+    // PyTorch's clip_grad_norm_ adds the same constant.
+    Ok((norm > bound).then(|| bound / (norm + 1e-6)))
+}
+
+/// Scales every row of a weight (all that goes into one unit) whose norm is above `bound` down to it.
+fn limit_rows(var: &Var, bound: f64) -> Result<()> {
+    if var.rank() < 2 {
+        return Ok(()); // a bias
+    }
+    let rows = var.as_tensor().detach().flatten_from(1)?;
+    let norms = rows.sqr()?.sum_keepdim(1)?.sqrt()?;
+    let factor = (norms.clamp(bound, f64::INFINITY)?.recip()? * bound)?;
+    var.set(&rows.broadcast_mul(&factor)?.reshape(var.shape())?)?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn var(values: &[f32]) -> (String, Var) {
+        ("w".to_string(), Var::from_slice(values, (1, values.len()), &Device::Cpu).unwrap())
+    }
+
+    fn step(optimizer: &mut Optimizer, w: &Var, gradient: &[f32]) {
+        let g = Tensor::from_slice(gradient, w.shape(), &Device::Cpu).unwrap();
+        optimizer.step(&(w.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn gradients_above_the_norm_are_scaled_down_to_it_and_others_are_left() {
+        let w = var(&[0.0, 0.0]);
+        let config = OptimizerConfig { clip_norm: Some(1.0), ..OptimizerConfig::new(Rule::SGD, 1.0) };
+        let mut optimizer = Optimizer::new(vec![w.clone()], config).unwrap();
+        step(&mut optimizer, &w.1, &[3.0, 4.0]);
+        let moved = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((moved[0] + 0.6).abs() < 1e-5 && (moved[1] + 0.8).abs() < 1e-5, "{moved:?}");
+        step(&mut optimizer, &w.1, &[0.3, 0.4]);
+        let moved = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((moved[0] + 0.9).abs() < 1e-5, "{moved:?}");
+    }
+
+    #[test]
+    fn incoming_weights_stay_within_the_largest_norm() {
+        let w = var(&[3.0, 4.0]);
+        let config = OptimizerConfig { max_norm: Some(2.0), ..OptimizerConfig::new(Rule::SGD, 0.0) };
+        step(&mut Optimizer::new(vec![w.clone()], config).unwrap(), &w.1, &[1.0, 1.0]);
+        let limited = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((limited[0] - 1.2).abs() < 1e-6 && (limited[1] - 1.6).abs() < 1e-6, "{limited:?}");
+    }
+
+    #[test]
+    fn an_optimizer_goes_on_from_a_restored_state_to_the_bit() {
+        for name in ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"] {
+            let (rule, rate) = crate::parse_rule(name, None).unwrap();
+            let (a, b) = (var(&[1.0, -2.0]), var(&[1.0, -2.0]));
+            let mut whole = Optimizer::new(vec![a.clone()], OptimizerConfig::new(rule, rate)).unwrap();
+            let mut first = Optimizer::new(vec![b.clone()], OptimizerConfig::new(rule, rate)).unwrap();
+            (0..3).for_each(|i| step(&mut whole, &a.1, &[0.5, i as f32]));
+            (0..3).for_each(|i| step(&mut first, &b.1, &[0.5, i as f32]));
+            let mut second = Optimizer::new(vec![b.clone()], OptimizerConfig::new(rule, rate)).unwrap();
+            second.restore(&first.state().unwrap()).unwrap();
+            step(&mut whole, &a.1, &[-1.0, 0.25]);
+            step(&mut second, &b.1, &[-1.0, 0.25]);
+            let values = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(&a.1), values(&b.1), "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        for rate in [f64::NAN, -0.1, f64::INFINITY] {
+            let error = Optimizer::new(vec![], OptimizerConfig::new(Rule::SGD, rate)).unwrap_err();
+            assert!(error.to_string().starts_with("learning rate: expected"), "{error}");
+        }
+        let config = OptimizerConfig { clip_norm: Some(0.0), ..OptimizerConfig::new(Rule::SGD, 0.1) };
+        assert!(Optimizer::new(vec![], config).is_err());
+        assert!(crate::parse_rule("sdg", None).unwrap_err().to_string().contains("expected sgd"));
+        assert!(crate::parse_rule("rmsprop", Some(0.1)).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+use crate::{Error, Result};
+
+/// How the learning rate changes over the steps of a run. Steps count from 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Schedule {
+    /// It does not.
+    Constant,
+    /// Multiplied by `factor` after every `every` steps.
+    Step {
+        /// Steps between changes; at least 1.
+        every: u64,
+        /// What it is multiplied with.
+        factor: f64,
+    },
+    /// Up from 0 over `warm_up` steps in a straight line, then down to 0 at `steps` along half a cosine
+    /// (Loshchilov & Hutter 2017).
+    Cosine {
+        /// Steps of the way up; 0 for none.
+        warm_up: u64,
+        /// Steps altogether.
+        steps: u64,
+    },
+    /// Up from 0 over `steps` steps in a straight line, then constant.
+    WarmUp {
+        /// Steps of the way up.
+        steps: u64,
+    },
+}
+
+impl Schedule {
+    /// What the base learning rate is multiplied with at `step`.
+    pub fn factor(self, step: u64) -> f64 {
+        // The first step already moves: (step + 1) / n.
+        let up = |n: u64| if step < n { (step + 1) as f64 / n as f64 } else { 1.0 };
+        match self {
+            Self::Constant => 1.0,
+            Self::Step { every, factor } => factor.powf((step / every.max(1)) as f64),
+            Self::WarmUp { steps } => up(steps),
+            Self::Cosine { warm_up, .. } if step < warm_up => up(warm_up),
+            Self::Cosine { warm_up, steps } => {
+                let way = (step - warm_up) as f64 / steps.saturating_sub(warm_up).max(1) as f64;
+                0.5 * (1.0 + (std::f64::consts::PI * way.min(1.0)).cos())
+            }
+        }
+    }
+
+    /// From text, where times are in epochs: `constant`, `step:5` or `step:5:0.1`, `warmup:2`, `cosine`, or
+    /// `cosine:2` with a warm-up.
+    ///
+    /// # Errors
+    /// When the text is none of these.
+    pub fn parse(text: &str, epochs: u32, steps_per_epoch: u64) -> Result<Self> {
+        let wrong = || {
+            Error::Config(format!(
+                "unknown schedule '{text}': expected constant, step:EPOCHS[:FACTOR], warmup:EPOCHS or \
+                 cosine[:WARM-UP EPOCHS]"
+            ))
+        };
+        let number =
+            |text: &str| text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0).ok_or_else(wrong);
+        let steps = |text: &str| Ok::<u64, Error>((number(text)? * steps_per_epoch as f64).round() as u64);
+        let total = epochs as u64 * steps_per_epoch;
+        let parts: Vec<&str> = text.split(':').collect();
+        match parts[..] {
+            ["constant"] => Ok(Self::Constant),
+            ["step", every] => Ok(Self::Step { every: steps(every)?.max(1), factor: 0.1 }),
+            ["step", every, factor] => {
+                Ok(Self::Step { every: steps(every)?.max(1), factor: number(factor)? })
+            }
+            ["warmup", up] => Ok(Self::WarmUp { steps: steps(up)? }),
+            ["cosine"] => Ok(Self::Cosine { warm_up: 0, steps: total }),
+            ["cosine", up] => Ok(Self::Cosine { warm_up: steps(up)?, steps: total }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_reach_their_marks() {
+        let cosine = Schedule::Cosine { warm_up: 10, steps: 110 };
+        assert_eq!((cosine.factor(0), cosine.factor(9), cosine.factor(10)), (0.1, 1.0, 1.0));
+        assert!((cosine.factor(60) - 0.5).abs() < 1e-12);
+        assert!(cosine.factor(110).abs() < 1e-12 && cosine.factor(1000).abs() < 1e-12);
+        let step = Schedule::Step { every: 5, factor: 0.5 };
+        assert_eq!((step.factor(4), step.factor(5), step.factor(14)), (1.0, 0.5, 0.25));
+        assert_eq!(Schedule::WarmUp { steps: 4 }.factor(1), 0.5);
+        assert_eq!(Schedule::Constant.factor(7), 1.0);
+    }
+
+    #[test]
+    fn text_counts_in_epochs() {
+        let parse = |text| Schedule::parse(text, 10, 100);
+        assert_eq!(parse("cosine:2").unwrap(), Schedule::Cosine { warm_up: 200, steps: 1000 });
+        assert_eq!(parse("step:3").unwrap(), Schedule::Step { every: 300, factor: 0.1 });
+        assert_eq!(parse("step:0.5:0.7").unwrap(), Schedule::Step { every: 50, factor: 0.7 });
+        assert_eq!(parse("warmup:1").unwrap(), Schedule::WarmUp { steps: 100 });
+        for wrong in ["", "cosin", "step", "step:x", "step:-1", "warmup:inf", "constant:1"] {
+            assert!(parse(wrong).unwrap_err().to_string().contains("expected constant"), "{wrong}");
+        }
+    }
+}

@@ -8,7 +8,7 @@
 //! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 130 after Ctrl-C.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,8 +196,12 @@ fn run(args: &Args) -> Result<ExitCode> {
         .unwrap_or_else(|e| Args::command().error(ErrorKind::InvalidValue, e).exit());
     let device = match args.device {
         DeviceKind::Cpu => Device::Cpu,
-        DeviceKind::Cuda => Device::new_cuda(0).map_err(taper::train::Error::from).context("--device cuda")?,
-        DeviceKind::Metal => Device::new_metal(0).map_err(taper::train::Error::from).context("--device metal")?,
+        DeviceKind::Cuda => {
+            Device::new_cuda(0).map_err(taper::train::Error::from).context("--device cuda")?
+        }
+        DeviceKind::Metal => {
+            Device::new_metal(0).map_err(taper::train::Error::from).context("--device metal")?
+        }
     };
 
     let screen = Screen::new(args.quiet);
@@ -229,12 +233,20 @@ fn run(args: &Args) -> Result<ExitCode> {
     });
     // A single run is written into `out` itself, a grid into a directory per run below it.
     let out = if grid.len() > 1 { fresh_dir(&out)? } else { out };
+    let console = ConsoleConfig { color: screen.color, ..Default::default() };
+    let mut console = (!args.quiet).then(|| ConsoleSink::new(&screen, console));
     let (mut summaries, mut failure, mut last_dir) = (Vec::new(), None, out.clone());
     for cell in &grid {
         let dir = if grid.len() > 1 { out.join(&cell.name) } else { out.clone() };
         let mut dir = RunDir::create(dir)?;
         last_dir = dir.path().to_path_buf();
-        let (summary, result) = train(args, cell, &data, optimizer, &device, &mut dir, &screen, &stop)?;
+        let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(&mut dir), Box::new(TracingSink::default())];
+        if let Some(console) = &mut console {
+            sinks.push(Box::new(console));
+        }
+        let weights = last_dir.join("model.safetensors");
+        let (summary, result) =
+            train(args, cell, &data, optimizer, &device, &mut sinks, &weights, &screen, &stop)?;
         summaries.push(summary);
         if let Err(error) = result {
             screen.warn(&format!("error: {}: {error}", cell.name));
@@ -259,7 +271,11 @@ fn run(args: &Args) -> Result<ExitCode> {
         for summary in &summaries {
             let best = summary.best_accuracy.unwrap_or(0.0) * 100.0;
             if best < target {
-                bail!("{}: best {} accuracy {best:.2} % is below the target of {target} %", summary.run.name, data.name);
+                bail!(
+                    "{}: best {} accuracy {best:.2} % is below the target of {target} %",
+                    summary.run.name,
+                    data.name
+                );
             }
         }
     }
@@ -304,7 +320,8 @@ fn train(
     data: &Dataset,
     optimizer: OptimizerConfig,
     device: &Device,
-    dir: &mut RunDir,
+    sinks: &mut dyn Sink,
+    weights: &Path,
     screen: &Screen,
     stop: &AtomicBool,
 ) -> Result<(Summary, Result<(), taper::train::Error>)> {
@@ -325,11 +342,6 @@ fn train(
         epochs: args.epochs,
         config: config(args, &optimizer, data),
     };
-    let weights = dir.path().join("model.safetensors");
-    let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(dir), Box::new(TracingSink::default())];
-    if !args.quiet {
-        sinks.push(Box::new(ConsoleSink::new(screen, ConsoleConfig { color: screen.color, ..Default::default() })));
-    }
     let mut summary = Summary::new(run.clone());
     sinks.begin(&run)?;
 
@@ -348,7 +360,8 @@ fn train(
             .shuffled(&mut rng, args.batch_size)
             .take_while(|_| !stop.load(Ordering::SeqCst))
             .inspect(|batch| bars.advance(batch));
-        let report = match train_epoch(&*model, &mut optimizer, batches, live as &mut dyn Observer, &mut rng) {
+        let report = match train_epoch(&*model, &mut optimizer, batches, live as &mut dyn Observer, &mut rng)
+        {
             Ok(report) => report,
             Err(error) => {
                 result = Err(error.in_epoch(epoch));
@@ -377,7 +390,7 @@ fn train(
     }
     bars.finish();
     sinks.finish()?;
-    save_weights(&params, &weights)?;
+    save_weights(&params, weights)?;
     Ok((summary, result))
 }
 
@@ -402,8 +415,16 @@ fn build(args: &Args, cell: &Cell, data: &Dataset, params: &Params) -> Result<(B
                 let text = format!("cnn {}pool-{}{classes}", join(&args.channels), join(&widths));
                 let input = (c, h, w);
                 let channels = args.channels.clone();
-                let config =
-                    CnnConfig { input, channels, widths, classes, activation, init, dropout, ..Default::default() };
+                let config = CnnConfig {
+                    input,
+                    channels,
+                    widths,
+                    classes,
+                    activation,
+                    init,
+                    dropout,
+                    ..Default::default()
+                };
                 (Box::new(Cnn::new(&config, vb)?), text)
             }
             kind => {
@@ -461,7 +482,11 @@ fn load_data(args: &Args, device: &Device, screen: &Screen) -> Result<Dataset> {
     }
     let rest = args.validation.unwrap_or(0);
     if rest >= data.train.len() {
-        bail!("--validation {rest}: expected fewer than the {} training samples of {}", data.train.len(), data.name);
+        bail!(
+            "--validation {rest}: expected fewer than the {} training samples of {}",
+            data.train.len(),
+            data.name
+        );
     }
     data.train.clone().take(data.train.len() - rest).check(args.batch_size)?;
     Ok(data)
@@ -492,7 +517,8 @@ struct Bars {
 impl Screen {
     fn new(quiet: bool) -> Self {
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let target = if terminal && !quiet { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target =
+            if terminal && !quiet { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self {
             bars: MultiProgress::with_draw_target(target),
             color: std::io::stdout().is_terminal() && colors_wanted(),
@@ -507,7 +533,8 @@ impl Screen {
     fn bars(&self, run: &str, epochs: u32, samples: usize) -> Bars {
         let bars = Bars {
             epochs: self.bar("{msg} {bar:24} epoch {pos}/{len}  {elapsed} gone, {eta} left", epochs.into()),
-            samples: self.bar("epoch {msg} {bar:24} {human_pos}/{human_len} samples  {per_sec}", samples as u64),
+            samples: self
+                .bar("epoch {msg} {bar:24} {human_pos}/{human_len} samples  {per_sec}", samples as u64),
         };
         bars.epochs.set_message(run.to_string());
         bars

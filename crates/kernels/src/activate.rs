@@ -1,7 +1,8 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 use crate::activation::{Activation, per_activation};
-use crate::cpu::{for_chunks, is_fast, simd, values, with_values};
+use crate::cpu::{CHUNK, for_chunks, is_fast, simd, values, with_values};
 use crate::error::argument;
 
 /// `f(xs)`, elementwise, with the gradient `f'(xs)`.
@@ -58,11 +59,16 @@ impl CustomOp1 for Activate {
 fn apply(f: Activation, xs: &[f32]) -> Vec<f32> {
     let mut ys = vec![0.0; xs.len()];
     for_chunks(&mut ys, |start, ys| {
-        per_activation!(f, f => simd(#[inline(always)] || {
-            for (y, &x) in ys.iter_mut().zip(&xs[start..]) {
-                *y = f.value(x);
-            }
-        }))
+        simd(
+            #[inline(always)]
+            || {
+                per_activation!(f, f => {
+                    for (y, &x) in ys.iter_mut().zip(&xs[start..]) {
+                        *y = f.value(x);
+                    }
+                })
+            },
+        )
     });
     ys
 }
@@ -70,16 +76,43 @@ fn apply(f: Activation, xs: &[f32]) -> Vec<f32> {
 fn backward(f: Activation, xs: &[f32], grad_ys: &[f32]) -> Vec<f32> {
     let mut grad_xs = vec![0.0; xs.len()];
     for_chunks(&mut grad_xs, |start, grad_xs| {
-        per_activation!(f, f => simd(#[inline(always)] || {
-            for ((grad_x, &x), &grad_y) in grad_xs.iter_mut().zip(&xs[start..]).zip(&grad_ys[start..]) {
-                *grad_x = f.derivative(x) * grad_y;
-            }
-        }))
+        simd(
+            #[inline(always)]
+            || {
+                per_activation!(f, f => {
+                    for ((grad_x, &x), &grad_y) in grad_xs.iter_mut().zip(&xs[start..]).zip(&grad_ys[start..]) {
+                        *grad_x = f.derivative(x) * grad_y;
+                    }
+                })
+            },
+        )
     });
     grad_xs
 }
 
 struct Prelu;
+
+/// The sum of `x · grad_y` over all `x <= 0`, in an order that does not depend on the number of threads.
+fn grad_slope(xs: &[f32], grad_ys: &[f32]) -> f64 {
+    let chunks = xs.par_chunks(CHUNK).zip(grad_ys.par_chunks(CHUNK));
+    let sums: Vec<f64> = chunks
+        .map(|(xs, grad_ys)| {
+            simd(
+                #[inline(always)]
+                || {
+                    let mut lanes = [0.0_f64; 16];
+                    for (xs, grad_ys) in xs.chunks(16).zip(grad_ys.chunks(16)) {
+                        for ((lane, &x), &grad_y) in lanes.iter_mut().zip(xs).zip(grad_ys) {
+                            *lane += if x <= 0.0 { x as f64 * grad_y as f64 } else { 0.0 };
+                        }
+                    }
+                    lanes.iter().sum()
+                },
+            )
+        })
+        .collect();
+    sums.iter().sum()
+}
 
 impl CustomOp2 for Prelu {
     fn name(&self) -> &'static str {
@@ -108,9 +141,7 @@ impl CustomOp2 for Prelu {
         let f = Activation::Prelu { slope: with_values(slope, |slope| slope[0] as f64)? };
         let (grad_xs, grad_slope) = with_values(xs, |xs| {
             with_values(grad_ys, |grad_ys| {
-                let below = xs.iter().zip(grad_ys).filter(|(x, _)| **x <= 0.0);
-                let grad_slope: f64 = below.map(|(x, g)| *x as f64 * *g as f64).sum();
-                (backward(f, xs, grad_ys), grad_slope)
+                (backward(f, xs, grad_ys), grad_slope(xs, grad_ys))
             })
         })??;
         Ok((

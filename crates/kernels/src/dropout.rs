@@ -1,8 +1,10 @@
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 
-use crate::cpu::{CHUNK, for_chunks, is_fast, values, with_values};
+use crate::cpu::{CHUNK, for_chunks, is_fast, simd, values, with_values};
 use crate::error::argument;
 use crate::{SELU_ALPHA, SELU_LAMBDA};
 
@@ -60,21 +62,25 @@ impl Mask {
         if is_fast(&[xs]) { xs.contiguous()?.apply_op1(self) } else { twin::masked(xs, self) }
     }
 
-    /// Calls `write(i, kept)` for `count` elements from `start` on, a multiple of [`CHUNK`]: each chunk has
-    /// its own generator, so that chunks can be drawn in any order.
+    /// Calls `write(elements, whether each is kept)` for runs of the `count` elements from `start` on, a
+    /// multiple of [`CHUNK`]: each chunk has its own generator, so that chunks can be drawn in any order.
     #[inline(always)]
-    fn draw(&self, start: usize, count: usize, mut write: impl FnMut(usize, bool)) {
+    fn draw(&self, start: usize, count: usize, mut write: impl FnMut(Range<usize>, &[bool])) {
         use rand::Rng;
         // Scrambled, because seeds at regular distances would start generators that share most of their state.
         let chunk = scramble((start / CHUNK) as u64);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(scramble(self.seed ^ chunk));
         let bound = (self.rate * (1_u64 << 32) as f64) as u64;
-        for i in (0..count).step_by(2) {
-            let bits = rng.next_u64();
-            write(i, bits >> 32 >= bound);
-            if i + 1 < count {
-                write(i + 1, bits & 0xffff_ffff >= bound);
+        // In runs, so that only drawing the bits is scalar code: using them is vector code.
+        let mut kept = [false; 64];
+        for first in (0..count).step_by(kept.len()) {
+            for pair in kept.chunks_exact_mut(2) {
+                let bits = rng.next_u64();
+                pair[0] = bits >> 32 >= bound;
+                pair[1] = bits & 0xffff_ffff >= bound;
             }
+            let end = (first + kept.len()).min(count);
+            write(first..end, &kept[..end - first]);
         }
     }
 }
@@ -104,9 +110,16 @@ impl CustomOp1 for Mask {
         let mut ys = vec![0.0; xs.len()];
         for_chunks(&mut ys, |start, ys| {
             let xs = &xs[start..];
-            self.draw(start, ys.len(), |i, kept| {
-                ys[i] = if kept { scale * xs[i] + shift } else { dropped };
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    self.draw(start, ys.len(), |run, kept| {
+                        for ((y, &x), &kept) in ys[run.clone()].iter_mut().zip(&xs[run]).zip(kept) {
+                            *y = if kept { scale * x + shift } else { dropped };
+                        }
+                    });
+                },
+            );
         });
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
@@ -117,9 +130,17 @@ impl CustomOp1 for Mask {
         with_values(grad_ys, |grad_ys| {
             for_chunks(&mut grad_xs, |start, grad_xs| {
                 let grad_ys = &grad_ys[start..];
-                self.draw(start, grad_xs.len(), |i, kept| {
-                    grad_xs[i] = if kept { scale * grad_ys[i] } else { 0.0 };
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        self.draw(start, grad_xs.len(), |run, kept| {
+                            let grads = grad_xs[run.clone()].iter_mut().zip(&grad_ys[run]);
+                            for ((grad_x, &grad_y), &kept) in grads.zip(kept) {
+                                *grad_x = if kept { scale * grad_y } else { 0.0 };
+                            }
+                        });
+                    },
+                );
             });
         })?;
         Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
@@ -132,7 +153,9 @@ pub(crate) mod twin {
     pub(super) fn masked(xs: &Tensor, mask: Mask) -> Result<Tensor> {
         let mut keep = vec![0_u8; xs.elem_count()];
         for (chunk, keep) in keep.chunks_mut(CHUNK).enumerate() {
-            mask.draw(chunk * CHUNK, keep.len(), |i, kept| keep[i] = kept.into());
+            mask.draw(chunk * CHUNK, keep.len(), |run, kept| {
+                keep[run].iter_mut().zip(kept).for_each(|(keep, kept)| *keep = (*kept).into());
+            });
         }
         let keep = Tensor::from_vec(keep, xs.shape(), xs.device())?;
         let dropped = Tensor::full(mask.dropped, (), xs.device())?.to_dtype(xs.dtype())?;

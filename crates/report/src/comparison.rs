@@ -64,7 +64,12 @@ fn over_seeds(runs: &[Summary]) -> Vec<Group<'_>> {
             None => groups.push(Group(vec![run])),
         }
     }
-    groups.retain(|group| group.0.len() > 1);
+    groups.retain(|group| {
+        let mut seeds: Vec<u64> = group.0.iter().map(|run| run.run.seed).collect();
+        seeds.sort_unstable();
+        // A seed twice: these runs differ in something else, and have no common mean.
+        seeds.len() > 1 && seeds.windows(2).all(|pair| pair[0] < pair[1])
+    });
     groups
 }
 
@@ -209,8 +214,10 @@ fn sites<'a>(groups: &[Group<'a>]) -> Vec<&'a str> {
     sites
 }
 
+/// One layer in every run of a group; nothing where one of them lacks it.
 fn layers_at<'a>(group: &Group<'a>, site: &str) -> Vec<&'a LayerStats> {
-    group.0.iter().filter_map(|run| run.layers.iter().find(|layer| layer.site == site)).collect()
+    let at = |run: &&'a Summary| run.layers.iter().find(|layer| layer.site == site);
+    group.0.iter().map(at).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// Zeros, dead units and skewness of one layer, or of those that the rows name; empty cells are runs without it.

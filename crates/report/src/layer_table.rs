@@ -6,10 +6,10 @@ use crate::{
 
 /// What the columns of [`layer_table`] mean; printed once.
 pub(crate) const LEGEND: [&str; 6] = [
-    "zeros, train  share of values that are exactly zero, in the window that column 1 names and in training",
-    "dead          units that no gradient reached in the window; since the window before: +died -revived",
+    "zeros, train  share of exact zeros, in the window that the first column names and in training",
+    "dead          units that no gradient reached in the window; since the one before: +died -revived",
     "dormant       units whose mean |y| is at most 2.5% of their layer's mean, the dead ones included",
-    "skew, asym    skewness; distance to the mirror image: 0 symmetric, 0.5 ReLU of that, 1 one-sided",
+    "skew, asym    skewness; distance from the mirror image: 0 symmetric, 0.5 ReLU of that, 1 one-sided",
     "-8 .. 8       the distribution: columns are octaves, below 1/8 in the middle; the tallest is full",
     "=0            the exact zeros among all values: empty is none, full is all",
 ];

@@ -116,8 +116,10 @@ pub fn read_lines<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Vec<T>>
         }
     }
     // An object ends with its last byte, so a line that parses lacks nothing but its newline.
-    if let Ok(last) = parse(path, 0, &bytes[complete..]) {
-        records.push(last);
+    match parse(path, records.len() + 1, &bytes[complete..]) {
+        Ok(last) => records.push(last),
+        Err(newer @ Error::Version { .. }) => return Err(newer),
+        Err(_) => {}
     }
     Ok(records)
 }

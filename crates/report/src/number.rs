@@ -8,7 +8,7 @@ pub(crate) fn share(fraction: f64) -> String {
     match fraction * 100.0 {
         p if p == 0.0 || p == 100.0 => format!("{p:.0}%"),
         p if p > 0.0 && p < 0.05 => "<0.1%".into(),
-        p if p < 100.0 && p >= 99.95 => ">99.9%".into(),
+        p if (99.95..100.0).contains(&p) => ">99.9%".into(),
         p => format!("{p:.1}%"),
     }
 }
@@ -41,7 +41,7 @@ pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

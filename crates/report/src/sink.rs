@@ -81,8 +81,12 @@ impl<S: Sink> Sink for Vec<S> {
 }
 
 /// Tells every sink: a console that has gone away must not cost the run its files.
-fn each<S>(sinks: &mut [S], tell: impl FnMut(&mut S) -> Result<()>) -> Result<()> {
-    sinks.iter_mut().map(tell).fold(Ok(()), |first, next| first.and(next))
+fn each<S>(sinks: &mut [S], mut tell: impl FnMut(&mut S) -> Result<()>) -> Result<()> {
+    let mut first = Ok(());
+    for sink in sinks {
+        first = first.and(tell(sink));
+    }
+    first
 }
 
 #[cfg(test)]
@@ -101,9 +105,12 @@ mod tests {
             seen.push(report.epoch);
             Ok(())
         });
-        (&mut sink).epoch(&report(1))?;
-        let by_name: &mut dyn Sink = &mut sink;
-        vec![Box::new(by_name) as Box<dyn Sink>].epoch(&report(2))?;
+        fn tell(mut sink: impl Sink, epoch: u32) -> Result<()> {
+            sink.epoch(&report(epoch))
+        }
+        tell(&mut sink, 1)?;
+        let erased: &mut dyn Sink = &mut sink;
+        tell(vec![Box::new(erased) as Box<dyn Sink>], 2)?;
         sink.finish()?;
         assert_eq!(seen, [1, 2]);
         Ok(())

@@ -85,9 +85,21 @@ impl Optimizer {
         self.steps
     }
 
-    /// One step along `gradients`. A parameter without a gradient stays where it is.
+    /// One step along `gradients`. A parameter without a gradient stays where it is; in the first step, where
+    /// that is most often a mistake, a warning names it.
     pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
         let rate = self.learning_rate();
+        if self.steps == 0 {
+            let left_out = self.parameters.iter().filter(|(_, var, _)| gradients.get(var).is_none());
+            let names: Vec<&str> = left_out.map(|(name, _, _)| name.as_str()).collect();
+            if !names.is_empty() {
+                // candle_nn::LayerNorm and a few more have no backward pass, and candle does not say so.
+                tracing::warn!(
+                    "no gradient reaches {}: unused, or behind an operation without a backward pass",
+                    names.join(", ")
+                );
+            }
+        }
         let shrink = match self.config.clip_norm {
             Some(bound) => {
                 clip_factor(bound, self.parameters.iter().filter_map(|(_, var, _)| gradients.get(var)))?

@@ -1,0 +1,137 @@
+//! What the console shows, to the character.
+
+use std::io::{self, Write};
+
+use taper_report::{ConsoleConfig, ConsoleSink, EpochReport, Result, Score, Sink, Split, SplitReport};
+
+mod sample;
+
+fn printed(config: ConsoleConfig, reports: &[EpochReport]) -> Result<String> {
+    let mut sink = ConsoleSink::new(Vec::new(), config);
+    sink.begin(&sample::run("relu", 0.5, 1))?;
+    for report in reports {
+        sink.epoch(report)?;
+    }
+    Ok(String::from_utf8(sink.into_inner()).expect("text is UTF-8"))
+}
+
+/// Editors like to remove the blanks at the ends of lines.
+fn trimmed(text: &str) -> String {
+    text.lines().map(|line| line.trim_end().to_string() + "\n").collect()
+}
+
+#[test]
+fn an_epoch_is_a_line_and_a_table() -> Result<()> {
+    let config = ConsoleConfig { legend: false, ..ConsoleConfig::default() };
+    let text = printed(config, &[sample::report("relu", 0.5, 1, 3)])?;
+    let expected = "\
+relu-dropout0.5-seed1: mlp 784-512-256-10 on mnist, 535,818 parameters, relu, dropout 0.5, seed 1
+epoch  3/10  train 95.26% loss 0.1421  test 96.26% loss 0.1121  24,997 samples/s  tracking 3.1%
+  test   act   zeros  train  dead          dormant   mean    std  skew  asym  -8 -1    =0     1  8
+  conv1  relu  56.1%  55.7%    0/64              2  0.340  0.588  2.37  0.44          │▅▅│▄▄▆█▇▂▁
+  fc1    relu  71.6%  71.2%  12/512 +2 -1       14  0.196  0.460  3.33  0.28          │▆▆│▅▄▇█▆▂▁
+  fc2    relu  43.4%  43.0%   0/256              2  0.491  0.684  1.83  0.57          │▄▄│▃▃▅██▂▁
+  dead units: fc1 17, 48, 79, 110, 141, 172, 203, 234 and 4 more
+";
+    assert_eq!(trimmed(&text), expected);
+    Ok(())
+}
+
+#[test]
+fn every_row_of_a_table_is_equally_wide_and_no_line_wider_than_100() -> Result<()> {
+    for activation in ["relu", "selu", "tanh", "sigmoid"] {
+        let text = printed(ConsoleConfig::default(), &[sample::report(activation, 0.5, 1, 3)])?;
+        let table: Vec<_> = text.lines().skip_while(|line| !line.starts_with("  test ")).take(4).collect();
+        let widths: Vec<_> = table.iter().map(|line| line.chars().count()).collect();
+        assert!(widths.len() == 4 && widths.iter().all(|w| *w == widths[0]), "{widths:?}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_columns_are_explained_once() -> Result<()> {
+    let reports = [sample::report("relu", 0.5, 1, 1), sample::report("relu", 0.5, 1, 2)];
+    let text = printed(ConsoleConfig::default(), &reports)?;
+    assert_eq!(text.matches("share of exact zeros").count(), 1);
+    Ok(())
+}
+
+#[test]
+fn without_color_there_are_no_escapes_and_with_it_only_escapes_are_added() -> Result<()> {
+    let reports = [sample::report("relu", 0.5, 1, 2)];
+    let plain = printed(ConsoleConfig::default(), &reports)?;
+    assert!(!plain.contains(['\x1b', '\r']));
+    let mut colored = printed(ConsoleConfig { color: true, ..ConsoleConfig::default() }, &reports)?;
+    assert!(
+        colored.contains("\x1b[33m 11/512 +2 -1\x1b[0m") || colored.contains("\x1b[33m11/512 +2 -1\x1b[0m")
+    );
+    for code in [0, 1, 2, 31, 33] {
+        colored = colored.replace(&format!("\x1b[{code}m"), "");
+    }
+    assert_eq!(colored, plain);
+    Ok(())
+}
+
+#[test]
+fn the_train_window_stands_beside_or_has_a_table_of_its_own() -> Result<()> {
+    let reports = [sample::report("relu", 0.5, 1, 2)];
+    let one = printed(ConsoleConfig::default(), &reports)?;
+    assert!(one.contains("  test   act   zeros  train  dead"), "{one}");
+    let both = printed(ConsoleConfig { all_splits: true, ..ConsoleConfig::default() }, &reports)?;
+    assert!(
+        both.contains("  train  act   zeros  dead") && both.contains("  test   act   zeros  dead"),
+        "{both}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_fault_in_any_window_has_a_line_of_its_own() -> Result<()> {
+    let mut report = sample::report("relu", 0.5, 1, 2);
+    report.splits[0].layers[1].nan = 1200;
+    report.splits[0].layers[1].infinite = 1;
+    let text = printed(ConsoleConfig { color: true, ..ConsoleConfig::default() }, &[report])?;
+    let line = "  \x1b[31mfc1: 1,200 NaN and 1 infinite of 4,000 values (train)\x1b[0m\n";
+    assert!(text.contains(line), "{text}");
+    Ok(())
+}
+
+#[test]
+fn dead_units_are_named_in_lines_that_fit() -> Result<()> {
+    let mut report = sample::report("relu", 0.5, 1, 2);
+    for layer in &mut report.splits[1].layers {
+        layer.dead_units = (1000..1100).collect();
+    }
+    let text = printed(ConsoleConfig::default(), &[report])?;
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("  dead units: ")).collect();
+    assert_eq!(lines.len(), 3);
+    let first = "  dead units: conv1 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007 and 92 more";
+    assert_eq!(lines[0], first);
+    Ok(())
+}
+
+#[test]
+fn without_layers_or_timing_an_epoch_is_its_scores() -> Result<()> {
+    let score = Score { loss: f64::NAN, accuracy: 1.0, samples: 10 };
+    let report = EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Validation, score)] };
+    let text = printed(ConsoleConfig::default(), &[report])?;
+    assert_eq!(text.lines().nth(1), Some("epoch  1/10  validation 100.00% loss NaN"));
+    Ok(())
+}
+
+#[test]
+fn a_console_that_has_gone_away_is_an_error_and_no_panic() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut sink = ConsoleSink::new(Closed, ConsoleConfig::default());
+    let error = sink.epoch(&sample::report("relu", 0.5, 1, 1)).expect_err("the pipe is closed");
+    assert_eq!(error.to_string(), "console: broken pipe");
+}

@@ -1,0 +1,277 @@
+//! The run directory: its format is pinned here, byte by byte.
+
+use std::{fs, path::Path};
+
+use taper_report::{
+    ActivePerSample, EpochReport, Error, FiringRates, Histogram, LayerLine, LayerStats, MetricsLine,
+    Quantiles, Result, Run, RunDir, Score, Sink, Split, SplitReport, TimingLine, fresh_dir, read_config,
+    read_lines,
+};
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("the system has a directory for temporary files")
+}
+
+fn read(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    fs::read_to_string(path).map_err(Error::io(path))
+}
+
+fn write(path: impl AsRef<Path>, text: &str) -> Result<()> {
+    let path = path.as_ref();
+    fs::write(path, text).map_err(Error::io(path))
+}
+
+fn run() -> Run {
+    Run {
+        name: "relu".into(),
+        dataset: "digits".into(),
+        model: "mlp 64-4-10".into(),
+        activation: "relu".into(),
+        dropout: 0.5,
+        seed: 1,
+        parameters: 310,
+        epochs: 2,
+        config: serde_json::json!({ "batch_size": 32, "lr": 0.1 }),
+    }
+}
+
+/// Every field holds something, in numbers that are exact in binary.
+fn full_layer() -> LayerStats {
+    let mut histogram = Histogram::default();
+    [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0, -0.5].iter().for_each(|x| histogram.add(*x));
+    let mut between = [0; 20];
+    between[5] = 2;
+    LayerStats {
+        site: "fc1".into(),
+        activation: "relu".into(),
+        units: 4,
+        samples: 2,
+        values: 8,
+        zeros: 4,
+        negatives: 1,
+        positives: 3,
+        near_zeros: 4,
+        near_zero_bound: 0.01,
+        nan: 0,
+        infinite: 0,
+        zero_fraction: 0.5,
+        mean: Some(0.4375),
+        variance: Some(0.625),
+        skewness: Some(0.75),
+        excess_kurtosis: Some(-0.5),
+        min: Some(-0.5),
+        max: Some(2.0),
+        histogram: Some(histogram),
+        quantiles: Some(Quantiles { q01: -0.5, q05: -0.5, q25: 0.0, q50: 0.0, q75: 1.0, q95: 2.0, q99: 2.0 }),
+        asymmetry: Some(0.5),
+        flat_low: Some(0.5),
+        flat_high: Some(0.0),
+        dead: 1,
+        rare: Some(0),
+        always_on: 1,
+        dormant_0: 1,
+        dormant_0_025: 1,
+        dormant_0_1: 2,
+        died: Some(1),
+        revived: Some(0),
+        still_dead: Some(0),
+        dead_units: vec![3],
+        firing_rate: FiringRates { never: 1, between, always: 1 },
+        active_per_sample: Some(ActivePerSample { mean: 2.0, min: 1, max: 3 }),
+        population_sparseness: Some(0.25),
+        hoyer: Some(0.125),
+        samples_all_zero: Some(0),
+        lifetime_sparseness: Some(0.375),
+    }
+}
+
+fn report(epoch: u32) -> EpochReport {
+    let score = Score { loss: 0.25, accuracy: 0.875, samples: 128 };
+    let train = SplitReport {
+        learning_rate: Some(0.1),
+        seconds: 0.5,
+        tracking_seconds: 0.0625,
+        layers: vec![full_layer()],
+        ..SplitReport::new(Split::Train, score)
+    };
+    // Nothing that is optional: in its first window, of an activation without a floor at zero.
+    let bare =
+        LayerStats { site: "fc1".into(), activation: "selu".into(), units: 4, ..LayerStats::default() };
+    let test = SplitReport { layers: vec![bare], ..SplitReport::new(Split::Test, score) };
+    EpochReport { epoch, splits: vec![train, test] }
+}
+
+#[test]
+fn the_files_of_a_run_are_those_of_format_version_1() -> Result<()> {
+    let dir = temporary();
+    let mut sink = RunDir::create(dir.path().join("run"))?;
+    sink.begin(&run())?;
+    sink.epoch(&report(1))?;
+    for name in ["config.json", "metrics.jsonl", "layers.jsonl", "timing.jsonl"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let written = read(sink.path().join(name))?;
+        // To pin a new version: put the old files aside, and set this for one run.
+        if std::env::var_os("TAPER_WRITE_GOLDEN").is_some() {
+            write(&golden, &written)?;
+        }
+        assert_eq!(written, read(golden)?, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_written_is_read_back() -> Result<()> {
+    let dir = temporary();
+    let mut sink = RunDir::create(dir.path().join("new/parents/run"))?;
+    sink.begin(&run())?;
+    for epoch in 1..=2 {
+        sink.epoch(&report(epoch))?;
+        // At once, not when the sink goes away.
+        let metrics: Vec<MetricsLine> = read_lines(sink.path().join("metrics.jsonl"))?;
+        assert_eq!(metrics.len(), 2 * epoch as usize);
+        assert_eq!((metrics[0].loss, metrics[0].learning_rate), (Some(0.25), Some(0.1)));
+    }
+    sink.finish()?;
+    assert_eq!(read_config(sink.path().join("config.json"))?, run());
+    let layers: Vec<LayerLine> = read_lines(sink.path().join("layers.jsonl"))?;
+    assert_eq!((layers[2].epoch, layers[2].split), (2, Split::Train));
+    assert_eq!(layers[2].stats, full_layer());
+    let timing: Vec<TimingLine> = read_lines(sink.path().join("timing.jsonl"))?;
+    assert_eq!((timing[0].samples_per_second, timing[0].tracking_fraction), (256.0, 0.125));
+    Ok(())
+}
+
+#[test]
+fn time_changes_neither_metrics_nor_layers() -> Result<()> {
+    let dir = temporary();
+    let mut slow = report(1);
+    slow.splits.iter_mut().for_each(|of| of.seconds += 1.0);
+    let (mut a, mut b) = (RunDir::create(dir.path().join("a"))?, RunDir::create(dir.path().join("b"))?);
+    a.epoch(&report(1))?;
+    b.epoch(&slow)?;
+    for name in ["metrics.jsonl", "layers.jsonl"] {
+        assert_eq!(read(a.path().join(name))?, read(b.path().join(name))?);
+    }
+    assert_ne!(read(a.path().join("timing.jsonl"))?, read(b.path().join("timing.jsonl"))?);
+    Ok(())
+}
+
+#[test]
+fn a_directory_in_use_is_left_alone_and_the_next_name_taken() -> Result<()> {
+    let dir = temporary();
+    let wanted = dir.path().join("run");
+    let first = RunDir::create(&wanted)?;
+    assert_eq!(first.path(), wanted);
+    assert_eq!(RunDir::create(&wanted)?.path(), dir.path().join("run-2"));
+    write(dir.path().join("run-3"), "a file is no directory either")?;
+    assert_eq!(RunDir::create(&wanted)?.path(), dir.path().join("run-4"));
+    Ok(())
+}
+
+#[test]
+fn an_empty_directory_is_taken_as_it_is() -> Result<()> {
+    let dir = temporary();
+    assert_eq!(RunDir::create(dir.path())?.path(), dir.path());
+    let grid = fresh_dir(dir.path().join("grid"))?;
+    assert_eq!(fresh_dir(&grid)?, grid);
+    RunDir::create(grid.join("relu"))?;
+    assert_eq!(fresh_dir(&grid)?, dir.path().join("grid-2"));
+    Ok(())
+}
+
+#[test]
+fn threads_that_want_one_name_get_a_directory_each() -> Result<()> {
+    let dir = temporary();
+    let wanted = dir.path().join("run");
+    let mut taken: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| RunDir::create(&wanted))).collect();
+        threads.into_iter().map(|t| t.join().expect("no panic")).collect::<Result<Vec<_>>>()
+    })?;
+    taken.sort_by(|a, b| a.path().cmp(b.path()));
+    taken.dedup_by(|a, b| a.path() == b.path());
+    assert_eq!(taken.len(), 8);
+    Ok(())
+}
+
+#[test]
+fn a_second_run_does_not_overwrite_the_config_of_the_first() -> Result<()> {
+    let dir = temporary();
+    let mut sink = RunDir::create(dir.path())?;
+    sink.begin(&run())?;
+    let error = sink.begin(&run()).expect_err("there is one already").to_string();
+    assert!(error.contains("config.json"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_with_its_path() -> Result<()> {
+    let dir = temporary();
+    let file = dir.path().join("file");
+    write(&file, "")?;
+    let error = RunDir::create(file.join("run")).expect_err("nothing fits below a file").to_string();
+    assert!(error.starts_with(&file.display().to_string()), "{error}");
+    assert!(RunDir::create("/").is_err());
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_is_null() -> Result<()> {
+    let dir = temporary();
+    let mut sink = RunDir::create(dir.path())?;
+    let mut report = report(1);
+    report.splits[0].score.loss = f64::NAN;
+    report.splits[0].layers[0].mean = Some(f64::INFINITY);
+    sink.epoch(&report)?;
+    let path = sink.path().join("metrics.jsonl");
+    assert!(read(&path)?.starts_with(r#"{"v":1,"epoch":1,"split":"train","loss":null,"#));
+    assert_eq!(read_lines::<MetricsLine>(&path)?[0].loss, None);
+    assert_eq!(read_lines::<LayerLine>(sink.path().join("layers.jsonl"))?[0].stats.mean, None);
+    Ok(())
+}
+
+const METRICS: &str =
+    r#"{"v":1,"epoch":1,"split":"test","loss":0.5,"accuracy":0.5,"samples":2,"learning_rate":null}"#;
+
+#[test]
+fn a_line_that_breaks_off_at_the_end_is_dropped_wherever_it_breaks() -> Result<()> {
+    let dir = temporary();
+    let path = dir.path().join("metrics.jsonl");
+    for length in 0..METRICS.len() {
+        write(&path, &format!("{METRICS}\n{}", &METRICS[..length]))?;
+        assert_eq!(read_lines::<MetricsLine>(&path)?.len(), 1, "{length} bytes of the second line");
+    }
+    write(&path, &format!("{METRICS}\n{METRICS}"))?;
+    assert_eq!(read_lines::<MetricsLine>(&path)?.len(), 2, "it lacks the newline alone");
+    write(&path, "")?;
+    assert!(read_lines::<MetricsLine>(&path)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_broken_line_before_the_last_is_an_error_that_names_it() -> Result<()> {
+    let dir = temporary();
+    let path = dir.path().join("metrics.jsonl");
+    write(&path, &format!("{METRICS}\n{}\n{METRICS}\n", &METRICS[..30]))?;
+    let error = read_lines::<MetricsLine>(&path).expect_err("the second line is broken").to_string();
+    assert!(error.starts_with(&format!("{}:2: not a valid record", path.display())), "{error}");
+    Ok(())
+}
+
+#[test]
+fn unknown_fields_are_passed_over_and_newer_versions_refused() -> Result<()> {
+    let dir = temporary();
+    let path = dir.path().join("metrics.jsonl");
+    write(&path, &format!("{}\n", METRICS.replace("\"v\":1", "\"v\":1,\"perplexity\":[1]")))?;
+    assert_eq!(read_lines::<MetricsLine>(&path)?.len(), 1);
+    for end in ["\n", ""] {
+        write(&path, &(METRICS.replace("\"v\":1", "\"v\":2") + end))?;
+        let error = read_lines::<MetricsLine>(&path).expect_err("2 is newer").to_string();
+        let expected = format!(
+            "{}:1: expected format version 1 or older, found 2: read it with a newer taper",
+            path.display()
+        );
+        assert_eq!(error, expected);
+    }
+    Ok(())
+}

@@ -31,6 +31,10 @@ use taper::train::{
     Optimizer, OptimizerConfig, Schedule, evaluate, load_weights, parse_rule, save_weights, train_epoch,
 };
 
+/// Keeps the memory of one step for the next.
+#[global_allocator]
+static ALLOCATOR: taper::kernels::Recycle = taper::kernels::Recycle::new();
+
 /// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how
 /// the distribution leans. Several activations, dropout rates or seeds are compared side by side.
 #[derive(Parser, Clone, Debug)]

@@ -170,7 +170,7 @@ fn agent(url: &str, options: &Options) -> Result<Agent> {
         .timeout_global(Some(MAX_TIME))
         .timeout_resolve(Some(options.connect_timeout))
         .timeout_connect(Some(options.connect_timeout))
-        
+        .timeout_per_read(Some(options.stall_timeout))
         .timeout_per_write(Some(options.stall_timeout))
         .max_redirects(5);
     match uri.scheme_str() {

@@ -131,6 +131,7 @@ fn a_second_run_goes_on_where_the_first_was_interrupted() {
     let server = Server::start(|_| Behaviour::Serve);
     let data = fetch(cache.path(), &[&server.url]).unwrap();
     assert_eq!(server.requests()[0], ("train-images.gz".to_owned(), Some("bytes=200-".to_owned())));
+    assert_eq!(server.requests().len(), 4, "the rest of the first file is one request, not a new start");
     assert_eq!(data.train.pixels(), &contents()[0][16..]);
     assert_eq!(kept(cache.path()).len(), 4);
 }

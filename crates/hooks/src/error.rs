@@ -25,6 +25,24 @@ pub enum Error {
         /// Its shape.
         found: Vec<usize>,
     },
+    /// What went into an activation function and what came out differ in shape.
+    #[error("site '{site}': expected xs and ys of one shape, found {xs:?} and {ys:?}")]
+    ShapesDiffer {
+        /// The site.
+        site: String,
+        /// Shape of the pre-activations.
+        xs: Vec<usize>,
+        /// Shape of the post-activations.
+        ys: Vec<usize>,
+    },
+    /// Training and evaluation passes were to be recorded in one window.
+    #[error(
+        "site '{0}': training and evaluation in one window: call finish between them, or use a recorder for each"
+    )]
+    ModesMixed(String),
+    /// Recorders of different parts were to be merged, which would leave moments and the like of half the data.
+    #[error("recorders of different parts cannot be merged: make both with the same Parts")]
+    PartsDiffer,
     /// Something random was asked for outside training.
     #[error("no random numbers in evaluation mode: dropout and its like do nothing there")]
     NoRng,

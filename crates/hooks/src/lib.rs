@@ -8,12 +8,13 @@
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use taper_hooks::{Activation, Pass, Recorder, Site};
+//! use taper_kernels::activate;
 //!
 //! let site = Site::new("fc1", Activation::Relu);
 //! let mut recorder = Recorder::new();
 //! for batch in [[[-1.0_f32, 0.5], [-3.0, 2.0]], [[-0.1, -4.0], [-7.0, 8.0]]] {
 //!     let xs = Tensor::new(&batch, &Device::Cpu)?;
-//!     let ys = xs.relu()?;
+//!     let ys = activate(&xs, Activation::Relu)?;
 //!     Pass::eval(&mut recorder).see(&site, Activation::Relu, &xs, &ys)?;
 //! }
 //! let stats = &recorder.finish()[0];

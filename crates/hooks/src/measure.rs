@@ -227,6 +227,10 @@ impl PerSample {
     /// Adds one sample with `counted` finite values, of which `active` are not zero.
     #[inline(always)]
     fn add(&mut self, counted: u64, active: u64, sum_abs: f64, sum_squares: f64) {
+        if counted == 0 {
+            return;
+        }
+        self.counted += 1;
         self.active += active;
         self.min_active = self.min_active.min(active);
         self.max_active = self.max_active.max(active);
@@ -281,3 +285,6 @@ fn histogram(ys: &[f32], histogram: &mut Histogram, zeros: u64) {
     histogram.negative[0] -= u64::from(negative_zeros);
     histogram.zeros += zeros;
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,9 @@ impl<'a> Pass<'a> {
 
     /// Shows the observer what `activation` made of `xs` at `site`.
     ///
+    /// Compute `ys` with `taper_kernels::activate`, or with anything else that hands NaN on: candle's own
+    /// `relu` makes zeros of NaN, which no observer can then tell from sparsity.
+    ///
     /// # Shapes
     /// `xs` and `ys`: the same, `(N, units, ..)`.
     pub fn see(&mut self, site: &Site, activation: Activation, xs: &Tensor, ys: &Tensor) -> Result<()> {

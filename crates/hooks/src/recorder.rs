@@ -4,7 +4,7 @@ use taper_report::LayerStats;
 
 use crate::measure::Batch;
 use crate::tally::Tally;
-use crate::{Error, Observer, Seen, Site};
+use crate::{Error, Mode, Observer, Seen, Site};
 
 /// Which numbers a [`Recorder`] collects beside its counts: zeros, signs, flat values, and per unit what
 /// dead, rare, always-on and dormant need.
@@ -42,6 +42,7 @@ pub struct Recorder {
 #[derive(Clone, Debug)]
 struct Watched {
     site: Site,
+    mode: Mode,
     tally: Tally,
 }
 
@@ -94,14 +95,20 @@ impl Recorder {
     /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.
     ///
     /// # Errors
-    /// When a site of the same name has another number of units there.
+    /// When the other records other [`Parts`], or a site of the same name has another number of units or was
+    /// watched in another mode there. Nothing is added then.
     pub fn merge(&mut self, other: &Self) -> std::result::Result<(), Error> {
+        if self.parts != other.parts {
+            return Err(Error::PartsDiffer);
+        }
+        for theirs in &other.sites {
+            if let Some(own) = self.sites.iter().find(|w| w.site.name() == theirs.site.name()) {
+                own.check(theirs.mode, theirs.tally.units.len())?;
+            }
+        }
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.site.name() == theirs.site.name()) {
-                Some(own) => {
-                    check_units(&own.site, own.tally.units.len(), theirs.tally.units.len())?;
-                    own.tally.merge(&theirs.tally);
-                }
+                Some(own) => own.tally.merge(&theirs.tally),
                 None => self.sites.push(theirs.clone()),
             }
         }
@@ -114,7 +121,7 @@ impl Recorder {
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
-        for Watched { site, tally } in sites {
+        for Watched { site, tally, .. } in sites {
             let mut stats = tally.stats(self.parts, site.activation().is_zero_floored());
             stats.site = site.name().to_string();
             stats.activation = site.activation().to_string();
@@ -136,18 +143,29 @@ impl Recorder {
     }
 }
 
-fn check_units(site: &Site, expected: usize, found: usize) -> std::result::Result<(), Error> {
-    if expected == found {
-        return Ok(());
+impl Watched {
+    /// Whether more of this mode and number of units may be added.
+    fn check(&self, mode: Mode, units: usize) -> std::result::Result<(), Error> {
+        let (site, expected) = (self.site.name().to_string(), self.tally.units.len());
+        if self.mode != mode {
+            return Err(Error::ModesMixed(site));
+        }
+        if expected != units {
+            return Err(Error::UnitsChanged { site, expected, found: units });
+        }
+        Ok(())
     }
-    Err(Error::UnitsChanged { site: site.name().to_string(), expected, found })
 }
 
 impl Observer for Recorder {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         let name = seen.site.name();
+        if seen.xs.dims() != seen.ys.dims() {
+            let (xs, ys) = (seen.xs.dims().to_vec(), seen.ys.dims().to_vec());
+            return Err(Error::ShapesDiffer { site: name.to_string(), xs, ys }.into());
+        }
         let (units, positions) = match seen.ys.dims() {
-            [_, units, rest @ ..] if seen.xs.dims() == seen.ys.dims() => (*units, rest.iter().product()),
+            [_, units, rest @ ..] => (*units, rest.iter().product()),
             found => return Err(Error::Shape { site: name.to_string(), found: found.to_vec() }.into()),
         };
         let index = match self.sites.iter().position(|w| w.site.name() == name) {
@@ -156,11 +174,12 @@ impl Observer for Recorder {
                 if !own.site.is_same_place(seen.site) {
                     return Err(Error::SiteTwice(name.to_string()).into());
                 }
-                check_units(&own.site, own.tally.units.len(), units)?;
+                own.check(seen.mode, units)?;
                 index
             }
             None => {
-                self.sites.push(Watched { site: seen.site.clone(), tally: Tally::new(units) });
+                let (site, mode) = (seen.site.clone(), seen.mode);
+                self.sites.push(Watched { site, mode, tally: Tally::new(units) });
                 self.sites.len() - 1
             }
         };

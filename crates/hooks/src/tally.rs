@@ -49,6 +49,8 @@ pub(crate) struct Unit {
 /// What is summed up over samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PerSample {
+    /// Samples with a finite value: the others say nothing.
+    pub counted: u64,
     pub active: u64,
     pub min_active: u64,
     pub max_active: u64,
@@ -76,6 +78,7 @@ impl Tally {
             histogram: Histogram::default(),
             units: vec![Unit::default(); units],
             per_sample: PerSample {
+                counted: 0,
                 active: 0,
                 min_active: u64::MAX,
                 max_active: 0,
@@ -109,6 +112,7 @@ impl Tally {
             a.sum_squares += b.sum_squares;
         }
         let (a, b) = (&mut self.per_sample, &other.per_sample);
+        a.counted += b.counted;
         a.active += b.active;
         a.min_active = a.min_active.min(b.min_active);
         a.max_active = a.max_active.max(b.max_active);
@@ -136,7 +140,7 @@ impl Tally {
         let dormant = |tau: f64| scores.iter().filter(|s| **s <= tau).count() as u64;
         let histogram = (parts.histogram && finite > 0).then(|| self.histogram.clone());
         let moments = (parts.moments && finite > 0).then_some(&self.moments);
-        let samples = (parts.samples && self.samples > 0).then_some(&self.per_sample);
+        let samples = (parts.samples && self.per_sample.counted > 0).then_some(&self.per_sample);
         let scored = samples.filter(|s| s.scored > 0);
         LayerStats {
             units: self.units.len() as u64,
@@ -155,8 +159,9 @@ impl Tally {
             variance: moments.and_then(Moments::variance),
             skewness: moments.and_then(Moments::skewness),
             excess_kurtosis: moments.and_then(Moments::excess_kurtosis),
-            min: moments.map(|m| m.min as f64),
-            max: moments.map(|m| m.max as f64),
+            // Adding 0 makes -0 a plain 0: which of the two is met first depends on the order of merging.
+            min: moments.map(|m| m.min as f64 + 0.0),
+            max: moments.map(|m| m.max as f64 + 0.0),
             quantiles: histogram.as_ref().and_then(quantiles),
             asymmetry: histogram.as_ref().and_then(Histogram::asymmetry),
             histogram,
@@ -171,7 +176,7 @@ impl Tally {
             dormant_0_1: dormant(0.1),
             firing_rate: self.firing_rates(),
             active_per_sample: samples.map(|s| ActivePerSample {
-                mean: s.active as f64 / self.samples as f64,
+                mean: s.active as f64 / s.counted as f64,
                 min: s.min_active,
                 max: s.max_active,
             }),

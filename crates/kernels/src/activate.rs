@@ -140,9 +140,7 @@ impl CustomOp2 for Prelu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let f = Activation::Prelu { slope: with_values(slope, |slope| slope[0] as f64)? };
         let (grad_xs, grad_slope) = with_values(xs, |xs| {
-            with_values(grad_ys, |grad_ys| {
-                (backward(f, xs, grad_ys), grad_slope(xs, grad_ys))
-            })
+            with_values(grad_ys, |grad_ys| (backward(f, xs, grad_ys), grad_slope(xs, grad_ys)))
         })??;
         Ok((
             Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?),

@@ -64,15 +64,14 @@ impl Mask {
 
     /// Calls `write(elements, whether each is kept)` for runs of the `count` elements from `start` on, a
     /// multiple of [`CHUNK`]: each chunk has its own generator, so that chunks can be drawn in any order.
-    #[inline(always)]
     fn draw(&self, start: usize, count: usize, mut write: impl FnMut(Range<usize>, &[bool])) {
         use rand::Rng;
         // Scrambled, because seeds at regular distances would start generators that share most of their state.
         let chunk = scramble((start / CHUNK) as u64);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(scramble(self.seed ^ chunk));
         let bound = (self.rate * (1_u64 << 32) as f64) as u64;
-        // In runs, so that only drawing the bits is scalar code: using them is vector code.
-        let mut kept = [false; 64];
+        // Drawing is scalar code; what is done with a run of results is vector code.
+        let mut kept = [false; 1024];
         for first in (0..count).step_by(kept.len()) {
             for pair in kept.chunks_exact_mut(2) {
                 let bits = rng.next_u64();
@@ -90,6 +89,18 @@ fn scramble(z: u64) -> u64 {
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// `scale · x + shift` for every kept `x`, `dropped` for the others.
+fn choose(kept: &[bool], xs: &[f32], ys: &mut [f32], (scale, shift, dropped): (f32, f32, f32)) {
+    simd(
+        #[inline(always)]
+        move || {
+            for ((y, &x), &kept) in ys.iter_mut().zip(xs).zip(kept) {
+                *y = if kept { scale * x + shift } else { dropped };
+            }
+        },
+    );
 }
 
 fn check(rate: f64) -> Result<()> {
@@ -110,16 +121,9 @@ impl CustomOp1 for Mask {
         let mut ys = vec![0.0; xs.len()];
         for_chunks(&mut ys, |start, ys| {
             let xs = &xs[start..];
-            simd(
-                #[inline(always)]
-                || {
-                    self.draw(start, ys.len(), |run, kept| {
-                        for ((y, &x), &kept) in ys[run.clone()].iter_mut().zip(&xs[run]).zip(kept) {
-                            *y = if kept { scale * x + shift } else { dropped };
-                        }
-                    });
-                },
-            );
+            self.draw(start, ys.len(), |run, kept| {
+                choose(kept, &xs[run.clone()], &mut ys[run], (scale, shift, dropped));
+            });
         });
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
@@ -130,17 +134,9 @@ impl CustomOp1 for Mask {
         with_values(grad_ys, |grad_ys| {
             for_chunks(&mut grad_xs, |start, grad_xs| {
                 let grad_ys = &grad_ys[start..];
-                simd(
-                    #[inline(always)]
-                    || {
-                        self.draw(start, grad_xs.len(), |run, kept| {
-                            let grads = grad_xs[run.clone()].iter_mut().zip(&grad_ys[run]);
-                            for ((grad_x, &grad_y), &kept) in grads.zip(kept) {
-                                *grad_x = if kept { scale * grad_y } else { 0.0 };
-                            }
-                        });
-                    },
-                );
+                self.draw(start, grad_xs.len(), |run, kept| {
+                    choose(kept, &grad_ys[run.clone()], &mut grad_xs[run], (scale, 0.0, 0.0));
+                });
             });
         })?;
         Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))

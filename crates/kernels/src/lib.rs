@@ -3,9 +3,10 @@
 //! Every function takes and returns candle tensors. For `f32` on the CPU it runs a kernel of this crate;
 //! for other devices and dtypes it runs its *twin*, the same formula in candle operations, which is also
 //! what the tests compare the kernel with. Kernels choose their instructions when they run, so a program
-//! built with default flags gets the speed of the CPU it runs on, and every CPU computes the same bits.
+//! built with default flags gets the speed of the CPU it runs on. Elementwise kernels compute the same bits
+//! on every CPU; matrix products need not, because they use what the CPU has.
 //!
-//! Reductions have a fixed order: with the same number of threads the same input gives the same bits.
+//! Reductions have a fixed order: the same input gives the same bits, whatever the number of threads.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -31,6 +32,7 @@ mod error;
 mod linear;
 mod math;
 mod pool;
+mod recycle;
 mod step;
 
 pub use activate::{activate, derivatives, prelu};
@@ -42,6 +44,7 @@ pub use dropout::{alpha_dropout, dropout};
 pub use error::Error;
 pub use linear::linear;
 pub use pool::{avg_pool2d, max_pool2d};
+pub use recycle::Recycle;
 pub use step::{Rule, Slots};
 
 /// The same formulas in candle's own operations, with candle's autograd: what the kernels are tested

@@ -67,24 +67,26 @@ impl Cnn {
         let (mut maps, mut h, mut w) = config.input;
         let mut convolutions = Vec::new();
         for (i, &channels) in config.channels.iter().enumerate() {
+            let kernel = config.kernel;
+            // Before any weight is made: kernels that do not fit may not fit into memory either.
+            if h < kernel || w < kernel {
+                return too_small(format!(
+                    "conv{}: kernels of {kernel}×{kernel} do not fit an input of {h}×{w}",
+                    i + 1
+                ));
+            }
             let vb = vb.pp(format!("conv{}", i + 1));
-            let conv =
-                Conv2d::new(maps, channels, config.kernel, Conv2dGeometry::default(), init, vb.clone())?;
+            let conv = Conv2d::new(maps, channels, kernel, Conv2dGeometry::default(), init, vb.clone())?;
             convolutions.push((conv, Act::new(config.activation, vb)?));
             maps = channels;
-            let shrink = |side: usize| side.checked_sub(config.kernel - 1).filter(|side| *side > 0);
-            (h, w) = match (shrink(h), shrink(w)) {
-                (Some(h), Some(w)) => (h, w),
-                _ => {
-                    return too_small(format!(
-                        "conv{}: kernels of {k}×{k} do not fit an input of {h}×{w}",
-                        i + 1,
-                        k = config.kernel
-                    ));
-                }
-            };
+            (h, w) = (h - kernel + 1, w - kernel + 1);
         }
-        if config.pool == 0 || h < config.pool || w < config.pool {
+        if config.pool == 0 {
+            let message =
+                "pooling: expected a window of at least 1×1, found 0×0: 1 pools nothing".to_string();
+            return Err(Error::Argument(message).into());
+        }
+        if h < config.pool || w < config.pool {
             return too_small(format!(
                 "pooling: a window of {p}×{p} does not fit an input of {h}×{w}",
                 p = config.pool

@@ -91,7 +91,9 @@ fn infinities_give_the_limits() {
 
 #[test]
 fn functions_through_zero_map_both_zeros_to_zero() {
-    for f in Activation::ALL.into_iter().filter(|f| !matches!(f.name(), "sigmoid" | "softplus" | "hardsigmoid")) {
+    for f in
+        Activation::ALL.into_iter().filter(|f| !matches!(f.name(), "sigmoid" | "softplus" | "hardsigmoid"))
+    {
         let xs = Tensor::new(&[0.0_f32, -0.0], &Device::Cpu).unwrap();
         for ys in [activate(&xs, f).unwrap(), twin::activate(&xs, f).unwrap()] {
             assert_eq!(flat(&ys), [0.0, 0.0], "{f}");

@@ -74,10 +74,15 @@ fn pooling_names_what_does_not_fit() {
 #[test]
 fn cross_entropy_names_what_does_not_fit() {
     let run = |logits: [usize; 2], targets: Vec<u32>| {
-        error(move |d| cross_entropy(&zeros(&logits, d), &Tensor::new(targets.clone(), &Device::Cpu).unwrap()))
+        error(move |d| {
+            cross_entropy(&zeros(&logits, d), &Tensor::new(targets.clone(), &Device::Cpu).unwrap())
+        })
     };
     assert_eq!(run([3, 4], vec![0, 4, 1]), "cross_entropy: expected targets below 4, found 4");
-    assert_eq!(run([3, 4], vec![0, u32::MAX, 1]), "cross_entropy: expected targets below 4, found 4294967295");
+    assert_eq!(
+        run([3, 4], vec![0, u32::MAX, 1]),
+        "cross_entropy: expected targets below 4, found 4294967295"
+    );
     assert!(run([3, 4], vec![0, 1]).contains("expected 3 targets of type u32, found U32 of shape [2]"));
     assert!(run([0, 4], vec![]).contains("at least one sample and class, found 0×4"));
     assert!(run([2, 0], vec![0, 0]).contains("at least one sample and class, found 2×0"));

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use taper_kernels::{
-    Activation, Conv2dGeometry, activate, avg_pool2d, conv2d, cross_entropy, dropout, linear, max_pool2d, twin,
+    Activation, Conv2dGeometry, activate, avg_pool2d, conv2d, cross_entropy, dropout, linear, max_pool2d,
+    twin,
 };
 
 use crate::{bits, flat, gradients, random, var};
@@ -86,7 +87,9 @@ fn layers_without_inputs_or_outputs_are_sums_of_nothing() {
 
 #[test]
 fn ties_go_to_the_first_maximum() {
-    let xs = var(&Tensor::new(&[[[[1.0_f32, 2.0, 5.0], [2.0, 2.0, 5.0], [0.0, 0.0, 5.0]]]], &Device::Cpu).unwrap());
+    let xs = var(
+        &Tensor::new(&[[[[1.0_f32, 2.0, 5.0], [2.0, 2.0, 5.0], [0.0, 0.0, 5.0]]]], &Device::Cpu).unwrap()
+    );
     for pool in [max_pool2d, twin::max_pool2d] {
         let ys = pool(&xs, (2, 2), (1, 1)).unwrap();
         assert_eq!(flat(&ys), [2.0, 5.0, 2.0, 5.0]);
@@ -116,7 +119,10 @@ fn nan_wins_every_maximum_and_spoils_only_its_windows() {
 fn nan_reaches_the_loss_through_linear_conv2d_and_cross_entropy() {
     let nan = |shape: &[usize]| {
         let n: usize = shape.iter().product();
-        Tensor::new([vec![f32::NAN], vec![0.0; n - 1]].concat(), &Device::Cpu).unwrap().reshape(shape).unwrap()
+        Tensor::new([vec![f32::NAN], vec![0.0; n - 1]].concat(), &Device::Cpu)
+            .unwrap()
+            .reshape(shape)
+            .unwrap()
     };
     // A zero weight does not hide a NaN: 0 · NaN is NaN.
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();

@@ -9,7 +9,7 @@ use taper_kernels::{
     Activation, Conv2dGeometry, activate, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu, twin,
 };
 
-use crate::{assert_close, gradients, var};
+use crate::{assert_close, gradients, largest, var};
 
 pub fn load(name: &str) -> HashMap<String, Tensor> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
@@ -18,6 +18,9 @@ pub fn load(name: &str) -> HashMap<String, Tensor> {
 }
 
 /// Runs `f` on the named arguments of a file in `dtype`; compares its result and all gradients with the file's.
+///
+/// Gradients are sums, so "near zero" is measured against the largest of them: where the largest is 43, PyTorch's own
+/// rounding (against the same sums in f64) reaches 1.5e-5, and our kernel's 0.6e-5.
 #[track_caller]
 fn check(name: &str, arguments: &[&str], dtype: DType, f: impl Fn(&[Var]) -> candle_core::Result<Tensor>) {
     let golden = load(name);
@@ -29,7 +32,8 @@ fn check(name: &str, arguments: &[&str], dtype: DType, f: impl Fn(&[Var]) -> can
     let grads = gradients(&ys, &grad_ys, &args.iter().collect::<Vec<_>>());
     for (grad, argument) in grads.iter().zip(arguments) {
         let want = &golden[&format!("grad_{argument}")];
-        assert_close(&format!("{name}: gradient of {argument}"), grad, want, 1e-5, 1e-6);
+        let near_zero = 1e-6 * largest(want).max(1.0);
+        assert_close(&format!("{name}: gradient of {argument}"), grad, want, 1e-5, near_zero);
     }
 }
 
@@ -181,11 +185,9 @@ fn prelu_is_leaky_relu_with_a_gradient_for_its_slope() {
     let xs = [-2.0_f32, -0.5, 0.0, 1.5, -4.0, 88.8, -1e4];
     let grad_ys = [1.0_f32, -2.0, 5.0, 7.0, 0.25, 1.0, 1e-3];
     let want_slope = -2.0 + 1.0 - 1.0 - 10.0;
-    for (f, dtype) in [
-        (prelu as fn(&Tensor, &Tensor) -> _, DType::F32),
-        (twin::prelu, DType::F32),
-        (prelu, DType::F64),
-    ] {
+    for (f, dtype) in
+        [(prelu as fn(&Tensor, &Tensor) -> _, DType::F32), (twin::prelu, DType::F32), (prelu, DType::F64)]
+    {
         let make = |v: &[f32]| Tensor::new(v, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         let (xs, slope, grad_ys) = (var(&make(&xs)), var(&make(&[0.01])), make(&grad_ys));
         let ys = f(&xs, &slope).unwrap();

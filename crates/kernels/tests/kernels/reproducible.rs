@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use taper_kernels::{
-    Activation, Conv2dGeometry, Rule, Slots, activate, alpha_dropout, avg_pool2d, conv2d, cross_entropy, dropout,
-    linear, max_pool2d, prelu,
+    Activation, Conv2dGeometry, Rule, Slots, activate, alpha_dropout, avg_pool2d, conv2d, cross_entropy,
+    dropout, linear, max_pool2d, prelu,
 };
 
 use crate::{bits, gradients, random, var};
@@ -31,7 +31,12 @@ fn the_same_with_any_number_of_threads(what: &str, f: impl Fn() -> Vec<Vec<u32>>
             let different = one.iter().zip(many).filter(|(a, b)| a != b).count();
             let worst = one.iter().zip(many).map(|(a, b)| (f32::from_bits(*a) - f32::from_bits(*b)).abs());
             let worst = worst.fold(0.0, f32::max);
-            assert_eq!(different, 0, "{what}, result {i}, {threads} threads: of {}, worst {worst}", one.len());
+            assert_eq!(
+                different,
+                0,
+                "{what}, result {i}, {threads} threads: of {}, worst {worst}",
+                one.len()
+            );
         }
     }
 }
@@ -48,7 +53,9 @@ fn linear_gives_the_same_bits() {
 
 #[test]
 fn conv2d_gives_the_same_bits() {
-    for (n, c, size, o, stride, padding) in [(37, 3, 13, 5, 1, 0), (5, 16, 14, 32, 2, 1), (128, 1, 28, 32, 1, 0)] {
+    for (n, c, size, o, stride, padding) in
+        [(37, 3, 13, 5, 1, 0), (5, 16, 14, 32, 2, 1), (128, 1, 28, 32, 1, 0)]
+    {
         let args = [random(1, &[n, c, size, size]), random(2, &[o, c, 3, 3]), random(3, &[o])];
         the_same_with_any_number_of_threads("conv2d", || {
             run(&args, |a| conv2d(&a[0], &a[1], Some(&a[2]), Conv2dGeometry { stride, padding }))

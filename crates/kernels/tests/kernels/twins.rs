@@ -9,7 +9,11 @@ use crate::{assert_close_in_scale, cases, gradients, random, scattered, var};
 /// Runs kernel and twin on the same arguments, and the kernel on the same values behind other memory layouts and
 /// in f64; all must agree in value and gradients.
 #[track_caller]
-fn agree(args: &[Tensor], kernel: impl Fn(&[Tensor]) -> Result<Tensor>, twin: impl Fn(&[Tensor]) -> Result<Tensor>) {
+fn agree(
+    args: &[Tensor],
+    kernel: impl Fn(&[Tensor]) -> Result<Tensor>,
+    twin: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
     let run = |f: &dyn Fn(&[Tensor]) -> Result<Tensor>, args: &[Tensor], layout: fn(&Tensor) -> Tensor| {
         let vars: Vec<Var> = args.iter().map(var).collect();
         let seen: Vec<Tensor> = vars.iter().map(|v| layout(v)).collect();
@@ -23,8 +27,12 @@ fn agree(args: &[Tensor], kernel: impl Fn(&[Tensor]) -> Result<Tensor>, twin: im
     let view = |xs: &Tensor| if xs.rank() < 2 { xs.clone() } else { scattered(xs) };
     let wide: Vec<Tensor> = args.iter().map(|a| a.to_dtype(DType::F64).unwrap()).collect();
     let want = run(&twin, &wide, plain);
-    let results =
-        [run(&kernel, args, plain), run(&twin, args, plain), run(&kernel, args, view), run(&kernel, &wide, plain)];
+    let results = [
+        run(&kernel, args, plain),
+        run(&twin, args, plain),
+        run(&kernel, args, view),
+        run(&kernel, &wide, plain),
+    ];
     for (who, got) in ["kernel", "twin", "kernel on views", "kernel in f64"].iter().zip(results) {
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             let what = if i < args.len() { format!("gradient {i}") } else { "value".to_string() };

@@ -1,0 +1,215 @@
+//! The vectorised pass against its plain twin, and the laws of merging.
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
+use rand::RngExt;
+
+use super::*;
+
+/// Property tests with a fixed seed: the same cases on every run and machine.
+fn cases(n: u32) -> Config {
+    Config { cases: n, failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..Config::default() }
+}
+
+/// A batch that owns its values.
+#[derive(Debug)]
+struct Owned {
+    activation: Activation,
+    units: usize,
+    positions: usize,
+    xs: Vec<f32>,
+    ys: Vec<f32>,
+}
+
+impl Owned {
+    /// Values of every kind a layer may hold; `ys` are finite unless `faults`.
+    fn new(
+        activation: usize,
+        (samples, units, positions): (usize, usize, usize),
+        seed: u64,
+        faults: bool,
+    ) -> Self {
+        let activation = Activation::ALL[activation];
+        let mut rng = crate::rng(seed);
+        let (zeros, odd) = (rng.random_range(0..10), rng.random_range(0..4));
+        let mut pair = || {
+            let x = match rng.random_range(0..20) {
+                k if k < zeros => 0.0,
+                k if k >= 20 - odd => {
+                    let sign = if rng.random::<bool>() { 1.0 } else { -1.0 };
+                    sign * [0.0, 1e-45, 1e-40, 1e-30, 9.5e-7, 0.01, 6.0, 4096.0, 1e9, 3e18, 3e38]
+                        [rng.random_range(0..11)]
+                }
+                _ => rng.random_range(-4.0_f32..4.0),
+            };
+            let y = activation.value(x);
+            match (faults, rng.random_range(0..50)) {
+                (true, 0) => (f32::NAN, f32::NAN),
+                (true, 1) => (x, f32::INFINITY),
+                (true, 2) => (x, f32::NEG_INFINITY),
+                _ if y.is_finite() => (x, y),
+                _ => (0.5, activation.value(0.5)),
+            }
+        };
+        let (xs, ys) = (0..samples * units * positions).map(|_| pair()).unzip();
+        Self { activation, units, positions, xs, ys }
+    }
+
+    /// The samples of a range.
+    fn batch(&self, samples: std::ops::Range<usize>) -> Batch<'_> {
+        let size = self.units * self.positions;
+        let range = samples.start * size..samples.end * size;
+        Batch {
+            activation: self.activation,
+            units: self.units,
+            positions: self.positions,
+            xs: &self.xs[range.clone()],
+            ys: &self.ys[range],
+        }
+    }
+
+    fn all(&self) -> Batch<'_> {
+        self.batch(0..self.ys.len() / (self.units * self.positions))
+    }
+}
+
+/// Of merging.
+const TIGHT: f64 = 1e-12;
+/// Of the third and fourth moment against the twin, which adds all values up in one long row and loses half an
+/// ulp with each.
+const LOOSE: f64 = 1e-11;
+
+fn near(a: f64, b: f64, scale: f64, what: &str) -> Result<(), TestCaseError> {
+    prop_assert!((a - b).abs() <= TIGHT * scale, "{what}: {a} against {b}, scale {scale}");
+    Ok(())
+}
+
+/// Counts and histograms to the bit; sums to 1e-12 of the sum of their terms' magnitudes.
+fn same(a: &Tally, b: &Tally) -> Result<(), TestCaseError> {
+    same_to(TIGHT, a, b)
+}
+
+fn same_to(tolerance: f64, a: &Tally, b: &Tally) -> Result<(), TestCaseError> {
+    let counts = |t: &Tally| {
+        let Tally { samples, values, zeros, negatives, positives, near_zeros, nan, infinite, .. } = *t;
+        [samples, values, zeros, negatives, positives, near_zeros, nan, infinite, t.flat_low, t.flat_high]
+    };
+    prop_assert_eq!(counts(a), counts(b));
+    prop_assert_eq!(&a.histogram, &b.histogram);
+    prop_assert_eq!(a.units.len(), b.units.len());
+    for (a, b) in a.units.iter().zip(&b.units) {
+        prop_assert_eq!((a.observations, a.fired, a.passed), (b.observations, b.fired, b.passed));
+        near(a.sum, b.sum, b.sum_abs, "sum")?;
+        near(a.sum_abs, b.sum_abs, b.sum_abs, "sum of magnitudes")?;
+        near(a.sum_squares, b.sum_squares, b.sum_squares, "sum of squares")?;
+    }
+    let (p, q) = (&a.per_sample, &b.per_sample);
+    prop_assert_eq!(
+        (p.counted, p.active, p.min_active, p.max_active, p.all_zero, p.scored),
+        (q.counted, q.active, q.min_active, q.max_active, q.all_zero, q.scored)
+    );
+    near(p.population, q.population, q.scored as f64, "population")?;
+    near(p.hoyer, q.hoyer, q.scored as f64, "hoyer")?;
+    let (m, n) = (&a.moments, &b.moments);
+    prop_assert_eq!((m.count, m.min, m.max), (n.count, n.min, n.max));
+    if n.count == 0 {
+        return Ok(());
+    }
+    near(m.mean, n.mean, b.units.iter().map(|u| u.sum_abs).sum::<f64>() / n.count as f64, "mean")?;
+    near(m.variance().unwrap(), n.variance().unwrap(), n.variance().unwrap(), "variance")?;
+    prop_assert_eq!(m.skewness().is_some(), n.skewness().is_some());
+    if let Some(kurtosis) = n.excess_kurtosis() {
+        // The terms of the third moment cancel: they are at most √(m2 m4) together.
+        near(
+            m.skewness().unwrap(),
+            n.skewness().unwrap(),
+            (kurtosis + 3.0).sqrt() * tolerance / TIGHT,
+            "skewness",
+        )?;
+        near(m.excess_kurtosis().unwrap(), kurtosis, (kurtosis + 3.0) * tolerance / TIGHT, "kurtosis")?;
+    }
+    Ok(())
+}
+
+fn shapes() -> impl Strategy<Value = (usize, usize, usize)> {
+    (0_usize..20, 1_usize..40, prop_oneof![Just(1), 2_usize..9, Just(9), Just(25), Just(130), Just(1100)])
+}
+
+fn activations() -> std::ops::Range<usize> {
+    0..Activation::ALL.len()
+}
+
+fn merged(a: &Tally, b: &Tally) -> Tally {
+    let mut sum = a.clone();
+    sum.merge(b);
+    sum
+}
+
+proptest! {
+    #![proptest_config(cases(96))]
+
+    #[test]
+    fn the_vectorised_pass_counts_what_the_definitions_count(
+        shape in shapes(), activation in activations(), seed in any::<u64>(),
+    ) {
+        let owned = Owned::new(activation, shape, seed, false);
+        same_to(LOOSE, &owned.all().fast(Parts::FULL), &owned.all().plain(Parts::FULL))?;
+    }
+
+    #[test]
+    fn blocks_on_all_threads_count_what_the_definitions_count_also_with_faults(
+        shape in shapes(), activation in activations(), seed in any::<u64>(), faults in any::<bool>(),
+    ) {
+        let owned = Owned::new(activation, shape, seed, faults);
+        same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().plain(Parts::FULL))?;
+    }
+
+    #[test]
+    fn a_window_may_be_split_into_batches_of_any_size(
+        shape in shapes(), activation in activations(), seed in any::<u64>(), size in 1_usize..21,
+    ) {
+        let owned = Owned::new(activation, shape, seed, seed % 3 == 0);
+        let mut split = Tally::new(owned.units);
+        for start in (0..shape.0).step_by(size) {
+            split.merge(&owned.batch(start..(start + size).min(shape.0)).tally(Parts::FULL));
+        }
+        same(&split, &owned.all().tally(Parts::FULL))?;
+    }
+
+    #[test]
+    fn merging_is_associative_and_commutative(
+        (_, units, positions) in shapes(), n in [0_usize..9, 0..9, 0..9], activation in activations(), seed in any::<u64>(),
+    ) {
+        let [a, b, c] = [0, 1, 2].map(|i| {
+            Owned::new(activation, (n[i], units, positions), seed ^ i as u64, i == 1).all().tally(Parts::FULL)
+        });
+        same(&merged(&merged(&a, &b), &c), &merged(&a, &merged(&b, &c)))?;
+        same(&merged(&a, &b), &merged(&b, &a))?;
+        same(&merged(&a, &Tally::new(units)), &a)?;
+        same(&merged(&Tally::new(units), &a), &a)?;
+    }
+}
+
+#[test]
+fn a_row_wider_than_an_inner_loop_is_counted_unit_by_unit() {
+    for activation in 0..Activation::ALL.len() {
+        let owned = Owned::new(activation, (3, 2 * CHUNK + 5, 1), activation as u64, false);
+        same_to(LOOSE, &owned.all().fast(Parts::FULL), &owned.all().plain(Parts::FULL)).unwrap();
+    }
+}
+
+#[test]
+fn a_sample_larger_than_a_block_is_one_block() {
+    let owned = Owned::new(1, (3, 37, 1100), 5, false);
+    assert!(37 * 1100 > BLOCK);
+    same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().plain(Parts::FULL)).unwrap();
+}
+
+#[test]
+fn counts_are_the_same_whichever_parts_are_wanted() {
+    let owned = Owned::new(1, (7, 5, 9), 3, false);
+    let (counts, full) = (owned.all().tally(Parts::COUNTS), owned.all().tally(Parts::FULL));
+    assert_eq!((counts.zeros, counts.positives, &counts.units), (full.zeros, full.positives, &full.units));
+    assert_eq!((counts.moments.count, counts.histogram.total()), (0, 0));
+}

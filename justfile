@@ -1,0 +1,15 @@
+# What CI runs: the tests, then formatting, lints and documentation with warnings denied.
+check:
+    bash .ci/run
+
+# All tests; set TAPER_DATA to a directory with the MNIST files to run those that need them.
+test:
+    cargo test --workspace
+
+# Train on MNIST and watch: `just mnist --act selu`.
+mnist *ARGS:
+    cargo run --example mnist -- {{ARGS}}
+
+# The documentation of all crates, in a browser.
+doc:
+    cargo doc --workspace --no-deps --open

@@ -81,8 +81,8 @@ struct Args {
     /// Pull weights towards zero [default: 0.01 for adamw, otherwise 0]
     #[arg(long, value_parser = not_negative)]
     weight_decay: Option<f64>,
-    /// constant, step:EPOCHS[:FACTOR], warmup:EPOCHS or cosine[:WARM-UP EPOCHS]
-    #[arg(long, default_value = "constant", value_parser = schedule)]
+    /// Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS
+    #[arg(long, default_value = "cosine", value_parser = schedule)]
     schedule: String,
     /// Scale gradients down to this common norm
     #[arg(long, value_name = "NORM", value_parser = not_negative)]

@@ -88,7 +88,7 @@ impl Labels {
         let may_be_shared: [(&str, Label, &str); 4] = [
             (" on ", ("data set", |r| r.run.dataset.clone()), ""),
             (", ", ("model", |r| r.run.model.clone()), ""),
-            (", ", ("epochs", epochs), " epochs"),
+            (", ", ("epochs", epochs), if runs[0].run.epochs == 1 { " epoch" } else { " epochs" }),
             ("; accuracy and loss on ", ("split", split), ""),
         ];
         let mut labels = Self { shared: Vec::new(), columns: Vec::new() };

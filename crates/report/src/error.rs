@@ -2,27 +2,27 @@ use std::path::PathBuf;
 
 use crate::FORMAT_VERSION;
 
-/// What can go wrong while results are written down.
+/// What can go wrong while results are written down. Each message is complete: it has no further `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file or directory could not be created, read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A record could not be turned into JSON or read back from it.
-    #[error("{path}:{line}: not a valid record: {source}", path = path.display())]
+    #[error("{path}:{line}: not a valid record: {cause}", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// The record's first line in it, from 1.
         line: usize,
         /// What the parser said.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// A record was written by a newer version of this crate.
     #[error(
@@ -49,11 +49,11 @@ impl Error {
     /// For `map_err`: ties an I/O error to the path it happened at.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |cause| Self::Io { path, cause }
     }
 
     /// For `map_err`, where a record is written: ties an error of the serialiser to the file.
     pub(crate) fn json(path: &std::path::Path) -> impl FnOnce(serde_json::Error) -> Self {
-        move |source| Self::Json { path: path.into(), line: 1, source }
+        move |cause| Self::Json { path: path.into(), line: 1, cause }
     }
 }

@@ -140,7 +140,7 @@ fn parse<T: DeserializeOwned>(path: &Path, line: usize, bytes: &[u8]) -> Result<
     struct Version {
         v: u32,
     }
-    let wrong = |source| Error::Json { path: path.into(), line, source };
+    let wrong = |cause| Error::Json { path: path.into(), line, cause };
     let Version { v } = serde_json::from_slice(bytes).map_err(wrong)?;
     if v > FORMAT_VERSION {
         return Err(Error::Version { path: path.into(), line, found: v });

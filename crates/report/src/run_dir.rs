@@ -132,13 +132,16 @@ fn take<T>(path: &Path, claim: impl Fn(&Path) -> Result<T>) -> Result<(PathBuf, 
         return Err(Error::io(&path)(ErrorKind::AlreadyExists.into()));
     };
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        // The system's answer to a file in the way is that it exists, which does not say what is wrong.
+        fs::create_dir_all(parent)
+            .map_err(|e| if parent.is_file() { ErrorKind::NotADirectory.into() } else { e })
+            .map_err(Error::io(parent))?;
     }
     let mut candidate = path.clone();
     for n in 2_u32.. {
         if is_free(&candidate).map_err(Error::io(&candidate))? {
             match claim(&candidate) {
-                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+                Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::AlreadyExists => {}
                 claimed => return claimed.map(|claimed| (candidate, claimed)),
             }
         }

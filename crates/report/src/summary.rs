@@ -2,7 +2,8 @@ use crate::{EpochReport, LayerStats, Result, Run, Score, Sink, Split};
 
 /// What remains of a run in a table of runs: a sink that keeps the last epoch and adds up the time.
 ///
-/// Numbers come from the headline split: test, else validation, else train.
+/// Numbers come from the headline split: test, else validation, else train. An epoch that was cut short and
+/// lacks the split of those before it adds its time, and leaves their numbers as they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// The run.
@@ -11,9 +12,9 @@ pub struct Summary {
     pub epoch: u32,
     /// The split that the accuracies and the loss are from.
     pub split: Option<Split>,
-    /// Highest accuracy of any epoch, in `[0, 1]`.
+    /// Highest accuracy on `split` of any epoch, in `[0, 1]`.
     pub best_accuracy: Option<f64>,
-    /// Loss and accuracy of the last epoch.
+    /// Loss and accuracy of the last epoch that measured `split`.
     pub score: Option<Score>,
     /// Wall-clock seconds of all epochs and splits.
     pub seconds: f64,
@@ -23,7 +24,7 @@ pub struct Summary {
     pub train_seconds: f64,
     /// Samples trained on, over all epochs.
     pub train_samples: u64,
-    /// The layers as they were in the last epoch; empty when nothing was tracked.
+    /// The layers as they were in that epoch; empty when nothing was tracked.
     pub layers: Vec<LayerStats>,
 }
 
@@ -72,13 +73,14 @@ impl Sink for Summary {
             self.train_seconds += train.seconds;
             self.train_samples += train.score.samples;
         }
-        if let Some(of) = report.headline() {
+        // Some(test) > Some(train) > None: a training score must not outbid those on test.
+        if let Some(of) = report.headline().filter(|of| Some(of.split) >= self.split) {
+            let before = self.best_accuracy.filter(|_| self.split == Some(of.split));
+            self.best_accuracy = Some(before.map_or(of.score.accuracy, |best| best.max(of.score.accuracy)));
             self.split = Some(of.split);
             self.score = Some(of.score);
-            self.best_accuracy =
-                Some(self.best_accuracy.map_or(of.score.accuracy, |a| a.max(of.score.accuracy)));
+            self.layers = report.observed().map_or(Vec::new(), |of| of.layers.clone());
         }
-        self.layers = report.observed().map_or(Vec::new(), |of| of.layers.clone());
         Ok(())
     }
 }

@@ -40,6 +40,17 @@ fn a_summary_keeps_the_best_and_the_last_and_adds_up_the_time() -> Result<()> {
 }
 
 #[test]
+fn an_epoch_cut_short_does_not_outbid_those_that_were_tested() -> Result<()> {
+    let mut summary = scored(1, &[0.75, 0.5])?;
+    let score = Score { loss: 0.0, accuracy: 1.0, samples: 128 };
+    let train = SplitReport { seconds: 1.0, ..SplitReport::new(Split::Train, score) };
+    summary.epoch(&EpochReport { epoch: 3, splits: vec![train] })?;
+    assert_eq!((summary.epoch, summary.split, summary.seconds), (3, Some(Split::Test), 6.0));
+    assert_eq!((summary.best_accuracy, summary.score.map(|s| s.accuracy)), (Some(0.75), Some(0.5)));
+    Ok(())
+}
+
+#[test]
 fn runs_are_compared_in_a_table_and_layer_by_layer_below() -> Result<()> {
     let runs = [summary("relu", 0.0, 1)?, summary("relu", 0.5, 1)?, summary("tanh", 0.0, 1)?];
     let expected = "\

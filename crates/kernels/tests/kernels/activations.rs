@@ -22,7 +22,7 @@ proptest! {
     #[test]
     fn values_and_gradients_agree_with_the_twin(
         f in any_activation(), scale in prop_oneof![Just(0.01), Just(1.0), Just(10.0), Just(100.0), Just(1e4)],
-        size in prop_oneof![1..300_usize, Just(70_001)], seed: u64,
+        size in prop_oneof![6 => 1..300_usize, 1 => Just(40_001)], seed: u64,
     ) {
         let xs = (random(seed, &[size]) * scale).unwrap();
         let run = |op: fn(&Tensor, Activation) -> candle_core::Result<Tensor>, dtype: DType| {

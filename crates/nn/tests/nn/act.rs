@@ -1,0 +1,103 @@
+//! An activation computes, mentions what it saw, and cuts the graph in evaluation mode.
+
+use candle_core::{Tensor, Var};
+use taper_hooks::{Pass, Recorder, Seen};
+use taper_kernels::activate;
+use taper_nn::{Act, Activation, Init, Linear};
+
+use crate::{CPU, bits, named, params, random, shapes, values};
+
+#[test]
+fn the_site_has_the_name_of_the_layer_that_feeds_it() {
+    let params = params();
+    let vb = params.builder().pp("block").pp("2").pp("fc1");
+    let act = Act::new(Activation::Relu, vb).unwrap();
+    assert_eq!((act.site().name(), act.site().activation()), ("block.2.fc1", Activation::Relu));
+    // No parameter but PReLU's.
+    assert!(params.names().is_empty());
+}
+
+#[test]
+fn every_function_is_the_kernels_and_its_input_and_output_are_shown() {
+    let xs = random(1, &[3, 4, 2]);
+    for f in Activation::ALL {
+        let act = Act::new(f, params().builder().pp("fc1")).unwrap();
+        let mut shown = Vec::new();
+        let mut observer = |seen: &Seen<'_>| {
+            shown.push((seen.activation, bits(seen.xs), bits(seen.ys)));
+            Ok(())
+        };
+        let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
+        assert_eq!(bits(&ys), bits(&activate(&xs, f).unwrap()), "{f}");
+        assert_eq!(shown, [(f, bits(&xs), bits(&ys))]);
+    }
+}
+
+#[test]
+fn evaluation_cuts_the_graph_and_training_keeps_it() {
+    for f in Activation::ALL {
+        let params = params();
+        let layer = Linear::new(4, 3, Init::He, params.builder().pp("fc1")).unwrap();
+        let act = Act::new(f, params.builder().pp("fc1")).unwrap();
+        let xs = random(1, &[5, 4]);
+        let reached = |pass: &mut Pass<'_>| {
+            let ys = act.forward(pass, &layer.forward(&xs).unwrap()).unwrap();
+            let gradients = ys.sum_all().unwrap().backward().unwrap();
+            (ys.track_op(), params.vars().iter().filter(|(_, var)| gradients.get(var).is_some()).count())
+        };
+        assert_eq!(reached(&mut Pass::eval(&mut ())), (false, 0), "{f}");
+        let all = params.vars().len();
+        assert_eq!(reached(&mut Pass::train(&mut (), &mut taper_hooks::rng(1))), (true, all), "{f}");
+        // An observer does not change that.
+        let (mut recorder, mut rng) = (Recorder::new(), taper_hooks::rng(1));
+        assert_eq!(reached(&mut Pass::train(&mut recorder, &mut rng)), (true, all), "{f}");
+    }
+}
+
+#[test]
+fn the_slope_of_prelu_is_a_parameter_that_learns_and_is_reported_as_it_is() {
+    let params = params();
+    let act = Act::new(Activation::Prelu { slope: 0.25 }, params.builder().pp("fc1")).unwrap();
+    assert_eq!(shapes(&params), named(&[("fc1.slope", &[1])]));
+    let slope = &params.vars()[0].1;
+    assert_eq!(values(slope), [0.25]);
+
+    let xs = Var::from_tensor(&Tensor::new(&[[-2.0_f32, 3.0], [-1.0, 0.0]], CPU).unwrap()).unwrap();
+    let mut rng = taper_hooks::rng(1);
+    let ys = act.forward(&mut Pass::train(&mut (), &mut rng), &xs).unwrap();
+    assert_eq!(values(&ys), [-0.5, 3.0, -0.25, 0.0]);
+    let gradients = ys.sum_all().unwrap().backward().unwrap();
+    // Σ x over x <= 0.
+    assert_eq!(values(gradients.get(slope).unwrap()), [-3.0]);
+    assert_eq!(values(gradients.get(&xs).unwrap()), [0.25, 1.0, 0.25, 0.25]);
+
+    slope.set(&Tensor::new(&[-0.5_f32], CPU).unwrap()).unwrap();
+    let (mut recorder, mut now) = (Recorder::new(), None);
+    let mut observer = |seen: &Seen<'_>| {
+        now = Some(seen.activation);
+        Ok(())
+    };
+    let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
+    assert_eq!((values(&ys), now), (vec![1.0, 3.0, 0.5, 0.0], Some(Activation::Prelu { slope: -0.5 })));
+    act.forward(&mut Pass::eval(&mut recorder), &xs).unwrap();
+    let stats = recorder.finish().remove(0);
+    assert_eq!((stats.site.as_str(), stats.activation.as_str(), stats.dead), ("fc1", "prelu", 0));
+}
+
+#[test]
+fn a_prelu_whose_slope_was_learned_to_be_zero_has_dead_units() {
+    let params = params();
+    let act = Act::new(Activation::Prelu { slope: 0.25 }, params.builder().pp("fc1")).unwrap();
+    params.vars()[0].1.set(&Tensor::zeros(1, candle_core::DType::F32, CPU).unwrap()).unwrap();
+    let mut recorder = Recorder::new();
+    let xs = Tensor::new(&[[-2.0_f32, 3.0], [-1.0, 0.0]], CPU).unwrap();
+    act.forward(&mut Pass::eval(&mut recorder), &xs).unwrap();
+    assert_eq!(recorder.finish()[0].dead_units, [0]);
+}
+
+#[test]
+fn an_observer_that_refuses_ends_the_forward_pass() {
+    let act = Act::new(Activation::Relu, params().builder().pp("fc1")).unwrap();
+    let error = act.forward(&mut Pass::eval(&mut Recorder::new()), &random(1, &[4])).unwrap_err();
+    assert!(error.to_string().contains("site 'fc1': expected activations of shape (N, units, ..)"));
+}

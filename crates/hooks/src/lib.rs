@@ -33,7 +33,7 @@ mod site;
 mod tally;
 
 pub use error::Error;
-pub use observer::{FirstFault, Observer};
+pub use observer::{FirstFault, Observer, ObserverFn, observer_fn};
 pub use pass::{Mode, Pass};
 pub use recorder::{Parts, Recorder, UnitStats};
 pub use site::{Seen, Site};

@@ -4,9 +4,10 @@ use crate::Seen;
 
 /// Someone who watches activations go by.
 ///
-/// `()` watches nothing, a pair `(A, B)` tells both, and a closure `FnMut(&Seen<'_>) -> Result<()>` is one too.
-/// An error ends the forward pass.
-pub trait Observer {
+/// `()` watches nothing, a pair `(A, B)` tells both, an `Option` may be `None`; `&mut T` and `Box<T>` are
+/// observers, and [`observer_fn`] makes one of a closure. An error ends the forward pass. Training may run on
+/// another thread, so an observer can be sent there.
+pub trait Observer: Send {
     /// Called once per site and batch, in the order of the forward pass.
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()>;
 }
@@ -30,9 +31,30 @@ impl<T: Observer> Observer for Option<T> {
     }
 }
 
-impl<F: FnMut(&Seen<'_>) -> Result<()>> Observer for F {
+impl<T: Observer + ?Sized> Observer for &mut T {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
-        self(seen)
+        (**self).observe(seen)
+    }
+}
+
+impl<T: Observer + ?Sized> Observer for Box<T> {
+    fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
+        (**self).observe(seen)
+    }
+}
+
+/// A closure as an observer: see [`observer_fn`].
+#[derive(Clone, Debug)]
+pub struct ObserverFn<F>(F);
+
+/// Makes an observer of a closure.
+pub fn observer_fn<F: FnMut(&Seen<'_>) -> Result<()> + Send>(observe: F) -> ObserverFn<F> {
+    ObserverFn(observe)
+}
+
+impl<F: FnMut(&Seen<'_>) -> Result<()> + Send> Observer for ObserverFn<F> {
+    fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
+        (self.0)(seen)
     }
 }
 

@@ -150,7 +150,7 @@ impl Tally {
             negatives: self.negatives,
             positives: self.positives,
             near_zeros: self.near_zeros,
-            // Through text, so that it is written 0.01 and not as the nearest f32.
+            // NEAR_ZERO in f64, written as it is said.
             near_zero_bound: 0.01,
             nan: self.nan,
             infinite: self.infinite,

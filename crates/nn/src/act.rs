@@ -1,7 +1,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use taper_hooks::{Mode, Pass, Site};
-use taper_kernels::{Activation, activate, prelu};
+use taper_kernels::{Activation, Error, activate, prelu};
 
 /// An activation function at a named place: computes it and mentions what it saw to the [`Pass`].
 ///
@@ -18,7 +18,15 @@ pub struct Act {
 
 impl Act {
     /// `activation` at the site named by `vb`'s prefix. A PReLU's slope is the parameter `<prefix>.slope`.
+    ///
+    /// # Errors
+    /// When the prefix is empty, as the site would have no name.
     pub fn new(activation: Activation, vb: VarBuilder<'_>) -> Result<Self> {
+        if vb.prefix().is_empty() {
+            let message =
+                "a site needs a name: give the activation the builder of the layer that feeds it, vb.pp(..)";
+            return Err(Error::Argument(message.to_string()).into());
+        }
         let slope = match activation {
             Activation::Prelu { slope } => {
                 Some(vb.get_with_hints(1, "slope", candle_nn::Init::Const(slope))?)

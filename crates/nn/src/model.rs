@@ -1,8 +1,8 @@
 use candle_core::{Result, Tensor};
 use taper_hooks::Pass;
 
-/// A network: images in, logits out.
-pub trait Model {
+/// A network: images in, logits out. Training may run it on another thread.
+pub trait Model: Send + Sync {
     /// One forward pass.
     ///
     /// # Shapes

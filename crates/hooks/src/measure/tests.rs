@@ -6,6 +6,7 @@ use proptest::test_runner::{Config, RngSeed};
 use rand::RngExt;
 
 use super::*;
+use crate::moments::CHUNK;
 
 /// Property tests with a fixed seed: the same cases on every run and machine.
 fn cases(n: u32) -> Config {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use candle_core::{Result, Tensor, bail};
-use taper_hooks::{Activation, Mode, Observer, Pass, Recorder, Seen, Site};
+use taper_hooks::{Activation, Mode, Observer, Pass, Recorder, Seen, Site, observer_fn};
 
 use crate::{random, tensor};
 
@@ -27,14 +27,14 @@ fn closures_pairs_and_options_observe() {
     let mut names = Vec::new();
     let mut count = 0;
     let mut both = (
-        |seen: &Seen<'_>| {
+        observer_fn(|seen: &Seen<'_>| {
             names.push((seen.site.name().to_string(), seen.activation, seen.xs.dims().to_vec()));
             Ok(())
-        },
-        Some(|_: &Seen<'_>| {
+        }),
+        Some(observer_fn(|_: &Seen<'_>| {
             count += 1;
             Ok(())
-        }),
+        })),
     );
     mention(&mut Pass::eval(&mut both)).unwrap();
     mention(&mut Pass::eval(&mut both)).unwrap();
@@ -46,11 +46,11 @@ fn closures_pairs_and_options_observe() {
 fn the_first_of_a_pair_that_refuses_ends_the_pass() {
     let mut seen = false;
     let mut both = (
-        |_: &Seen<'_>| bail!("no more"),
-        |_: &Seen<'_>| {
+        observer_fn(|_: &Seen<'_>| bail!("no more")),
+        observer_fn(|_: &Seen<'_>| {
             seen = true;
             Ok(())
-        },
+        }),
     );
     let error = mention(&mut Pass::eval(&mut both)).unwrap_err();
     assert!(error.to_string().contains("no more"));
@@ -60,10 +60,10 @@ fn the_first_of_a_pair_that_refuses_ends_the_pass() {
 #[test]
 fn the_mode_is_handed_on() {
     let mut modes = Vec::new();
-    let mut observer = |seen: &Seen<'_>| {
+    let mut observer = observer_fn(|seen: &Seen<'_>| {
         modes.push(seen.mode);
         Ok(())
-    };
+    });
     let mut rng = taper_hooks::rng(1);
     let mut train = Pass::train(&mut observer, &mut rng);
     assert_eq!(train.mode(), Mode::Train);
@@ -105,10 +105,10 @@ fn observing_takes_no_seed() {
 
 #[test]
 fn the_time_that_observing_took_adds_up() {
-    let mut slow = |_: &Seen<'_>| {
+    let mut slow = observer_fn(|_: &Seen<'_>| {
         std::thread::sleep(Duration::from_millis(2));
         Ok(())
-    };
+    });
     let mut pass = Pass::eval(&mut slow);
     assert_eq!(pass.observing(), Duration::ZERO);
     mention(&mut pass).unwrap();

@@ -1,7 +1,7 @@
 //! An activation computes, mentions what it saw, and cuts the graph in evaluation mode.
 
 use candle_core::{Tensor, Var};
-use taper_hooks::{Pass, Recorder, Seen};
+use taper_hooks::{Pass, Recorder, Seen, observer_fn};
 use taper_kernels::activate;
 use taper_nn::{Act, Activation, Init, Linear};
 
@@ -23,10 +23,10 @@ fn every_function_is_the_kernels_and_its_input_and_output_are_shown() {
     for f in Activation::ALL {
         let act = Act::new(f, params().builder().pp("fc1")).unwrap();
         let mut shown = Vec::new();
-        let mut observer = |seen: &Seen<'_>| {
+        let mut observer = observer_fn(|seen: &Seen<'_>| {
             shown.push((seen.activation, bits(seen.xs), bits(seen.ys)));
             Ok(())
-        };
+        });
         let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
         assert_eq!(bits(&ys), bits(&activate(&xs, f).unwrap()), "{f}");
         assert_eq!(shown, [(f, bits(&xs), bits(&ys))]);
@@ -73,10 +73,10 @@ fn the_slope_of_prelu_is_a_parameter_that_learns_and_is_reported_as_it_is() {
 
     slope.set(&Tensor::new(&[-0.5_f32], CPU).unwrap()).unwrap();
     let (mut recorder, mut now) = (Recorder::new(), None);
-    let mut observer = |seen: &Seen<'_>| {
+    let mut observer = observer_fn(|seen: &Seen<'_>| {
         now = Some(seen.activation);
         Ok(())
-    };
+    });
     let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
     assert_eq!((values(&ys), now), (vec![1.0, 3.0, 0.5, 0.0], Some(Activation::Prelu { slope: -0.5 })));
     act.forward(&mut Pass::eval(&mut recorder), &xs).unwrap();

@@ -21,10 +21,10 @@ fn cnn(config: &CnnConfig) -> (Cnn, Params) {
 /// Names of the sites of one pass, with the shapes of what was seen there.
 fn sites(model: &dyn Model, xs: &Tensor) -> Vec<(String, Vec<usize>)> {
     let mut sites = Vec::new();
-    let mut observer = |seen: &taper_hooks::Seen<'_>| {
+    let mut observer = taper_hooks::observer_fn(|seen: &taper_hooks::Seen<'_>| {
         sites.push((seen.site.name().to_string(), seen.ys.dims().to_vec()));
         Ok(())
-    };
+    });
     eval(model, &mut observer, xs);
     sites
 }

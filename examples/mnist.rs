@@ -7,28 +7,32 @@
 //!
 //! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 130 after Ctrl-C.
 
-use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::Device;
-use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use clap::{CommandFactory, Parser, ValueEnum};
 use rand::Rng as _;
 use serde_json::json;
-use taper::data::{self, Choice, Dataset, Scale};
-use taper::hooks::{Observer, Recorder, rng};
+use taper::data::{self, Batches, Choice, Dataset, Scale};
+use taper::hooks::{Recorder, Rng, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
-    ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary, TracingSink,
-    comparison, fresh_dir,
+    self, ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary,
+    TracingSink, comparison, fresh_dir,
 };
 use taper::train::{
-    Optimizer, OptimizerConfig, Schedule, evaluate, load_weights, parse_rule, save_weights, train_epoch,
+    self, Optimizer, OptimizerConfig, Schedule, evaluate, load_weights, not_finite, parse_rule, save_weights,
+    train_epoch,
+};
+use taper_examples::{
+    Bars, Screen, at_least_one, colors_wanted, locked_version, not_negative, number, percent, positive, rate,
+    size, usage,
 };
 
 /// Keeps the memory of one step for the next.
@@ -38,23 +42,18 @@ static ALLOCATOR: taper::kernels::Recycle = taper::kernels::Recycle::new();
 /// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how
 /// the distribution leans. Several activations, dropout rates or seeds are compared side by side.
 #[derive(Parser, Clone, Debug)]
-#[command(after_help = "\
-Examples:
-  mnist --act selu                                     one activation, without dropout and with it
-  mnist --act relu,selu,tanh,sigmoid --dropout 0,0.5   a grid of eight runs and their comparison
-  mnist --model cnn --dropout 0.25 --target 99         fails if the best test accuracy is below 99 %
-  mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download")]
+#[command(name = "mnist", allow_negative_numbers = true, after_help = after_help())]
 struct Args {
     /// Network: fully connected, convolutional, or softmax regression
     #[arg(long, value_enum, default_value_t = Kind::Mlp)]
     model: Kind,
     /// Units of the hidden fully connected layers [default: 512,256 for mlp, 128 for cnn]
-    #[arg(long, value_delimiter = ',', value_parser = at_least_one)]
+    #[arg(long, value_name = "N[,N...]", value_delimiter = ',', value_parser = size)]
     widths: Option<Vec<usize>>,
     /// Feature maps of the convolutions of a cnn
-    #[arg(long, value_delimiter = ',', value_parser = at_least_one, default_value = "32,64")]
+    #[arg(long, value_name = "N[,N...]", value_delimiter = ',', value_parser = size, default_value = "32,64")]
     channels: Vec<usize>,
-    /// Activation functions, one run each: relu, selu, celu:0.5, tanh, gelu, ...
+    /// Activation functions, one run each; some take a number: celu:0.5
     #[arg(long, value_name = "A[,B...]", value_delimiter = ',', default_value = "relu")]
     act: Vec<Activation>,
     /// Dropout rates, one run each; behind selu it is alpha-dropout
@@ -64,31 +63,31 @@ struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Number of seeds, from --seed upwards; the comparison then shows mean ± sd
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one_u64)]
-    seeds: u64,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = size)]
+    seeds: usize,
     /// Passes over the training data
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one::<u32>)]
     epochs: u32,
     /// Samples per step
-    #[arg(long, default_value = "128", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one::<usize>)]
     batch_size: usize,
     /// Learning rate [default: 0.001 for adam, adamw and rmsprop, 0.1 for sgd, 0.05 with momentum, 1 for adadelta]
     #[arg(long, value_parser = not_negative)]
     lr: Option<f64>,
     /// sgd, momentum, nesterov, adam, adamw, rmsprop or adadelta
-    #[arg(long, default_value = "adam")]
+    #[arg(long, default_value = "adam", value_parser = optimizer)]
     optimizer: String,
     /// Pull weights towards zero [default: 0.01 for adamw, otherwise 0]
     #[arg(long, value_parser = not_negative)]
     weight_decay: Option<f64>,
     /// Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS
-    #[arg(long, default_value = "cosine", value_parser = schedule)]
+    #[arg(long, default_value = "cosine", value_name = "S", value_parser = schedule)]
     schedule: String,
     /// Scale gradients down to this common norm
-    #[arg(long, value_name = "NORM", value_parser = not_negative)]
+    #[arg(long, value_name = "NORM", value_parser = positive)]
     clip_norm: Option<f64>,
     /// Scale every unit's incoming weights down to this norm
-    #[arg(long, value_name = "NORM", value_parser = not_negative)]
+    #[arg(long, value_name = "NORM", value_parser = positive)]
     max_norm: Option<f64>,
     /// he, lecun, glorot or pytorch [default: what suits the activation]
     #[arg(long)]
@@ -103,10 +102,10 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Use only the first N training and N test samples
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     limit: Option<usize>,
     /// Hold back the last N training samples and report on them too
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     validation: Option<usize>,
     /// Where to write what was measured; nothing there is overwritten [default: runs/TIME-NAME]
     #[arg(long, value_name = "DIR")]
@@ -114,8 +113,8 @@ struct Args {
     /// Start from these weights (safetensors, ours or PyTorch's)
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// Threads, at most 1024 [default: all cores]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
     /// cpu, cuda or metal (the latter two if built with the feature of that name)
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
@@ -138,152 +137,254 @@ enum Kind {
     Linear,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq)]
+#[derive(ValueEnum, Clone, Copy, Debug)]
 enum DeviceKind {
     Cpu,
     Cuda,
     Metal,
 }
 
-fn number(text: &str, expected: &str, good: impl Fn(f64) -> bool) -> Result<f64, String> {
-    text.parse().ok().filter(|x| good(*x)).ok_or_else(|| format!("expected {expected}"))
+/// What no option's own text has room for.
+fn after_help() -> String {
+    format!(
+        "\
+Activations:
+  {}
+
+Examples:
+  mnist --act selu                                     one activation, without dropout and with it
+  mnist --act relu,selu,tanh,sigmoid --dropout 0,0.5   a grid of eight runs and their comparison
+  mnist --model cnn --dropout 0.25 --target 99         fails if the best test accuracy is below 99 %
+  mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download",
+        Activation::ALL
+            .map(Activation::name)
+            .chunks(10)
+            .map(|row| row.join(", "))
+            .collect::<Vec<_>>()
+            .join(",\n  ")
+    )
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    number(text, "a rate of at least 0 and below 1", |x| (0.0..1.0).contains(&x))
+fn threads(text: &str) -> Result<usize, String> {
+    number(text, "a whole number from 1 to 1024", |n| (1..=1024).contains(n))
 }
 
-fn not_negative(text: &str) -> Result<f64, String> {
-    number(text, "a finite number of at least 0", |x| x.is_finite() && x >= 0.0)
-}
-
-fn percent(text: &str) -> Result<f64, String> {
-    number(text, "percent, above 1 and at most 100", |x| x > 1.0 && x <= 100.0)
-}
-
-fn schedule(text: &str) -> Result<String, taper::train::Error> {
+fn schedule(text: &str) -> Result<String, train::Error> {
     Schedule::parse(text, 1, 1).map(|_| text.to_string())
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
+fn optimizer(text: &str) -> Result<String, train::Error> {
+    parse_rule(text, None).map(|_| text.to_string())
 }
 
-fn at_least_one_u64(text: &str) -> Result<u64, String> {
-    at_least_one(text).map(|n| n as u64)
+/// What `clap` calls a choice on the command line.
+fn name_of(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(&args) {
-        Ok(code) => code,
-        Err(error) => {
+    let parsed = Args::try_parse().and_then(|args| match parse_rule(&args.optimizer, args.weight_decay) {
+        Ok((rule, lr)) => Ok((OptimizerConfig::new(rule, args.lr.unwrap_or(lr)), args)),
+        Err(error) => Err(Args::command().error(clap::error::ErrorKind::ArgumentConflict, error)),
+    });
+    match parsed {
+        Ok((optimizer, args)) => run(&args, optimizer).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
-        }
+        }),
+        Err(error) => usage(&error),
     }
 }
 
-fn run(args: &Args) -> Result<ExitCode> {
+/// What all runs of a grid share.
+struct Shared<'a> {
+    args: &'a Args,
+    data: &'a Dataset,
+    held_back: Option<data::Split>,
+    optimizer: OptimizerConfig,
+    device: &'a Device,
+    bars: Bars,
+    stop: Arc<AtomicBool>,
+}
+
+/// Makes all runs, compares them and says how it went.
+fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
+    use tracing_subscriber::EnvFilter;
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
-        )
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && colors_wanted())
+        .with_target(false)
         .without_time()
         .init();
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    let (rule, default_lr) = parse_rule(&args.optimizer, args.weight_decay)
-        .unwrap_or_else(|e| Args::command().error(ErrorKind::InvalidValue, e).exit());
     let device = match args.device {
-        DeviceKind::Cpu => Device::Cpu,
-        DeviceKind::Cuda => {
-            Device::new_cuda(0).map_err(taper::train::Error::from).context("--device cuda")?
-        }
-        DeviceKind::Metal => {
-            Device::new_metal(0).map_err(taper::train::Error::from).context("--device metal")?
-        }
+        DeviceKind::Cpu => Ok(Device::Cpu),
+        DeviceKind::Cuda => Device::new_cuda(0),
+        DeviceKind::Metal => Device::new_metal(0),
     };
+    let name = name_of(args.device);
+    let device = device
+        .map_err(train::Error::from)
+        .with_context(|| format!("--device {name} needs such a device and a build with --features {name}"))?;
 
     let screen = Screen::new(args.quiet);
-    let data = load_data(args, &device, &screen)?;
-    let steps = (data.train.len() - args.validation.unwrap_or(0)).div_ceil(args.batch_size) as u64;
-    let schedule = Schedule::parse(&args.schedule, args.epochs, steps)?;
-    let optimizer = OptimizerConfig {
-        rule,
-        learning_rate: args.lr.unwrap_or(default_lr),
-        schedule,
-        clip_norm: args.clip_norm,
-        max_norm: args.max_norm,
+    let mut data = load_data(args, &device, &screen)?;
+    let held_back = match args.validation {
+        Some(n) => {
+            let rest;
+            (data.train, rest) = data.train.split_last(n).context("--validation")?;
+            Some(rest)
+        }
+        None => None,
     };
+    data.train.check(args.batch_size)?;
+    let steps = data.train.len().div_ceil(args.batch_size) as u64;
+    let schedule = Schedule::parse(&args.schedule, args.epochs, steps)?;
+    let optimizer =
+        OptimizerConfig { schedule, clip_norm: args.clip_norm, max_norm: args.max_norm, ..optimizer };
+    let samples = data.train.len() + held_back.as_ref().map_or(0, |set| set.len()) + data.test.len();
+    let samples = samples as u64 * u64::from(args.epochs);
 
+    let cells = grid(args);
     let stop = Arc::new(AtomicBool::new(false));
-    let seen = stop.clone();
+    let bars = screen.bars(0);
+    let shared = Shared { args, data: &data, held_back, optimizer, device: &device, bars, stop };
+    // All of them once before the first is trained: the last must not fail after hours on what is known now.
+    for cell in &cells {
+        network(&shared, cell)?;
+    }
+    let seen = shared.stop.clone();
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::SeqCst) {
             std::process::exit(130); // asked twice
         }
     })?;
 
-    let grid = grid(args);
-    let acts: Vec<String> = args.act.iter().map(|a| a.to_string()).collect();
-    let name = file_name(&format!("{}-{}-{}", data.name, args.model.name(), acts.join("-")));
-    let out = args.out.clone().unwrap_or_else(|| {
-        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        PathBuf::from("runs").join(format!("{}-{name}", time.trim_end_matches('Z').replace(':', "")))
-    });
     // A single run is written into `out` itself, a grid into a directory per run below it.
-    let out = if grid.len() > 1 { fresh_dir(&out)? } else { out };
+    let wanted = args.out.clone().unwrap_or_else(|| default_out(args, &cells, &data));
+    let out = if cells.len() > 1 { fresh_dir(&wanted).context("--out")? } else { wanted.clone() };
     let console = ConsoleConfig { color: screen.color, ..Default::default() };
     let mut console = (!args.quiet).then(|| ConsoleSink::new(&screen, console));
-    let (mut summaries, mut failure, mut last_dir) = (Vec::new(), None, out.clone());
-    for cell in &grid {
-        let dir = if grid.len() > 1 { out.join(&cell.name) } else { out.clone() };
-        let mut dir = RunDir::create(dir)?;
-        last_dir = dir.path().to_path_buf();
-        let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(&mut dir), Box::new(TracingSink::default())];
+    let (mut summaries, mut failed, mut written) = (Vec::new(), false, out.clone());
+    for (i, cell) in cells.iter().enumerate() {
+        let path = if cells.len() > 1 { out.join(&cell.name) } else { out.clone() };
+        let mut dir = RunDir::create(path).context("--out")?;
+        let weights = dir.path().join("model.safetensors");
+        if cells.len() == 1 {
+            written = dir.path().to_path_buf();
+        }
+        if i == 0 && written != wanted && args.out.is_some() {
+            screen.warn(&format!("{} is taken: writing to {}", wanted.display(), written.display()));
+        }
+        shared.bars.run(samples * (cells.len() - i) as u64, format!("run {} of {}", i + 1, cells.len()));
+
+        let network = network(&shared, cell)?;
+        let mut summary = Summary::new(network.run.clone());
+        let mut sinks: Vec<Box<dyn Sink + '_>> =
+            vec![Box::new(&mut summary), Box::new(&mut dir), Box::new(TracingSink)];
         if let Some(console) = &mut console {
             sinks.push(Box::new(console));
         }
-        let weights = last_dir.join("model.safetensors");
-        let (summary, result) =
-            train(args, cell, &data, optimizer, &device, &mut sinks, &weights, &screen, &stop)?;
+        let result = train(&shared, &network, &mut sinks);
+        // Whatever ended the run, what it came to is kept.
+        let result = result.and(sinks.finish().map_err(train::Error::from));
+        let result = result.and(save_weights(&network.params, &weights));
+        drop(sinks);
         summaries.push(summary);
-        if let Err(error) = result {
-            screen.warn(&format!("error: {}: {error}", cell.name));
-            failure.get_or_insert(error);
+        match result {
+            Ok(()) => {}
+            // Whoever closed standard output has seen enough.
+            Err(train::Error::Report(report::Error::Io { cause, .. }))
+                if cause.kind() == ErrorKind::BrokenPipe =>
+            {
+                return Ok(ExitCode::FAILURE);
+            }
+            Err(error) => {
+                screen.warn(&format!("error: {}: {error}", cell.name));
+                failed = true;
+            }
         }
-        if stop.load(Ordering::SeqCst) {
+        if shared.stop.load(Ordering::SeqCst) {
             break;
         }
     }
-    screen.clear();
+    shared.bars.clear();
 
-    print(&comparison(&summaries))?;
-    print(&format!("written to {}\n", if grid.len() > 1 { &out } else { &last_dir }.display()))?;
-    if stop.load(Ordering::SeqCst) {
-        eprintln!("stopped by Ctrl-C; what was done is written down");
+    let mut text = comparison(&summaries);
+    if !args.quiet {
+        text = format!("\n{text}\nwritten to {}\n", written.display());
+    }
+    (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()).context("standard output")?;
+    if shared.stop.load(Ordering::SeqCst) {
+        eprintln!("stopped on request; what was done is in {}", written.display());
         return Ok(ExitCode::from(130));
     }
-    if failure.is_some() {
-        return Ok(ExitCode::FAILURE);
-    }
-    if let Some(target) = args.target {
-        for summary in &summaries {
-            let best = summary.best_accuracy.unwrap_or(0.0) * 100.0;
-            if best < target {
-                bail!(
-                    "{}: best {} accuracy {best:.2} % is below the target of {target} %",
-                    summary.run.name,
-                    data.name
-                );
-            }
+    for summary in &summaries {
+        let (best, target) = (summary.best_accuracy.unwrap_or(0.0), args.target.unwrap_or(0.0));
+        if best < target / 100.0 {
+            let (run, best) = (&summary.run, 100.0 * best);
+            eprintln!(
+                "error: {}: best {} accuracy {best:.2} % is below the target of {target} %",
+                run.name, run.dataset
+            );
+            failed = true;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Trains one network from its seed and reports every epoch.
+fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train::Result<()> {
+    let Shared { args, data, .. } = shared;
+    let Network { run, params, model, rng } = network;
+    let (model, mut rng) = (&**model, rng.clone());
+    sinks.begin(run)?;
+    let stopped = || shared.stop.load(Ordering::SeqCst);
+    // Bars move with every batch, and after Ctrl-C there is none.
+    let watched = |batches: Batches, epoch: u32, split: Split| {
+        let what = format!("{} epoch {epoch}/{} {}", run.name, args.epochs, split.name());
+        shared.bars.pass(batches.samples(), what);
+        batches.take_while(|_| !stopped()).inspect(|batch| shared.bars.advance(batch))
+    };
+    let recorder = || (!args.no_track).then(Recorder::new);
+    let (mut live, mut validation, mut test) = (recorder(), recorder(), recorder());
+    let mut optimizer = Optimizer::new(params.vars(), shared.optimizer)?;
+    for epoch in 1..=args.epochs {
+        let batches = watched(data.train.shuffled(&mut rng, args.batch_size), epoch, Split::Train);
+        let report = train_epoch(model, &mut optimizer, batches, &mut live, &mut rng)
+            .map_err(|error| error.in_epoch(epoch))?;
+        if report.score.samples == 0 {
+            break;
+        }
+        let mut splits = vec![with_layers(report, &mut live)];
+        if let Some(set) = &shared.held_back {
+            let report =
+                evaluate(model, watched(set.batches(512), epoch, Split::Validation), &mut validation)?;
+            splits.push(SplitReport { split: Split::Validation, ..with_layers(report, &mut validation) });
+        }
+        let report = evaluate(model, watched(data.test.batches(512), epoch, Split::Test), &mut test)?;
+        splits.push(with_layers(report, &mut test));
+        if stopped() {
+            splits.truncate(1); // the others may have been cut short, and stand for a whole set
+        }
+        let lost = splits.iter().map(|of| of.score.loss).find(|loss| !loss.is_finite());
+        sinks.epoch(&EpochReport { epoch, splits })?;
+        if let Some(loss) = lost {
+            let batch = data.train.len().div_ceil(args.batch_size);
+            return Err(not_finite(model, data.test.batches(512), loss, batch).in_epoch(epoch));
+        }
+        if stopped() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn with_layers(report: SplitReport, recorder: &mut Option<Recorder>) -> SplitReport {
+    SplitReport { layers: recorder.as_mut().map(Recorder::finish).unwrap_or_default(), ..report }
 }
 
 /// One run of the grid.
@@ -304,7 +405,8 @@ fn grid(args: &Args) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
     for &activation in acts {
         for &dropout in rates {
-            for seed in args.seed..args.seed.saturating_add(args.seeds) {
+            for i in 0..args.seeds as u64 {
+                let seed = args.seed.wrapping_add(i);
                 let name = file_name(&format!("{activation}-dropout{dropout}-seed{seed}"));
                 if cells.iter().all(|cell| cell.name != name) {
                     cells.push(Cell { name, activation, dropout, seed });
@@ -315,23 +417,45 @@ fn grid(args: &Args) -> Vec<Cell> {
     cells
 }
 
-/// Trains one network from its seed and reports every epoch. The inner result is the run's own failure, after
-/// which other runs can still be made; the outer one is a fault of the surroundings.
-#[allow(clippy::too_many_arguments)]
-fn train(
-    args: &Args,
-    cell: &Cell,
-    data: &Dataset,
-    optimizer: OptimizerConfig,
-    device: &Device,
-    sinks: &mut dyn Sink,
-    weights: &Path,
-    screen: &Screen,
-    stop: &AtomicBool,
-) -> Result<(Summary, Result<(), taper::train::Error>)> {
+/// A network before training, and what is written down about it.
+struct Network {
+    run: Run,
+    params: Params,
+    model: Box<dyn Model>,
+    /// What is left of the seed for the order of the samples and for dropout.
+    rng: Rng,
+}
+
+/// The network of one cell.
+fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
+    let (args, data) = (shared.args, shared.data);
+    let input @ (c, h, w) = data.train.shape();
+    let (inputs, classes) = (c * h * w, data.classes);
+    let widths = match args.model {
+        Kind::Mlp => args.widths.clone().unwrap_or(vec![512, 256]),
+        Kind::Cnn => args.widths.clone().unwrap_or(vec![128]),
+        Kind::Linear => vec![],
+    };
+    let join = |sizes: &[usize]| sizes.iter().map(|n| format!("{n}-")).collect::<String>();
+    let (activation, init, dropout) = (cell.activation, args.init, cell.dropout);
+    let text = match args.model {
+        Kind::Cnn => format!("cnn {}pool-{}{classes}", join(&args.channels), join(&widths)),
+        kind => format!("{} {inputs}-{}{classes}", name_of(kind), join(&widths)),
+    };
     let mut rng = rng(cell.seed);
-    let params = Params::new(rng.next_u64(), device);
-    let (model, text) = build(args, cell, data, &params)?;
+    let params = Params::new(rng.next_u64(), shared.device);
+    let model: Box<dyn Model> = match args.model {
+        Kind::Cnn => {
+            let channels = args.channels.clone();
+            let rest = CnnConfig::default();
+            let config = CnnConfig { input, channels, widths, classes, activation, init, dropout, ..rest };
+            Box::new(Cnn::new(&config, params.builder())?)
+        }
+        _ => {
+            let config = MlpConfig { inputs, widths, classes, activation, init, dropout };
+            Box::new(Mlp::new(&config, params.builder())?)
+        }
+    };
     if let Some(path) = &args.load {
         load_weights(&params, path)?;
     }
@@ -339,112 +463,19 @@ fn train(
         name: cell.name.clone(),
         dataset: data.name.clone(),
         model: text,
-        activation: cell.activation.to_string(),
-        dropout: cell.dropout,
+        activation: activation.to_string(),
+        dropout,
         seed: cell.seed,
         parameters: params.count() as u64,
         epochs: args.epochs,
-        config: config(args, &optimizer, data),
+        config: config(shared),
     };
-    let mut summary = Summary::new(run.clone());
-    sinks.begin(&run)?;
-
-    let mut optimizer = Optimizer::new(params.vars(), optimizer)?;
-    let (train_set, held_back) = match args.validation {
-        Some(n) => data.train.clone().split_last(n).map(|(train, rest)| (train, Some(rest)))?,
-        None => (data.train.clone(), None),
-    };
-    let mut recorders: [Option<Recorder>; 3] = std::array::from_fn(|_| (!args.no_track).then(Recorder::new));
-    let [live, validation, test] = &mut recorders;
-    let bars = screen.bars(&cell.name, args.epochs, train_set.len());
-    let mut result = Ok(());
-    for epoch in 1..=args.epochs {
-        bars.start(epoch);
-        let batches = train_set
-            .shuffled(&mut rng, args.batch_size)
-            .take_while(|_| !stop.load(Ordering::SeqCst))
-            .inspect(|batch| bars.advance(batch));
-        let report = match train_epoch(&*model, &mut optimizer, batches, live as &mut dyn Observer, &mut rng)
-        {
-            Ok(report) => report,
-            Err(error) => {
-                result = Err(error.in_epoch(epoch));
-                break;
-            }
-        };
-        let stopped = stop.load(Ordering::SeqCst);
-        if report.score.samples == 0 {
-            break;
-        }
-        let mut splits = vec![with_layers(report, live)];
-        if !stopped {
-            if let Some(rest) = &held_back {
-                let report = evaluate(&*model, rest.batches(512), validation)?;
-                splits.push(SplitReport { split: Split::Validation, ..with_layers(report, validation) });
-            }
-            let report = evaluate(&*model, data.test.batches(512), test)?;
-            splits.push(with_layers(report, test));
-        }
-        let report = EpochReport { epoch, splits };
-        summary.epoch(&report)?;
-        sinks.epoch(&report)?;
-        if stopped {
-            break;
-        }
-    }
-    bars.finish();
-    sinks.finish()?;
-    save_weights(&params, weights)?;
-    Ok((summary, result))
-}
-
-fn with_layers(report: SplitReport, recorder: &mut Option<Recorder>) -> SplitReport {
-    SplitReport { layers: recorder.as_mut().map(Recorder::finish).unwrap_or_default(), ..report }
-}
-
-/// The network of one cell, and its description.
-fn build(args: &Args, cell: &Cell, data: &Dataset, params: &Params) -> Result<(Box<dyn Model>, String)> {
-    let (c, h, w) = data.train.shape();
-    let widths = args.widths.clone().unwrap_or(match args.model {
-        Kind::Mlp => vec![512, 256],
-        Kind::Cnn => vec![128],
-        Kind::Linear => vec![],
-    });
-    let join = |sizes: &[usize]| sizes.iter().map(|n| format!("{n}-")).collect::<String>();
-    let (activation, init, dropout, classes) = (cell.activation, args.init, cell.dropout, data.classes);
-    let vb = params.builder();
-    let built = || -> taper::train::Result<(Box<dyn Model>, String)> {
-        Ok(match args.model {
-            Kind::Cnn => {
-                let text = format!("cnn {}pool-{}{classes}", join(&args.channels), join(&widths));
-                let input = (c, h, w);
-                let channels = args.channels.clone();
-                let config = CnnConfig {
-                    input,
-                    channels,
-                    widths,
-                    classes,
-                    activation,
-                    init,
-                    dropout,
-                    ..Default::default()
-                };
-                (Box::new(Cnn::new(&config, vb)?), text)
-            }
-            kind => {
-                let inputs = c * h * w;
-                let widths = if kind == Kind::Linear { vec![] } else { widths };
-                let text = format!("{} {inputs}-{}{classes}", kind.name(), join(&widths));
-                let config = MlpConfig { inputs, widths, classes, activation, init, dropout };
-                (Box::new(Mlp::new(&config, vb)?), text)
-            }
-        })
-    };
-    Ok(built()?)
+    Ok(Network { run, params, model, rng })
 }
 
 /// Everything that is needed to repeat a run and that a [`Run`] does not say itself.
-fn config(args: &Args, optimizer: &OptimizerConfig, data: &Dataset) -> serde_json::Value {
+fn config(shared: &Shared<'_>) -> serde_json::Value {
+    let Shared { args, data, optimizer, .. } = shared;
     json!({
         "command": std::env::args().skip(1).collect::<Vec<_>>(),
         "batch_size": args.batch_size,
@@ -458,10 +489,11 @@ fn config(args: &Args, optimizer: &OptimizerConfig, data: &Dataset) -> serde_jso
         "data": { "mean": data.mean, "std": data.std, "train": data.train.len(), "test": data.test.len() },
         "validation": args.validation,
         "load": args.load,
-        "device": format!("{:?}", args.device).to_lowercase(),
+        "device": name_of(args.device),
         "threads": rayon::current_num_threads(),
         "tracked": !args.no_track,
         "taper": env!("CARGO_PKG_VERSION"),
+        "candle": locked_version("candle-core"),
         "os": std::env::consts::OS,
         "arch": std::env::consts::ARCH,
     })
@@ -484,118 +516,16 @@ fn load_data(args: &Args, device: &Device, screen: &Screen) -> Result<Dataset> {
     if let Some(n) = args.limit {
         (data.train, data.test) = (data.train.take(n), data.test.take(n));
     }
-    let rest = args.validation.unwrap_or(0);
-    if rest >= data.train.len() {
-        bail!(
-            "--validation {rest}: expected fewer than the {} training samples of {}",
-            data.train.len(),
-            data.name
-        );
-    }
-    data.train.clone().take(data.train.len() - rest).check(args.batch_size)?;
     Ok(data)
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Mlp => "mlp",
-            Self::Cnn => "cnn",
-            Self::Linear => "linear",
-        }
-    }
-}
-
-/// Where people look: bars on standard error, text on standard output, neither in the other's way.
-struct Screen {
-    bars: MultiProgress,
-    color: bool,
-}
-
-/// The bars of one run.
-struct Bars {
-    epochs: ProgressBar,
-    samples: ProgressBar,
-}
-
-impl Screen {
-    fn new(quiet: bool) -> Self {
-        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let target =
-            if terminal && !quiet { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self {
-            bars: MultiProgress::with_draw_target(target),
-            color: std::io::stdout().is_terminal() && colors_wanted(),
-        }
-    }
-
-    fn bar(&self, template: &str, length: u64) -> ProgressBar {
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bars.add(ProgressBar::new(length).with_style(style.progress_chars("━╸─")))
-    }
-
-    fn bars(&self, run: &str, epochs: u32, samples: usize) -> Bars {
-        let bars = Bars {
-            epochs: self.bar("{msg} {bar:24} epoch {pos}/{len}  {elapsed} gone, {eta} left", epochs.into()),
-            samples: self
-                .bar("epoch {msg} {bar:24} {human_pos}/{human_len} samples  {per_sec}", samples as u64),
-        };
-        bars.epochs.set_message(run.to_string());
-        bars
-    }
-
-    fn download_bar(&self) -> ProgressBar {
-        self.bar("downloading {msg} {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left", 0)
-    }
-
-    fn warn(&self, text: &str) {
-        self.bars.suspend(|| eprintln!("{text}"));
-    }
-
-    fn clear(&self) {
-        // Nothing can be done about a terminal that does not take it.
-        let _ = self.bars.clear();
-    }
-}
-
-impl Write for &Screen {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.bars.suspend(|| std::io::stdout().write(bytes))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stdout().flush()
-    }
-}
-
-impl Bars {
-    fn start(&self, epoch: u32) {
-        self.samples.reset();
-        self.samples.set_message(epoch.to_string());
-        self.epochs.set_position((epoch - 1).into());
-    }
-
-    fn advance(&self, batch: &data::Result<data::Batch>) {
-        if let Ok(batch) = batch {
-            self.samples.inc(batch.labels.elem_count() as u64);
-        }
-    }
-
-    fn finish(&self) {
-        self.samples.finish_and_clear();
-        self.epochs.finish_and_clear();
-    }
-}
-
-/// `NO_COLOR` set to anything asks for none: see no-color.org.
-fn colors_wanted() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// Prints to standard output; whoever closed it has seen enough.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+/// `runs/2026-08-01T120000-mnist-mlp-relu-selu`
+fn default_out(args: &Args, cells: &[Cell], data: &Dataset) -> PathBuf {
+    let mut acts: Vec<String> = cells.iter().map(|cell| cell.activation.to_string()).collect();
+    acts.dedup();
+    let name = file_name(&format!("{}-{}-{}", data.name, name_of(args.model), acts.join("-")));
+    let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    PathBuf::from("runs").join(format!("{}-{name}", time.trim_end_matches('Z').replace(':', "")))
 }
 
 /// Letters, digits and a few signs: a name that every file system takes.

@@ -1,1 +1,12 @@
-//! Programs that train, watch and compare networks with Taper: see the files beside `src`.
+//! What the example programs share: the terminal and the command line. See the files beside `src` for the programs.
+
+mod command_line;
+mod distribution;
+pub mod pictures;
+mod screen;
+
+pub use command_line::{
+    at_least_one, locked_version, not_negative, number, percent, positive, rate, size, usage,
+};
+pub use distribution::{Distribution, Distributions};
+pub use screen::{Bars, Screen, colors_wanted};

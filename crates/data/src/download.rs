@@ -197,6 +197,7 @@ fn transport_error(url: &str, e: ureq::Error, options: &Options) -> Error {
         ureq::Error::Timeout(Connect | Resolve) => {
             format!("no connection within {} s (time-out)", options.connect_timeout.as_secs_f64())
         }
+        ureq::Error::Io(e) => e.to_string(),
         e => e.to_string(),
     };
     http_error(url, "the whole file".to_owned(), found)

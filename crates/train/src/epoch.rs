@@ -13,9 +13,22 @@ use crate::{Error, Optimizer, Result};
 ///
 /// `rng` is what dropout draws from. `layers` of the report is left empty: ask the observer.
 ///
+/// The epoch runs on a thread of rayon's pool, where handing work to the other threads costs least; a model and
+/// an observer can therefore be sent there.
+///
 /// # Errors
 /// [`Error::NotFinite`] ends the epoch before the weights are touched by a loss that is NaN or infinite.
 pub fn train_epoch(
+    model: &dyn Model,
+    optimizer: &mut Optimizer,
+    batches: impl Iterator<Item = taper_data::Result<Batch>> + Send,
+    observer: &mut dyn Observer,
+    rng: &mut Rng,
+) -> Result<SplitReport> {
+    rayon::scope(|_| train_here(model, optimizer, batches, observer, rng))
+}
+
+fn train_here(
     model: &dyn Model,
     optimizer: &mut Optimizer,
     batches: impl Iterator<Item = taper_data::Result<Batch>>,
@@ -50,6 +63,14 @@ pub fn train_epoch(
 /// The report is filed under [`Split::Test`]; change `split` if it is about another one.
 pub fn evaluate(
     model: &dyn Model,
+    batches: impl Iterator<Item = taper_data::Result<Batch>> + Send,
+    observer: &mut dyn Observer,
+) -> Result<SplitReport> {
+    rayon::scope(|_| evaluate_here(model, batches, observer))
+}
+
+fn evaluate_here(
+    model: &dyn Model,
     batches: impl Iterator<Item = taper_data::Result<Batch>>,
     observer: &mut dyn Observer,
 ) -> Result<SplitReport> {
@@ -62,6 +83,24 @@ pub fn evaluate(
         running.add(&loss, &logits, &labels, pass.observing())?;
     }
     Ok(running.report(Split::Test))
+}
+
+/// After an epoch whose last step went too far: the loss of a test pass is not finite, and no batch of training
+/// was left to notice. Finds the first site with NaN or an infinity, for the error that ends the run.
+pub fn not_finite(
+    model: &dyn Model,
+    test: impl Iterator<Item = taper_data::Result<Batch>> + Send,
+    loss: f64,
+    batch: usize,
+) -> Error {
+    let mut fault = FirstFault::default();
+    match evaluate(model, test, &mut fault) {
+        Ok(_) => {
+            let site = fault.site().map(str::to_string);
+            Error::NotFinite { loss: loss as f32, epoch: None, batch, site }
+        }
+        Err(error) => error,
+    }
 }
 
 /// Sums over the batches so far.

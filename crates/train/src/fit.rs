@@ -3,7 +3,7 @@ use taper_hooks::{Recorder, Rng};
 use taper_nn::Model;
 use taper_report::{EpochReport, Sink, SplitReport};
 
-use crate::{Optimizer, Result, evaluate, train_epoch};
+use crate::{Optimizer, Result, evaluate, not_finite, train_epoch};
 
 /// How long and in what portions to train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,15 @@ pub fn fit(
         let test = evaluate(model, data.test.batches(512), &mut frozen)?;
         let splits = vec![
             SplitReport { layers: live.finish(), ..train },
-            SplitReport { layers: frozen.finish(), ..test },
+            SplitReport { layers: frozen.finish(), ..test.clone() },
         ];
         let report = EpochReport { epoch, splits };
         sink.epoch(&report)?;
+        if !test.score.loss.is_finite() {
+            let batch = data.train.len().div_ceil(options.batch_size);
+            let lost = not_finite(model, data.test.batches(512), test.score.loss, batch);
+            return Err(lost.in_epoch(epoch));
+        }
         last = Some(report);
     }
     Ok(last)

@@ -34,7 +34,7 @@ mod rules;
 mod schedule;
 mod weights;
 
-pub use epoch::{evaluate, train_epoch};
+pub use epoch::{evaluate, not_finite, train_epoch};
 pub use error::{Error, Result};
 pub use fit::{Fit, fit};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};

@@ -31,7 +31,11 @@ pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
     let write = std::fs::write(&beside, file).and_then(|()| std::fs::rename(&beside, path));
-    write.map_err(|e| fault(format!("cannot write weights: {e}")))
+    write.map_err(|e| {
+        // A disk that is full should not stay so for a file that is of no use; it may not even be there.
+        let _ = std::fs::remove_file(&beside);
+        fault(format!("cannot write weights: {e}"))
+    })
 }
 
 /// Reads parameters from a safetensors file, written by [`save_weights`] or by PyTorch. The file must have

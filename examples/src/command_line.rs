@@ -1,0 +1,58 @@
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::error::ErrorKind;
+
+/// A number on the command line, or what was expected instead.
+pub fn number<T: FromStr>(text: &str, expected: &str, good: impl Fn(&T) -> bool) -> Result<T, String> {
+    text.parse().ok().filter(good).ok_or_else(|| format!("expected {expected}"))
+}
+
+/// 1, 2, 3, …
+pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    number(text, "a whole number of at least 1", |n| *n >= T::from(1))
+}
+
+/// How large a part of a network, or how many of something, may be: beyond this, memory ends in an abort.
+pub fn size(text: &str) -> Result<usize, String> {
+    number(text, "a whole number from 1 to 65536", |n| (1..=65536).contains(n))
+}
+
+/// A dropout rate, in `[0, 1)`.
+pub fn rate(text: &str) -> Result<f64, String> {
+    number(text, "a rate of at least 0 and below 1", |x| (0.0..1.0).contains(x))
+}
+
+/// A finite number, 0 included.
+pub fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, "a finite number of at least 0", |x: &f64| x.is_finite() && *x >= 0.0)
+}
+
+/// A finite number, 0 excluded.
+pub fn positive(text: &str) -> Result<f64, String> {
+    number(text, "a finite number above 0", |x: &f64| x.is_finite() && *x > 0.0)
+}
+
+/// Percent; 0.98 is most likely meant as 98 and no target at all.
+pub fn percent(text: &str) -> Result<f64, String> {
+    number(text, "percent, above 1 and at most 100", |x| *x > 1.0 && *x <= 100.0)
+}
+
+/// Prints what clap found wrong as one line, `error: …`, and gives exit code 2; prints help as it is.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let text = error.render().to_string();
+    let parts = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let parts = parts.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more info"));
+    eprintln!("{} (see --help)", parts.collect::<Vec<_>>().join("; "));
+    ExitCode::from(2)
+}
+
+/// The version of a package that this program was built with.
+pub fn locked_version(package: &str) -> Option<&'static str> {
+    let lock = include_str!("../../Cargo.lock");
+    let after = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?.1;
+    Some(after.split_once('"')?.0)
+}

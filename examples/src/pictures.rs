@@ -1,0 +1,319 @@
+use anyhow::{Result, anyhow};
+use plotly::common::{ColorScale, ColorScalePalette, DashType, Fill, Line, LineShape, Mode, Title};
+use plotly::configuration::DisplayModeBar;
+use plotly::layout::{Axis, AxisType, Margin};
+use plotly::{Bar, Configuration, HeatMap, Layout, Plot, Scatter};
+use plotters::prelude::*;
+
+use crate::Distribution;
+
+/// Blue, orange and grey that the colour-blind tell apart, on white and on black.
+const AFTER: &str = "#2b83c6";
+const SPIKE: &str = "#d55e00";
+const BEFORE: &str = "#8a8a8a";
+/// Lines: those of Okabe and Ito that stand out on white and on black; from the seventh on they are dashed.
+const LINES: [&str; 6] = ["#2b83c6", "#d55e00", "#1b9e77", "#cc6fa6", "#b8860b", "#7f7f7f"];
+const DASHES: [DashType; 4] = [DashType::Solid, DashType::Dash, DashType::Dot, DashType::DashDot];
+
+/// A distribution with what stands above it.
+#[derive(Debug)]
+pub struct Panel {
+    /// Its name: plain text.
+    pub title: String,
+    /// A line of numbers: plain text.
+    pub caption: String,
+    /// What is drawn.
+    pub after: Distribution,
+}
+
+/// A number of every layer of some networks, one line for each network.
+#[derive(Debug)]
+pub struct Chart {
+    /// What it shows: plain text.
+    pub title: &'static str,
+    /// Whether the axis is logarithmic.
+    pub log: bool,
+    /// Name and values, from the first layer on.
+    pub lines: Vec<(String, Vec<f64>)>,
+}
+
+/// What is drawn of a distribution at most: so high that one sees what is beside a needle.
+fn top(before: &Distribution, after: &Distribution) -> f64 {
+    let peak = |of: &Distribution| of.density().1.into_iter().fold(0.0, f64::max);
+    1.05 * match peak(before) {
+        0.0 => peak(after),
+        before => peak(after).clamp(before, 4.2 * before),
+    }
+}
+
+/// Text as HTML.
+pub fn escape(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
+}
+
+/// A page that needs no network, light or dark as the reader's system is; `body` is HTML.
+pub fn page(title: &str, body: &str) -> String {
+    // The second script that plotly brings along is for formulas, of which there are none.
+    let scripts = Plot::offline_js_sources();
+    let plotly = scripts.split_inclusive("</script>").next().unwrap_or_default();
+    let (title, style) = (escape(title), include_str!("page.css"));
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
+        <style>\n{style}</style>\n{plotly}\n</head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
+    )
+}
+
+/// A table; the first column is of names, and rows of `faint` are less important than those above them.
+pub fn table(titles: &[(&str, &str)], rows: &[(bool, Vec<String>)]) -> String {
+    let mut html = "<div class=\"wide\"><table>\n<tr>".to_string();
+    for (title, meaning) in titles {
+        html += &format!("<th title=\"{}\">{}</th>", escape(meaning), escape(title));
+    }
+    for (faint, cells) in rows {
+        html += if *faint { "</tr>\n<tr class=\"faint\">" } else { "</tr>\n<tr>" };
+        html.extend(cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))));
+    }
+    html + "</tr>\n</table></div>\n"
+}
+
+fn figure(id: &str, title: &str, caption: &str, plot: &Plot) -> String {
+    let (title, caption, plot) = (escape(title), escape(caption), plot.to_inline_html(Some(id)));
+    format!(
+        "<figure><figcaption><b>{title}</b> {caption}</figcaption><div class=\"plot\">{plot}</div></figure>\n"
+    )
+}
+
+fn axis() -> Axis {
+    Axis::new().fixed_range(true).auto_margin(true)
+}
+
+fn plot(layout: Layout) -> Plot {
+    let mut plot = Plot::new();
+    let clear = "rgba(0,0,0,0)";
+    let margin = Margin::new().left(44).right(8).top(6).bottom(36);
+    let layout =
+        layout.paper_background_color(clear).plot_background_color(clear).margin(margin).auto_size(true);
+    plot.set_layout(layout);
+    plot.set_configuration(Configuration::new().responsive(true).display_mode_bar(DisplayModeBar::False));
+    plot
+}
+
+/// The legend and one figure for every panel, each over the distribution `before`.
+pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
+    let mut html = format!(
+        "<p class=\"legend\"><i style=\"background:{BEFORE}\"></i>before <i style=\"background:{AFTER}\"></i>after \
+        <i style=\"background:{SPIKE}\"></i>exact zeros, on a scale of their own: as high as the picture is all values</p>\n\
+        <div class=\"grid\">\n"
+    );
+    for (i, panel) in panels.iter().enumerate() {
+        let top = top(before, &panel.after);
+        let area = |of: &Distribution, name: &str, color: &str, fill: &str| {
+            let (xs, ys) = of.density();
+            Scatter::new(xs, ys)
+                .name(name)
+                .mode(Mode::Lines)
+                .line(Line::new().shape(LineShape::Hvh).width(1.5).color(color.to_string()))
+                .fill(Fill::ToZeroY)
+                .fill_color(fill.to_string())
+                .hover_template("density %{y:.3f} at %{x:.2f}")
+        };
+        let mut plot = plot(
+            Layout::new()
+                .show_legend(false)
+                .x_axis(axis().range(vec![-before.reach, before.reach]).zero_line(false))
+                .y_axis(axis().range(vec![0.0, top]).n_ticks(4)),
+        );
+        plot.add_trace(area(before, "before", BEFORE, "rgba(138,138,138,0.35)"));
+        plot.add_trace(area(&panel.after, "after", AFTER, "rgba(43,131,198,0.35)"));
+        let zeros = panel.after.zero_fraction();
+        if zeros > 0.0 {
+            let spike = Bar::new(vec![0.0], vec![zeros * top]).name("zeros").width(before.reach / 40.0);
+            let spike = spike.marker(plotly::common::Marker::new().color(SPIKE));
+            plot.add_trace(spike.hover_template(format!("{:.2} % are exactly 0", 100.0 * zeros)));
+        }
+        html += &figure(&format!("panel{i}"), &panel.title, &panel.caption, &plot);
+    }
+    html + "</div>\n"
+}
+
+/// One figure for every chart.
+pub fn charts_html(charts: &[Chart]) -> String {
+    let mut html = "<div class=\"grid two\">\n".to_string();
+    for (i, chart) in charts.iter().enumerate() {
+        let kind = if chart.log { AxisType::Log } else { AxisType::Linear };
+        let mut plot = plot(
+            Layout::new()
+                .x_axis(axis().title(Title::with_text("layer")).range_mode(plotly::layout::RangeMode::Normal))
+                .y_axis(axis().type_(kind)),
+        );
+        for (j, (name, values)) in chart.lines.iter().enumerate() {
+            let line = Line::new()
+                .color(LINES[j % LINES.len()])
+                .dash(DASHES[j / LINES.len() % DASHES.len()].clone());
+            let layers: Vec<usize> = (1..=values.len()).collect();
+            // A logarithm has no place for 0.
+            let values: Vec<Option<f64>> =
+                values.iter().map(|y| (*y > 0.0 || !chart.log).then_some(*y)).collect();
+            plot.add_trace(
+                Scatter::new(layers, values).name(escape(name)).mode(Mode::LinesMarkers).line(line),
+            );
+        }
+        html += &figure(&format!("chart{i}"), chart.title, "", &plot);
+    }
+    html + "</div>\n"
+}
+
+/// A heat map for every network: layers against values, the density on a logarithmic scale.
+pub fn heat_maps_html(networks: &[(String, Vec<Distribution>)]) -> String {
+    let mut html = "<div class=\"grid\">\n".to_string();
+    for (i, (name, layers)) in networks.iter().enumerate() {
+        let Some(first) = layers.first() else { continue };
+        let values = first.density().0;
+        let columns: Vec<Vec<f64>> = layers.iter().map(|layer| layer.density().1).collect();
+        let z: Vec<Vec<Option<f64>>> = (0..values.len())
+            .map(|bin| columns.iter().map(|c| (c[bin] > 0.0).then(|| c[bin].log10())).collect())
+            .collect();
+        let map = HeatMap::new((1..=layers.len()).collect(), values, z)
+            .color_scale(ColorScale::Palette(ColorScalePalette::Viridis))
+            .zmin(-3.0)
+            .zmax(1.0)
+            .show_scale(i == 0)
+            .hover_template("layer %{x}, value %{y:.2f}: density 10^%{z:.1f}<extra></extra>");
+        let mut plot =
+            plot(Layout::new().x_axis(axis().title(Title::with_text("layer"))).y_axis(axis().n_ticks(7)));
+        plot.add_trace(map);
+        html += &figure(&format!("map{i}"), name, "log₁₀ of the density", &plot);
+    }
+    html + "</div>\n"
+}
+
+const TEXT: RGBColor = RGBColor(40, 40, 40);
+
+fn color(hex: &str) -> RGBColor {
+    let part = |i: usize| hex.get(i..i + 2).and_then(|h| u8::from_str_radix(h, 16).ok()).unwrap_or(0);
+    RGBColor(part(1), part(3), part(5))
+}
+
+/// For `map_err`: plotters' errors are not to be sent between threads.
+fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
+    result.map_err(|e| anyhow!("drawing: {e}"))
+}
+
+/// An SVG file with a panel for every distribution, each over `before`.
+pub fn panels_svg(title: &str, before: &Distribution, panels: &[Panel]) -> Result<String> {
+    let columns = panels.len().clamp(1, 4);
+    let rows = panels.len().div_ceil(columns).max(1);
+    let size = (columns as u32 * 290, rows as u32 * 190 + 70);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        drawn(root.fill(&WHITE))?;
+        let root = drawn(root.titled(title, ("sans-serif", 20).into_font().color(&TEXT)))?;
+        let (legend, root) = root.split_vertically(26);
+        let mut x = 12;
+        for (name, hex) in [("before", BEFORE), ("after", AFTER), ("exact zeros: full height is all", SPIKE)]
+        {
+            drawn(legend.draw(&Rectangle::new([(x, 4), (x + 14, 18)], color(hex).filled())))?;
+            let font = ("sans-serif", 14).into_font().color(&TEXT);
+            drawn(legend.draw(&Text::new(name, (x + 20, 5), font)))?;
+            x += 40 + 8 * name.len() as i32;
+        }
+        for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
+            let (top, reach, width) = (top(before, &panel.after), before.reach, before.width());
+            let (caption, area) = area.split_vertically(38);
+            drawn(caption.draw(&Text::new(
+                panel.title.clone(),
+                (36, 4),
+                ("sans-serif", 16).into_font().color(&TEXT),
+            )))?;
+            drawn(caption.draw(&Text::new(
+                panel.caption.clone(),
+                (36, 22),
+                ("sans-serif", 12).into_font().color(&TEXT),
+            )))?;
+            let mut chart = ChartBuilder::on(&area);
+            chart.margin_right(10).x_label_area_size(22).y_label_area_size(34);
+            let mut chart = drawn(chart.build_cartesian_2d(-reach..reach, 0.0..top))?;
+            let labels = ("sans-serif", 11).into_font().color(&TEXT);
+            let mut mesh = chart.configure_mesh();
+            mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(RGBColor(225, 225, 225));
+            mesh.axis_style(RGBColor(140, 140, 140)).x_labels(7).y_labels(3).label_style(labels);
+            drawn(
+                mesh.x_label_formatter(&|x| format!("{x:.0}"))
+                    .y_label_formatter(&|y| format!("{y:.1}"))
+                    .draw(),
+            )?;
+            for (of, hex) in [(before, BEFORE), (&panel.after, AFTER)] {
+                // A step for every bin: two points at the same height, one at each end.
+                let (xs, ys) = of.density();
+                let step =
+                    |(x, y): (f64, f64)| [(x - width / 2.0, y.min(top)), (x + width / 2.0, y.min(top))];
+                let steps: Vec<(f64, f64)> = xs.into_iter().zip(ys).flat_map(step).collect();
+                let corners = [vec![(-reach, 0.0)], steps.clone(), vec![(reach, 0.0)]].concat();
+                drawn(chart.draw_series([Polygon::new(corners, color(hex).mix(0.35))]))?;
+                drawn(chart.draw_series([PathElement::new(steps, color(hex))]))?;
+            }
+            let zeros = panel.after.zero_fraction() * top;
+            if zeros > 0.0 {
+                let spike =
+                    Rectangle::new([(-reach / 80.0, 0.0), (reach / 80.0, zeros)], color(SPIKE).filled());
+                drawn(chart.draw_series([spike]))?;
+            }
+        }
+        drawn(root.present())?;
+    }
+    Ok(svg)
+}
+
+/// An SVG file with all charts.
+pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
+    let rows = charts.len().div_ceil(2).max(1);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (1000, rows as u32 * 300 + 40)).into_drawing_area();
+        drawn(root.fill(&WHITE))?;
+        let root = drawn(root.titled(title, ("sans-serif", 20).into_font().color(&TEXT)))?;
+        for (area, chart) in root.split_evenly((rows, 2)).iter().zip(charts) {
+            let shown = |y: &f64| y.is_finite() && (*y > 0.0 || !chart.log);
+            let scaled = |y: f64| if chart.log { y.log10() } else { y };
+            let values = chart.lines.iter().flat_map(|(_, values)| values).copied().filter(shown).map(scaled);
+            let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
+            let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+            let room = 0.06 * (high - low).max(if chart.log { 1.0 } else { 0.1 });
+            let depth = chart.lines.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
+            let mut builder = ChartBuilder::on(area);
+            builder.margin(12).caption(chart.title, ("sans-serif", 16).into_font().color(&TEXT));
+            builder.x_label_area_size(36).y_label_area_size(54);
+            let mut drawing =
+                drawn(builder.build_cartesian_2d(0.5..depth as f64 + 0.5, low - room..high + room))?;
+            let labels = ("sans-serif", 12).into_font().color(&TEXT);
+            let mut mesh = drawing.configure_mesh();
+            mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(RGBColor(225, 225, 225));
+            mesh.axis_style(RGBColor(140, 140, 140)).label_style(labels.clone()).x_desc("layer");
+            let number =
+                |y: &f64| if chart.log { format!("{:.1e}", 10_f64.powf(*y)) } else { format!("{y:.2}") };
+            drawn(mesh.x_label_formatter(&|x| format!("{x:.0}")).y_label_formatter(&number).draw())?;
+            for (j, (name, values)) in chart.lines.iter().enumerate() {
+                let color = color(LINES[j % LINES.len()]);
+                let points = values.iter().enumerate().filter(|(_, y)| shown(y));
+                let points: Vec<(f64, f64)> = points.map(|(i, y)| (i as f64 + 1.0, scaled(*y))).collect();
+                // What is dashed on the page has rings here, as plotters dashes nothing in its legend.
+                let dots = points.clone().into_iter().map(|at| match j < LINES.len() {
+                    true => Circle::new(at, 3, color.filled()),
+                    false => Circle::new(at, 3, color.stroke_width(1)),
+                });
+                drawn(drawing.draw_series(dots))?;
+                let line = drawn(drawing.draw_series(LineSeries::new(points, color.stroke_width(2))))?;
+                line.label(name)
+                    .legend(move |(x, y)| Rectangle::new([(x, y - 2), (x + 14, y + 2)], color.filled()));
+            }
+            let mut legend = drawing.configure_series_labels();
+            legend.background_style(WHITE.mix(0.8)).border_style(RGBColor(200, 200, 200)).label_font(labels);
+            drawn(legend.position(SeriesLabelPosition::UpperLeft).draw())?;
+        }
+        drawn(root.present())?;
+    }
+    Ok(svg)
+}

@@ -1,0 +1,646 @@
+//! The example `mnist` from end to end, as a program: what it prints, writes and answers to bad input.
+//!
+//! Every test runs in a directory of its own with nothing of the user's: no cache, no data, no network.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Digits, few and in a small network: a run takes a few hundredths of a second.
+const SMALL: &str = "--dataset digits --limit 256 --widths 16,8 --batch-size 32 --threads 1 --epochs 2";
+
+/// The program; `cargo test` builds it beside the tests.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let name = format!("mnist{}", std::env::consts::EXE_SUFFIX);
+    let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    assert!(path.is_file(), "{} is not there: run `cargo build --examples` first", path.display());
+    path
+}
+
+/// The program with these arguments, at home in `dir`.
+fn command(dir: &Path, args: &str) -> Command {
+    let mut command = Command::new(program());
+    command.args(args.split_whitespace()).current_dir(dir).env("HOME", dir).env("XDG_CACHE_HOME", dir);
+    for name in ["TAPER_DATA", "RUST_LOG", "NO_COLOR", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
+    // Nothing listens there: a download fails at once, with a network and without.
+    command.env("ALL_PROXY", "http://127.0.0.1:9").env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    command
+}
+
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+fn mnist(dir: &Path, args: &str) -> Ran {
+    command(dir, args).output().unwrap().into()
+}
+
+/// Runs it and expects success, with nothing to complain about.
+fn succeed(dir: &Path, args: &str) -> String {
+    let ran = mnist(dir, args);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{args}\n{}", ran.out);
+    ran.out
+}
+
+/// Runs it and expects one line on standard error that starts with `error: ` and has all of `says`.
+#[track_caller]
+fn fail(dir: &Path, args: &str, code: i32, says: &[&str]) -> Ran {
+    let ran = mnist(dir, args);
+    let one_line = ran.err.starts_with("error: ") && ran.err.trim_end().lines().count() == 1;
+    assert!(ran.code == Some(code) && one_line, "{args}: exit code {:?}\n{}", ran.code, ran.err);
+    for say in says {
+        assert!(ran.err.contains(say), "{args}: expected '{say}' in\n{}", ran.err);
+    }
+    ran
+}
+
+fn temp() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn lines(path: impl AsRef<Path>) -> Vec<Value> {
+    let text = fs::read_to_string(path.as_ref()).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// `(epoch, split)` of every line, in order.
+fn order(lines: &[Value]) -> Vec<(u64, &str)> {
+    lines.iter().map(|line| (line["epoch"].as_u64().unwrap(), line["split"].as_str().unwrap())).collect()
+}
+
+/// A tensor's name, type and shape.
+type Described = (String, Dtype, Vec<usize>);
+
+/// The tensors of a weights file by name, and the format that its metadata names.
+fn weights(path: impl AsRef<Path>) -> (Vec<Described>, Option<String>) {
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> =
+        file.iter().map(|(name, t)| (name.to_string(), t.dtype(), t.shape().to_vec())).collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    (tensors, header.metadata().as_ref().and_then(|of| of.get("format").cloned()))
+}
+
+/// Everything in a run's directory that must be the same for the same seed.
+fn bytes(dir: &Path, run: &str) -> [Vec<u8>; 3] {
+    ["metrics.jsonl", "layers.jsonl", "model.safetensors"]
+        .map(|name| fs::read(dir.join(run).join(name)).unwrap())
+}
+
+#[test]
+fn a_run_leaves_everything_that_is_documented() {
+    let dir = temp();
+    let dir = dir.path();
+    succeed(dir, &format!("{SMALL} --act selu --dropout 0.1 --validation 64 --out one"));
+    let run = dir.join("one");
+    let names: BTreeSet<_> =
+        fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let expected = ["config.json", "layers.jsonl", "metrics.jsonl", "model.safetensors", "timing.jsonl"];
+    assert_eq!(names, expected.map(str::to_string).into());
+
+    let splits = ["train", "validation", "test"];
+    let expected: Vec<_> = [1, 2].into_iter().flat_map(|epoch| splits.map(|split| (epoch, split))).collect();
+    let metrics = lines(run.join("metrics.jsonl"));
+    assert_eq!(order(&metrics), expected);
+    for (line, samples) in metrics.iter().zip([192, 64, 256].iter().cycle()) {
+        let fields = ["v", "epoch", "split", "loss", "accuracy", "samples", "learning_rate"];
+        assert_eq!(keys(line), fields.into());
+        assert_eq!((line["v"].as_u64(), line["samples"].as_u64()), (Some(1), Some(*samples)));
+        assert!(line["loss"].as_f64().is_some_and(|x| x > 0.0 && x < 10.0));
+        assert!(line["accuracy"].as_f64().is_some_and(|x| (0.0..=1.0).contains(&x)));
+        assert_eq!(line["learning_rate"].is_number(), line["split"] == "train");
+    }
+    let timing = lines(run.join("timing.jsonl"));
+    assert_eq!(order(&timing), expected);
+    for line in &timing {
+        let fields = ["v", "epoch", "split", "seconds", "samples_per_second", "tracking_fraction"];
+        assert_eq!(keys(line), fields.into());
+        assert!(line["tracking_fraction"].as_f64().is_some_and(|x| x > 0.0 && x < 1.0));
+    }
+    let layers = lines(run.join("layers.jsonl"));
+    assert_eq!(order(&layers), expected.iter().flat_map(|at| [*at, *at]).collect::<Vec<_>>());
+    for (line, (site, units)) in layers.iter().zip([("fc1", 16), ("fc2", 8)].iter().cycle()) {
+        assert_eq!((line["site"].as_str(), line["units"].as_u64()), (Some(*site), Some(*units)));
+        assert_eq!((line["v"].as_u64(), line["activation"].as_str()), (Some(1), Some("selu")));
+        for name in ["values", "zeros", "dead", "dormant_0_025", "mean", "variance", "skewness"] {
+            assert!(line[name].is_number(), "{name} in {line}");
+        }
+        for name in ["histogram", "quantiles", "firing_rate", "active_per_sample", "dead_units"] {
+            assert!(!line[name].is_null(), "{name} in {line}");
+        }
+    }
+
+    let config: Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
+    for (name, expected) in [
+        ("v", Value::from(1)),
+        ("name", "selu-dropout0.1-seed1".into()),
+        ("dataset", "digits".into()),
+        ("model", "mlp 64-16-8-10".into()),
+        ("activation", "selu".into()),
+        ("dropout", 0.1.into()),
+        ("seed", 1.into()),
+        ("epochs", 2.into()),
+    ] {
+        assert_eq!(config[name], expected, "{name}");
+    }
+    let rest = &config["config"];
+    assert_eq!(
+        (&rest["batch_size"], &rest["validation"], &rest["threads"]),
+        (&32.into(), &64.into(), &1.into())
+    );
+    for name in
+        ["command", "optimizer", "learning_rate", "schedule", "init", "scale", "data", "taper", "candle"]
+    {
+        assert!(!rest[name].is_null(), "{name} in {rest}");
+    }
+
+    let (tensors, format) = weights(run.join("model.safetensors"));
+    let expected: [(&str, &[usize]); 6] = [
+        ("fc1.bias", &[16]),
+        ("fc1.weight", &[16, 64]),
+        ("fc2.bias", &[8]),
+        ("fc2.weight", &[8, 16]),
+        ("fc3.bias", &[10]),
+        ("fc3.weight", &[10, 8]),
+    ];
+    assert_eq!(tensors, expected.map(|(name, shape)| (name.to_string(), Dtype::F32, shape.to_vec())));
+    assert_eq!(format.as_deref(), Some("pt"));
+}
+
+#[test]
+fn a_cnn_and_softmax_regression_are_named_as_in_pytorch() {
+    let dir = temp();
+    let small = "--dataset digits --limit 64 --batch-size 32 --epochs 1 --dropout 0";
+    succeed(dir.path(), &format!("{small} --model cnn --channels 2,3 --widths 5 --out cnn"));
+    succeed(dir.path(), &format!("{small} --model linear --out linear"));
+    let names = |run: &str| -> Vec<String> {
+        weights(dir.path().join(run).join("model.safetensors")).0.into_iter().map(|of| of.0).collect()
+    };
+    let layers = ["conv1", "conv2", "fc1", "fc2"];
+    let expected: Vec<_> = layers.iter().flat_map(|l| [format!("{l}.bias"), format!("{l}.weight")]).collect();
+    assert_eq!(names("cnn"), expected);
+    assert_eq!(names("linear"), ["fc1.bias", "fc1.weight"]);
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes_and_another_seed_does_not() {
+    let dir = temp();
+    let dir = dir.path();
+    let run = |out: &str, more: &str| succeed(dir, &format!("{SMALL} --dropout 0.3 --out {out} {more}"));
+    run("one", "");
+    run("two", "");
+    assert_eq!(bytes(dir, "one"), bytes(dir, "two"));
+    run("blind", "--no-track");
+    let ([metrics, layers, model], [blind_metrics, blind_layers, blind_model]) =
+        (bytes(dir, "one"), bytes(dir, "blind"));
+    assert!(metrics == blind_metrics && model == blind_model, "watching changed the training");
+    assert!(!layers.is_empty() && blind_layers.is_empty());
+    run("other", "--seed 2");
+    for (one, other) in bytes(dir, "one").iter().zip(bytes(dir, "other")) {
+        assert_ne!(*one, other);
+    }
+}
+
+#[test]
+fn a_grid_has_a_directory_per_run_and_one_table() {
+    let dir = temp();
+    let dir = dir.path();
+    let grid = "--act relu,selu --dropout 0,0.5 --seeds 2 --out grid";
+    let out = succeed(dir, &format!("{SMALL} {grid} --quiet"));
+    assert!(
+        out.starts_with("8 runs on digits, mlp 64-16-8-10, 2 epochs; accuracy and loss on test\n"),
+        "{out}"
+    );
+    assert!(out.contains("over seeds: mean ± sample standard deviation of n runs"), "{out}");
+    assert!(out.lines().filter(|line| line.contains('±')).count() > 4, "{out}");
+    for column in
+        ["act", "dropout", "best", "loss", "seconds", "samples/s", "tracking", "zeros", "dead", "skew"]
+    {
+        assert!(out.contains(column), "{column} in\n{out}");
+    }
+    let mut models = BTreeSet::new();
+    for act in ["relu", "selu"] {
+        for dropout in ["0", "0.5"] {
+            for seed in [1, 2] {
+                let run = format!("grid/{act}-dropout{dropout}-seed{seed}");
+                assert_eq!(lines(dir.join(&run).join("metrics.jsonl")).len(), 4);
+                models.insert(bytes(dir, &run)[2].clone());
+            }
+        }
+    }
+    assert_eq!((models.len(), fs::read_dir(dir.join("grid")).unwrap().count()), (8, 8));
+    // A run of a grid is the same run as one by itself.
+    succeed(dir, &format!("{SMALL} --act selu --dropout 0.5 --seed 2 --out alone"));
+    assert_eq!(bytes(dir, "alone"), bytes(dir, "grid/selu-dropout0.5-seed2"));
+}
+
+#[test]
+fn the_largest_seed_still_gives_as_many_runs_as_asked_for() {
+    let dir = temp();
+    succeed(dir.path(), &format!("{SMALL} --dropout 0 --seed {} --seeds 2 --out x --quiet", u64::MAX));
+    assert_eq!(fs::read_dir(dir.path().join("x")).unwrap().count(), 2);
+}
+
+#[test]
+fn loaded_weights_are_where_the_training_starts() {
+    let dir = temp();
+    let dir = dir.path();
+    let base = "--dataset digits --widths 64 --batch-size 32 --dropout 0";
+    succeed(dir, &format!("{base} --epochs 12 --lr 0.003 --out first"));
+    succeed(dir, &format!("{base} --epochs 1 --lr 0 --load first/model.safetensors --out second"));
+    let (first, second) = (lines(dir.join("first/metrics.jsonl")), lines(dir.join("second/metrics.jsonl")));
+    // At a learning rate of 0 the weights stay what they were: the same test loss to the bit.
+    assert_eq!(second[1]["loss"], first[23]["loss"]);
+    assert!(first[0]["accuracy"].as_f64() < second[0]["accuracy"].as_f64());
+    assert!(second[0]["accuracy"].as_f64().is_some_and(|x| x > 0.95));
+    assert_eq!(bytes(dir, "first")[2], bytes(dir, "second")[2]);
+}
+
+#[test]
+fn a_target_decides_about_the_exit_code() {
+    let dir = temp();
+    let ran =
+        fail(dir.path(), &format!("{SMALL} --dropout 0 --target 100"), 1, &["digits accuracy", "100 %"]);
+    assert!(ran.out.contains("1 run on digits"));
+    succeed(dir.path(), &format!("{SMALL} --dropout 0 --target 1.5"));
+}
+
+#[test]
+fn piped_output_is_plain_text_and_quiet_is_the_comparison_alone() {
+    let dir = temp();
+    let out = succeed(dir.path(), &format!("{SMALL} --out one"));
+    assert!(
+        !out.contains(['\x1b', '\r']) && out.contains("epoch 2/2") && out.contains("written to one"),
+        "{out}"
+    );
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
+    let quiet = succeed(dir.path(), &format!("{SMALL} --quiet"));
+    assert!(quiet.starts_with("2 runs on digits") && !quiet.contains("written"), "{quiet}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_gets_bars_and_no_colours_where_they_are_unwanted() {
+    let dir = temp();
+    let on_a_terminal = |no_color: &str| {
+        let line = format!("{} {SMALL}", program().display());
+        let mut script = command(dir.path(), "");
+        let mut on = Command::new("script");
+        on.args(["-qec", &line, "/dev/null"]).current_dir(dir.path()).stdin(Stdio::null());
+        script.get_envs().for_each(|(name, value)| {
+            value.map(|value| on.env(name, value));
+        });
+        script.env_clear();
+        on.env("NO_COLOR", no_color).env("TERM", "xterm").output().ok().map(Ran::from)
+    };
+    let (Some(coloured), Some(plain)) = (on_a_terminal(""), on_a_terminal("1")) else {
+        println!("skipped: no program `script` to make a terminal");
+        return;
+    };
+    assert_eq!((coloured.code, plain.code), (Some(0), Some(0)));
+    assert!(coloured.out.contains("\x1b[1m"), "titles are bold on a terminal");
+    assert!(!plain.out.contains("\x1b[1m") && !plain.out.contains("\x1b[2m"), "NO_COLOR is set");
+    assert!(plain.out.contains("samples") && plain.out.contains("left"), "bars are shown");
+}
+
+#[test]
+fn nothing_is_ever_overwritten() {
+    let dir = temp();
+    let dir = dir.path();
+    fs::create_dir(dir.join("taken")).unwrap();
+    fs::write(dir.join("taken/notes.txt"), "mine").unwrap();
+    for (dropout, expected) in [("0", "taken-2"), ("0,0.5", "taken-3")] {
+        let ran = mnist(dir, &format!("{SMALL} --dropout {dropout} --out taken"));
+        assert_eq!(ran.code, Some(0));
+        assert_eq!(ran.err, format!("taken is taken: writing to {expected}\n"));
+        assert!(ran.out.ends_with(&format!("written to {expected}\n")), "{}", ran.out);
+    }
+    assert_eq!(fs::read_dir(dir.join("taken")).unwrap().count(), 1);
+    fs::write(dir.join("file"), "").unwrap();
+    for dropout in ["0", "0,0.5"] {
+        let args = format!("{SMALL} --dropout {dropout} --out file/below");
+        fail(dir, &args, 1, &["--out", "file", "not a directory"]);
+    }
+}
+
+#[test]
+fn without_data_auto_is_digits_with_one_warning_and_mnist_is_an_error() {
+    let dir = temp();
+    let start = Instant::now();
+    let rest = "--limit 128 --widths 8 --epochs 1 --dropout 0 --out";
+    let ran = mnist(dir.path(), &format!("{rest} auto"));
+    assert_eq!((ran.code, ran.err.lines().count()), (Some(0), 1), "{}", ran.err);
+    for part in ["WARN", "using the bundled data set digits instead of mnist", "datasets/mnist", "https://"] {
+        assert!(ran.err.contains(part), "{part} in\n{}", ran.err);
+    }
+    assert!(ran.out.contains("mlp 64-8-10 on digits") && ran.out.contains("1 run on digits"), "{}", ran.out);
+    let config: Value =
+        serde_json::from_slice(&fs::read(dir.path().join("auto/config.json")).unwrap()).unwrap();
+    assert_eq!(config["dataset"], "digits");
+    let places = ["data set mnist not found", "datasets/mnist", "https://ossci", "https://storage"];
+    fail(dir.path(), &format!("--dataset mnist {rest} named"), 1, &places);
+    assert!(!dir.path().join("named").exists());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "a download that cannot be made took {:?}",
+        start.elapsed()
+    );
+}
+
+/// Waits until the run has ended an epoch.
+fn wait_for_an_epoch(run: &mut Child, metrics: &Path) {
+    let start = Instant::now();
+    while !fs::read_to_string(metrics).is_ok_and(|text| text.lines().count() >= 2) {
+        assert!(start.elapsed() < Duration::from_secs(30), "no epoch in {}", metrics.display());
+        assert!(run.try_wait().unwrap().is_none(), "ended early");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_after_the_batch_with_what_is_done_written_down() {
+    let dir = temp();
+    let dir = dir.path();
+    let args = format!("{SMALL} --epochs 1000000 --out long").replace("--epochs 2 ", "");
+    let mut child = command(dir, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let run = dir.join("long/relu-dropout0-seed1");
+    wait_for_an_epoch(&mut child, &run.join("metrics.jsonl"));
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let start = Instant::now();
+    // Read what it prints, or it waits for a reader.
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(130), "stopped on request; what was done is in long\n"));
+    assert!(ran.out.contains("1 run on digits, mlp 64-16-8-10, "), "{}", ran.out);
+    assert!(
+        ran.out.contains("accuracy and loss on test"),
+        "an epoch cut short hides those before: {}",
+        ran.out
+    );
+    let metrics = lines(run.join("metrics.jsonl"));
+    assert!(metrics.len() >= 2 && !lines(run.join("layers.jsonl")).is_empty());
+    for line in metrics.iter().filter(|line| line["split"] == "test") {
+        assert_eq!(line["samples"], 256, "a test pass that was cut short stands for the whole: {line}");
+    }
+    assert_eq!(weights(run.join("model.safetensors")).0.len(), 6);
+    assert_eq!(fs::read_dir(dir.join("long")).unwrap().count(), 1, "no other run has begun");
+}
+
+#[test]
+fn whoever_closes_standard_output_gets_no_complaint_and_keeps_the_files() {
+    let dir = temp();
+    let args = format!("{SMALL} --dropout 0 --out run").replace("--epochs 2", "--epochs 1000000");
+    let mut child = command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+    assert_eq!(weights(dir.path().join("run/model.safetensors")).0.len(), 6);
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    let dir = temp();
+    for (args, says) in [
+        ("--epochs 0", "--epochs"),
+        ("--epochs 99999999999", "--epochs"),
+        ("--batch-size 0", "--batch-size"),
+        ("--lr NaN", "--lr"),
+        ("--lr -1", "--lr"),
+        ("--lr inf", "--lr"),
+        ("--weight-decay nan", "--weight-decay"),
+        ("--clip-norm 0", "--clip-norm"),
+        ("--max-norm -1", "--max-norm"),
+        ("--widths 0", "--widths"),
+        ("--widths 16,0", "--widths"),
+        ("--widths 999999999999", "from 1 to 65536"),
+        ("--channels 0", "--channels"),
+        ("--seeds 0", "--seeds"),
+        ("--seeds 18446744073709551615", "--seeds"),
+        ("--limit 0", "--limit"),
+        ("--validation 0", "--validation"),
+        ("--threads 0", "--threads"),
+        ("--threads 1000000", "from 1 to 1024"),
+        ("--dropout 1", "below 1"),
+        ("--dropout=-0.1", "at least 0"),
+        ("--dropout nan", "--dropout"),
+        ("--target 0.98", "percent"),
+        ("--act rleu", "did you mean relu?"),
+        ("--act celu:0", "above 0"),
+        ("--act relu,", "expected one of identity, relu"),
+        ("--dataset cifar", "auto, mnist, fashion-mnist, kmnist, digits"),
+        ("--model rnn", "mlp, cnn, linear"),
+        ("--optimizer lion", "expected sgd"),
+        ("--optimizer rmsprop --weight-decay 0.1", "rmsprop has no weight decay"),
+        ("--schedule cosin", "expected constant"),
+        ("--init zeros", "he, lecun, glorot or pytorch"),
+        ("--scale log", "unit and standard"),
+        ("--device tpu", "cpu, cuda, metal"),
+        ("--epoch 3", "--epochs"),
+        ("mnist", "unexpected argument"),
+    ] {
+        fail(dir.path(), args, 2, &[says]);
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was written");
+}
+
+#[test]
+fn what_does_not_fit_together_is_one_line_and_exit_code_1() {
+    let dir = temp();
+    for (args, says) in [
+        ("--dataset digits --batch-size 1438", "1438"),
+        ("--dataset digits --limit 50 --batch-size 64", "50"),
+        ("--dataset digits --validation 1437", "--validation"),
+        ("--dataset digits --validation 1400 --batch-size 64", "37"),
+        ("--dataset digits --model cnn --channels 1,1,1,1,1", "conv4"),
+        ("--data-dir nowhere", "nowhere"),
+        ("--dataset mnist --data-dir nowhere", "nowhere"),
+        ("--dataset digits --load nowhere", "nowhere"),
+    ] {
+        fail(dir.path(), args, 1, &[says]);
+    }
+    #[cfg(not(feature = "cuda"))]
+    fail(dir.path(), "--dataset digits --device cuda", 1, &["--device cuda", "--features cuda"]);
+    #[cfg(not(feature = "metal"))]
+    fail(dir.path(), "--dataset digits --device metal", 1, &["--device metal", "--features metal"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was written");
+}
+
+const IDX: [&str; 4] = [
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+];
+
+fn idx(sizes: &[u32], values: impl Iterator<Item = u8>) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, sizes.len() as u8];
+    sizes.iter().for_each(|size| bytes.extend(size.to_be_bytes()));
+    bytes.extend(values);
+    bytes
+}
+
+/// A set in MNIST's format: 40 images to train on and 20 to test on.
+fn write_idx(dir: &Path) {
+    let images = |n: u32| idx(&[n, 28, 28], (0..n * 784).map(|i| ((i * 7919) >> 5) as u8));
+    let labels = |n: u32| idx(&[n], (0..n).map(|i| (i % 10) as u8));
+    fs::create_dir_all(dir).unwrap();
+    for (name, bytes) in IDX.iter().zip([images(40), labels(40), images(20), labels(20)]) {
+        fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+#[test]
+fn broken_data_files_are_one_line_with_their_path() {
+    let dir = temp();
+    let data = dir.path().join("data");
+    let args = "--data-dir data --widths 4 --epochs 1 --batch-size 10 --dropout 0 --out run";
+    write_idx(&data);
+    let out = succeed(dir.path(), args);
+    assert!(out.contains("mlp 784-4-10 on mnist"), "{out}");
+
+    let good = fs::read(data.join(IDX[0])).unwrap();
+    let huge = idx(&[1 << 31, 28, 28], std::iter::empty());
+    let cases: [(&str, usize, Vec<u8>); 12] = [
+        ("truncated", 0, good[..1000].to_vec()),
+        ("a byte too long", 0, [&good[..], &[0]].concat()),
+        ("empty", 0, vec![]),
+        ("header alone", 0, good[..16].to_vec()),
+        ("not IDX", 0, b"<html>not found</html>".to_vec()),
+        ("broken gzip", 0, vec![0x1f, 0x8b, 8, 0, 0, 0]),
+        ("claims 2^31 images", 0, huge),
+        ("wrong rank", 0, idx(&[40], (0..40).map(|_| 0))),
+        ("wrong size of images", 0, idx(&[40, 14, 56], (0..40 * 784).map(|_| 0))),
+        ("wrong count", 1, idx(&[39], (0..39).map(|i| i % 10))),
+        ("label out of range", 3, idx(&[20], (0..20).map(|i| i % 11))),
+        ("one class", 1, idx(&[40], (0..40).map(|_| 3))),
+    ];
+    for (what, file, bytes) in cases {
+        write_idx(&data);
+        fs::write(data.join(IDX[file]), bytes).unwrap();
+        let place = if what == "one class" { "class" } else { IDX[file] };
+        let start = Instant::now();
+        for choice in ["auto", "mnist"] {
+            fail(dir.path(), &format!("--dataset {choice} {args}"), 1, &[place]);
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}");
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_one_line_with_their_path() {
+    let dir = temp();
+    let dir = dir.path();
+    let args = "--dataset digits --limit 64 --batch-size 32 --widths 4 --epochs 1 --dropout 0";
+    succeed(dir, &format!("{args} --out good"));
+    let good = fs::read(dir.join("good/model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&good).unwrap();
+    let own = || file.iter().map(|(name, view)| (name.to_string(), view)).collect::<Vec<_>>();
+    let zeros = [0_u8; 8 * 64 * 4];
+    let view =
+        |dtype, shape: &[usize], n: usize| TensorView::new(dtype, shape.to_vec(), &zeros[..n]).unwrap();
+    let save = |name: &str, tensors: Vec<(String, TensorView<'_>)>| {
+        fs::write(dir.join(name), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    };
+    let mut tensors = own();
+    tensors.push(("fc9.weight".into(), view(Dtype::F32, &[2], 8)));
+    save("extra", tensors);
+    save("missing", own().into_iter().filter(|(name, _)| name != "fc2.bias").collect());
+    let with = |new: TensorView<'_>| {
+        let mut tensors: Vec<_> = own().into_iter().filter(|(name, _)| name != "fc1.weight").collect();
+        tensors.push(("fc1.weight".into(), new));
+        safetensors::serialize(tensors, None).unwrap()
+    };
+    fs::write(dir.join("turned"), with(view(Dtype::F32, &[64, 4], 1024))).unwrap();
+    fs::write(dir.join("double"), with(view(Dtype::F64, &[4, 64], 2048))).unwrap();
+    fs::write(dir.join("cut"), &good[..good.len() - 1]).unwrap();
+    fs::write(dir.join("empty"), "").unwrap();
+    fs::write(dir.join("text"), "fc1.weight = 3\n".repeat(20)).unwrap();
+    fs::write(dir.join("vast"), [&(1_u64 << 42).to_le_bytes()[..], b"{}"].concat()).unwrap();
+    let before = fs::read_dir(dir).unwrap().count();
+    for (name, says) in [
+        ("extra", "fc9.weight"),
+        ("missing", "fc2.bias"),
+        ("turned", "expected shape [4, 64], found [64, 4]"),
+        ("double", "expected f32, found F64"),
+        ("cut", "part of one"),
+        ("empty", "expected a safetensors file"),
+        ("text", "expected a safetensors file"),
+        ("vast", "expected a safetensors file"),
+        ("nowhere", "cannot read"),
+        ("good", "cannot read"),
+    ] {
+        fail(dir, &format!("{args} --load {name} --out run"), 1, &[name, says]);
+    }
+    assert_eq!(fs::read_dir(dir).unwrap().count(), before, "a run that cannot start leaves nothing behind");
+}
+
+#[test]
+fn a_run_that_diverges_names_the_place_and_the_others_go_on() {
+    let dir = temp();
+    let dir = dir.path();
+    let base = format!("{SMALL} --optimizer sgd --lr 1e6 --schedule constant --dropout 0");
+    let says = ["relu-dropout0-seed1: loss is ", "epoch 1, batch ", "site", "a lower learning rate"];
+    fail(dir, &format!("{base} --out one"), 1, &says);
+    assert_eq!(weights(dir.join("one/model.safetensors")).0.len(), 6);
+    assert!(dir.join("one/config.json").is_file());
+
+    // Sigmoids cannot overflow, and neither can ten sums of them.
+    let ran = fail(dir, &format!("{base} --act relu,sigmoid --out grid"), 1, &says);
+    assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
+    assert_eq!(lines(dir.join("grid/sigmoid-dropout0-seed1/metrics.jsonl")).len(), 4);
+
+    // Lost in the last step of all, where no training batch is left to notice.
+    let last = "--dataset digits --limit 64 --batch-size 64 --epochs 1 --dropout 0 --optimizer sgd --lr 1e30";
+    fail(dir, &format!("{last} --out last"), 1, &["epoch 1, batch 1", "site 'fc"]);
+    assert_eq!(lines(dir.join("last/metrics.jsonl"))[1]["loss"], Value::Null);
+}
+
+#[test]
+fn help_fits_a_terminal_and_names_every_activation() {
+    let dir = temp();
+    let out = succeed(dir.path(), "--help");
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
+    for word in ["relu6", "gelu_tanh", "alpha-dropout", "--no-track", "Examples:", "cosine"] {
+        assert!(out.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn the_other_examples_run() {
+    let dir = temp();
+    for name in ["custom_model", "custom_observer"] {
+        let ran: Ran =
+            Command::new(program().with_file_name(name)).current_dir(dir.path()).output().unwrap().into();
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{name}\n{}", ran.out);
+        assert!(ran.out.contains("fc1"), "{name}\n{}", ran.out);
+    }
+}

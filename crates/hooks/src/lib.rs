@@ -37,7 +37,7 @@ pub use observer::{FirstFault, Observer, ObserverFn, observer_fn};
 pub use pass::{Mode, Pass};
 pub use recorder::{Parts, Recorder, UnitStats};
 pub use site::{Seen, Site};
-pub use taper_kernels::Activation;
+pub use taper_kernels::{Activation, CustomActivation};
 
 /// The one kind of random generator that Taper draws from: initialisation, shuffling and dropout.
 ///

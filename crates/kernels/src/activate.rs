@@ -220,6 +220,12 @@ pub(crate) mod twin {
             }
             Activation::Silu => xs * sigmoid(xs)?,
             Activation::Mish => xs * tanh_softplus(xs)?,
+            Activation::Custom(custom) => argument(format!(
+                "activation '{}': expected f32 on the CPU, found {:?} on {:?}: write it in candle operations",
+                custom.name,
+                xs.dtype(),
+                xs.device().location()
+            )),
         }
     }
 

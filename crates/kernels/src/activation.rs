@@ -79,6 +79,43 @@ pub enum Activation {
     Silu,
     /// `x · tanh(softplus(x))` (Misra 2019).
     Mish,
+    /// A function of one's own, for `f32` on the CPU.
+    Custom(&'static CustomActivation),
+}
+
+/// An activation function of one's own: see [`Activation::Custom`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use taper_kernels::{Activation, CustomActivation, activate};
+///
+/// static SHRINK: CustomActivation = CustomActivation {
+///     name: "softshrink",
+///     value: |x| if x > 0.5 { x - 0.5 } else if x < -0.5 { x + 0.5 } else { x * 0.0 },
+///     derivative: |x| f32::from(x.abs() > 0.5),
+///     zero_floored: false,
+/// };
+/// let ys = activate(&Tensor::new(&[-2.0_f32, 0.2, 2.0], &Device::Cpu)?, Activation::Custom(&SHRINK))?;
+/// assert_eq!(ys.to_vec1::<f32>()?, [-1.5, 0.0, 1.5]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CustomActivation {
+    /// What it is called in every report.
+    pub name: &'static str,
+    /// `f(x)`; should hand NaN on.
+    pub value: fn(f32) -> f32,
+    /// `f'(x)`; where it is 0, no gradient passes.
+    pub derivative: fn(f32) -> f32,
+    /// Whether `f` is 0 for every negative input: see [`Activation::is_zero_floored`].
+    pub zero_floored: bool,
+}
+
+impl PartialEq for CustomActivation {
+    /// One function is one static.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
 }
 
 /// Runs `$body` with `$g` bound to the variant of `$f`: inside, the compiler knows which function it is,
@@ -112,6 +149,7 @@ macro_rules! per_activation {
             Activation::GeluTanh => arm!(Activation::GeluTanh),
             Activation::Silu => arm!(Activation::Silu),
             Activation::Mish => arm!(Activation::Mish),
+            Activation::Custom(custom) => arm!(Activation::Custom(custom)),
         }
     }};
 }
@@ -126,7 +164,8 @@ fn gelu_inner(x: f32) -> (f32, f32) {
 }
 
 impl Activation {
-    /// All functions, those with a parameter at its default, in the order of their declaration.
+    /// All functions but [`Activation::Custom`], those with a parameter at its default, in the order of their
+    /// declaration.
     pub const ALL: [Self; 20] = [
         Self::Identity,
         Self::Relu,
@@ -229,6 +268,7 @@ impl Activation {
                 let n = e * (e + 2.0);
                 x * (n / (n + 2.0))
             }
+            Self::Custom(custom) => (custom.value)(x),
         }
     }
 
@@ -319,13 +359,18 @@ impl Activation {
                 let n = e * (e + 2.0);
                 n / (n + 2.0) + near * 4.0 * e * (e + 1.0) / ((n + 2.0) * (n + 2.0))
             }
+            Self::Custom(custom) => (custom.derivative)(x),
         }
     }
 
     /// Whether the function is 0 for every negative input: a layer behind it has exact zeros, and units that
     /// rarely fire are a fault worth counting.
     pub fn is_zero_floored(self) -> bool {
-        matches!(self, Self::Relu | Self::Relu2 | Self::Relu6)
+        match self {
+            Self::Relu | Self::Relu2 | Self::Relu6 => true,
+            Self::Custom(custom) => custom.zero_floored,
+            _ => false,
+        }
     }
 
     /// The name without the parameter: `celu`.
@@ -351,6 +396,7 @@ impl Activation {
             Self::GeluTanh => "gelu_tanh",
             Self::Silu => "silu",
             Self::Mish => "mish",
+            Self::Custom(custom) => custom.name,
         }
     }
 

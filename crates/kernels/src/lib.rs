@@ -36,7 +36,7 @@ mod recycle;
 mod step;
 
 pub use activate::{activate, derivatives, prelu};
-pub use activation::{Activation, SELU_ALPHA, SELU_LAMBDA};
+pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
 pub use conv::{Conv2dGeometry, conv2d};
 pub use cpu::{simd, with_values};
 pub use cross_entropy::cross_entropy;

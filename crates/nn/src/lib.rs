@@ -45,6 +45,7 @@
 //! ```
 
 mod act;
+mod architecture;
 mod cnn;
 mod conv2d;
 mod dropout;
@@ -55,6 +56,7 @@ mod model;
 mod params;
 
 pub use act::Act;
+pub use architecture::Architecture;
 pub use cnn::{Cnn, CnnConfig};
 pub use conv2d::Conv2d;
 pub use dropout::Dropout;
@@ -63,5 +65,5 @@ pub use linear::Linear;
 pub use mlp::{Mlp, MlpConfig};
 pub use model::Model;
 pub use params::Params;
-pub use taper_hooks::{Activation, Mode, Pass};
+pub use taper_hooks::{Activation, CustomActivation, Mode, Pass};
 pub use taper_kernels::{Conv2dGeometry, avg_pool2d, max_pool2d};

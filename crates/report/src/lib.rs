@@ -2,9 +2,9 @@
 //!
 //! This crate knows no tensor library. A run is a [`Run`]; after each epoch the training loop makes
 //! an [`EpochReport`] and hands it to a [`Sink`]: [`ConsoleSink`] prints it, [`RunDir`] writes it to
-//! files that [`read_lines`] reads back, [`TracingSink`] emits it as events, [`Summary`] keeps what a
-//! [`comparison`] of runs shows. Sinks compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and
-//! [`sink_fn`] makes one of a closure.
+//! files that [`read_lines`] reads back, [`TensorBoard`] writes event files for TensorBoard,
+//! [`TracingSink`] emits it as events, [`Summary`] keeps what a [`comparison`] of runs shows. Sinks
+//! compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and [`sink_fn`] makes one of a closure.
 //!
 //! ```
 //! use taper_report::{ConsoleConfig, ConsoleSink, EpochReport, Score, Sink, Split, SplitReport, sink_fn};
@@ -43,6 +43,7 @@ mod table;
 mod comparison;
 mod console;
 mod summary;
+mod tensorboard;
 mod tracing_sink;
 
 pub use comparison::comparison;
@@ -55,4 +56,5 @@ pub use report::{EpochReport, Run, Score, Split, SplitReport};
 pub use run_dir::{RunDir, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
 pub use summary::Summary;
+pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;

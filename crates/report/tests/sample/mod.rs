@@ -1,6 +1,6 @@
 //! Made-up runs that look like real ones, the same on every machine.
 
-use taper_report::{EpochReport, Histogram, LayerStats, Run, Score, Split, SplitReport};
+use taper_report::{EpochReport, FiringRates, Histogram, LayerStats, Run, Score, Split, SplitReport};
 
 /// A run of the grid `relu,selu × dropout`.
 pub fn run(activation: &str, dropout: f64, seed: u64) -> Run {
@@ -70,15 +70,27 @@ pub fn layer(site: &str, activation: &str, units: u64, mean: f64, epoch: u32, sp
         mean: Some(mean),
         variance: Some(variance),
         skewness: Some(moment(mean, 3) / variance.powf(1.5)),
+        min: ys.iter().copied().reduce(f64::min).map(|y| f64::from(y as f32)),
+        max: ys.iter().copied().reduce(f64::max).map(|y| f64::from(y as f32)),
         asymmetry: histogram.asymmetry(),
         dead: dead_units.len() as u64,
         dormant_0_025: dead_units.len() as u64 + 2 * u64::from(relu),
         died: changes(2),
         revived: changes(1),
+        firing_rate: firing_rate(units, dead_units.len() as u64),
         dead_units,
         histogram: Some(histogram),
         ..LayerStats::default()
     }
+}
+
+/// Units spread over the rates from a fifth to three quarters, those that never fire apart.
+fn firing_rate(units: u64, never: u64) -> FiringRates {
+    let mut between = [0; 20];
+    for i in 0..units - never {
+        between[4 + (11 * i / units) as usize] += 1;
+    }
+    FiringRates { never, between, always: 0 }
 }
 
 /// The quantile function of the logistic distribution, scaled to be about as wide as a normal one.

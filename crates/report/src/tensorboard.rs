@@ -1,0 +1,255 @@
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+
+use crate::{EpochReport, LayerStats, Result, Run, Sink, Split, SplitReport};
+use buckets::Bucket;
+use event_file::{EventFile, create_dir, now};
+use proto::{
+    DataClass, DataType, Datum, Dim, HParam, HParams, Kind, Metadata, PluginData, Session, SessionEnd,
+    SessionStart, Shape, Status, Tensor, Value,
+};
+use tags::Tags;
+
+mod buckets;
+mod event_file;
+mod proto;
+mod tags;
+
+/// A sink that writes event files for [TensorBoard](https://www.tensorflow.org/tensorboard).
+///
+/// Show one run with `tensorboard --logdir RUN_DIR`, and a grid of runs, each in a directory of its own, with
+/// the directory above them. An epoch is written when [`Sink::epoch`] returns, in one piece: a running
+/// training can be watched.
+///
+/// # Files
+///
+/// TensorBoard makes a run of every directory. Splits are runs: below the run's directory, `train`,
+/// `validation` and `test` hold one file each, made when the split is first reported. A file in the run's own
+/// directory holds the hyper-parameters. Files are called `events.out.tfevents.SECONDS.taper`, `SECONDS` since
+/// 1970, with `.2`, `.3`, … behind where that is taken; nothing is overwritten. Nothing else is written, and
+/// no site or run name ends up in a path.
+///
+/// A file is a sequence of records: length (`u64`), masked CRC-32C of these eight bytes (`u32`), data, masked
+/// CRC-32C of the data (`u32`), all little-endian. The data are an `Event` message; the first of a file says
+/// `brain.Event:2`, and each further one holds everything of one epoch. Step is the epoch, wall time when it
+/// was written.
+///
+/// # Scalars
+///
+/// In single precision, as `simple_value`. What was not measured is not written.
+///
+/// | tag | meaning |
+/// |---|---|
+/// | `loss`, `accuracy` | of the split; also where they are not finite, which TensorBoard marks |
+/// | `samples_per_second` | wall clock, tracking included |
+/// | `learning_rate` | at the end of the epoch; training only |
+/// | `SITE/zero_fraction`, `SITE/skewness`, `SITE/asymmetry`, `SITE/mean`, `SITE/std` | as in [`LayerStats`] |
+/// | `SITE/dead_fraction`, `SITE/dormant_fraction` | share of the units; dormant is at most 0.025 |
+///
+/// `SITE` is the site's name with everything but letters, digits, `-`, `_`, `.` and `/` (not in front)
+/// replaced by `_`, and where that makes two sites equal, with `~2`, `~3`, … behind the later ones.
+///
+/// # Histograms
+///
+/// Tags `SITE/activation` (see [`Histogram`](crate::Histogram)) and `SITE/firing_rate` (units by the rate at
+/// which they fire). In the tensor form of the histograms plugin: a `DT_DOUBLE` tensor of shape `(k, 3)`,
+/// rows `[left, right, count]`, neighbours sharing a limit. The older `HistogramProto` would not do:
+/// TensorBoard turns its counts into single precision, which is exact up to 2^24 only, and it cannot
+/// hold a bucket without width.
+///
+/// - Rows are our bins from left to right, from the first to the last that holds something, with empty ones
+///   between them. Counts are ours, exact up to 2^53.
+/// - **Exact zeros** are the row `[0, 0, n]`, the only one without width there; the underflow bins
+///   `[-2^-20, 0]` and `[0, 2^-20]` stand beside it.
+/// - The outermost limits are `min` and `max` of the [`LayerStats`]: TensorBoard draws 30 equal
+///   bars between them. With them overflow has a finite limit; it is ±8192 where `min` and `max` are unknown.
+/// - `firing_rate` always has 22 rows: `[0, 0, never]`, twenty of width 0.05, `[1, 1, always]`.
+/// - A histogram that counts nothing is not written.
+///
+/// # Hyper-parameters
+///
+/// [`Sink::begin`] starts a session of the hparams plugin: `activation`, `dropout`, `seed`, `model`, `dataset`,
+/// `epochs`, and all numbers, texts and truth values of [`Run::config`](crate::Run::config), nested ones as
+/// `outer.inner`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite, otherwise as
+/// successful. A session without an end was killed, or still runs. The metrics of the HParams tab are all
+/// scalars of the splits; it needs the directory *above* the runs to find them.
+///
+/// ```no_run
+/// use taper_report::{RunDir, Sink, TensorBoard};
+///
+/// let mut dir = RunDir::create("runs/relu")?;
+/// let mut board = TensorBoard::create(dir.path())?;
+/// let sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(&mut dir), Box::new(&mut board)];
+/// # Ok::<(), taper_report::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TensorBoard {
+    path: PathBuf,
+    session: Option<EventFile>,
+    splits: BTreeMap<Split, EventFile>,
+    tags: Tags,
+    status: Status,
+}
+
+impl TensorBoard {
+    /// Writes below `dir`, which is created where it is missing: the directory of one run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) with the path that could not be created.
+    pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = dir.as_ref().to_path_buf();
+        create_dir(&path)?;
+        Ok(Self {
+            path,
+            session: None,
+            splits: BTreeMap::new(),
+            tags: Tags::default(),
+            status: Status::Success,
+        })
+    }
+}
+
+impl Sink for TensorBoard {
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        let start = SessionStart { hparams: hparams(run), start_time_secs: now() };
+        let value = session("_hparams_/session_start_info", Session::Start(start));
+        let mut file = EventFile::create(&self.path)?;
+        file.summary(0, vec![value])?;
+        self.session = Some(file);
+        Ok(())
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        let finite = report.splits.iter().all(|of| of.score.loss.is_finite());
+        self.status = if finite { Status::Success } else { Status::Failure };
+        for of in &report.splits {
+            if !self.splits.contains_key(&of.split) {
+                let file = EventFile::create(&self.path.join(of.split.name()))?;
+                self.splits.insert(of.split, file);
+            }
+            if let Some(file) = self.splits.get_mut(&of.split) {
+                file.summary(report.epoch.into(), values(of, &mut self.tags))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let Some(mut file) = self.session.take() else { return Ok(()) };
+        let end = SessionEnd { status: self.status.into(), end_time_secs: now() };
+        file.summary(0, vec![session("_hparams_/session_end_info", Session::End(end))])
+    }
+}
+
+/// Everything that one epoch says about one split.
+fn values(of: &SplitReport, tags: &mut Tags) -> Vec<Value> {
+    let mut values = vec![scalar("loss", of.score.loss), scalar("accuracy", of.score.accuracy)];
+    let timed = (of.seconds > 0.0).then(|| of.samples_per_second());
+    values.extend(timed.map(|x| scalar("samples_per_second", x)));
+    values.extend(of.learning_rate.map(|x| scalar("learning_rate", x)));
+    for layer in &of.layers {
+        let site = tags.of(&layer.site);
+        let tag = |name| format!("{site}/{name}");
+        let numbers = numbers(layer).into_iter();
+        let finite = numbers.filter_map(|(name, x)| x.filter(|x| x.is_finite()).map(|x| (name, x)));
+        values.extend(finite.map(|(name, x)| scalar(tag(name), x)));
+        let activation = layer.histogram.iter().map(|h| buckets::of_values(h, layer.min, layer.max));
+        values.extend(activation.filter_map(|rows| histogram(tag("activation"), &rows)));
+        values.extend(histogram(tag("firing_rate"), &buckets::of_rates(&layer.firing_rate)));
+    }
+    values
+}
+
+fn numbers(layer: &LayerStats) -> [(&'static str, Option<f64>); 7] {
+    let units = |fraction| (layer.units > 0).then_some(fraction);
+    [
+        ("zero_fraction", (layer.values > 0).then_some(layer.zero_fraction)),
+        ("dead_fraction", units(layer.dead_fraction())),
+        ("dormant_fraction", units(layer.dormant_fraction())),
+        ("skewness", layer.skewness),
+        ("asymmetry", layer.asymmetry),
+        ("mean", layer.mean),
+        ("std", layer.std()),
+    ]
+}
+
+fn scalar(tag: impl Into<String>, x: f64) -> Value {
+    Value { tag: tag.into(), metadata: None, value: Some(Datum::Simple(x as f32)) }
+}
+
+fn histogram(tag: String, rows: &[Bucket]) -> Option<Value> {
+    let dim = vec![Dim { size: rows.len() as i64 }, Dim { size: 3 }];
+    let tensor = Tensor {
+        dtype: DataType::Double.into(),
+        tensor_shape: Some(Shape { dim }),
+        double_val: rows.concat(),
+    };
+    let metadata = Metadata {
+        // No content: a message of version 0 without fields.
+        plugin_data: Some(PluginData { plugin_name: "histograms".into(), content: Vec::new() }),
+        data_class: DataClass::Tensor.into(),
+    };
+    let value = Some(Datum::Tensor(tensor));
+    (!rows.is_empty()).then_some(Value { tag, metadata: Some(metadata), value })
+}
+
+/// The hparams plugin keeps all it has to say in the metadata; its tensor is empty.
+fn session(tag: &str, data: Session) -> Value {
+    let content = HParams { data: Some(data) }.encode_to_vec();
+    let metadata = Metadata {
+        plugin_data: Some(PluginData { plugin_name: "hparams".into(), content }),
+        data_class: DataClass::Tensor.into(),
+    };
+    let empty = Tensor {
+        dtype: DataType::Float.into(),
+        tensor_shape: Some(Shape { dim: vec![Dim { size: 0 }] }),
+        double_val: Vec::new(),
+    };
+    Value { tag: tag.into(), metadata: Some(metadata), value: Some(Datum::Tensor(empty)) }
+}
+
+/// What tells a run from others.
+fn hparams(run: &Run) -> BTreeMap<String, HParam> {
+    let mut hparams = BTreeMap::new();
+    flatten(&mut hparams, String::new(), &run.config);
+    let text = |text: &String| Kind::String(text.clone());
+    // Doubles hold no larger whole numbers, and two seeds must not look like one.
+    let seed = if run.seed <= 1 << 53 { Kind::Number(run.seed as f64) } else { text(&run.seed.to_string()) };
+    for (name, kind) in [
+        ("activation", text(&run.activation)),
+        ("dropout", Kind::Number(run.dropout)),
+        ("seed", seed),
+        ("model", text(&run.model)),
+        ("dataset", text(&run.dataset)),
+        ("epochs", Kind::Number(run.epochs.into())),
+    ] {
+        hparams.insert(name.into(), HParam { kind: Some(kind) });
+    }
+    hparams
+}
+
+/// The numbers, texts and truth values of a JSON value, under their path.
+fn flatten(hparams: &mut BTreeMap<String, HParam>, name: String, value: &serde_json::Value) {
+    let kind = match value {
+        serde_json::Value::Number(x) => x.as_f64().map(Kind::Number),
+        serde_json::Value::String(text) => Some(Kind::String(text.clone())),
+        serde_json::Value::Bool(is) => Some(Kind::Bool(*is)),
+        serde_json::Value::Object(fields) => {
+            for (field, value) in fields {
+                let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
+                flatten(hparams, name, value);
+            }
+            None
+        }
+        // A list is no one value that runs could be compared by.
+        serde_json::Value::Array(_) | serde_json::Value::Null => None,
+    };
+    if let Some(kind) = kind.filter(|_| !name.is_empty()) {
+        hparams.insert(name, HParam { kind: Some(kind) });
+    }
+}

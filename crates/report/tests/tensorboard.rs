@@ -1,0 +1,353 @@
+//! Event files, read back with a reader of the test's own: `.ci/tensorboard` reads them with the real one.
+
+use std::{fs, path::Path};
+
+use prost::Message;
+use proto::{Datum, Event, HParam, HParams, Kind, Session, Status, Tensor, Value, What};
+use taper_report::{
+    EpochReport, Error, FiringRates, Histogram, LayerStats, MAGNITUDES, Result, Run, Score, Sink, Split,
+    SplitReport, TensorBoard,
+};
+
+#[path = "../src/tensorboard/proto.rs"]
+#[allow(dead_code)]
+mod proto;
+mod sample;
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("the system has a directory for temporary files")
+}
+
+/// Names in a directory, sorted.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.map(|e| e.file_name().to_string_lossy().into());
+    let mut names: Vec<String> =
+        fs::read_dir(dir).and_then(|entries| entries.map(name).collect()).map_err(Error::io(dir))?;
+    names.sort();
+    Ok(names)
+}
+
+/// The bytes of the one event file that lies in a directory.
+fn bytes(dir: &Path) -> Result<Vec<u8>> {
+    let files: Vec<_> = names(dir)?.into_iter().filter(|name| name.contains("tfevents")).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(files[0].starts_with("events.out.tfevents.") && files[0].ends_with(".taper"), "{files:?}");
+    let path = dir.join(&files[0]);
+    fs::read(&path).map_err(Error::io(path))
+}
+
+/// All whole records; both checksums of each must be right.
+fn events(mut bytes: &[u8]) -> Vec<Event> {
+    let crc = |data| crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8);
+    let u32 = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four of them"));
+    let mut events = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(12) {
+        assert_eq!(crc(&head[..8]), u32(&head[8..]), "checksum of the length");
+        let length = u64::from_le_bytes(head[..8].try_into().expect("eight of them")) as usize;
+        let Some((record, rest)) = rest.split_at_checked(length + 4) else { break };
+        let (data, checksum) = record.split_at(length);
+        assert_eq!(crc(data), u32(checksum), "checksum of the data");
+        events.push(Event::decode(data).expect("an event"));
+        bytes = rest;
+    }
+    let version = What::FileVersion("brain.Event:2".into());
+    assert!(events.first().is_none_or(|first| first.what == Some(version)), "{:?}", events.first());
+    events
+}
+
+/// Step and values of every event behind the first.
+fn summaries(dir: &Path) -> Result<Vec<(i64, Vec<Value>)>> {
+    let summary = |event: Event| match event.what {
+        Some(What::Summary(summary)) => (event.step, summary.value),
+        what => panic!("no summary: {what:?}"),
+    };
+    Ok(events(&bytes(dir)?).into_iter().skip(1).map(summary).collect())
+}
+
+/// The scalars of one epoch; tags are unique.
+fn scalars(values: &[Value]) -> Vec<(&str, f32)> {
+    let scalars = values.iter().filter_map(|value| match &value.value {
+        Some(Datum::Simple(x)) => Some((value.tag.as_str(), *x)),
+        _ => None,
+    });
+    let scalars: Vec<_> = scalars.collect();
+    let mut tags: Vec<_> = scalars.iter().map(|(tag, _)| *tag).collect();
+    tags.sort();
+    assert!(tags.windows(2).all(|pair| pair[0] != pair[1]), "{tags:?}");
+    scalars
+}
+
+/// The rows of a histogram; limits meet.
+fn rows(values: &[Value], tag: &str) -> Option<Vec<[f64; 3]>> {
+    let value = values.iter().find(|value| value.tag == tag)?;
+    let Some(Datum::Tensor(Tensor { dtype, tensor_shape, double_val })) = &value.value else {
+        panic!("{tag} is no tensor");
+    };
+    let plugin = value.metadata.as_ref().and_then(|metadata| metadata.plugin_data.as_ref());
+    assert_eq!(plugin.map(|plugin| plugin.plugin_name.as_str()), Some("histograms"));
+    let rows: Vec<[f64; 3]> = double_val.chunks(3).map(|row| row.try_into().expect("three")).collect();
+    let shape: Vec<_> = tensor_shape.iter().flat_map(|shape| &shape.dim).map(|dim| dim.size).collect();
+    assert_eq!((*dtype, shape), (2, vec![rows.len() as i64, 3]));
+    assert!(rows.windows(2).all(|pair| pair[0][1] == pair[1][0]), "{rows:?}");
+    Some(rows)
+}
+
+/// A histogram from its rows, bin by bin.
+fn histogram(rows: &[[f64; 3]]) -> Histogram {
+    let mut histogram = Histogram::default();
+    for [left, right, count] in rows {
+        let middle = ((left + right) / 2.0) as f32;
+        let bin = Histogram::magnitude(middle);
+        assert!(bin < MAGNITUDES && left.is_finite() && right.is_finite());
+        let counts = if middle > 0.0 { &mut histogram.positive } else { &mut histogram.negative };
+        let n = if left == right && *left == 0.0 { &mut histogram.zeros } else { &mut counts[bin] };
+        assert_eq!(*n, 0, "two rows for one bin");
+        *n = *count as u64;
+    }
+    histogram
+}
+
+fn number(value: f64) -> HParam {
+    HParam { kind: Some(Kind::Number(value)) }
+}
+
+fn text(value: &str) -> HParam {
+    HParam { kind: Some(Kind::String(value.into())) }
+}
+
+/// What the hparams plugin is told in one value.
+fn session(value: &Value) -> Option<Session> {
+    let plugin = value.metadata.as_ref()?.plugin_data.as_ref()?;
+    assert_eq!(plugin.plugin_name, "hparams");
+    HParams::decode(plugin.content.as_slice()).expect("a message of the plugin").data
+}
+
+#[test]
+fn every_scalar_and_every_count_is_read_back() -> Result<()> {
+    let dir = temporary();
+    let mut board = TensorBoard::create(dir.path())?;
+    let reports: Vec<_> = (1..=3).map(|epoch| sample::report("selu", 0.5, 1, epoch)).collect();
+    for (i, report) in reports.iter().enumerate() {
+        board.epoch(report)?;
+        // At once, not when the sink goes away.
+        assert_eq!(summaries(&dir.path().join("test"))?.len(), i + 1);
+    }
+    assert_eq!(names(dir.path())?, ["test", "train"]);
+    for split in [Split::Train, Split::Test] {
+        let read = summaries(&dir.path().join(split.name()))?;
+        assert_eq!(read.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2, 3]);
+        for (report, (_, values)) in reports.iter().zip(&read) {
+            let of = report.split(split).expect("both were reported");
+            let mut expected = vec![
+                ("loss".to_string(), Some(of.score.loss)),
+                ("accuracy".into(), Some(of.score.accuracy)),
+                ("samples_per_second".into(), Some(of.samples_per_second())),
+                ("learning_rate".into(), of.learning_rate),
+            ];
+            for layer in &of.layers {
+                let LayerStats { site, skewness, asymmetry, mean, .. } = layer;
+                for (name, x) in [
+                    ("zero_fraction", Some(layer.zeros as f64 / layer.values as f64)),
+                    ("dead_fraction", Some(layer.dead as f64 / layer.units as f64)),
+                    ("dormant_fraction", Some(layer.dormant_0_025 as f64 / layer.units as f64)),
+                    ("skewness", *skewness),
+                    ("asymmetry", *asymmetry),
+                    ("mean", *mean),
+                    ("std", layer.variance.map(f64::sqrt)),
+                ] {
+                    expected.push((format!("{site}/{name}"), x));
+                }
+                let activation = rows(values, &format!("{site}/activation")).expect("it was reported");
+                assert_eq!(Some(&histogram(&activation)), layer.histogram.as_ref());
+                let (first, last) = (activation[0], activation[activation.len() - 1]);
+                assert_eq!((Some(first[0]), Some(last[1])), (layer.min, layer.max));
+
+                let FiringRates { never, between, always } = &layer.firing_rate;
+                let rates = rows(values, &format!("{site}/firing_rate")).expect("it was reported");
+                let counts: Vec<_> = rates.iter().map(|row| row[2] as u64).collect();
+                assert_eq!(counts, [&[*never], &between[..], &[*always]].concat());
+                assert_eq!((rates[0][..2].to_vec(), rates[21][..2].to_vec()), (vec![0.0; 2], vec![1.0; 2]));
+            }
+            let expected: Vec<_> =
+                expected.iter().filter_map(|(tag, x)| x.map(|x| (tag.as_str(), x as f32))).collect();
+            assert_eq!(scalars(values), expected);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn counts_beyond_single_precision_are_exact() -> Result<()> {
+    let dir = temporary();
+    let mut report = sample::report("relu", 0.0, 1, 1);
+    let counted = report.splits[0].layers[0].histogram.get_or_insert_default();
+    counted.zeros = (1 << 53) - 1;
+    counted.positive[100] = (1 << 24) + 1;
+    let counted = counted.clone();
+    TensorBoard::create(dir.path())?.epoch(&report)?;
+    let read = summaries(&dir.path().join("train"))?;
+    assert_eq!(rows(&read[0].1, "conv1/activation").map(|rows| histogram(&rows)), Some(counted));
+    Ok(())
+}
+
+#[test]
+fn what_was_not_measured_is_not_written_and_a_loss_that_is_not_a_number_is() -> Result<()> {
+    let dir = temporary();
+    let mut board = TensorBoard::create(dir.path())?;
+    let score = Score { loss: f64::NAN, accuracy: 0.5, samples: 2 };
+    let bare = LayerStats { site: "fc1".into(), mean: Some(f64::INFINITY), ..LayerStats::default() };
+    let empty = LayerStats { site: "fc2".into(), histogram: Some(Histogram::default()), ..bare.clone() };
+    let split = SplitReport { layers: vec![bare, empty], ..SplitReport::new(Split::Validation, score) };
+    board.epoch(&EpochReport { epoch: 7, splits: vec![split] })?;
+    let read = summaries(&dir.path().join("validation"))?;
+    let (step, values) = &read[0];
+    assert_eq!((*step, values.len()), (7, 2));
+    let scalars = scalars(values);
+    assert!(scalars[0].0 == "loss" && scalars[0].1.is_nan());
+    assert_eq!(scalars[1], ("accuracy", 0.5));
+    Ok(())
+}
+
+#[test]
+fn hyper_parameters_tell_runs_apart_and_the_end_says_how_it_went() -> Result<()> {
+    for (loss, status) in [(0.5, Status::Success), (f64::NAN, Status::Failure)] {
+        let dir = temporary();
+        let mut board = TensorBoard::create(dir.path().join("new/parents"))?;
+        let config = serde_json::json!({
+            "lr": 0.1, "optimizer": "Adam { beta: 0.9 }", "tracked": true, "clip": null, "seed": 9,
+            "command": ["--act", "selu"], "data": { "mean": 0.5, "<b>\"": "ü" },
+        });
+        board.begin(&Run { config, seed: u64::MAX, ..sample::run("selu", 0.5, 1) })?;
+        let score = Score { loss, accuracy: 0.5, samples: 2 };
+        board.epoch(&EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Train, score)] })?;
+        board.finish()?;
+        board.finish()?;
+        let read = summaries(&dir.path().join("new/parents"))?;
+        let [(0, start), (0, end)] = &read[..] else { panic!("one start and one end: {read:?}") };
+        assert_eq!(start[0].tag, "_hparams_/session_start_info");
+        assert_eq!(end[0].tag, "_hparams_/session_end_info");
+        let Some(Session::Start(start)) = session(&start[0]) else { panic!("no start") };
+        let expected = [
+            ("activation", text("selu")),
+            ("data.<b>\"", text("ü")),
+            ("data.mean", number(0.5)),
+            ("dataset", text("mnist")),
+            ("dropout", number(0.5)),
+            ("epochs", number(10.0)),
+            ("lr", number(0.1)),
+            ("model", text("mlp 784-512-256-10")),
+            ("optimizer", text("Adam { beta: 0.9 }")),
+            ("seed", text("18446744073709551615")), // no double is this number, and the run's own name wins
+            ("tracked", HParam { kind: Some(Kind::Bool(true)) }),
+        ];
+        assert_eq!(start.hparams.into_iter().collect::<Vec<_>>(), expected.map(|(k, v)| (k.to_string(), v)));
+        let Some(Session::End(end)) = session(&end[0]) else { panic!("no end") };
+        assert_eq!(end.status(), status);
+        assert!(start.start_time_secs > 1.7e9 && end.end_time_secs >= start.start_time_secs);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_breaks_off_has_all_its_whole_epochs() -> Result<()> {
+    let dir = temporary();
+    let mut board = TensorBoard::create(dir.path())?;
+    let score = Score { loss: 0.5, accuracy: 0.5, samples: 2 };
+    let (mut bytes_at, mut all) = (Vec::new(), Vec::new());
+    for epoch in 1..=3 {
+        board.epoch(&EpochReport { epoch, splits: vec![SplitReport::new(Split::Test, score)] })?;
+        all = bytes(&dir.path().join("test"))?;
+        bytes_at.push(all.len());
+    }
+    for length in 0..all.len() {
+        let whole = bytes_at.iter().filter(|at| **at <= length).count();
+        let read = events(&all[..length]).len().saturating_sub(1);
+        assert_eq!(read, whole, "{length} of {} bytes", all.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn hostile_names_end_up_in_no_path_and_keep_their_numbers_apart() -> Result<()> {
+    let dir = temporary();
+    let long = "é".repeat(200);
+    let sites = [
+        "../../up",
+        "/etc/passwd",
+        "<script>alert(\"1\")</script>",
+        "a b",
+        "a\tb",
+        "a_b",
+        "",
+        "train",
+        &long,
+    ];
+    let tags = [
+        "../../up",
+        "_etc/passwd",
+        "_script_alert__1___/script_",
+        "a_b",
+        "a_b~2",
+        "a_b~3",
+        "_",
+        "train",
+        &long,
+    ];
+    let layers = sites.iter().zip(1..).map(|(site, i)| LayerStats {
+        site: (*site).into(),
+        mean: Some(i.into()),
+        ..LayerStats::default()
+    });
+    let split = SplitReport { layers: layers.collect(), ..SplitReport::new(Split::Train, Score::default()) };
+    let mut board = TensorBoard::create(dir.path().join("run"))?;
+    board.begin(&Run { name: "../../elsewhere/<script>".into(), ..sample::run("\"relu'", 0.0, 1) })?;
+    for epoch in 1..=2 {
+        board.epoch(&EpochReport { epoch, splits: vec![split.clone()] })?;
+    }
+    assert_eq!(names(dir.path())?, ["run"]);
+    assert_eq!(names(&dir.path().join("run"))?.len(), 2, "its own file and `train`");
+    for (_, values) in summaries(&dir.path().join("run/train"))? {
+        let expected: Vec<_> =
+            tags.iter().zip(1..).map(|(tag, i)| (format!("{tag}/mean"), i as f32)).collect();
+        let read: Vec<_> = scalars(&values)[2..].iter().map(|(tag, x)| (tag.to_string(), *x)).collect();
+        assert_eq!(read, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_sink_in_the_same_second_overwrites_nothing() -> Result<()> {
+    let dir = temporary();
+    let report = sample::report("relu", 0.0, 1, 1);
+    for _ in 0..3 {
+        TensorBoard::create(dir.path())?.epoch(&report)?;
+    }
+    let train = dir.path().join("train");
+    let files = names(&train)?;
+    assert_eq!(files.len(), 3, "{files:?}");
+    for file in files {
+        let path = train.join(file);
+        assert_eq!(events(&fs::read(&path).map_err(Error::io(&path))?).len(), 2);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_an_error_with_its_path() -> Result<()> {
+    let dir = temporary();
+    let file = dir.path().join("file");
+    fs::write(&file, "").map_err(Error::io(&file))?;
+    for path in [file.clone(), file.join("run")] {
+        let error = TensorBoard::create(&path).expect_err("nothing fits below a file").to_string();
+        let expected = format!("{}: not a directory", path.display());
+        assert!(error.to_lowercase().starts_with(&expected.to_lowercase()), "{error}");
+    }
+    // A file where a split's directory should be.
+    let mut board = TensorBoard::create(dir.path().join("run"))?;
+    let train = dir.path().join("run/train");
+    fs::write(&train, "").map_err(Error::io(&train))?;
+    let report = sample::report("relu", 0.0, 1, 1);
+    let error = board.epoch(&report).expect_err("a file is in the way").to_string();
+    assert!(error.starts_with(&train.display().to_string()), "{error}");
+    Ok(())
+}

@@ -1,10 +1,12 @@
 //! What the example programs share: the terminal and the command line. See the files beside `src` for the programs.
 
+mod analytic;
 mod command_line;
 mod distribution;
 pub mod pictures;
 mod screen;
 
+pub use analytic::{Law, Numbers, share};
 pub use command_line::{
     at_least_one, locked_version, not_negative, number, percent, positive, rate, size, usage,
 };

@@ -1,8 +1,10 @@
+//! Pages and SVG files of distributions and of layers.
+
 use anyhow::{Result, anyhow};
-use plotly::common::{ColorScale, ColorScalePalette, DashType, Fill, Line, LineShape, Mode, Title};
+use plotly::common::{ColorBar, ColorScale, ColorScalePalette, DashType, Fill, Line, LineShape, Mode, Title};
 use plotly::configuration::DisplayModeBar;
 use plotly::layout::{Axis, AxisType, Margin};
-use plotly::{Bar, Configuration, HeatMap, Layout, Plot, Scatter};
+use plotly::{Configuration, HeatMap, Layout, Plot, Scatter};
 use plotters::prelude::*;
 
 use crate::Distribution;
@@ -13,7 +15,7 @@ const SPIKE: &str = "#d55e00";
 const BEFORE: &str = "#8a8a8a";
 /// Lines: those of Okabe and Ito that stand out on white and on black; from the seventh on they are dashed.
 const LINES: [&str; 6] = ["#2b83c6", "#d55e00", "#1b9e77", "#cc6fa6", "#b8860b", "#7f7f7f"];
-const DASHES: [DashType; 4] = [DashType::Solid, DashType::Dash, DashType::Dot, DashType::DashDot];
+const DASHES: [DashType; 4] = [DashType::Solid, DashType::Dash, DashType::Dot, DashType::LongDash];
 
 /// A distribution with what stands above it.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Panel {
 pub struct Chart {
     /// What it shows: plain text.
     pub title: &'static str,
+    /// What that means: plain text.
+    pub meaning: &'static str,
     /// Whether the axis is logarithmic.
     pub log: bool,
     /// Name and values, from the first layer on.
@@ -129,8 +133,9 @@ pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
         plot.add_trace(area(&panel.after, "after", AFTER, "rgba(43,131,198,0.35)"));
         let zeros = panel.after.zero_fraction();
         if zeros > 0.0 {
-            let spike = Bar::new(vec![0.0], vec![zeros * top]).name("zeros").width(before.reach / 40.0);
-            let spike = spike.marker(plotly::common::Marker::new().color(SPIKE));
+            // A line, as bars would be drawn behind the areas.
+            let spike = Scatter::new(vec![0.0, 0.0], vec![0.0, zeros * top]).name("zeros").mode(Mode::Lines);
+            let spike = spike.line(Line::new().width(6.0).color(SPIKE));
             plot.add_trace(spike.hover_template(format!("{:.2} % are exactly 0", 100.0 * zeros)));
         }
         html += &figure(&format!("panel{i}"), &panel.title, &panel.caption, &plot);
@@ -138,31 +143,64 @@ pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
     html + "</div>\n"
 }
 
-/// One figure for every chart.
+/// The legend and one figure for every chart; the lines have the same names in all of them.
 pub fn charts_html(charts: &[Chart]) -> String {
-    let mut html = "<div class=\"grid two\">\n".to_string();
-    for (i, chart) in charts.iter().enumerate() {
-        let kind = if chart.log { AxisType::Log } else { AxisType::Linear };
-        let mut plot = plot(
-            Layout::new()
-                .x_axis(axis().title(Title::with_text("layer")).range_mode(plotly::layout::RangeMode::Normal))
-                .y_axis(axis().type_(kind)),
+    let mut html = "<p class=\"legend\">".to_string();
+    for (j, (name, _)) in charts.iter().take(1).flat_map(|chart| chart.lines.iter().enumerate()) {
+        let (color, style) =
+            (LINES[j % LINES.len()], ["solid", "dashed", "dotted", "dashed"][j / LINES.len() % 4]);
+        html += &format!(
+            "<span><i class=\"line\" style=\"border-top:3px {style} {color}\"></i>{}</span> ",
+            escape(name)
         );
+    }
+    html += "</p>\n<div class=\"grid two\">\n";
+    for (i, chart) in charts.iter().enumerate() {
+        let mut y = axis();
+        if chart.log {
+            let values = decades(chart);
+            let labels = values.iter().map(|y| if *y < 1e-3 { format!("{y:e}") } else { y.to_string() });
+            y = y.type_(AxisType::Log).tick_text(labels.collect()).tick_values(values);
+        }
+        let x = axis().title(Title::with_text("layer"));
+        let mut plot = plot(Layout::new().show_legend(false).x_axis(x).y_axis(y));
         for (j, (name, values)) in chart.lines.iter().enumerate() {
-            let line = Line::new()
-                .color(LINES[j % LINES.len()])
-                .dash(DASHES[j / LINES.len() % DASHES.len()].clone());
+            let line = Line::new().color(LINES[j % LINES.len()]).dash(DASHES[j / LINES.len() % 4].clone());
             let layers: Vec<usize> = (1..=values.len()).collect();
             // A logarithm has no place for 0.
-            let values: Vec<Option<f64>> =
-                values.iter().map(|y| (*y > 0.0 || !chart.log).then_some(*y)).collect();
-            plot.add_trace(
-                Scatter::new(layers, values).name(escape(name)).mode(Mode::LinesMarkers).line(line),
-            );
+            let values: Vec<Option<f64>> = values.iter().map(|y| chart.shows(y).then_some(*y)).collect();
+            let line = Scatter::new(layers, values).mode(Mode::LinesMarkers).line(line);
+            plot.add_trace(line.name(escape(name)).hover_template("%{y:.4g} in layer %{x}"));
         }
-        html += &figure(&format!("chart{i}"), chart.title, "", &plot);
+        html += &figure(&format!("chart{i}"), chart.title, chart.meaning, &plot);
     }
     html + "</div>\n"
+}
+
+impl Chart {
+    fn shows(&self, y: &f64) -> bool {
+        y.is_finite() && (*y > 0.0 || !self.log)
+    }
+
+    /// Smallest and largest value that is shown, as the axis measures.
+    fn range(&self) -> (f64, f64) {
+        let shown = self.lines.iter().flat_map(|(_, values)| values).copied().filter(|y| self.shows(y));
+        let scaled = shown.map(|y| if self.log { y.log10() } else { y });
+        let (low, high) = scaled.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
+        if low > high { (0.0, 1.0) } else { (low, high) }
+    }
+}
+
+/// Where the ticks of a logarithmic axis are: at 1, 2 and 5 times powers of ten, or fewer where there are many.
+fn decades(chart: &Chart) -> Vec<f64> {
+    let (low, high) = chart.range();
+    let (low, high) = (low.floor() as i32, high.ceil() as i32);
+    let within: &[i32] = if high - low <= 2 { &[1, 2, 5] } else { &[1] };
+    let step = ((high - low) / 6).max(1) as usize;
+    let powers = (low..=high).step_by(step);
+    // Through text, so that 1e-2 is the number that is nearest to it.
+    let tick = |power: i32, digit: &i32| format!("{digit}e{power}").parse().unwrap_or(f64::NAN);
+    powers.flat_map(|power| within.iter().map(move |digit| tick(power, digit))).collect()
 }
 
 /// A heat map for every network: layers against values, the density on a logarithmic scale.
@@ -179,12 +217,12 @@ pub fn heat_maps_html(networks: &[(String, Vec<Distribution>)]) -> String {
             .color_scale(ColorScale::Palette(ColorScalePalette::Viridis))
             .zmin(-3.0)
             .zmax(1.0)
-            .show_scale(i == 0)
+            .color_bar(ColorBar::new().thickness(10))
             .hover_template("layer %{x}, value %{y:.2f}: density 10^%{z:.1f}<extra></extra>");
         let mut plot =
             plot(Layout::new().x_axis(axis().title(Title::with_text("layer"))).y_axis(axis().n_ticks(7)));
         plot.add_trace(map);
-        html += &figure(&format!("map{i}"), name, "log₁₀ of the density", &plot);
+        html += &figure(&format!("map{i}"), name, "", &plot);
     }
     html + "</div>\n"
 }
@@ -211,15 +249,8 @@ pub fn panels_svg(title: &str, before: &Distribution, panels: &[Panel]) -> Resul
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         drawn(root.fill(&WHITE))?;
         let root = drawn(root.titled(title, ("sans-serif", 20).into_font().color(&TEXT)))?;
-        let (legend, root) = root.split_vertically(26);
-        let mut x = 12;
-        for (name, hex) in [("before", BEFORE), ("after", AFTER), ("exact zeros: full height is all", SPIKE)]
-        {
-            drawn(legend.draw(&Rectangle::new([(x, 4), (x + 14, 18)], color(hex).filled())))?;
-            let font = ("sans-serif", 14).into_font().color(&TEXT);
-            drawn(legend.draw(&Text::new(name, (x + 20, 5), font)))?;
-            x += 40 + 8 * name.len() as i32;
-        }
+        let names = ["before", "after", "exact zeros: full height is all"].map(str::to_string);
+        let root = legend(&root, names.iter().zip([BEFORE, AFTER, SPIKE]))?;
         for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
             let (top, reach, width) = (top(before, &panel.after), before.reach, before.width());
             let (caption, area) = area.split_vertically(38);
@@ -267,20 +298,44 @@ pub fn panels_svg(title: &str, before: &Distribution, panels: &[Panel]) -> Resul
     Ok(svg)
 }
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+/// Draws names and colours at the top and gives back what is below.
+fn legend<'a, 'b>(area: &Area<'a>, names: impl Iterator<Item = (&'b String, &'b str)>) -> Result<Area<'a>> {
+    let (width, _) = area.dim_in_pixel();
+    let names: Vec<_> = names.collect();
+    let longest = names.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0) as i32;
+    let each = 40 + 8 * longest;
+    let columns = (width as i32 / each).max(1);
+    let rows = (names.len() as i32 + columns - 1) / columns;
+    let (legend, rest) = area.split_vertically(22 * rows + 6);
+    for (i, (name, hex)) in names.into_iter().enumerate() {
+        let (x, y) = (12 + i as i32 % columns * each, 4 + i as i32 / columns * 22);
+        drawn(legend.draw(&Rectangle::new([(x, y), (x + 14, y + 14)], color(hex).filled())))?;
+        drawn(legend.draw(&Text::new(
+            name.clone(),
+            (x + 20, y + 1),
+            ("sans-serif", 14).into_font().color(&TEXT),
+        )))?;
+    }
+    Ok(rest)
+}
+
 /// An SVG file with all charts.
 pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
     let rows = charts.len().div_ceil(2).max(1);
+    let lines = charts.first().map_or(0, |chart| chart.lines.len());
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (1000, rows as u32 * 300 + 40)).into_drawing_area();
+        let size = (1000, rows as u32 * 280 + 46 + 22 * lines.div_ceil(3) as u32);
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         drawn(root.fill(&WHITE))?;
         let root = drawn(root.titled(title, ("sans-serif", 20).into_font().color(&TEXT)))?;
+        let names = charts.iter().take(1).flat_map(|chart| &chart.lines).map(|(name, _)| name);
+        let root = legend(&root, names.zip(LINES.iter().copied().cycle()))?;
         for (area, chart) in root.split_evenly((rows, 2)).iter().zip(charts) {
-            let shown = |y: &f64| y.is_finite() && (*y > 0.0 || !chart.log);
             let scaled = |y: f64| if chart.log { y.log10() } else { y };
-            let values = chart.lines.iter().flat_map(|(_, values)| values).copied().filter(shown).map(scaled);
-            let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
-            let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+            let (low, high) = chart.range();
             let room = 0.06 * (high - low).max(if chart.log { 1.0 } else { 0.1 });
             let depth = chart.lines.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
             let mut builder = ChartBuilder::on(area);
@@ -288,30 +343,24 @@ pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
             builder.x_label_area_size(36).y_label_area_size(54);
             let mut drawing =
                 drawn(builder.build_cartesian_2d(0.5..depth as f64 + 0.5, low - room..high + room))?;
-            let labels = ("sans-serif", 12).into_font().color(&TEXT);
             let mut mesh = drawing.configure_mesh();
             mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(RGBColor(225, 225, 225));
-            mesh.axis_style(RGBColor(140, 140, 140)).label_style(labels.clone()).x_desc("layer");
-            let number =
-                |y: &f64| if chart.log { format!("{:.1e}", 10_f64.powf(*y)) } else { format!("{y:.2}") };
+            let font = ("sans-serif", 12).into_font().color(&TEXT);
+            mesh.axis_style(RGBColor(140, 140, 140)).label_style(font).x_desc("layer").y_labels(6);
+            let number = |y: &f64| match if chart.log { 10_f64.powf(*y) } else { *y } {
+                y if y != 0.0 && y.abs() < 0.01 && chart.log => format!("{y:.1e}"),
+                y => format!("{y:.2}"),
+            };
             drawn(mesh.x_label_formatter(&|x| format!("{x:.0}")).y_label_formatter(&number).draw())?;
-            for (j, (name, values)) in chart.lines.iter().enumerate() {
-                let color = color(LINES[j % LINES.len()]);
-                let points = values.iter().enumerate().filter(|(_, y)| shown(y));
+            for (j, (_, values)) in chart.lines.iter().enumerate() {
+                let (color, dashed) = (color(LINES[j % LINES.len()]), j >= LINES.len());
+                let points = values.iter().enumerate().filter(|(_, y)| chart.shows(y));
                 let points: Vec<(f64, f64)> = points.map(|(i, y)| (i as f64 + 1.0, scaled(*y))).collect();
-                // What is dashed on the page has rings here, as plotters dashes nothing in its legend.
-                let dots = points.clone().into_iter().map(|at| match j < LINES.len() {
-                    true => Circle::new(at, 3, color.filled()),
-                    false => Circle::new(at, 3, color.stroke_width(1)),
-                });
-                drawn(drawing.draw_series(dots))?;
-                let line = drawn(drawing.draw_series(LineSeries::new(points, color.stroke_width(2))))?;
-                line.label(name)
-                    .legend(move |(x, y)| Rectangle::new([(x, y - 2), (x + 14, y + 2)], color.filled()));
+                // What is dashed on the page has rings here.
+                let style = if dashed { color.stroke_width(1) } else { color.filled() };
+                drawn(drawing.draw_series(points.iter().map(|at| Circle::new(*at, 3, style))))?;
+                drawn(drawing.draw_series(LineSeries::new(points, color.stroke_width(2))))?;
             }
-            let mut legend = drawing.configure_series_labels();
-            legend.background_style(WHITE.mix(0.8)).border_style(RGBColor(200, 200, 200)).label_font(labels);
-            drawn(legend.position(SeriesLabelPosition::UpperLeft).draw())?;
         }
         drawn(root.present())?;
     }

@@ -1,0 +1,134 @@
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::from_slice;
+use taper_report::{
+    Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Split, TimingLine, read_config, read_lines,
+};
+
+use crate::{Error, Result};
+
+/// A run as its directory holds it: what [`taper_report::RunDir`] wrote, as far as it got.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunData {
+    /// The directory.
+    pub dir: PathBuf,
+    /// What the run is.
+    pub run: Run,
+    /// Loss and accuracy, a line per epoch and split.
+    pub metrics: Vec<MetricsLine>,
+    /// What the layers did, a line per epoch, split and site; empty where nothing was tracked.
+    pub layers: Vec<LayerLine>,
+    /// Seconds and throughput, a line per epoch and split.
+    pub timing: Vec<TimingLine>,
+    /// What of the directory could not be read; what is here stands without it.
+    pub problems: Vec<String>,
+}
+
+impl RunData {
+    /// The split that headline numbers come from: test, else validation, else train.
+    pub fn headline(&self) -> Option<Split> {
+        self.metrics.iter().map(|line| line.split).max()
+    }
+
+    /// The last epoch that ended; 0 before the first.
+    pub fn epoch(&self) -> u32 {
+        self.metrics.iter().map(|line| line.epoch).max().unwrap_or(0)
+    }
+
+    /// Loss and accuracy of one split, epoch by epoch.
+    pub fn scores(&self, split: Split) -> impl Iterator<Item = &MetricsLine> {
+        self.metrics.iter().filter(move |line| line.split == split)
+    }
+
+    /// One site in one window, epoch by epoch.
+    pub fn site(&self, site: &str, split: Split) -> impl Iterator<Item = (u32, &LayerStats)> {
+        self.layers
+            .iter()
+            .filter(move |line| line.split == split && line.stats.site == site)
+            .map(|line| (line.epoch, &line.stats))
+    }
+}
+
+/// Reads runs from directories; one that is no run itself is taken for a grid, whose subdirectories are runs.
+///
+/// What can be read is returned, together with an error of one line for each thing that cannot: an
+/// unfinished run counts as far as it got, of a file that is damaged in the middle the lines before stay,
+/// and a run without a readable `config.json` is left out. A directory that is named twice counts once.
+/// Runs stand in the order of `paths`, those of a grid by name.
+pub fn load_runs(paths: &[PathBuf]) -> (Vec<RunData>, Vec<Error>) {
+    let (mut runs, mut errors, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for path in paths {
+        match run_dirs(path) {
+            Err(error) => errors.push(error),
+            Ok(dirs) => {
+                for dir in dirs {
+                    if seen.insert(fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone())) {
+                        match load(dir, &mut errors) {
+                            Ok(run) => runs.push(run),
+                            Err(error) => errors.push(error),
+                        }
+                    }
+                }
+            }
+        }
+    }
+    (runs, errors)
+}
+
+const CONFIG: &str = "config.json";
+const FILES: [&str; 4] = [CONFIG, "metrics.jsonl", "layers.jsonl", "timing.jsonl"];
+
+/// The path itself where it is a run, else its subdirectories that are.
+fn run_dirs(path: &Path) -> Result<Vec<PathBuf>> {
+    let is_run = |dir: &Path| FILES.iter().any(|file| dir.join(file).exists());
+    if is_run(path) {
+        return Ok(vec![path.into()]);
+    }
+    let mut dirs = Vec::new();
+    let mut is_empty = true;
+    for entry in fs::read_dir(path).map_err(Error::io(path))? {
+        let entry = entry.map_err(Error::io(path))?.path();
+        is_empty = false;
+        if is_run(&entry) {
+            dirs.push(entry);
+        }
+    }
+    if dirs.is_empty() {
+        let found = if is_empty { "an empty directory" } else { "no run in this directory" };
+        return Err(Error::NotARun { path: path.into(), found });
+    }
+    dirs.sort();
+    Ok(dirs)
+}
+
+fn load(dir: PathBuf, errors: &mut Vec<Error>) -> Result<RunData> {
+    let run = read_config(dir.join(CONFIG))?;
+    let mut problems = Vec::new();
+    let mut note = |error: ReportError| {
+        problems.push(error.to_string());
+        errors.push(error.into());
+    };
+    let metrics = lines(&dir.join(FILES[1]), &mut note);
+    let layers = lines(&dir.join(FILES[2]), &mut note);
+    let timing = lines(&dir.join(FILES[3]), &mut note);
+    Ok(RunData { dir, run, metrics, layers, timing, problems })
+}
+
+/// The file's records; where one is damaged, those before it.
+fn lines<T: serde::de::DeserializeOwned>(path: &Path, note: &mut impl FnMut(ReportError)) -> Vec<T> {
+    let error = match read_lines(path) {
+        Ok(records) => return records,
+        Err(error) => error,
+    };
+    let good = match error {
+        ReportError::Json { line, .. } | ReportError::Version { line, .. } => line - 1,
+        _ => 0,
+    };
+    note(error);
+    let bytes = if good > 0 { fs::read(path).unwrap_or_default() } else { Vec::new() };
+    bytes.split(|b| *b == b'\n').take(good).filter_map(|line| from_slice(line).ok()).collect()
+}

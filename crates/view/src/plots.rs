@@ -1,0 +1,340 @@
+use std::{
+    error::Error as StdError,
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+use resvg::{tiny_skia, usvg};
+use taper_report::Split;
+
+use crate::{
+    Error, Result, RunData,
+    group::{Group, Groups, Series},
+    measure::{ASYMMETRY, DEAD, Kind, Measure, ZEROS},
+    palette,
+    text::shorten,
+};
+
+/// Draws the four main curves for papers and READMEs: accuracy, zeros, dead units and asymmetry over the epochs.
+///
+/// `accuracy.svg` and `.png`, `zero_fraction`, `dead` and `asymmetry` likewise, with a panel per layer, are
+/// written into `dir`, which is created; pictures of runs without layers, and of runs without epochs, are
+/// left out. Numbers are from the test split, else validation, else train. Colours, line styles and bands
+/// are those of [`html_report`](crate::html_report). The text of an SVG is set by whoever shows it, in its
+/// sans-serif; PNGs are twice as large, with a font that this crate carries (Latin, Greek and Cyrillic).
+///
+/// # Errors
+///
+/// There is no run, or a file cannot be drawn or written.
+pub fn static_plots(runs: &[RunData], dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let dir = dir.as_ref();
+    if runs.is_empty() {
+        return Err(Error::NoRuns);
+    }
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let groups = Groups::of(runs);
+    let mut written = Vec::new();
+    for picture in pictures(&groups) {
+        let path = dir.join(format!("{}.svg", picture.id));
+        let cause = |cause: Box<dyn StdError>| Error::Draw { path: path.clone(), cause: cause.to_string() };
+        let svg = picture.svg(&groups).map_err(cause)?;
+        let png = png(&svg).map_err(cause)?;
+        fs::write(&path, svg).map_err(Error::io(&path))?;
+        let of_png = path.with_extension("png");
+        fs::write(&of_png, png).map_err(Error::io(&of_png))?;
+        written.extend([path, of_png]);
+    }
+    Ok(written)
+}
+
+/// Curves of all groups, in one panel or in one per site.
+struct Picture {
+    id: &'static str,
+    title: String,
+    kind: Kind,
+    panels: Vec<Panel>,
+}
+
+struct Panel {
+    title: String,
+    /// Of every group; empty where it has no such site.
+    curves: Vec<Series>,
+}
+
+fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
+    let mut pictures = Vec::new();
+    if let Some(split) = groups.scored().last() {
+        let of = |group: &Group<'_>| {
+            group.series(|run| run.scores(*split).filter_map(|l| Some((l.epoch, l.accuracy?))).collect())
+        };
+        let panel = Panel { title: String::new(), curves: groups.groups.iter().map(of).collect() };
+        let title = format!("Accuracy ({})", split.name());
+        pictures.push(Picture { id: "accuracy", title, kind: Kind::Share, panels: vec![panel] });
+    }
+    if let Some(window) = groups.windows.first() {
+        pictures.extend([ZEROS, DEAD, ASYMMETRY].iter().map(|measure| of_layers(groups, *window, measure)));
+    }
+    pictures.retain(|picture| picture.values().next().is_some());
+    pictures
+}
+
+fn of_layers(groups: &Groups<'_>, window: Split, measure: &Measure) -> Picture {
+    let panel = |site: &String| Panel {
+        title: shorten(site, 32),
+        curves: groups.groups.iter().map(|group| group.layer(site, window, measure.value)).collect(),
+    };
+    let title = format!("{} ({})", measure.title, window.name());
+    Picture { id: measure.id, title, kind: measure.kind, panels: groups.sites.iter().map(panel).collect() }
+}
+
+const PANEL: (i32, i32) = (330, 230);
+const TITLE: i32 = 34;
+const LEGEND_ROW: i32 = 20;
+const COLUMNS: usize = 4;
+const INK: RGBColor = RGBColor(0x1d, 0x23, 0x29);
+const QUIET: RGBColor = RGBColor(0x5b, 0x66, 0x70);
+const GRID: RGBColor = RGBColor(0xdf, 0xe4, 0xe8);
+const FONT: &str = "sans-serif";
+
+type Drawn<T = ()> = std::result::Result<T, Box<dyn StdError>>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+impl Picture {
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let curves = self.panels.iter().flat_map(|panel| &panel.curves);
+        curves.flat_map(|series| series.low.iter().chain(&series.high)).copied()
+    }
+
+    /// The same for all panels, so that layers can be compared by eye.
+    fn range(&self) -> Range<f64> {
+        let low = self.values().fold(f64::INFINITY, f64::min);
+        let high = self.values().fold(f64::NEG_INFINITY, f64::max);
+        let low = if self.id == "accuracy" { low } else { low.min(0.0) };
+        let high = high.max(low + 0.05);
+        let air = 0.04 * (high - low);
+        low - air..high + air
+    }
+
+    fn svg(&self, groups: &Groups<'_>) -> Drawn<String> {
+        let columns = self.panels.len().min(COLUMNS);
+        let rows = self.panels.len().div_ceil(COLUMNS);
+        // A single panel is wide, so that its legend fits beside the title of a page.
+        let panel = if columns == 1 { (520, 300) } else { PANEL };
+        let width = panel.0 * columns as i32;
+        let legend = Legend::of(groups, width);
+        let top = TITLE + legend.height() + 4;
+        let height = top + panel.1 * rows as i32;
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, (width as u32, height as u32)).into_drawing_area();
+            root.fill(&WHITE)?;
+            root.draw(&Text::new(self.title.clone(), (14, 11), (FONT, 17).into_font().color(&INK)))?;
+            legend.draw(&root)?;
+            for (i, of) in self.panels.iter().enumerate() {
+                let (x, y) = (panel.0 * (i % columns) as i32, top + panel.1 * (i / columns) as i32);
+                let area = root.clone().shrink((x, y), (panel.0 as u32, panel.1 as u32));
+                self.panel(groups, of, &area)?;
+            }
+            root.present()?;
+        }
+        Ok(svg)
+    }
+
+    fn panel(&self, groups: &Groups<'_>, panel: &Panel, area: &Area<'_>) -> Drawn {
+        let epochs = groups.epochs();
+        let (first, last) = (epochs.first().copied().unwrap_or(1), epochs.last().copied().unwrap_or(1));
+        let mut builder = ChartBuilder::on(area);
+        builder.margin(6).margin_right(14).x_label_area_size(36).y_label_area_size(48);
+        if !panel.title.is_empty() {
+            builder.caption(&panel.title, (FONT, 14).into_font().color(&INK));
+        }
+        let air = 0.04 * f64::from(last - first).max(1.0);
+        let mut chart =
+            builder.build_cartesian_2d(f64::from(first) - air..f64::from(last) + air, self.range())?;
+        let step = (last - first).div_ceil(7).max(1);
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(GRID)
+            .x_desc("epoch")
+            .x_labels(((last - first) / step + 1) as usize)
+            .y_labels(6)
+            .x_label_formatter(&|x| {
+                if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() }
+            })
+            .y_label_formatter(&|y| match self.kind {
+                Kind::Share => format!("{}%", (y * 1000.0).round() / 10.0),
+                _ => format!("{}", (y * 1000.0).round() / 1000.0),
+            })
+            .label_style((FONT, 12).into_font().color(&QUIET))
+            .axis_desc_style((FONT, 12).into_font().color(&QUIET))
+            .draw()?;
+        for (group, series) in groups.groups.iter().zip(&panel.curves) {
+            let (r, g, b) = palette::rgb(group.hue);
+            let color = RGBColor(r, g, b);
+            let at = |ys: &[f64]| -> Vec<(f64, f64)> {
+                series.epochs.iter().map(|x| f64::from(*x)).zip(ys.iter().copied()).collect()
+            };
+            if series.seeds > 1 {
+                let mut outline = at(&series.high);
+                outline.extend(at(&series.low).into_iter().rev());
+                chart.draw_series([Polygon::new(outline, color.mix(0.15))])?;
+            }
+            if series.epochs.len() == 1 {
+                chart
+                    .draw_series(at(&series.mean).into_iter().map(|at| Circle::new(at, 3, color.filled())))?;
+            }
+            let style = color.stroke_width(2);
+            match palette::dash(group.dash) {
+                [] => chart.draw_series(LineSeries::new(at(&series.mean), style))?,
+                [on, off, ..] => {
+                    chart.draw_series(DashedLineSeries::new(at(&series.mean), *on, *off, style))?
+                }
+                [_] => unreachable!("dashes come in pairs"),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// What colours and line styles stand for, in as many rows as it takes.
+struct Legend {
+    rows: Vec<Vec<Entry>>,
+}
+
+struct Entry {
+    text: String,
+    x: i32,
+    color: RGBColor,
+    dash: usize,
+}
+
+const SAMPLE: i32 = 26;
+
+impl Legend {
+    fn of(groups: &Groups<'_>, width: i32) -> Self {
+        let hues = groups.hues.iter().enumerate().map(|(i, name)| {
+            let (r, g, b) = palette::rgb(i);
+            (shorten(name, 40), RGBColor(r, g, b), 0)
+        });
+        let dashes = groups.dashes.iter().enumerate().map(|(i, name)| (name.clone(), QUIET, i));
+        let mut rows = vec![Vec::new()];
+        let mut x = 14;
+        for (text, color, dash) in hues.chain(dashes) {
+            // Fonts differ from viewer to viewer: a wide guess, so that entries never touch.
+            let entry = SAMPLE + 6 + (7.6 * text.chars().count() as f64) as i32 + 14;
+            if x + entry > width && x > 14 {
+                rows.push(Vec::new());
+                x = 14;
+            }
+            if let Some(row) = rows.last_mut() {
+                row.push(Entry { text, x, color, dash });
+            }
+            x += entry;
+        }
+        Self { rows }
+    }
+
+    fn height(&self) -> i32 {
+        LEGEND_ROW * self.rows.len() as i32
+    }
+
+    fn draw(&self, root: &Area<'_>) -> Drawn {
+        for (i, row) in self.rows.iter().enumerate() {
+            let y = TITLE + LEGEND_ROW * i as i32 + LEGEND_ROW / 2;
+            for Entry { text, x, color, dash } in row {
+                let line = [(*x, y), (*x + SAMPLE, y)];
+                let style = color.stroke_width(3);
+                match palette::dash(*dash) {
+                    [on, off, ..] => {
+                        let (mut at, mut pieces) = (line[0].0, Vec::new());
+                        while at < line[1].0 {
+                            pieces.push([(at, y), ((at + *on as i32).min(line[1].0), y)]);
+                            at += (on + off) as i32;
+                        }
+                        for piece in pieces {
+                            root.draw(&PathElement::new(piece, style))?;
+                        }
+                    }
+                    _ => root.draw(&PathElement::new(line, style))?,
+                }
+                let style = (FONT, 13).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+                root.draw(&Text::new(text.clone(), (*x + SAMPLE + 6, y), style))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The picture at twice its size, for screens and slides.
+fn png(svg: &str) -> Drawn<Vec<u8>> {
+    const SCALE: f32 = 2.0;
+    let mut fonts = usvg::fontdb::Database::new();
+    // Whatever the machine has installed: the same picture everywhere.
+    fonts.load_font_data(notosans::REGULAR_TTF.to_vec());
+    fonts.set_sans_serif_family("Noto Sans");
+    let options = usvg::Options {
+        font_family: "Noto Sans".into(),
+        fontdb: Arc::new(fonts),
+        ..usvg::Options::default()
+    };
+    let tree = usvg::Tree::from_str(svg, &options)?;
+    let size = tree.size();
+    let (width, height) = ((size.width() * SCALE) as u32, (size.height() * SCALE) as u32);
+    let mut pixels = tiny_skia::Pixmap::new(width, height).ok_or("a picture without size")?;
+    resvg::render(&tree, tiny_skia::Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
+    Ok(pixels.encode_png()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::run;
+
+    #[test]
+    fn four_curves_are_drawn_as_svg_and_png_with_a_panel_per_layer() -> Result<()> {
+        let dir = tempfile::tempdir().map_err(Error::io("a temporary directory"))?;
+        let runs = [run("relu", 0.0, 1), run("relu", 0.0, 2), run("tanh", 0.5, 1)];
+        let paths = static_plots(&runs, dir.path().join("figures"))?;
+        let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        let expected = ["accuracy", "zero_fraction", "dead", "asymmetry"];
+        let expected: Vec<String> =
+            expected.iter().flat_map(|id| [format!("{id}.svg"), format!("{id}.png")]).collect();
+        assert_eq!(names, expected);
+        let svg = fs::read_to_string(&paths[2]).map_err(Error::io(&paths[2]))?;
+        for text in ["Zeros (test)", "fc1", "fc2", "relu", "tanh", "dropout 0.5", "epoch"] {
+            assert!(svg.contains(text), "{text}");
+        }
+        let png = fs::read(&paths[3]).map_err(Error::io(&paths[3]))?;
+        assert!(png.starts_with(b"\x89PNG") && png.len() > 5_000);
+        Ok(())
+    }
+
+    #[test]
+    fn text_is_drawn_without_any_installed_font_and_names_do_no_harm() -> Drawn {
+        let blank = |text: &str| {
+            png(&format!(
+                "<svg xmlns='http://www.w3.org/2000/svg' width='100' height='30'><text x='5' y='20' \
+             font-family='sans-serif'>{text}</text></svg>"
+            ))
+        };
+        assert!(blank("relu")?.len() > blank("")?.len() + 100);
+        let mut bad = run("<b>&\"relu\"</b>", 0.0, 1);
+        bad.layers.iter_mut().for_each(|line| line.stats.site = "</svg>/'ü".into());
+        let runs = [bad];
+        let groups = Groups::of(&runs);
+        for picture in pictures(&groups) {
+            png(&picture.svg(&groups)?)?;
+        }
+        Ok(())
+    }
+}

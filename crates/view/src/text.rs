@@ -1,0 +1,115 @@
+//! Text as pages and pictures need it. Names come from users and may hold anything.
+
+/// What stands where there is no number.
+pub(crate) const NONE: &str = "–";
+
+/// How many characters of a name a label shows.
+pub(crate) const LABEL: usize = 48;
+
+/// For HTML, in text and in quoted attributes.
+pub(crate) fn html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\0' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// For names in plotly's figures, which reads them as a kind of HTML and, between dollars, as TeX.
+pub(crate) fn plotly(text: &str) -> String {
+    shorten(text, LABEL).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// For JSON in a script element, which must not end it.
+pub(crate) fn script_json(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+/// At most so many characters, with an ellipsis in place of the middle; control characters as blanks.
+pub(crate) fn shorten(text: &str, at_most: usize) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let n = text.chars().count();
+    if n <= at_most {
+        return text.chars().map(clean).collect();
+    }
+    let tail = at_most / 3;
+    let head = text.chars().take(at_most - tail - 1);
+    head.chain(['…']).chain(text.chars().skip(n - tail)).map(clean).collect()
+}
+
+/// A share with one digit: `63.2%`. Only none at all is `0%`, only all of them is `100%`.
+pub(crate) fn share(x: f64) -> String {
+    match x * 100.0 {
+        p if p == 0.0 || p == 100.0 => format!("{p:.0}%"),
+        p if p > 0.0 && p < 0.05 => "<0.1%".into(),
+        p if (99.95..100.0).contains(&p) => ">99.9%".into(),
+        p => format!("{p:.1}%"),
+    }
+}
+
+/// A number with so many decimals, or in powers of ten where they would not do.
+pub(crate) fn fixed(x: f64, decimals: usize) -> String {
+    let text = format!("{x:.decimals$}");
+    let nothing = text.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'));
+    match () {
+        () if x == 0.0 => format!("{:.decimals$}", 0.0),
+        () if nothing || x.abs() >= 1e5 => format!("{x:.1e}").replace('-', "−"),
+        () => text.replace('-', "−"),
+    }
+}
+
+/// A count in groups of three digits: `25,310`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Six significant digits: more than a picture shows, in a third of the bytes.
+pub(crate) fn rounded(x: f64) -> f64 {
+    format!("{x:.5e}").parse().unwrap_or(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_ends_an_attribute_an_element_or_a_script() {
+        let name = r#"</script><b a="1" b='2'>&"#;
+        assert!(!html(name).contains(['<', '>', '"', '\'']));
+        assert!(!plotly(name).contains(['<', '>']));
+        let json = serde_json::to_string(name).expect("it is text");
+        let escaped = script_json(&json);
+        assert!(!escaped.contains(['<', '>', '&']));
+        assert_eq!(serde_json::from_str::<String>(&escaped).expect("still JSON"), name);
+    }
+
+    #[test]
+    fn a_long_name_keeps_both_ends_and_counts_characters() {
+        assert_eq!(shorten("äöü/αβγ", 7), "äöü/αβγ");
+        assert_eq!(shorten("äöü/αβγδ", 7), "äöü/…γδ");
+        assert_eq!(shorten("a\nb", 7), "a b");
+    }
+
+    #[test]
+    fn a_number_that_is_not_nothing_never_reads_as_nothing() {
+        assert_eq!([0.0, 1e-9, 0.632, 0.9999, 1.0].map(share), ["0%", "<0.1%", "63.2%", ">99.9%", "100%"]);
+        assert_eq!([0.0, -1.25, 4e-7, 1e9].map(|x| fixed(x, 2)), ["0.00", "−1.25", "4.0e−7", "1.0e9"]);
+        assert_eq!(rounded(0.123_456_789), 0.123457);
+    }
+}

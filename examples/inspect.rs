@@ -1,0 +1,258 @@
+//! What the activations of a trained network do: statistics over a whole split, for any file of weights of an
+//! MLP or a CNN, ours or PyTorch's, without training.
+//!
+//!     cargo run --example inspect -- runs/2026-08-01T120000-mnist-mlp-relu/model.safetensors
+//!     cargo run --example inspect -- pytorch.safetensors --dataset mnist --act tanh --scale unit --units
+//!
+//! Exit code: 0, 1 when something failed, 2 for wrong usage.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use candle_nn::VarBuilder;
+use clap::{Parser, ValueEnum};
+use safetensors::SafeTensors;
+use serde_json::json;
+use taper::data::{self, Choice, Scale};
+use taper::hooks::{Activation, Recorder, UnitStats};
+use taper::nn::{Architecture, Model, Params};
+use taper::report::{
+    ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
+};
+use taper::train::{self, evaluate, load_weights};
+use taper_examples::{Screen, at_least_one, usage};
+
+/// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
+/// the distribution leans. Nothing is trained: the network sees a whole split once, in evaluation mode.
+///
+/// The sizes of the network come from the file, whose layers are called conv1, ..., fc1, ... or 0, 1, ... as in
+/// PyTorch's nn.Sequential (in PyTorch: safetensors.torch.save_file(model.state_dict(), FILE)). A file does not
+/// say which activation function the network was trained with, nor how its input was scaled: see --act and
+/// --scale. A low accuracy is a sign that one of them is wrong.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  inspect runs/NAME/model.safetensors                      a run of the mnist example: config.json says the rest
+  inspect net.safetensors --act tanh --scale unit --units  PyTorch's, for pixels in [0, 1]; lists odd units
+  inspect net.safetensors --split train --out runs/net     also writes layers.jsonl, for tools")]
+struct Args {
+    /// The weights, a safetensors file
+    #[arg(value_name = "WEIGHTS")]
+    weights: PathBuf,
+    /// The network's activation function [default: that of the run, else prelu if the file has slopes, else relu]
+    #[arg(long, value_name = "A")]
+    act: Option<Activation>,
+    /// How pixels were scaled: unit, in [0, 1], or standard, that minus the mean, over the standard deviation
+    /// [default: that of the run, else standard]
+    #[arg(long)]
+    scale: Option<Scale>,
+    /// mnist, fashion-mnist, kmnist or digits [default: that of the run, else mnist]
+    #[arg(long)]
+    dataset: Option<Choice>,
+    /// Directory with the data set's four files; then $TAPER_DATA, datasets/NAME, the cache and a download
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Which samples the network sees
+    #[arg(long, value_enum, default_value_t = Part::Test)]
+    split: Part,
+    /// Use only the first N samples
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
+    limit: Option<usize>,
+    /// List the units that are dead, rare, dormant or always on, with their firing rates
+    #[arg(long)]
+    units: bool,
+    /// Write layers.jsonl, metrics.jsonl and config.json there; nothing is overwritten
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum Part {
+    Train,
+    Test,
+}
+
+fn main() -> ExitCode {
+    match Args::try_parse() {
+        Ok(args) => run(&args).map(|()| ExitCode::SUCCESS).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }),
+        Err(error) => usage(&error),
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new("warn"))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
+    let screen = Screen::new(false);
+    let path = args.weights.display();
+    let shapes = shapes(&args.weights)?;
+
+    // Whatever the file itself cannot say: from the command line, else from the run that wrote it.
+    let run = read_config(args.weights.with_file_name("config.json")).ok();
+    let of_run = |field: &dyn Fn(&Run) -> Option<String>| run.as_ref().and_then(field);
+    let act = args.act.or_else(|| of_run(&|run| Some(run.activation.clone()))?.parse().ok());
+    let scale =
+        args.scale.or_else(|| of_run(&|run| Some(run.config["scale"].as_str()?.into()))?.parse().ok());
+    let dataset = args.dataset.or_else(|| of_run(&|run| Some(run.dataset.clone()))?.parse().ok());
+    let data = load_data(args, dataset.unwrap_or(Choice::Mnist), scale.unwrap_or_default(), &screen)?;
+    let samples = match args.split {
+        Part::Train => &data.train,
+        Part::Test => &data.test,
+    };
+    let samples = samples.clone().take(args.limit.unwrap_or(usize::MAX));
+
+    let network = Architecture::infer(shapes, samples.shape()).map_err(train::Error::from);
+    let network = network.with_context(|| format!("{path}: no network for {}", data.name))?;
+    if network.classes() != data.classes {
+        let (found, name) = (network.classes(), &data.name);
+        bail!(
+            "{path}: expected {} outputs, the classes of {name}, found {found}: another --dataset?",
+            data.classes
+        );
+    }
+    let slopes = network.learns_slopes().then_some(Activation::Prelu { slope: 0.25 });
+    let act = act.or(slopes).unwrap_or(Activation::Relu);
+    let params = Params::new(0, &Device::Cpu);
+    let model = build(&network, act, params.builder()).with_context(|| format!("{path}: --act"))?;
+    load_weights(&params, &args.weights)?;
+
+    let mut recorder = Recorder::new();
+    let report = evaluate(&*model, samples.batches(512), &mut recorder)?;
+
+    let mut units = String::new();
+    if args.units {
+        units = odd_units(&recorder, network.layers(), act)?;
+    }
+    let split = match args.split {
+        Part::Train => Split::Train,
+        Part::Test => Split::Test,
+    };
+    let report =
+        EpochReport { epoch: 1, splits: vec![SplitReport { split, layers: recorder.finish(), ..report }] };
+    let name = args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let scale = scale.unwrap_or_default();
+    let mut text = format!(
+        "{name}: {network}, {} parameters, {act}, on {} samples of {}, {scale} scale\n",
+        params.count(),
+        samples.len(),
+        samples.name()
+    );
+    if network.layers().iter().any(|(own, theirs)| own != theirs) {
+        let names: Vec<String> =
+            network.layers().iter().map(|(own, theirs)| format!("{own} is {theirs}")).collect();
+        writeln!(text, "layers of the file: {}", names.join(", "))?;
+    }
+    let mut console =
+        ConsoleSink::new(Vec::new(), ConsoleConfig { color: screen.color, ..Default::default() });
+    console.epoch(&report)?;
+    // There is but one pass, and no epoch that it would be the first of.
+    text += &String::from_utf8(console.into_inner())?.replacen("epoch 1  ", "", 1);
+    text += &units;
+    if let Some(out) = &args.out {
+        let mut dir = RunDir::create(out).context("--out")?;
+        let run = Run {
+            name,
+            dataset: data.name.clone(),
+            model: network.to_string(),
+            activation: act.to_string(),
+            dropout: 0.0,
+            seed: 0,
+            parameters: params.count() as u64,
+            epochs: 1,
+            config: json!({
+                "inspected": args.weights,
+                "mode": "evaluation",
+                "scale": scale.to_string(),
+                "taper": env!("CARGO_PKG_VERSION"),
+            }),
+        };
+        dir.begin(&run).and_then(|()| dir.epoch(&report)).and_then(|()| dir.finish()).context("--out")?;
+        writeln!(text, "written to {}", dir.path().display())?;
+    }
+    match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
+        // Whoever closed standard output has seen enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// Name and shape of every tensor of the file.
+fn shapes(path: &Path) -> Result<Vec<(String, Vec<usize>)>> {
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot read weights"))?;
+    let file = SafeTensors::deserialize(&bytes).with_context(|| {
+        format!("{name}: expected a safetensors file, found something else or part of one")
+    })?;
+    Ok(file.iter().map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec())).collect())
+}
+
+fn build(network: &Architecture, act: Activation, vb: VarBuilder<'static>) -> train::Result<Box<dyn Model>> {
+    Ok(network.build(act, vb)?)
+}
+
+fn load_data(args: &Args, choice: Choice, scale: Scale, screen: &Screen) -> Result<data::Dataset> {
+    let options = data::Options {
+        data_dir: args.data_dir.clone(),
+        env_dir: std::env::var_os("TAPER_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        ..Default::default()
+    };
+    let bar = screen.download_bar();
+    let loaded = data::load(choice, &options, &mut |progress| {
+        bar.set_length(progress.total.unwrap_or(progress.received));
+        bar.set_position(progress.received);
+        bar.set_message(progress.file.to_string());
+    });
+    bar.finish_and_clear();
+    Ok(loaded?.scaled(scale))
+}
+
+/// A line for every unit that is dead, rare, dormant (score at most 0.025) or always on.
+fn odd_units(recorder: &Recorder, layers: &[(String, String)], act: Activation) -> Result<String> {
+    let mut text = String::new();
+    for (site, _) in layers {
+        // The last layer has no activation behind it.
+        let Some(units) = recorder.units(site) else { continue };
+        let mean = units.iter().map(|unit| unit.mean_abs).sum::<f64>() / units.len() as f64;
+        let score = |unit: &UnitStats| unit.mean_abs / (mean + 1e-9);
+        let rate = |unit: &UnitStats| unit.fired as f64 / unit.observations.max(1) as f64;
+        let mut rows = Vec::new();
+        for (i, unit) in units.iter().enumerate().filter(|(_, unit)| unit.observations > 0) {
+            let dead = unit.passed == 0;
+            let kinds = [
+                (dead, "dead"),
+                (act.is_zero_floored() && !dead && rate(unit) < 0.01, "rare"),
+                (score(unit) <= 0.025, "dormant"),
+                (unit.fired == unit.observations, "always on"),
+            ];
+            let kinds: Vec<&str> = kinds.iter().filter(|(is, _)| *is).map(|(_, kind)| *kind).collect();
+            if !kinds.is_empty() {
+                rows.push((kinds.join(", "), i, unit));
+            }
+        }
+        writeln!(
+            text,
+            "{site}: {} of {} units are dead, rare, dormant or always on",
+            rows.len(),
+            units.len()
+        )?;
+        if !rows.is_empty() {
+            writeln!(text, "  unit  fires on                             mean |y|     score  kind")?;
+        }
+        for (kinds, i, unit) in rows {
+            let fires = format!("{} of {} ({:.2}%)", unit.fired, unit.observations, 100.0 * rate(unit));
+            writeln!(text, "  {i:>4}  {fires:<34}  {:>9.3e}  {:>8.4}  {kinds}", unit.mean_abs, score(unit))?;
+        }
+    }
+    Ok(text)
+}

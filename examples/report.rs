@@ -1,0 +1,75 @@
+//! Makes one offline page of any set of runs, and pictures for papers and READMEs.
+//!
+//!     cargo run --example report -- runs/2026-01-31-mnist
+//!     cargo run --example report -- runs/relu runs/selu -o compare.html --plots figures
+//!
+//! Exit code: 0, 1 when nothing could be shown or written, 2 for wrong usage.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use taper_view::{html_report, load_runs, static_plots};
+
+/// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.
+///
+/// Runs that differ in nothing but the seed are averaged; colour is the activation, line style the dropout
+/// rate. Unfinished runs, and runs of different lengths or models, may be mixed.
+#[derive(Parser, Debug)]
+#[command(after_help = "\
+Examples:
+  report runs/2026-01-31-mnist                   every run of a grid, to report.html inside it
+  report runs/relu runs/selu -o compare.html     two runs side by side
+  report runs/* -o all.html --plots figures      and the main curves as SVG and PNG")]
+struct Args {
+    /// Directories of runs, as `mnist --out` writes them, or of grids: directories of runs
+    #[arg(required = true, value_name = "RUN_DIR")]
+    runs: Vec<PathBuf>,
+    /// The page; a file that is there is replaced [default: report.html in the only RUN_DIR, else here]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Also draw accuracy, zeros, dead units and asymmetry into this directory, as SVG and PNG
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let (runs, errors) = load_runs(&args.runs);
+    for error in &errors {
+        eprintln!("warning: {error}");
+    }
+    if runs.is_empty() {
+        bail!("no run to show");
+    }
+    let output = args.output.clone().unwrap_or_else(|| match &args.runs[..] {
+        [only] => only.join("report.html"),
+        _ => "report.html".into(),
+    });
+    write(&output, &html_report(&runs))?;
+    println!("{} runs: {}", runs.len(), output.display());
+    if let Some(dir) = &args.plots {
+        for path in static_plots(&runs, dir)? {
+            println!("{}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Creates the file and the directories above it.
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}

@@ -305,11 +305,15 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
         charts[5].lines.push(of(LayerStats::dead_fraction));
         maps.push((name, distributions));
     }
+    text += "  signal    standard deviation of a unit over the samples: what still tells one sample from another\n";
+    text += "  dead      units that no gradient reaches, at none of the samples\n";
+    text += "  dormant   units whose mean |y| is at most 2.5% of their layer's mean\n";
     let title = format!("{depth} random layers of {} units behind {}", args.width, input_name(args));
     let page = format!(
-        "<p>{samples} samples go through untrained networks. Where the standard deviation falls or rises from layer to layer, \
-        the signal is lost or explodes, and gradients with it; SELU holds mean 0 and variance 1. A unit is dead where no \
-        gradient can reach it: for ReLU, where it fires for none of the samples.</p>\n{}{}",
+        "<p>{samples} samples go through untrained networks. Where the signal falls from layer to layer, all samples \
+        come to look alike, and what could be learned from their differences is lost; where it rises, numbers explode. \
+        SELU holds mean 0 and variance 1.</p>\n{}<h2>Distributions</h2>\n<p>Values against layers; the colour is the \
+        logarithm to base 10 of the density, exact zeros left out.</p>\n{}",
         pictures::charts_html(&charts),
         pictures::heat_maps_html(&maps)
     );

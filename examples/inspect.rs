@@ -25,6 +25,7 @@ use taper::report::{
 };
 use taper::train::{self, evaluate, load_weights};
 use taper_examples::{Screen, at_least_one, usage};
+use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
 /// the distribution leans. Nothing is trained: the network sees a whole split once, in evaluation mode.
@@ -68,6 +69,9 @@ struct Args {
     /// Write layers.jsonl, metrics.jsonl and config.json there; nothing is overwritten
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// With --out, also make a page of what is written there, which needs no network
+    #[arg(long, value_name = "FILE", requires = "out")]
+    html: Option<PathBuf>,
 }
 
 #[derive(ValueEnum, Clone, Copy)]
@@ -179,6 +183,12 @@ fn run(args: &Args) -> Result<()> {
         };
         dir.begin(&run).and_then(|()| dir.epoch(&report)).and_then(|()| dir.finish()).context("--out")?;
         writeln!(text, "written to {}", dir.path().display())?;
+        if let Some(path) = &args.html {
+            let (runs, _) = load_runs(&[dir.path().to_path_buf()]);
+            let written = std::fs::write(path, html_report(&runs));
+            written.with_context(|| format!("{}: cannot write", path.display()))?;
+            writeln!(text, "written to {}", path.display())?;
+        }
     }
     match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
         // Whoever closed standard output has seen enough.
@@ -217,42 +227,46 @@ fn load_data(args: &Args, choice: Choice, scale: Scale, screen: &Screen) -> Resu
     Ok(loaded?.scaled(scale))
 }
 
-/// A line for every unit that is dead, rare, dormant (score at most 0.025) or always on.
+/// What a unit can be, as in the table above; several of these at once too.
+const KINDS: [&str; 4] = ["dead", "rare", "dormant", "always on"];
+
+/// A line for every unit that is any of [`KINDS`]; dormant is a score of at most 0.025.
 fn odd_units(recorder: &Recorder, layers: &[(String, String)], act: Activation) -> Result<String> {
     let mut text = String::new();
-    for (site, _) in layers {
-        // The last layer has no activation behind it.
-        let Some(units) = recorder.units(site) else { continue };
+    // The last layer has no activation behind it, and no units.
+    for (site, units) in layers.iter().filter_map(|(site, _)| Some((site, recorder.units(site)?))) {
         let mean = units.iter().map(|unit| unit.mean_abs).sum::<f64>() / units.len() as f64;
-        let score = |unit: &UnitStats| unit.mean_abs / (mean + 1e-9);
-        let rate = |unit: &UnitStats| unit.fired as f64 / unit.observations.max(1) as f64;
-        let mut rows = Vec::new();
+        let mut counts = [0; 4];
+        let mut rows = String::new();
         for (i, unit) in units.iter().enumerate().filter(|(_, unit)| unit.observations > 0) {
-            let dead = unit.passed == 0;
-            let kinds = [
-                (dead, "dead"),
-                (act.is_zero_floored() && !dead && rate(unit) < 0.01, "rare"),
-                (score(unit) <= 0.025, "dormant"),
-                (unit.fired == unit.observations, "always on"),
-            ];
-            let kinds: Vec<&str> = kinds.iter().filter(|(is, _)| *is).map(|(_, kind)| *kind).collect();
-            if !kinds.is_empty() {
-                rows.push((kinds.join(", "), i, unit));
+            let UnitStats { observations, fired, passed, mean_abs, .. } = *unit;
+            let (rate, score) = (fired as f64 / observations as f64, mean_abs / (mean + 1e-9));
+            let rare = act.is_zero_floored() && passed > 0 && rate < 0.01;
+            let kinds = [passed == 0, rare, score <= 0.025, fired == observations];
+            let named = KINDS.into_iter().zip(kinds).filter(|(_, is)| *is).map(|(kind, _)| kind);
+            let named = named.collect::<Vec<_>>().join(", ");
+            counts.iter_mut().zip(kinds).for_each(|(count, is)| *count += u64::from(is));
+            if !named.is_empty() {
+                let (fires, rate) = (format!("{fired} of {observations}"), few(100.0 * rate) + "%");
+                let (mean_abs, score) = (few(mean_abs), few(score));
+                writeln!(rows, "  {i:>4}  {fires:>22}  {rate:>8}  {mean_abs:>8}  {score:>7}  {named}")?;
             }
         }
-        writeln!(
-            text,
-            "{site}: {} of {} units are dead, rare, dormant or always on",
-            rows.len(),
-            units.len()
-        )?;
+        let counts: Vec<String> = KINDS.iter().zip(counts).map(|(kind, n)| format!("{n} {kind}")).collect();
+        writeln!(text, "{site}: {} of {} units", counts.join(", "), units.len())?;
         if !rows.is_empty() {
-            writeln!(text, "  unit  fires on                             mean |y|     score  kind")?;
-        }
-        for (kinds, i, unit) in rows {
-            let fires = format!("{} of {} ({:.2}%)", unit.fired, unit.observations, 100.0 * rate(unit));
-            writeln!(text, "  {i:>4}  {fires:<34}  {:>9.3e}  {:>8.4}  {kinds}", unit.mean_abs, score(unit))?;
+            let [unit, fires, rate, mean, score] = ["unit", "fires on", "rate", "mean |y|", "score"];
+            write!(text, "  {unit:>4}  {fires:>22}  {rate:>8}  {mean:>8}  {score:>7}\n{rows}")?;
         }
     }
     Ok(text)
+}
+
+/// A number in few characters; only nothing at all is `0`.
+fn few(x: f64) -> String {
+    match x {
+        0.0 => "0".to_string(),
+        x if x < 1e-3 => format!("{x:.0e}"),
+        x => format!("{x:.3}"),
+    }
 }

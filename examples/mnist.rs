@@ -24,7 +24,7 @@ use taper::hooks::{Recorder, Rng, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
     self, ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary,
-    TracingSink, comparison, fresh_dir,
+    TensorBoard, TracingSink, comparison, fresh_dir,
 };
 use taper::train::{
     self, Optimizer, OptimizerConfig, Schedule, evaluate, load_weights, not_finite, parse_rule, save_weights,
@@ -34,6 +34,7 @@ use taper_examples::{
     Bars, Screen, at_least_one, colors_wanted, locked_version, not_negative, number, percent, positive, rate,
     size, usage,
 };
+use taper_view::{HeldStderr, restore_terminal};
 
 /// Keeps the memory of one step for the next.
 #[global_allocator]
@@ -125,6 +126,9 @@ struct Args {
     /// Do not watch activations
     #[arg(long)]
     no_track: bool,
+    /// Draw the training in the terminal while it runs, in place of the tables; Ctrl-C ends it, q leaves the view
+    #[arg(long)]
+    live: bool,
     /// Print the comparison only
     #[arg(long, short)]
     quiet: bool,
@@ -212,7 +216,7 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     use tracing_subscriber::EnvFilter;
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
-        .with_writer(std::io::stderr)
+        .with_writer(|| HeldStderr)
         .with_ansi(std::io::stderr().is_terminal() && colors_wanted())
         .with_target(false)
         .without_time()
@@ -257,36 +261,45 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
         network(&shared, cell)?;
     }
     let seen = shared.stop.clone();
-    ctrlc::set_handler(move || {
+    let stop = move || {
         if seen.swap(true, Ordering::SeqCst) {
+            restore_terminal();
             std::process::exit(130); // asked twice
         }
-    })?;
+    };
+    ctrlc::set_handler(stop.clone())?;
 
     // A single run is written into `out` itself, a grid into a directory per run below it.
     let wanted = args.out.clone().unwrap_or_else(|| default_out(args, &cells, &data));
     let out = if cells.len() > 1 { fresh_dir(&wanted).context("--out")? } else { wanted.clone() };
-    let console = ConsoleConfig { color: screen.color, ..Default::default() };
-    let mut console = (!args.quiet).then(|| ConsoleSink::new(&screen, console));
+    if args.live {
+        screen.open_live(stop);
+    }
+    let config = ConsoleConfig { color: screen.color, ..Default::default() };
+    let mut console = (!args.quiet).then(|| ConsoleSink::new(&screen, config));
     let (mut summaries, mut failed, mut written) = (Vec::new(), false, out.clone());
     for (i, cell) in cells.iter().enumerate() {
         let path = if cells.len() > 1 { out.join(&cell.name) } else { out.clone() };
         let mut dir = RunDir::create(path).context("--out")?;
         let weights = dir.path().join("model.safetensors");
+        let board = TensorBoard::create(dir.path()).context("--out")?;
         if cells.len() == 1 {
             written = dir.path().to_path_buf();
         }
         if i == 0 && written != wanted && args.out.is_some() {
             screen.warn(&format!("{} is taken: writing to {}", wanted.display(), written.display()));
         }
-        shared.bars.run(samples * (cells.len() - i) as u64, format!("run {} of {}", i + 1, cells.len()));
+        shared.bars.run(i + 1, cells.len(), samples * (cells.len() - i) as u64);
 
         let network = network(&shared, cell)?;
         let mut summary = Summary::new(network.run.clone());
         let mut sinks: Vec<Box<dyn Sink + '_>> =
-            vec![Box::new(&mut summary), Box::new(&mut dir), Box::new(TracingSink)];
+            vec![Box::new(&mut summary), Box::new(&mut dir), Box::new(board), Box::new(TracingSink)];
         if let Some(console) = &mut console {
             sinks.push(Box::new(console));
+        }
+        if let Some(live) = screen.live() {
+            sinks.push(Box::new(live));
         }
         let result = train(&shared, &network, &mut sinks);
         // Whatever ended the run, what it came to is kept.
@@ -312,6 +325,11 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
         }
     }
     shared.bars.clear();
+    // What it showed last, as it would have been printed without it.
+    if let Some((run, report)) = screen.close_live().filter(|_| !args.quiet) {
+        let mut console = ConsoleSink::new(&screen, config);
+        console.begin(&run).and_then(|()| console.epoch(&report)).context("standard output")?;
+    }
 
     let mut text = comparison(&summaries);
     if !args.quiet {
@@ -345,8 +363,7 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
     let stopped = || shared.stop.load(Ordering::SeqCst);
     // Bars move with every batch, and after Ctrl-C there is none.
     let watched = |batches: Batches, epoch: u32, split: Split| {
-        let what = format!("{} epoch {epoch}/{} {}", run.name, args.epochs, split.name());
-        shared.bars.pass(batches.samples(), what);
+        shared.bars.pass(batches.samples(), run, epoch, split);
         batches.take_while(|_| !stopped()).inspect(|batch| shared.bars.advance(batch))
     };
     let recorder = || (!args.no_track).then(Recorder::new);
@@ -361,11 +378,15 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
         }
         let mut splits = vec![with_layers(report, &mut live)];
         if let Some(set) = &shared.held_back {
-            let report =
-                evaluate(model, watched(set.batches(512), epoch, Split::Validation), &mut validation)?;
+            let report = evaluate(
+                model,
+                watched(set.batches(args.batch_size), epoch, Split::Validation),
+                &mut validation,
+            )?;
             splits.push(SplitReport { split: Split::Validation, ..with_layers(report, &mut validation) });
         }
-        let report = evaluate(model, watched(data.test.batches(512), epoch, Split::Test), &mut test)?;
+        let report =
+            evaluate(model, watched(data.test.batches(args.batch_size), epoch, Split::Test), &mut test)?;
         splits.push(with_layers(report, &mut test));
         if stopped() {
             splits.truncate(1); // the others may have been cut short, and stand for a whole set
@@ -374,7 +395,7 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
         sinks.epoch(&EpochReport { epoch, splits })?;
         if let Some(loss) = lost {
             let batch = data.train.len().div_ceil(args.batch_size);
-            return Err(not_finite(model, data.test.batches(512), loss, batch).in_epoch(epoch));
+            return Err(not_finite(model, data.test.batches(args.batch_size), loss, batch).in_epoch(epoch));
         }
         if stopped() {
             break;

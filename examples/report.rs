@@ -5,6 +5,7 @@
 //!
 //! Exit code: 0, 1 when nothing could be shown or written, 2 for wrong usage.
 
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -57,13 +58,16 @@ fn run(args: &Args) -> Result<()> {
         _ => "report.html".into(),
     });
     write(&output, &html_report(&runs))?;
-    println!("{} runs: {}", runs.len(), output.display());
+    let mut written = vec![output];
     if let Some(dir) = &args.plots {
-        for path in static_plots(&runs, dir)? {
-            println!("{}", path.display());
-        }
+        written.extend(static_plots(&runs, dir)?);
     }
-    Ok(())
+    let text: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever closed standard output knows enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
 }
 
 /// Creates the file and the directories above it.

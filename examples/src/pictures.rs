@@ -311,7 +311,9 @@ fn legend<'a, 'b>(area: &Area<'a>, names: impl Iterator<Item = (&'b String, &'b 
     let (legend, rest) = area.split_vertically(22 * rows + 6);
     for (i, (name, hex)) in names.into_iter().enumerate() {
         let (x, y) = (12 + i as i32 % columns * each, 4 + i as i32 / columns * 22);
-        drawn(legend.draw(&Rectangle::new([(x, y), (x + 14, y + 14)], color(hex).filled())))?;
+        // What has rings in the charts is hollow here.
+        let style = if i < LINES.len() { color(hex).filled() } else { color(hex).stroke_width(2) };
+        drawn(legend.draw(&Rectangle::new([(x, y), (x + 14, y + 14)], style)))?;
         drawn(legend.draw(&Text::new(
             name.clone(),
             (x + 20, y + 1),

@@ -1,16 +1,23 @@
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use taper::data;
+use taper::report::{EpochReport, Run, Split};
+use taper_view::{HeldStderr, Live, LiveConfig};
 
 /// Where people look: bars on standard error, text on standard output, neither in the other's way.
 ///
-/// There are bars only where both are terminals. It writes to standard output.
+/// There are bars only where both are terminals. It writes to standard output. A live view, once opened, is in the
+/// place of both for as long as it is there.
 #[derive(Debug)]
 pub struct Screen {
     bars: MultiProgress,
+    /// Whether there are bars where no live view is.
+    has_bars: bool,
+    live: Arc<OnceLock<Live>>,
     /// Whether standard output takes colours.
     pub color: bool,
 }
@@ -20,6 +27,10 @@ pub struct Screen {
 pub struct Bars {
     pass: ProgressBar,
     all: ProgressBar,
+    live: Arc<OnceLock<Live>>,
+    /// Where the bars go once the live view is left, if there is one.
+    behind: Option<MultiProgress>,
+    left: AtomicBool,
     /// Samples of the batch that is being worked on.
     now: AtomicU64,
 }
@@ -35,7 +46,8 @@ impl Screen {
         let out = std::io::stdout().is_terminal();
         let bars = out && std::io::stderr().is_terminal() && !quiet;
         let target = if bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bars: MultiProgress::with_draw_target(target), color: out && colors_wanted() }
+        let color = out && colors_wanted();
+        Self { bars: MultiProgress::with_draw_target(target), has_bars: bars, live: Arc::default(), color }
     }
 
     fn bar(&self, template: &str, length: u64) -> ProgressBar {
@@ -48,7 +60,9 @@ impl Screen {
     pub fn bars(&self, samples: u64) -> Bars {
         let pass = self.bar("{bar:24} {human_pos}/{human_len} samples  {speed}  {wide_msg}", 0);
         let all = self.bar("{bar:24} {percent}%  {elapsed} gone, {left} left  {wide_msg}", samples);
-        Bars { pass, all, now: AtomicU64::new(0) }
+        let behind = self.has_bars.then(|| self.bars.clone());
+        let (left, now) = (AtomicBool::new(false), AtomicU64::new(0));
+        Bars { pass, all, live: self.live.clone(), behind, left, now }
     }
 
     /// For a file that comes in.
@@ -58,7 +72,38 @@ impl Screen {
 
     /// A line for standard error.
     pub fn warn(&self, text: &str) {
-        self.bars.suspend(|| eprintln!("{text}"));
+        // Nobody is left to be told that it could not be written.
+        self.bars.suspend(|| drop(writeln!(HeldStderr, "{text}")));
+    }
+
+    /// Draws the training over the whole terminal, in place of the bars; says so where that cannot be.
+    /// `stop` is what Ctrl-C does.
+    pub fn open_live(&self, stop: impl Fn() + Send + 'static) {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let opened = match dumb {
+            true => Err(std::io::Error::other("TERM=dumb: the terminal cannot be drawn on")),
+            false => Live::open(LiveConfig { color: self.color }, stop),
+        };
+        match opened {
+            Ok(live) => {
+                self.bars.set_draw_target(ProgressDrawTarget::hidden());
+                // Nobody opens two.
+                let _ = self.live.set(live);
+            }
+            Err(error) => self.warn(&format!("--live: {error}; going on without it")),
+        }
+    }
+
+    /// The live view, to be told of runs and epochs.
+    pub fn live(&self) -> Option<&Live> {
+        self.live.get()
+    }
+
+    /// Ends the live view, if there is one still; returns the last state of what it showed.
+    pub fn close_live(&self) -> Option<(Run, EpochReport)> {
+        let live = self.live().filter(|live| live.is_open())?;
+        live.close();
+        live.last()
     }
 }
 
@@ -81,27 +126,47 @@ fn speed(state: &ProgressState, out: &mut dyn std::fmt::Write) {
 }
 
 impl Bars {
-    /// Begins a pass over so many samples.
-    pub fn pass(&self, samples: usize, what: String) {
+    /// Begins a pass of this run over so many samples.
+    pub fn pass(&self, samples: usize, run: &Run, epoch: u32, split: Split) {
+        self.advance_by(0);
         self.pass.set_length(samples as u64);
-        self.pass.set_message(what);
-        self.all.inc(self.now.swap(0, Ordering::Relaxed));
+        self.pass.set_message(format!("{} epoch {epoch}/{} {}", run.name, run.epochs, split.name()));
         self.pass.reset();
+        if let Some(live) = self.live.get() {
+            live.pass(epoch, split, samples as u64);
+        }
     }
 
     /// A batch has been fetched, so the one before it is done.
     pub fn advance(&self, batch: &data::Result<data::Batch>) {
         let n = batch.as_ref().map_or(0, |batch| batch.labels.elem_count() as u64);
-        let done = self.now.swap(n, Ordering::Relaxed);
+        self.advance_by(n);
+    }
+
+    /// Work on `next` samples begins, so what was worked on before is done.
+    fn advance_by(&self, next: u64) {
+        let done = self.now.swap(next, Ordering::Relaxed);
+        if let Some(live) = self.live.get() {
+            live.advance(done);
+            if let Some(bars) = self.behind.as_ref().filter(|_| !live.is_open())
+                && !self.left.swap(true, Ordering::Relaxed)
+            {
+                bars.set_draw_target(ProgressDrawTarget::stderr());
+            }
+        }
         self.pass.inc(done);
         self.all.inc(done);
     }
 
-    /// Begins a run, with so many samples to come in it and in those behind it: one before may have ended early.
-    pub fn run(&self, to_come: u64, what: String) {
-        self.all.inc(self.now.swap(0, Ordering::Relaxed));
+    /// Begins run `run` of `of`, with so many samples to come in it and in those behind it: one before may have
+    /// ended early.
+    pub fn run(&self, run: usize, of: usize, to_come: u64) {
+        self.advance_by(0);
         self.all.set_length(self.all.position() + to_come);
-        self.all.set_message(what);
+        self.all.set_message(format!("run {run} of {of}"));
+        if let Some(live) = self.live.get() {
+            live.place(run, of, to_come);
+        }
     }
 
     /// Takes the bars away.
@@ -113,6 +178,9 @@ impl Bars {
 
 impl Write for &Screen {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.live().is_some_and(Live::is_open) {
+            return Ok(bytes.len()); // it shows the same
+        }
         self.bars.suspend(|| std::io::stdout().write(bytes))
     }
 

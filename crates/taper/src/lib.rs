@@ -17,3 +17,20 @@ pub use taper_kernels as kernels;
 pub use taper_nn as nn;
 pub use taper_report as report;
 pub use taper_train as train;
+
+/// The manual in `docs/`: its Rust blocks are compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+mod manual {
+    #[doc = include_str!("../../../docs/architecture.md")]
+    pub struct Architecture;
+    #[doc = include_str!("../../../docs/extending.md")]
+    pub struct Extending;
+    #[doc = include_str!("../../../docs/formats.md")]
+    pub struct Formats;
+    #[doc = include_str!("../../../docs/getting-started.md")]
+    pub struct GettingStarted;
+    #[doc = include_str!("../../../docs/reading-the-pictures.md")]
+    pub struct ReadingThePictures;
+    #[doc = include_str!("../../../docs/statistics.md")]
+    pub struct Statistics;
+}

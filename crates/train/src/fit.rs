@@ -40,7 +40,7 @@ pub fn fit(
     for epoch in 1..=options.epochs {
         let batches = data.train.shuffled(rng, options.batch_size);
         let train = train_epoch(model, optimizer, batches, &mut live, rng).map_err(|e| e.in_epoch(epoch))?;
-        let test = evaluate(model, data.test.batches(512), &mut frozen)?;
+        let test = evaluate(model, data.test.batches(options.batch_size), &mut frozen)?;
         let splits = vec![
             SplitReport { layers: live.finish(), ..train },
             SplitReport { layers: frozen.finish(), ..test.clone() },
@@ -49,7 +49,7 @@ pub fn fit(
         sink.epoch(&report)?;
         if !test.score.loss.is_finite() {
             let batch = data.train.len().div_ceil(options.batch_size);
-            let lost = not_finite(model, data.test.batches(512), test.score.loss, batch);
+            let lost = not_finite(model, data.test.batches(options.batch_size), test.score.loss, batch);
             return Err(lost.in_epoch(epoch));
         }
         last = Some(report);

@@ -53,7 +53,7 @@ impl Bins {
     pub fn labels(self) -> Vec<String> {
         let number = |x: f64, sign: &str| match x {
             x if x.is_infinite() => format!("{sign}∞"),
-            x if x == 0.0 => "0".into(),
+            0.0 => "0".into(),
             x => format!("{sign}{}", format!("{x:.4}").trim_end_matches('0').trim_end_matches('.')),
         };
         let negative = (0..self.negative).rev().map(|m| {
@@ -86,8 +86,19 @@ impl Bins {
 
     /// Where the axis has its ticks, and what they say: powers of ten within the range, and zero.
     pub fn ticks(self) -> (Vec<f64>, Vec<String>) {
+        self.ticks_at(|_| true)
+    }
+
+    /// As many of them as there is room for beside each other.
+    pub fn few_ticks(self) -> (Vec<f64>, Vec<String>) {
+        let wide = self.negative + self.positive > 110;
+        self.ticks_at(|power| power > -2 && (!wide || power % 2 != 0))
+    }
+
+    fn ticks_at(self, wanted: impl Fn(i32) -> bool) -> (Vec<f64>, Vec<String>) {
         let mut ticks = vec![(0.0, "0".to_string())];
-        for (power, name) in [(-2, "0.01"), (-1, "0.1"), (0, "1"), (1, "10"), (2, "100"), (3, "1000")] {
+        let powers = [(-2, "0.01"), (-1, "0.1"), (0, "1"), (1, "10"), (2, "100"), (3, "1000")];
+        for (power, name) in powers.into_iter().filter(|(power, _)| wanted(*power)) {
             let at = position(10_f64.powi(power));
             if at <= self.positive as f64 {
                 ticks.push((at, name.into()));
@@ -146,5 +157,6 @@ mod tests {
     fn ticks_are_symmetric_powers_of_ten_within_the_range() {
         let (bins, _) = of(&[-0.2, 3.0]);
         assert_eq!(bins.ticks().1, ["−0.1", "−0.01", "0", "0.01", "0.1", "1"]);
+        assert_eq!(bins.few_ticks().1, ["−0.1", "0", "0.1", "1"]);
     }
 }

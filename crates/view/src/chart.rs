@@ -1,6 +1,6 @@
 use plotly::{
     Bar, HeatMap, Layout, Scatter, Trace,
-    common::{AxisSide, DashType, Fill, HoverInfo, Line, LineShape, Marker, Mode, Title},
+    common::{AxisSide, DashType, Fill, HoverInfo, Line, LineShape, Marker, MarkerSymbol, Mode, Title},
     layout::{Axis, AxisRange, BarMode, HoverMode, TicksDirection},
 };
 use serde_json::{Map, Value, json};
@@ -182,11 +182,9 @@ pub(crate) fn died_and_revived(groups: &Groups<'_>, site: &str) -> Figure {
     figure
 }
 
-/// How the firing rates of a site's units are spread in the last epoch.
+/// How the firing rates of a site's units are spread in the last epoch; units that never or always fire stand
+/// apart, on an axis of their own.
 pub(crate) fn firing(groups: &Groups<'_>, site: &str) -> Figure {
-    // The twenty bins lie at 0.025, 0.075 and so on; those apart from them at a distance on either side.
-    let never = -0.1;
-    let always = 1.1;
     let mut figure = Figure::new(base());
     let mut most = 0.02_f64;
     for split in &groups.windows {
@@ -201,58 +199,76 @@ pub(crate) fn firing(groups: &Groups<'_>, site: &str) -> Figure {
                 rounded(last.iter().map(|(_, l)| n(l)).sum::<u64>() as f64 / units as f64)
             };
             let between: Vec<f64> = (0..20).map(|k| of(&|l| l.firing_rate.between[k])).collect();
+            most = between.iter().copied().fold(most, f64::max);
             let (x, labels): (Vec<f64>, Vec<String>) = (0..20)
-                .map(|k| {
-                    (rounded(0.025 + 0.05 * k as f64), format!("firing at {} to {} %", 5 * k, 5 * k + 5))
-                })
+                .map(|k| (rounded(0.05 * f64::from(k) + 0.025), format!("{} to {}%", 5 * k, 5 * k + 5)))
                 .unzip();
-            let apart = [of(&|l| l.firing_rate.never), of(&|l| l.firing_rate.always)];
-            most = between.iter().chain(&apart).fold(most, |a, x| a.max(*x));
-            let line =
-                Line::new().color(palette::hex(group.hue)).width(1.6).dash(palette::dash_type(group.dash));
-            let hover = "%{y:.1~%} of units %{customdata}";
+            let line = Line::new().color(palette::hex(group.hue)).width(1.6);
             traces.push(
                 Scatter::new(x, between)
                     .mode(Mode::Lines)
                     .name(name_of(&group.label))
                     .legend_group(format!("g{i}"))
-                    .line(line.shape(LineShape::Hvh))
+                    .line(line.dash(palette::dash_type(group.dash)))
                     .custom_data(labels)
-                    .hover_template(hover),
+                    .hover_template("%{y:.1~%} of units fire at %{customdata}"),
             );
+            // Side by side, in the order of the legend; hollow where the line is not solid.
+            let place = (i as f64 + 1.0) / (groups.groups.len() as f64 + 1.0) - 0.5;
+            let symbol = if group.dash == 0 { MarkerSymbol::Circle } else { MarkerSymbol::CircleOpen };
             traces.push(
-                Scatter::new(vec![never, always], apart.to_vec())
-                    .mode(Mode::Markers)
-                    .name(name_of(&group.label))
-                    .legend_group(format!("g{i}"))
-                    .marker(marker(group).size(7))
-                    .custom_data(vec!["that never fire".to_string(), "that always fire".to_string()])
-                    .hover_template(hover),
+                Scatter::new(
+                    vec![0.7 * place, 1.0 + 0.7 * place],
+                    vec![of(&|l| l.firing_rate.never), of(&|l| l.firing_rate.always)],
+                )
+                .mode(Mode::Markers)
+                .name(name_of(&group.label))
+                .legend_group(format!("g{i}"))
+                .x_axis("x2")
+                .y_axis("y2")
+                .marker(marker(group).symbol(symbol))
+                .custom_data(vec!["never fire".to_string(), "always fire".to_string()])
+                .hover_template("%{y:.1~%} of units %{customdata}"),
             );
         }
         figure.windows.push((split.name(), traces));
     }
-    let ticks = [
-        (never, "never"),
-        (0.0, "0"),
-        (0.25, "25"),
-        (0.5, "50"),
-        (0.75, "75"),
-        (1.0, "100%"),
-        (always, "always"),
-    ];
-    let x = Axis::new()
-        .range(AxisRange::new(-0.17, 1.17))
-        .tick_values(ticks.iter().map(|(at, _)| *at).collect())
-        .tick_text(ticks.iter().map(|(_, text)| text.to_string()).collect())
+    let rates = Axis::new()
+        .domain(&[0.0, 0.7])
+        .range(AxisRange::new(0.0, 1.0))
+        .tick_values(vec![0.0, 0.5, 1.0])
+        .tick_text(vec!["0", "0.5", "1"])
         .zero_line(false)
         .show_grid(false)
-        .tick_angle(0.0);
+        .title(Title::with_text("firing rate"));
+    let apart = Axis::new()
+        .domain(&[0.77, 1.0])
+        .range(AxisRange::new(-0.55, 1.55))
+        .tick_values(vec![0.0, 1.0])
+        .tick_text(vec!["= 0", "= 1"])
+        .tick_angle(0.0)
+        .zero_line(false)
+        .show_grid(false)
+        .fixed_range(true)
+        .anchor("y2");
     figure.layout = base()
         .hover_mode(HoverMode::Closest)
-        .x_axis(x)
-        .y_axis(y_axis(Kind::Share, Some((-0.03 * most, 1.06 * most))));
+        .x_axis(rates)
+        .y_axis(y_axis(Kind::Share, Some((-0.03 * most, 1.06 * most))))
+        .x_axis2(apart)
+        .y_axis2(shares().range(AxisRange::new(-0.03, 1.06)).anchor("x2").side(AxisSide::Right));
     figure
+}
+
+/// An axis from none to all of something that is drawn apart.
+fn shares() -> Axis {
+    Axis::new()
+        .range(AxisRange::new(0.0, 1.0))
+        .tick_values(vec![0.0, 0.5, 1.0])
+        .tick_format(".0%")
+        .show_grid(false)
+        .zero_line(true)
+        .fixed_range(true)
 }
 
 /// What the charts of a site have in common, so that groups can be compared by eye.
@@ -297,35 +313,27 @@ pub(crate) fn distribution(
 ) -> (Figure, Figure) {
     let group = &groups.groups[number];
     let Common { bins, zeros, most } = *common;
-    let (values, names) = bins.ticks();
-    let axis = || {
+    let axis = |(values, names): (Vec<f64>, Vec<String>)| {
         Axis::new()
-            .tick_values(values.clone())
-            .tick_text(names.clone())
+            .tick_values(values)
+            .tick_text(names)
             .range(AxisRange::new(-(bins.negative as f64), bins.positive as f64))
             .zero_line(true)
             .show_grid(false)
     };
     let strip = if zeros { 0.83 } else { 1.0 };
-    let mut layout = over_epochs(groups, axis().domain(&[0.0, strip - 0.03])).hover_mode(HoverMode::Closest);
-    let share_axis = |low: f64| {
-        Axis::new()
-            .domain(&[low, 1.0])
-            .range(AxisRange::new(0.0, 1.0))
-            .tick_values(vec![0.0, 1.0])
-            .tick_text(vec!["", "100%"])
-            .show_grid(false)
-            .zero_line(true)
-            .fixed_range(true)
-    };
+    let mut layout =
+        over_epochs(groups, axis(bins.ticks()).domain(&[0.0, strip - 0.03])).hover_mode(HoverMode::Closest);
     if zeros {
-        layout = layout.y_axis2(share_axis(0.86));
+        layout = layout.y_axis2(
+            shares().domain(&[0.86, 1.0]).tick_values(vec![0.14, 1.0]).tick_text(vec!["= 0", "100%"]),
+        );
     }
     let mut heat = Figure::new(layout);
 
     let mut layout = base()
         .hover_mode(HoverMode::Closest)
-        .x_axis(axis().domain(&[0.0, if zeros { 0.86 } else { 1.0 }]).tick_angle(0.0))
+        .x_axis(axis(bins.few_ticks()).domain(&[0.0, if zeros { 0.86 } else { 1.0 }]).tick_angle(0.0))
         .y_axis(y_axis(Kind::Share, Some((0.0, 1.08 * most.max(1e-9)))));
     if zeros {
         let apart = Axis::new()
@@ -336,16 +344,10 @@ pub(crate) fn distribution(
             .show_grid(false)
             .zero_line(false)
             .fixed_range(true);
-        let shares = Axis::new()
-            .range(AxisRange::new(0.0, 1.0))
-            .anchor("x2")
-            .tick_values(vec![0.0, 0.5, 1.0])
-            .tick_format(".0%")
-            .side(AxisSide::Right)
-            .show_grid(false)
-            .zero_line(true)
-            .fixed_range(true);
-        layout = layout.x_axis2(apart.anchor("y2")).y_axis2(shares).bar_mode(BarMode::Group);
+        layout = layout
+            .x_axis2(apart.anchor("y2"))
+            .y_axis2(shares().anchor("x2").side(AxisSide::Right))
+            .bar_mode(BarMode::Group);
     }
     let mut overlay = Figure::new(layout);
 

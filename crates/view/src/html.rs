@@ -143,6 +143,9 @@ impl Page {
             );
         }
         overlays += "</div>";
+        let grid = format!("<div class=measures style=\"--n:{}\">", groups.groups.len());
+        heats += &grid;
+        overlays += &grid;
         for (number, site) in groups.sites.iter().enumerate() {
             let common = Common::of(groups, site);
             self.bins.push(chart::bin_labels(&common));
@@ -179,9 +182,9 @@ impl Page {
             overlays += "</div></div>\n";
         }
         self.body += &heats;
-        self.body += "</section>\n";
+        self.body += "</div></section>\n";
         self.body += &overlays;
-        self.body += "</section>\n";
+        self.body += "</div></section>\n";
     }
 
     fn definitions(&mut self) {
@@ -201,12 +204,22 @@ impl Page {
         self.body += "</dl></section>\n";
     }
 
+    /// Links to the page's sections.
+    fn contents(&self) -> String {
+        let sections = self.body.split("<section id=").skip(1).filter_map(|section| {
+            let (id, rest) = section.split_once("><h2>")?;
+            Some(format!("<a href=\"#{id}\">{}</a>", rest.split_once("</h2>")?.0))
+        });
+        format!("<p class=contents>{}</p>\n", sections.collect::<String>())
+    }
+
     fn render(&self, groups: &Groups<'_>) -> String {
         let title = title(groups);
         let windows: Vec<&str> = groups.windows.iter().map(|split| split.name()).collect();
         let data = json!({ "figures": self.figures, "bins": self.bins, "windows": windows });
         let data = text::script_json(&data.to_string());
         let (title, controls, notes) = (html(&title), controls(groups), notes(groups));
+        let contents = self.contents();
         let plotly = plotly_js();
         let body = &self.body;
         // No part of the page may be fetched, whatever a name contains: the browser enforces it.
@@ -226,7 +239,7 @@ impl Page {
 </head>
 <body>
 <header><h1>{title}</h1>
-{notes}</header>
+{contents}{notes}</header>
 {controls}
 <main>
 <noscript><p class=note>The charts need JavaScript; the tables do not.</p></noscript>
@@ -251,9 +264,11 @@ fn section(id: &str, title: &str, lead: &str) -> String {
 }
 
 fn block(title: &str, what: &str, panels: &str) -> String {
+    // Charts with an axis on either side need the room.
+    let class = if what == measure::FIRING { "panels wide" } else { "panels" };
     let (title, what) = (html(title), html(what));
     format!(
-        "<div class=measure><h3 data-tip=\"{what}\" tabindex=0>{title}</h3><div class=panels>{panels}</div></div>\n"
+        "<div class=measure><h3 data-tip=\"{what}\" tabindex=0>{title}</h3><div class=\"{class}\">{panels}</div></div>\n"
     )
 }
 

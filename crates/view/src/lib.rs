@@ -7,6 +7,7 @@ mod bins;
 mod chart;
 mod group;
 mod html;
+mod live;
 mod measure;
 mod palette;
 mod plots;
@@ -18,5 +19,6 @@ mod sample;
 
 pub use error::{Error, Result};
 pub use html::html_report;
+pub use live::{HeldStderr, Live, LiveConfig, restore_terminal};
 pub use load::{RunData, load_runs};
 pub use plots::static_plots;

@@ -58,7 +58,7 @@ pub(crate) const DISTRIBUTION: &str = "How the values are spread, over bins that
     logarithmic scale, the same edges for every layer and run). Exact zeros are counted apart, in the strip =0. \
     Seeds are added up.";
 pub(crate) const FIRING: &str = "A unit's firing rate is the fraction of observations with y > 0. The curve says how \
-    the units are spread over the rates in the last epoch; units that never or always fire stand apart.";
+    the units are spread over the rates in the last epoch; units that never (= 0) or always (= 1) fire stand apart, on the axis at the right.";
 pub(crate) const DIED: &str = "Units that crossed since the window before: above zero those that died, below zero \
     those that revived.";
 

@@ -94,9 +94,14 @@ fn of_layers(groups: &Groups<'_>, window: Split, measure: &Measure) -> Picture {
     Picture { id: measure.id, title, kind: measure.kind, panels: groups.sites.iter().map(panel).collect() }
 }
 
-const PANEL: (i32, i32) = (330, 230);
-const TITLE: i32 = 34;
-const LEGEND_ROW: i32 = 20;
+/// Sizes below are in pixels; what is drawn is so many times larger, and the picture says that it is to be
+/// shown smaller: plotters places everything at whole numbers, which would make stairs of flat curves.
+const FINE: i32 = 8;
+const PANEL: (i32, i32) = (330 * FINE, 230 * FINE);
+const WIDE_PANEL: (i32, i32) = (520 * FINE, 300 * FINE);
+const TITLE: i32 = 34 * FINE;
+const LEGEND_ROW: i32 = 20 * FINE;
+const MARGIN: i32 = 14 * FINE;
 const COLUMNS: usize = 4;
 const INK: RGBColor = RGBColor(0x1d, 0x23, 0x29);
 const QUIET: RGBColor = RGBColor(0x5b, 0x66, 0x70);
@@ -117,25 +122,31 @@ impl Picture {
         let low = self.values().fold(f64::INFINITY, f64::min);
         let high = self.values().fold(f64::NEG_INFINITY, f64::max);
         let low = if self.id == "accuracy" { low } else { low.min(0.0) };
-        let high = high.max(low + 0.05);
+        let high = high.max(low + 0.02);
         let air = 0.04 * (high - low);
-        low - air..high + air
+        // No tick beyond what there can be.
+        let high = if self.kind == Kind::Share { (high + air).min(1.0 + 0.2 * air) } else { high + air };
+        low - air..high
     }
 
     fn svg(&self, groups: &Groups<'_>) -> Drawn<String> {
         let columns = self.panels.len().min(COLUMNS);
         let rows = self.panels.len().div_ceil(COLUMNS);
         // A single panel is wide, so that its legend fits beside the title of a page.
-        let panel = if columns == 1 { (520, 300) } else { PANEL };
+        let panel = if columns == 1 { WIDE_PANEL } else { PANEL };
         let width = panel.0 * columns as i32;
         let legend = Legend::of(groups, width);
-        let top = TITLE + legend.height() + 4;
+        let top = TITLE + legend.height() + 4 * FINE;
         let height = top + panel.1 * rows as i32;
         let mut svg = String::new();
         {
             let root = SVGBackend::with_string(&mut svg, (width as u32, height as u32)).into_drawing_area();
             root.fill(&WHITE)?;
-            root.draw(&Text::new(self.title.clone(), (14, 11), (FONT, 17).into_font().color(&INK)))?;
+            root.draw(&Text::new(
+                self.title.clone(),
+                (MARGIN, 11 * FINE),
+                (FONT, 17 * FINE).into_font().color(&INK),
+            ))?;
             legend.draw(&root)?;
             for (i, of) in self.panels.iter().enumerate() {
                 let (x, y) = (panel.0 * (i % columns) as i32, top + panel.1 * (i / columns) as i32);
@@ -144,16 +155,22 @@ impl Picture {
             }
             root.present()?;
         }
-        Ok(svg)
+        let size =
+            |n: i32| format!("width=\"{width}\" height=\"{height}\"", width = width / n, height = height / n);
+        Ok(svg.replacen(&size(1), &size(FINE), 1))
     }
 
     fn panel(&self, groups: &Groups<'_>, panel: &Panel, area: &Area<'_>) -> Drawn {
         let epochs = groups.epochs();
         let (first, last) = (epochs.first().copied().unwrap_or(1), epochs.last().copied().unwrap_or(1));
         let mut builder = ChartBuilder::on(area);
-        builder.margin(6).margin_right(14).x_label_area_size(36).y_label_area_size(48);
+        builder
+            .margin(6 * FINE)
+            .margin_right(MARGIN)
+            .x_label_area_size(36 * FINE)
+            .y_label_area_size(48 * FINE);
         if !panel.title.is_empty() {
-            builder.caption(&panel.title, (FONT, 14).into_font().color(&INK));
+            builder.caption(&panel.title, (FONT, 14 * FINE).into_font().color(&INK));
         }
         let air = 0.04 * f64::from(last - first).max(1.0);
         let mut chart =
@@ -163,8 +180,9 @@ impl Picture {
             .configure_mesh()
             .disable_x_mesh()
             .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
+            .bold_line_style(GRID.stroke_width(FINE as u32))
+            .axis_style(GRID.stroke_width(FINE as u32))
+            .set_all_tick_mark_size(4 * FINE)
             .x_desc("epoch")
             .x_labels(((last - first) / step + 1) as usize)
             .y_labels(6)
@@ -175,8 +193,8 @@ impl Picture {
                 Kind::Share => format!("{}%", (y * 1000.0).round() / 10.0),
                 _ => format!("{}", (y * 1000.0).round() / 1000.0),
             })
-            .label_style((FONT, 12).into_font().color(&QUIET))
-            .axis_desc_style((FONT, 12).into_font().color(&QUIET))
+            .label_style((FONT, 12 * FINE).into_font().color(&QUIET))
+            .axis_desc_style((FONT, 12 * FINE).into_font().color(&QUIET))
             .draw()?;
         for (group, series) in groups.groups.iter().zip(&panel.curves) {
             let (r, g, b) = palette::rgb(group.hue);
@@ -190,15 +208,19 @@ impl Picture {
                 chart.draw_series([Polygon::new(outline, color.mix(0.15))])?;
             }
             if series.epochs.len() == 1 {
-                chart
-                    .draw_series(at(&series.mean).into_iter().map(|at| Circle::new(at, 3, color.filled())))?;
+                chart.draw_series(
+                    at(&series.mean).into_iter().map(|at| Circle::new(at, 3 * FINE, color.filled())),
+                )?;
             }
-            let style = color.stroke_width(2);
+            let style = color.stroke_width(2 * FINE as u32);
             match palette::dash(group.dash) {
                 [] => chart.draw_series(LineSeries::new(at(&series.mean), style))?,
-                [on, off, ..] => {
-                    chart.draw_series(DashedLineSeries::new(at(&series.mean), *on, *off, style))?
-                }
+                [on, off, ..] => chart.draw_series(DashedLineSeries::new(
+                    at(&series.mean),
+                    on * FINE as u32,
+                    off * FINE as u32,
+                    style,
+                ))?,
                 [_] => unreachable!("dashes come in pairs"),
             };
         }
@@ -218,7 +240,7 @@ struct Entry {
     dash: usize,
 }
 
-const SAMPLE: i32 = 26;
+const SAMPLE: i32 = 26 * FINE;
 
 impl Legend {
     fn of(groups: &Groups<'_>, width: i32) -> Self {
@@ -228,13 +250,13 @@ impl Legend {
         });
         let dashes = groups.dashes.iter().enumerate().map(|(i, name)| (name.clone(), QUIET, i));
         let mut rows = vec![Vec::new()];
-        let mut x = 14;
+        let mut x = MARGIN;
         for (text, color, dash) in hues.chain(dashes) {
             // Fonts differ from viewer to viewer: a wide guess, so that entries never touch.
-            let entry = SAMPLE + 6 + (7.6 * text.chars().count() as f64) as i32 + 14;
-            if x + entry > width && x > 14 {
+            let entry = SAMPLE + (6 + 14) * FINE + (7.6 * FINE as f64 * text.chars().count() as f64) as i32;
+            if x + entry > width && x > MARGIN {
                 rows.push(Vec::new());
-                x = 14;
+                x = MARGIN;
             }
             if let Some(row) = rows.last_mut() {
                 row.push(Entry { text, x, color, dash });
@@ -253,13 +275,14 @@ impl Legend {
             let y = TITLE + LEGEND_ROW * i as i32 + LEGEND_ROW / 2;
             for Entry { text, x, color, dash } in row {
                 let line = [(*x, y), (*x + SAMPLE, y)];
-                let style = color.stroke_width(3);
+                let style = color.stroke_width(3 * FINE as u32);
                 match palette::dash(*dash) {
                     [on, off, ..] => {
                         let (mut at, mut pieces) = (line[0].0, Vec::new());
+                        let (on, off) = (*on as i32 * FINE, *off as i32 * FINE);
                         while at < line[1].0 {
-                            pieces.push([(at, y), ((at + *on as i32).min(line[1].0), y)]);
-                            at += (on + off) as i32;
+                            pieces.push([(at, y), ((at + on).min(line[1].0), y)]);
+                            at += on + off;
                         }
                         for piece in pieces {
                             root.draw(&PathElement::new(piece, style))?;
@@ -267,8 +290,8 @@ impl Legend {
                     }
                     _ => root.draw(&PathElement::new(line, style))?,
                 }
-                let style = (FONT, 13).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
-                root.draw(&Text::new(text.clone(), (*x + SAMPLE + 6, y), style))?;
+                let style = (FONT, 13 * FINE).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+                root.draw(&Text::new(text.clone(), (*x + SAMPLE + 6 * FINE, y), style))?;
             }
         }
         Ok(())

@@ -25,7 +25,7 @@ impl Table {
     }
 
     fn row(&mut self, attributes: &str, cells: &str) {
-        let _ = write!(self.body, "<tr{attributes}>{cells}</tr>\n");
+        let _ = writeln!(self.body, "<tr{attributes}>{cells}</tr>");
     }
 
     fn render(&self, id: &str) -> String {
@@ -47,9 +47,13 @@ struct Column<T> {
     spread: (usize, f64, &'static str),
     /// Whether a bar in the cell shows the value, a share.
     bar: bool,
-    /// Whether it stands in the table of every run alone, which has the room.
-    detail: bool,
 }
+
+/// Columns of layers that stand in the table of every run alone, which has the room.
+const IN_EVERY_RUN: [&str; 7] =
+    ["died", "revived", "rare", "always_on", "excess_kurtosis", "flat_low", "flat_high"];
+/// And one that sums up two of them.
+const IN_GROUPS: [&str; 1] = ["flat"];
 
 /// Accuracy, loss and time: one row per group of runs, and one per run.
 pub(crate) fn runs(groups: &Groups<'_>) -> String {
@@ -82,7 +86,6 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             show: percent,
             spread: (2, 100.0, "%"),
             bar: false,
-            detail: false,
         },
         Column {
             id: "accuracy",
@@ -92,7 +95,6 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             show: percent,
             spread: (2, 100.0, "%"),
             bar: false,
-            detail: false,
         },
         Column {
             id: "loss",
@@ -102,7 +104,6 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             show: |x| text::fixed(x, 4),
             spread: (4, 1.0, ""),
             bar: false,
-            detail: false,
         },
         Column {
             id: "train_accuracy",
@@ -112,17 +113,15 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             show: percent,
             spread: (2, 100.0, "%"),
             bar: false,
-            detail: false,
         },
         Column {
             id: "seconds",
             title: "seconds",
             what: "Wall-clock seconds of all epochs and splits, tracking included.",
             value: seconds,
-            show: |x| text::fixed(x, 1),
+            show: |x| text::plain(x, 1),
             spread: (1, 1.0, ""),
             bar: false,
-            detail: false,
         },
         Column {
             id: "samples_per_second",
@@ -132,7 +131,6 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             show: |x| text::count(x.round() as u64),
             spread: (0, 1.0, ""),
             bar: false,
-            detail: false,
         },
         Column {
             id: "tracking",
@@ -142,7 +140,6 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             show: text::share,
             spread: (1, 100.0, "%"),
             bar: false,
-            detail: false,
         },
     ];
     let rows = |groups: &[(&Group<'_>, usize, Vec<&RunData>)], each: bool| {
@@ -180,10 +177,9 @@ pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
             b'%' => (text::share, (1, 100.0, "%")),
             b'n' => (|x| text::count(x as u64), (1, 1.0, "")),
             b'1' => (|x| text::fixed(x, 1), (1, 1.0, "")),
-            _ => (|x| text::fixed(x, 2), (2, 1.0, "")),
+            _ => (|x| text::plain(x, 2), (2, 1.0, "")),
         };
-        let detail = ["died", "revived", "rare", "always_on", "excess_kurtosis", "flat_low", "flat_high"];
-        Column { id, title, what, value, show, spread, bar: kind == b'%', detail: detail.contains(&id) }
+        Column { id, title, what, value, show, spread, bar: id == "zero_fraction" }
     }
     let columns = [
         column("zero_fraction", "zeros", of(&measure::ZEROS), b'%'),
@@ -276,7 +272,8 @@ pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
                 if each { "seed" } else { "seeds" },
                 "Every random number of a run comes from its seed.",
             );
-            let columns = || columns.iter().filter(|column| each || !column.detail);
+            let left_out: &[&str] = if each { &IN_GROUPS } else { &IN_EVERY_RUN };
+            let columns = || columns.iter().filter(|column| !left_out.contains(&column.id));
             for column in columns() {
                 table.title(column.title, column.what);
             }
@@ -305,7 +302,7 @@ pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
         if every.is_empty() {
             continue;
         }
-        let _ = write!(out, "<div data-site={number}><h3>{}</h3>\n", html(&text::shorten(site, 80)));
+        let _ = writeln!(out, "<div data-site={number}><h3>{}</h3>", html(&text::shorten(site, 80)));
         if grouped.len() < every.len() {
             out += &rows(&grouped, false);
             let _ = write!(
@@ -407,7 +404,7 @@ fn cell<T, R: std::borrow::Borrow<T>>(column: &Column<T>, of: &[R]) -> String {
 }
 
 fn written(x: f64, decimals: usize) -> String {
-    if decimals == 0 { text::count(x.round() as u64) } else { text::fixed(x, decimals) }
+    if decimals == 0 { text::count(x.round() as u64) } else { text::plain(x, decimals) }
 }
 
 /// Everything that is needed to repeat the runs: what they share, and where they differ.
@@ -444,7 +441,7 @@ pub(crate) fn configuration(groups: &Groups<'_>) -> String {
         let _ = write!(out, "<div><h3>Differs</h3><table>{differing}</table></div>");
     }
     let heading = if runs.len() > 1 { "All runs" } else { "The run" };
-    let _ = write!(out, "<div><h3>{heading}</h3><table>{shared}</table></div></div>\n");
+    let _ = writeln!(out, "<div><h3>{heading}</h3><table>{shared}</table></div></div>");
     out
 }
 

@@ -66,6 +66,17 @@ pub(crate) fn fixed(x: f64, decimals: usize) -> String {
     }
 }
 
+/// A number with so many decimals, whatever is left of it; huge ones in powers of ten.
+pub(crate) fn plain(x: f64, decimals: usize) -> String {
+    let text = format!("{x:.decimals$}");
+    match text.strip_prefix('-') {
+        _ if x.abs() >= 1e5 => fixed(x, decimals),
+        Some(rest) if rest.bytes().all(|b| matches!(b, b'0' | b'.')) => rest.to_string(),
+        Some(rest) => format!("−{rest}"),
+        None => text,
+    }
+}
+
 /// A count in groups of three digits: `25,310`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -110,6 +121,7 @@ mod tests {
     fn a_number_that_is_not_nothing_never_reads_as_nothing() {
         assert_eq!([0.0, 1e-9, 0.632, 0.9999, 1.0].map(share), ["0%", "<0.1%", "63.2%", ">99.9%", "100%"]);
         assert_eq!([0.0, -1.25, 4e-7, 1e9].map(|x| fixed(x, 2)), ["0.00", "−1.25", "4.0e−7", "1.0e9"]);
+        assert_eq!([-0.001, -1.25, 1e9].map(|x| plain(x, 2)), ["0.00", "−1.25", "1.0e9"]);
         assert_eq!(rounded(0.123_456_789), 0.123457);
     }
 }

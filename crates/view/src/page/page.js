@@ -14,8 +14,8 @@
   let printing = false;
 
   const config = {
-    displaylogo: false, responsive: true, typesetMath: false, doubleClickDelay: 400,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+    displaylogo: false, responsive: true, displayModeBar: matchMedia("(hover: hover)").matches && "hover", typesetMath: false, doubleClickDelay: 400,
+    modeBarButtonsToRemove: ["zoom2d", "pan2d", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg" },
   };
 
@@ -111,7 +111,13 @@
     }
     root.dataset.ready ??= performance.now().toFixed(0);
   }, { rootMargin: "300px" });
-  const unseen = (chart) => { watch.unobserve(chart); watch.observe(chart); };
+  // `#all` behind the address: whoever takes pictures of the page cannot scroll.
+  const all = location.hash === "#all";
+  const unseen = (chart) => {
+    watch.unobserve(chart);
+    if (all) draw(chart);
+    else watch.observe(chart);
+  };
 
   function press(button, on) {
     button.setAttribute("aria-pressed", on);
@@ -162,10 +168,10 @@
   // One box for all explanations, beside what they explain.
   const tip = document.getElementById("tip");
   const explain = (event) => {
-    const of = event.target.closest?.("[data-tip]");
+    const of = event.target.closest?.("[data-tip], [data-v]");
     tip.hidden = !of;
     if (!of) return;
-    tip.textContent = of.dataset.tip;
+    tip.textContent = of.dataset.tip ?? of.dataset.v;
     const box = of.getBoundingClientRect();
     const below = box.bottom + tip.offsetHeight + 12 < innerHeight;
     tip.style.left = Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 12)) + "px";
@@ -189,5 +195,5 @@
   });
 
   ground(dark);
-  for (const chart of charts) location.hash === "#all" ? draw(chart) : watch.observe(chart);
+  charts.forEach(unseen);
 })();

@@ -1,0 +1,336 @@
+use std::time::{Duration, Instant};
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::symbols::Marker;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, Widget};
+use taper_report::{Score, Split};
+
+use super::state::State;
+use crate::text;
+
+mod cells;
+mod sites;
+
+use cells::{fit, put, put_right, width_of};
+
+/// Narrower than this, words are left out.
+const NARROW: u16 = 60;
+/// Rows of a chart: its title, three of the picture, the axis and its labels.
+const CHART: u16 = 6;
+
+/// Colours with a contrast of about 4 to black and to white alike, in the hues of `palette`; none of them means
+/// something that is not also said in words or by its place.
+#[derive(Clone, Copy)]
+struct Paint {
+    color: bool,
+}
+
+impl Paint {
+    fn indexed(self, index: u8) -> Style {
+        if self.color { Style::new().fg(Color::Indexed(index)) } else { Style::new() }
+    }
+
+    fn split(self, split: Split) -> Style {
+        match split {
+            Split::Train => self.indexed(166),     // vermilion
+            Split::Validation => self.indexed(30), // teal
+            Split::Test => self.indexed(32),       // blue
+        }
+    }
+
+    /// Exact zeros: the spike and their share over the epochs.
+    fn zeros(self) -> Style {
+        self.indexed(133) // purple
+    }
+
+    /// Dead units, and what went wrong.
+    fn fault(self) -> Style {
+        self.indexed(160) // red
+    }
+
+    fn dim(self) -> Style {
+        Style::new().add_modifier(Modifier::DIM)
+    }
+
+    fn bold(self) -> Style {
+        Style::new().add_modifier(Modifier::BOLD)
+    }
+}
+
+/// Draws all that fits: first the name and the progress, then the sites, then the curves.
+pub(super) fn draw(state: &State, held: Option<&str>, now: Instant, area: Rect, buf: &mut Buffer) {
+    let paint = Paint { color: state.color };
+    let progress = if state.planned > 0 && area.height > 6 { 2 } else { 1 };
+    let footer = u16::from(area.height > 11 || held.is_some() && area.height > 4);
+    let rows = [
+        Constraint::Length(1),
+        Constraint::Length(progress),
+        Constraint::Fill(1),
+        Constraint::Length(footer),
+    ];
+    let [top, bars, middle, bottom] = Layout::vertical(rows).areas(area);
+    header(state, paint, top, buf);
+    let both = progress == 1;
+    draw_progress(state, both, paint, now, bars, buf);
+    draw_footer(state, held, paint, bottom, buf);
+
+    let n = if state.scores.is_empty() { 2 } else { state.sites.len() };
+    let sites = sites::rows(n, area.width < NARROW, middle.height);
+    // Lines of scores stand in for curves.
+    let lines = state.scores.last().map_or(1, |(_, splits)| splits.len().max(1)) as u16;
+    let above = match (middle.height - sites).max(1) {
+        room if room < CHART => room.min(lines),
+        room => room,
+    };
+    let [above, below] = Layout::vertical([Constraint::Length(above), Constraint::Fill(1)]).areas(middle);
+    if above.height < CHART {
+        draw_scores(state, paint, above, buf);
+    } else {
+        draw_charts(state, paint, above, buf);
+    }
+    sites::draw(state, paint, below, buf);
+}
+
+/// The name, what it is, and where it stands among all.
+fn header(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
+    let (place, of) = state.place;
+    let place = match area.width >= NARROW {
+        _ if of < 2 => String::new(),
+        true => format!("run {place} of {of}"),
+        false => format!("{place}/{of}"),
+    };
+    let used = put_right(buf, area, &place, Style::new());
+    let Some(run) = &state.run else {
+        put(buf, area, "no run has begun", paint.dim());
+        return;
+    };
+    let left = Rect { width: area.width.saturating_sub(used + u16::from(used > 0)), ..area };
+    let name = fit(&run.name, left.width);
+    let used = put(buf, left, &name, paint.bold());
+    let rest = Rect { x: left.x + used, width: left.width - used, ..left };
+    let about = format!(" · {} on {}, {} parameters", run.model, run.dataset, text::count(run.parameters));
+    if rest.width >= 16 {
+        put(buf, rest, &fit(&about, rest.width), paint.dim());
+    }
+}
+
+/// One row for the pass and one for all passes; in `both` in one.
+fn draw_progress(state: &State, both: bool, paint: Paint, now: Instant, area: Rect, buf: &mut Buffer) {
+    let narrow = area.width < NARROW;
+    let (mut label, mut share, mut said) = (String::new(), 0.0, String::new());
+    if let Some(pass) = &state.pass {
+        let epochs = state.run.as_ref().map_or(0, |run| run.epochs);
+        let planned = if epochs > 0 { format!("/{epochs}") } else { String::new() };
+        let word = if narrow { "" } else { "epoch " };
+        label = format!("{word}{}{planned} {}", pass.epoch, pass.split.name());
+        share = pass.done as f64 / pass.samples as f64;
+        let rate = pass.rate(now).map_or(text::NONE.into(), |rate| text::count(rate.round() as u64));
+        said = match narrow {
+            true => format!("{rate}/s"),
+            false => format!("{}/{}  {rate} samples/s", text::count(pass.done), text::count(pass.samples)),
+        };
+    }
+    let left = state.left(now).map_or("?".into(), duration);
+    let (mut all, mut all_said) = ("all runs", String::new());
+    if state.place.1 < 2 {
+        all = "all epochs";
+    }
+    if state.planned > 0 {
+        let percent = 100.0 * state.done as f64 / state.planned as f64;
+        let gone = duration(state.elapsed(now));
+        all_said = match narrow {
+            true => format!("{percent:.0}% {left} left"),
+            false => format!("{percent:.0}%  {gone} gone, {left} left"),
+        };
+    }
+    if both {
+        said = format!("{said} {}", if state.planned > 0 { format!("{left} left") } else { String::new() });
+    }
+    let labels = width_of(&label).max(width_of(all)).min(area.width / 2);
+    let saids = width_of(&said).max(if both { 0 } else { width_of(&all_said) });
+    let mut row = |y: u16, label: &str, share: f64, said: &str, style: Style| {
+        if y >= area.height {
+            return;
+        }
+        let line = Rect { y: area.y + y, height: 1, ..area };
+        put(buf, Rect { width: labels, ..line }, label, Style::new());
+        put_right(buf, line, said, Style::new());
+        let taken = labels + saids + 3;
+        if area.width > taken + 2 {
+            cells::progress(
+                buf,
+                Rect { x: line.x + labels + 1, width: area.width - taken, ..line },
+                share,
+                style,
+                paint.dim(),
+            );
+        }
+    };
+    let style = state.pass.as_ref().map_or(Style::new(), |pass| paint.split(pass.split));
+    row(0, &label, share, said.trim_end(), style);
+    if !both {
+        row(1, all, state.done as f64 / state.planned as f64, &all_said, Style::new());
+    }
+}
+
+/// The last line that somebody wanted to see on standard error, or what can be done.
+fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf: &mut Buffer) {
+    if area.is_empty() {
+        return;
+    }
+    if let Some(line) = held {
+        put(buf, area, &fit(line, area.width), paint.fault());
+        return;
+    }
+    let best = state.best.as_ref();
+    let best = best.map_or(String::new(), |(best, name)| format!("best before: {} {name}", accuracy(*best)));
+    let keys = match () {
+        () if state.stopping => "ending after this batch; Ctrl-C again ends at once",
+        () if state.keys && area.width >= NARROW => "Ctrl-C ends the training, q leaves this view",
+        () if state.keys => "Ctrl-C: end   q: leave",
+        () => "",
+    };
+    let used = put(buf, area, keys, paint.dim());
+    let rest = area.width.saturating_sub(used + 2);
+    if rest >= 24 {
+        let style = Style::new();
+        put_right(buf, Rect { x: area.x + used + 2, width: rest, ..area }, &fit(&best, rest), style);
+    }
+}
+
+/// `test 97.71%  loss 0.0743`, a row for each split, where there is no room for curves.
+fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
+    let Some((_, splits)) = state.scores.last() else {
+        put(buf, area, "no epoch has ended yet", paint.dim());
+        return;
+    };
+    let mut splits: Vec<_> = splits.iter().collect();
+    splits.sort_by_key(|(split, _)| std::cmp::Reverse(*split));
+    let longest = splits.iter().map(|(split, _)| split.name().len()).max().unwrap_or(0);
+    for ((split, score), row) in splits.into_iter().zip(area.rows()) {
+        let (name, loss) = (split.name(), text::fixed(score.loss, 4));
+        let text = format!("{name:longest$} {:>7}  loss {loss}", accuracy(score.accuracy));
+        put(buf, row, &text, paint.split(*split));
+    }
+}
+
+/// Accuracy and loss over the epochs, side by side, or accuracy alone.
+fn draw_charts(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
+    let percent: (&str, Measure, Show) = ("accuracy", |s| 100.0 * s.accuracy, |x| format!("{x:.2}%"));
+    let loss: (&str, Measure, Show) = ("loss", |s| s.loss, |x| text::fixed(x, 4));
+    if area.width < NARROW {
+        chart(state, percent, paint, area, buf);
+        return;
+    }
+    let [left, right] = Layout::horizontal([Constraint::Fill(1); 2]).spacing(2).areas(area);
+    chart(state, percent, paint, left, buf);
+    chart(state, loss, paint, right, buf);
+}
+
+type Measure = fn(&Score) -> f64;
+type Show = fn(f64) -> String;
+
+/// One curve for each split, with its last number in the title, which thereby is the legend.
+fn chart(
+    state: &State,
+    (title, measure, show): (&str, Measure, Show),
+    paint: Paint,
+    area: Rect,
+    buf: &mut Buffer,
+) {
+    let mut title = vec![Span::styled(format!("{title} "), paint.bold())];
+    let mut curves = Vec::new();
+    for split in [Split::Test, Split::Validation, Split::Train] {
+        let all: Vec<(f64, f64)> = state
+            .scores
+            .iter()
+            .filter_map(|(epoch, splits)| {
+                let (_, score) = splits.iter().find(|(of, _)| *of == split)?;
+                Some((f64::from(*epoch), measure(score)))
+            })
+            .collect();
+        let Some((_, last)) = all.last() else { continue };
+        let (marker, sign) =
+            if split == Split::Test { (Marker::Braille, "⣀") } else { (Marker::Dot, "•") };
+        let style = paint.split(split);
+        title.push(Span::styled(format!(" {sign} {} {}", split.name(), show(*last)), style));
+        let finite: Vec<_> = all.into_iter().filter(|(_, y)| y.is_finite()).collect();
+        curves.push((finite, marker, style));
+    }
+    title.push(Span::raw(" "));
+    let block = Block::new().borders(Borders::TOP).border_style(paint.dim()).title(Line::from(title));
+    let ys = curves.iter().flat_map(|(points, ..)| points).map(|(_, y)| *y);
+    let range = ys.fold(None, |range: Option<(f64, f64)>, y| {
+        range.map_or(Some((y, y)), |(low, high)| Some((low.min(y), high.max(y))))
+    });
+    let Some((low, high)) = range else {
+        let inside = block.inner(area);
+        block.render(area, buf);
+        let row = Rect { y: inside.y + inside.height / 2, height: inside.height.min(1), ..inside };
+        let why = if state.scores.is_empty() { "after the first epoch" } else { "no finite number" };
+        put(buf, row, why, paint.dim());
+        return;
+    };
+    let (bounds, labels) = scale(low, high, area.height >= CHART + 3);
+    let planned = state.run.as_ref().map_or(0, |run| run.epochs);
+    let done = state.scores.last().map_or(1, |(epoch, _)| *epoch);
+    // All that is planned, but curves of few epochs out of many are not squeezed to nothing.
+    let end = done.max(planned.min(done.max(8).saturating_mul(2)));
+    // The only epoch stands in the middle.
+    let (xs, ends) = match end {
+        1 => ([0.0, 2.0], vec![String::new(), "1".into(), String::new()]),
+        end => ([1.0, f64::from(end)], vec!["1".into(), format!("epoch {end}")]),
+    };
+    // One point in Braille is a speck of dust.
+    let few = curves.iter().all(|(points, ..)| points.len() < 2);
+    let datasets = curves.iter().rev().map(|(points, marker, style)| {
+        let marker = if few { Marker::Dot } else { *marker };
+        Dataset::default().data(points).marker(marker).graph_type(GraphType::Line).style(*style)
+    });
+    Chart::new(datasets.collect())
+        .block(block)
+        .legend_position(None)
+        .x_axis(Axis::default().bounds(xs).labels(ends).style(paint.dim()))
+        .y_axis(Axis::default().bounds(bounds).labels(labels).style(paint.dim()))
+        .render(area, buf);
+}
+
+/// Round bounds around a range, and labels for the axis.
+fn scale(low: f64, high: f64, middle: bool) -> ([f64; 2], Vec<String>) {
+    // A range of nothing is given one in proportion, so that it is drawn at its height.
+    let span = (high - low).max(high.abs() * 1e-3).max(1e-9);
+    let power = 10_f64.powf(span.log10().floor());
+    let step =
+        power * [0.1, 0.2, 0.5, 1.0, 2.0, 5.0].into_iter().find(|s| span / (s * power) <= 5.0).unwrap_or(5.0);
+    let (mut bottom, mut top) = ((low / step).floor() * step, (high / step).ceil() * step);
+    if top <= bottom {
+        (bottom, top) = (bottom - step, top + step);
+    }
+    let decimals = (-(step / 2.0).log10().floor()).clamp(0.0, 6.0) as usize;
+    let label = |y: f64| match y.abs() {
+        size if size >= 1e5 => format!("{y:.1e}"),
+        _ => format!("{y:.decimals$}"),
+    };
+    let labels = match middle {
+        true => vec![label(bottom), label((bottom + top) / 2.0), label(top)],
+        false => vec![label(bottom), label(top)],
+    };
+    ([bottom, top], labels)
+}
+
+fn accuracy(fraction: f64) -> String {
+    format!("{:.2}%", 100.0 * fraction)
+}
+
+/// `12s`, `4m 12s`, `3h 07m`
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64().ceil() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m {s:02}s"),
+        (h, m, _) => format!("{h}h {m:02}m"),
+    }
+}

@@ -1,0 +1,143 @@
+//! The terminal, which a process has one of: taking it, giving it back, and what is written meanwhile.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use ratatui::crossterm::style::ResetColor;
+use ratatui::crossterm::terminal::{
+    BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
+    disable_raw_mode, enable_raw_mode,
+};
+use ratatui::crossterm::{cursor, queue};
+
+/// Whether a view has the terminal. Changes, and drawings, are made under the lock of standard output.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// What was written to [`HeldStderr`] since.
+static HELD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// More than this is not held: something writes without end.
+const MOST_HELD: usize = 1 << 20;
+
+pub(super) fn is_taken() -> bool {
+    TAKEN.load(Ordering::SeqCst)
+}
+
+/// Enters the alternate screen; says whether keys can be read.
+pub(super) fn take() -> io::Result<bool> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            restore_terminal();
+            before(info);
+        }));
+    });
+    let mut out = io::stdout().lock();
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(io::Error::other("another view has the terminal"));
+    }
+    // Without raw mode keys would be echoed into the picture, but there may be no terminal to read from.
+    let keys = enable_raw_mode().is_ok();
+    let entered = queue!(out, EnterAlternateScreen, cursor::Hide).and_then(|()| out.flush());
+    drop(out);
+    entered.inspect_err(|_| restore_terminal())?;
+    Ok(keys)
+}
+
+/// Gives the terminal back if a [`Live`](crate::Live) view has it: the screen as it was before, the cursor, and
+/// keys that make signals; then writes what [`HeldStderr`] holds.
+///
+/// For whoever ends the process without unwinding, as by [`std::process::exit`]. From any thread, any number of
+/// times.
+pub fn restore_terminal() {
+    let mut out = io::stdout().lock();
+    if !TAKEN.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    // Nothing can be done for a terminal that is gone.
+    let _ = queue!(out, EndSynchronizedUpdate, ResetColor, cursor::Show, LeaveAlternateScreen)
+        .and_then(|()| out.flush());
+    let _ = disable_raw_mode();
+    drop(out);
+    let _ = io::stderr().write_all(&std::mem::take(&mut *held()));
+}
+
+fn held() -> MutexGuard<'static, Vec<u8>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The newest line that is held, without ANSI sequences' control characters.
+pub(super) fn last_held_line() -> Option<String> {
+    let held = held();
+    let line = held.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty())?;
+    Some(plain(&String::from_utf8_lossy(line)))
+}
+
+/// Without the sequences that colour it.
+fn plain(line: &str) -> String {
+    let mut text = String::new();
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        if c == '\u{1b}' {
+            // `ESC [ 3 1 m`: up to a letter.
+            rest.by_ref().find(|c| c.is_ascii_alphabetic());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// Standard error that waits while a [`Live`](crate::Live) view has the terminal.
+///
+/// The view shows the last line; all is written when the terminal is given back. Without a view, and where
+/// standard error goes elsewhere, this is standard error.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeldStderr;
+
+impl Write for HeldStderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut held = held();
+        if !is_taken() || !io::stderr().is_terminal() {
+            drop(held);
+            return io::stderr().write(bytes);
+        }
+        if held.len() < MOST_HELD {
+            held.extend_from_slice(bytes);
+            if held.len() >= MOST_HELD {
+                held.extend_from_slice(b"\nmore was written while the view was open\n");
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Standard output in whole drawings: never half of one, and none after the terminal was given back.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    drawing: Vec<u8>,
+}
+
+impl Write for Frames {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.drawing.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let drawing = std::mem::take(&mut self.drawing);
+        let mut out = io::stdout().lock();
+        if !is_taken() {
+            return Ok(());
+        }
+        queue!(out, BeginSynchronizedUpdate)?;
+        out.write_all(&drawing)?;
+        queue!(out, EndSynchronizedUpdate)?;
+        out.flush()
+    }
+}

@@ -1,0 +1,129 @@
+//! What is read from directories, whole, broken and strange.
+
+use std::{fs, path::Path};
+
+use taper_report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, SplitReport};
+use taper_view::{RunData, html_report, load_runs, static_plots};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn write_run(dir: &Path, seed: u64, epochs: u32, site: &str) -> Result {
+    let mut sink = RunDir::create(dir)?;
+    sink.begin(&Run {
+        name: format!("seed{seed}"),
+        dataset: "digits".into(),
+        model: "mlp".into(),
+        activation: "relu".into(),
+        dropout: 0.0,
+        seed,
+        parameters: 1,
+        epochs: 3,
+        config: serde_json::json!({}),
+    })?;
+    for epoch in 1..=epochs {
+        let score = Score { loss: 0.5, accuracy: 0.9, samples: 10 };
+        let layer = LayerStats { site: site.into(), units: 4, samples: 10, values: 40, ..Default::default() };
+        let of = SplitReport { layers: vec![layer], ..SplitReport::new(Split::Test, score) };
+        sink.epoch(&EpochReport { epoch, splits: vec![of] })?;
+    }
+    Ok(())
+}
+
+/// The runs, and the errors with the directory's name taken off.
+fn load(dir: &Path, names: &[&str]) -> (Vec<RunData>, Vec<String>) {
+    let paths: Vec<_> = names.iter().map(|name| dir.join(name)).collect();
+    let (runs, errors) = load_runs(&paths);
+    let text = |error: &taper_view::Error| error.to_string().replace(&format!("{}/", dir.display()), "");
+    (runs, errors.iter().map(text).collect())
+}
+
+#[test]
+fn runs_and_grids_of_different_lengths_and_sites_make_one_page() -> Result {
+    let dir = tempfile::tempdir()?;
+    write_run(&dir.path().join("grid/a"), 1, 3, "fc1")?;
+    write_run(&dir.path().join("grid/b"), 2, 1, "conv/1")?;
+    write_run(&dir.path().join("single"), 3, 0, "fc1")?;
+    fs::create_dir(dir.path().join("grid/other"))?;
+    let (runs, errors) = load(dir.path(), &["single", "grid", "grid/a"]);
+    assert_eq!(runs.iter().map(|run| run.run.seed).collect::<Vec<_>>(), [3, 1, 2]);
+    assert!(errors.is_empty(), "{errors:?}");
+    let page = html_report(&runs);
+    for text in ["conv/1", "seed3: 0 of 3 epochs", "seed2: 1 of 3 epochs"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert_eq!(static_plots(&runs, dir.path().join("plots"))?.len(), 6);
+    Ok(())
+}
+
+#[test]
+fn a_torn_last_line_is_dropped_and_a_damaged_one_costs_what_comes_after_it() -> Result {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("run/layers.jsonl");
+    write_run(&dir.path().join("run"), 1, 3, "fc1")?;
+    let whole = fs::read_to_string(&file)?;
+    fs::write(&file, &whole[..whole.len() - 40])?;
+    let (runs, errors) = load(dir.path(), &["run"]);
+    assert_eq!((runs[0].layers.len(), errors.len()), (2, 0));
+
+    let lines: Vec<&str> = whole.lines().collect();
+    fs::write(&file, format!("{}\n{}\n{}\n", lines[0], &lines[1][..50], lines[2]))?;
+    let (runs, errors) = load(dir.path(), &["run"]);
+    assert_eq!(runs[0].layers.len(), 1);
+    assert!(errors[0].starts_with("run/layers.jsonl:2: not a valid record: "), "{errors:?}");
+    assert!(!errors[0].contains('\n'));
+    assert!(html_report(&runs).contains("layers.jsonl:2: not a valid record"));
+    Ok(())
+}
+
+#[test]
+fn what_is_no_run_is_named_with_its_cause() -> Result {
+    let dir = tempfile::tempdir()?;
+    fs::create_dir_all(dir.path().join("empty"))?;
+    fs::create_dir_all(dir.path().join("photos/2026"))?;
+    fs::write(dir.path().join("notes.txt"), "hello")?;
+    for (name, file, text) in [
+        ("half", "metrics.jsonl", ""),
+        ("torn", "config.json", "{\"v\": 1, \"name\": "),
+        ("newer", "config.json", "{\"v\": 99}"),
+        ("bytes", "config.json", "\u{0}\u{1}"),
+    ] {
+        fs::create_dir(dir.path().join(name))?;
+        fs::write(dir.path().join(name).join(file), text)?;
+    }
+    let names = ["empty", "photos", "notes.txt", "missing", "half", "torn", "newer", "bytes"];
+    let (runs, errors) = load(dir.path(), &names);
+    assert!(runs.is_empty());
+    let expected = [
+        "empty: an empty directory, expected a run's config.json or directories that have one",
+        "photos: no run in this directory, expected a run's config.json or directories that have one",
+        "notes.txt: Not a directory",
+        "missing: No such file or directory",
+        "half/config.json: No such file or directory",
+        "torn/config.json:1: not a valid record",
+        "newer/config.json:1: expected format version 1 or older, found 99",
+        "bytes/config.json:1: not a valid record",
+    ];
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_newer_file_beside_older_ones_costs_only_itself() -> Result {
+    let dir = tempfile::tempdir()?;
+    write_run(&dir.path().join("run"), 1, 2, "fc1")?;
+    fs::write(dir.path().join("run/timing.jsonl"), "{\"v\":2}\n")?;
+    let (runs, errors) = load(dir.path(), &["run"]);
+    assert_eq!((runs[0].metrics.len(), runs[0].timing.len()), (2, 0));
+    assert!(errors[0].contains("timing.jsonl:1: expected format version"), "{errors:?}");
+    Ok(())
+}
+
+#[test]
+fn no_runs_make_no_pictures() {
+    let error = static_plots(&[], "nowhere").expect_err("there is nothing to draw");
+    assert_eq!(error.to_string(), "no run to draw");
+}

@@ -1,0 +1,93 @@
+//! The `report` program as a stranger runs it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use taper::report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, SplitReport};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Cargo builds examples before tests, beside the directory that tests lie in.
+fn program() -> Result<PathBuf> {
+    let tests = std::env::current_exe()?;
+    let profile = tests.ancestors().nth(2).ok_or("tests lie in target/PROFILE/deps")?;
+    Ok(profile.join("examples").join(format!("report{}", std::env::consts::EXE_SUFFIX)))
+}
+
+fn report(args: &[&str], dir: &Path) -> Result<Output> {
+    Ok(Command::new(program()?).args(args).current_dir(dir).output()?)
+}
+
+fn write_run(dir: &Path) -> Result {
+    let mut sink = RunDir::create(dir)?;
+    sink.begin(&Run {
+        name: "relu".into(),
+        dataset: "digits".into(),
+        model: "mlp".into(),
+        activation: "relu".into(),
+        dropout: 0.25,
+        seed: 1,
+        parameters: 1,
+        epochs: 2,
+        config: serde_json::json!({}),
+    })?;
+    for epoch in 1..=2 {
+        let score = Score { loss: 0.5, accuracy: 0.9, samples: 10 };
+        let layer = LayerStats { site: "fc1".into(), units: 4, values: 40, ..Default::default() };
+        let of = SplitReport { layers: vec![layer], ..SplitReport::new(Split::Test, score) };
+        sink.epoch(&EpochReport { epoch, splits: vec![of] })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_page_and_pictures_are_written_and_their_paths_printed() -> Result {
+    let dir = tempfile::tempdir()?;
+    write_run(&dir.path().join("run"))?;
+    let output = report(&["run", "missing", "-o", "new/page.html", "--plots", "figures"], dir.path())?;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        String::from_utf8(output.stderr)?,
+        "warning: missing: No such file or directory (os error 2)\n"
+    );
+    let printed = String::from_utf8(output.stdout)?;
+    assert_eq!(printed.lines().next(), Some("new/page.html"));
+    for line in printed.lines() {
+        assert!(fs::metadata(dir.path().join(line))?.len() > 500, "{line}");
+    }
+    assert!(printed.contains("figures/accuracy.svg\nfigures/accuracy.png\n"));
+    Ok(())
+}
+
+#[test]
+fn a_single_directory_keeps_its_page() -> Result {
+    let dir = tempfile::tempdir()?;
+    write_run(&dir.path().join("grid/one"))?;
+    write_run(&dir.path().join("grid/two"))?;
+    assert_eq!(report(&["grid"], dir.path())?.stdout, b"grid/report.html\n");
+    Ok(())
+}
+
+#[test]
+fn errors_are_one_line_and_wrong_usage_exits_with_2() -> Result {
+    let dir = tempfile::tempdir()?;
+    let output = report(&["."], dir.path())?;
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "warning: .: an empty directory, expected a run's config.json or directories that have one\n\
+                    error: no run to show\n";
+    assert_eq!(String::from_utf8(output.stderr)?, expected);
+
+    write_run(&dir.path().join("run"))?;
+    let output = report(&["run", "-o", "run/config.json/page.html"], dir.path())?;
+    assert_eq!(output.status.code(), Some(1));
+    let printed = String::from_utf8(output.stderr)?;
+    assert!(printed.starts_with("error: run/config.json: ") && printed.lines().count() == 1, "{printed}");
+
+    assert_eq!(report(&[], dir.path())?.status.code(), Some(2));
+    let help = report(&["--help"], dir.path())?;
+    assert!(String::from_utf8(help.stdout)?.contains("Examples:"));
+    Ok(())
+}

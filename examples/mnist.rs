@@ -34,7 +34,7 @@ use taper_examples::{
     Bars, Screen, at_least_one, colors_wanted, locked_version, not_negative, number, percent, positive, rate,
     size, usage,
 };
-use taper_view::{HeldStderr, restore_terminal};
+use taper_view::{HeldStderr, html_report, load_runs, restore_terminal, static_plots};
 
 /// Keeps the memory of one step for the next.
 #[global_allocator]
@@ -129,6 +129,9 @@ struct Args {
     /// Draw the training in the terminal while it runs, in place of the tables; Ctrl-C ends it, q leaves the view
     #[arg(long)]
     live: bool,
+    /// Also draw the main curves as SVG and PNG, into plots/ of the output directory
+    #[arg(long)]
+    plots: bool,
     /// Print the comparison only
     #[arg(long, short)]
     quiet: bool,
@@ -332,8 +335,16 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     }
 
     let mut text = comparison(&summaries);
+    let page = written.join("report.html");
+    let (runs, _) = load_runs(std::slice::from_ref(&written));
+    if !runs.is_empty() {
+        std::fs::write(&page, html_report(&runs)).with_context(|| page.display().to_string())?;
+        if args.plots {
+            static_plots(&runs, written.join("plots"))?;
+        }
+    }
     if !args.quiet {
-        text = format!("\n{text}\nwritten to {}\n", written.display());
+        text = format!("\n{text}\nwritten to {}; look at {}\n", written.display(), page.display());
     }
     (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()).context("standard output")?;
     if shared.stop.load(Ordering::SeqCst) {

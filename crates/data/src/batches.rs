@@ -13,6 +13,7 @@ pub struct Batch {
 
 /// An iterator over the batches of a [`Split`], each sample once.
 ///
+/// An item is an error where a tensor cannot be made, as on a device without memory, or the batch size is 0.
 /// Owns what it needs: neither the split nor the generator stays borrowed. Its `len()` is the number of batches to come.
 #[derive(Debug, Clone)]
 pub struct Batches {

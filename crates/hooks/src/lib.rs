@@ -41,7 +41,8 @@ pub use taper_kernels::{Activation, CustomActivation};
 
 /// The one kind of random generator that Taper draws from: initialisation, shuffling and dropout.
 ///
-/// Seeded, the same on every machine, and small enough to be written into a checkpoint.
+/// xoshiro256++ (Blackman & Vigna 2021): seeded, the same on every machine, and small enough, 32 bytes, to be
+/// written into a checkpoint.
 pub type Rng = rand::rngs::Xoshiro256PlusPlus;
 
 /// A generator from a seed.

@@ -8,7 +8,10 @@ use crate::Seen;
 /// observers, and [`observer_fn`] makes one of a closure. An error ends the forward pass. Training may run on
 /// another thread, so an observer can be sent there.
 pub trait Observer: Send {
-    /// Called once per site and batch, in the order of the forward pass.
+    /// Called once per site and batch, in the order of the forward pass, on the thread that makes it.
+    ///
+    /// # Errors
+    /// The observer's own; the forward pass returns them.
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()>;
 }
 

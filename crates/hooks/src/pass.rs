@@ -48,6 +48,9 @@ impl<'a> Pass<'a> {
     ///
     /// # Shapes
     /// `xs` and `ys`: the same, `(N, units, ..)`.
+    ///
+    /// # Errors
+    /// What the observer returns.
     pub fn see(&mut self, site: &Site, activation: Activation, xs: &Tensor, ys: &Tensor) -> Result<()> {
         let start = Instant::now();
         let mode = self.mode();

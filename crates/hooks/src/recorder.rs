@@ -31,6 +31,10 @@ impl Parts {
 /// A recorder lives as long as the run and has one window at a time; use one per split, so that `died` and
 /// `revived` compare like with like. Its memory grows with units, never with samples or epochs.
 /// Recorders that saw different parts of a window [merge](Recorder::merge).
+///
+/// # Errors
+/// It ends a pass with this crate's [`enum@Error`] when two sites have one name, the number of units of a site
+/// changes or the modes mix within a window, `xs` and `ys` differ in shape, or there is no dimension of units.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     parts: Parts,
@@ -78,7 +82,8 @@ impl Recorder {
         Self { parts, sites: Vec::new(), previous: Vec::new() }
     }
 
-    /// What every unit of a site did so far in this window; `None` if the site was not seen.
+    /// What every unit of a site did so far in this window, in the order of the units; `None` if the site was not
+    /// seen. Ask before [`Recorder::finish`], which empties the window.
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
         let watched = self.sites.iter().find(|w| w.site.name() == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };

@@ -46,7 +46,7 @@ pub struct Seen<'a> {
     pub activation: Activation,
     /// Train or evaluation mode.
     pub mode: Mode,
-    /// Pre-activations, `(N, units, ..)`.
+    /// Pre-activations, `(N, units, ..)`. In train mode part of the graph: keep what was `detach()`ed only.
     pub xs: &'a Tensor,
     /// Post-activations `f(xs)`, of the same shape.
     pub ys: &'a Tensor,

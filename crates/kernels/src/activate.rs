@@ -9,6 +9,9 @@ use crate::error::argument;
 ///
 /// # Shapes
 /// Any; the result has the shape of `xs`.
+///
+/// # Errors
+/// For [`Activation::Custom`] anywhere but in `f32` on the CPU.
 pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
     match f {
         Activation::Identity => Ok(xs.clone()),
@@ -20,7 +23,10 @@ pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
 /// PReLU: `xs` above zero, `slope · xs` below, with gradients for both.
 ///
 /// # Shapes
-/// `xs`: any. `slope`: one element, as `(1)`.
+/// `xs`: any. `slope`: one element, as `(1)`; the result has the shape of `xs`.
+///
+/// # Errors
+/// When `slope` has more than one element, or none.
 pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
     if slope.elem_count() != 1 {
         return argument(format!("prelu: expected a slope of one value, found shape {:?}", slope.dims()));
@@ -28,7 +34,8 @@ pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
     if is_fast(&[xs, slope]) { xs.contiguous()?.apply_op2(slope, Prelu) } else { twin::prelu(xs, slope) }
 }
 
-/// Writes `f'(x)` for every `x` of `xs` to `slopes`; both have the same length.
+/// Writes `f'(x)` for every `x` of `xs` to `slopes`. Both should have the same length; of the longer one the rest
+/// is left as it is.
 #[inline(always)]
 pub fn derivatives(f: Activation, xs: &[f32], slopes: &mut [f32]) {
     per_activation!(f, f => {

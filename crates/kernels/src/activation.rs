@@ -29,9 +29,9 @@ pub const SELU_ALPHA: f64 = 1.673_263_242_354_377_2;
 pub enum Activation {
     /// `x`.
     Identity,
-    /// `max(0, x)`.
+    /// `max(0, x)`, in `[0, ∞)` (Nair & Hinton 2010).
     Relu,
-    /// `x` above zero, `slope · x` below.
+    /// `x` above zero, `slope · x` below (Maas et al. 2013).
     LeakyRelu {
         /// Slope below zero.
         slope: f64,
@@ -41,41 +41,41 @@ pub enum Activation {
         /// Slope below zero: the start value, or the value at the moment.
         slope: f64,
     },
-    /// `x` above zero, `α (e^x − 1)` below (Clevert et al. 2016).
+    /// `x` above zero, `α (e^x − 1)` below, in `[−α, ∞)` (Clevert et al. 2016).
     Elu {
         /// α.
         alpha: f64,
     },
-    /// `x` above zero, `α (e^(x/α) − 1)` below (Barron 2017).
+    /// `x` above zero, `α (e^(x/α) − 1)` below, in `[−α, ∞)`: ELU at α = 1 only (Barron 2017).
     Celu {
         /// α.
         alpha: f64,
     },
-    /// `λ x` above zero, `λ α (e^x − 1)` below (Klambauer et al. 2017).
+    /// `λ x` above zero, `λ α (e^x − 1)` below, in `[−λα, ∞)` with `λα` about 1.758 (Klambauer et al. 2017).
     Selu,
-    /// Hyperbolic tangent.
+    /// Hyperbolic tangent, in `[−1, 1]`.
     Tanh,
-    /// `1 / (1 + e^−x)`.
+    /// `1 / (1 + e^−x)`, in `[0, 1]`.
     Sigmoid,
-    /// `ln(1 + e^x)`.
+    /// `ln(1 + e^x)`, in `[0, ∞)` (Dugas et al. 2001).
     Softplus,
-    /// `x / (1 + |x|)`.
+    /// `x / (1 + |x|)`, in `[−1, 1]` (Bergstra et al. 2009).
     Softsign,
-    /// `x` clipped to `[−1, 1]`.
+    /// `x` clipped to `[−1, 1]` (Collobert 2004).
     Hardtanh,
-    /// `x/6 + 1/2` clipped to `[0, 1]`.
+    /// `x/6 + 1/2` clipped to `[0, 1]`, as in PyTorch (Howard et al. 2019).
     Hardsigmoid,
     /// `x · hardsigmoid(x)` (Howard et al. 2019).
     Hardswish,
-    /// ReLU clipped at 6.
+    /// ReLU clipped at 6 (Krizhevsky 2010).
     Relu6,
     /// `max(0, x)²` (So et al. 2021).
     Relu2,
     /// `x Φ(x)` (Hendrycks & Gimpel 2016), with the exact normal distribution function.
     Gelu,
-    /// GELU in its tanh approximation.
+    /// GELU in its tanh approximation (Hendrycks & Gimpel 2016).
     GeluTanh,
-    /// `x · sigmoid(x)`, also called swish.
+    /// `x · sigmoid(x)`, also called swish (Elfwing et al. 2018; Ramachandran et al. 2017).
     Silu,
     /// `x · tanh(softplus(x))` (Misra 2019).
     Mish,

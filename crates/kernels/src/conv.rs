@@ -26,6 +26,9 @@ impl Default for Conv2dGeometry {
 /// # Shapes
 /// `xs`: `(N, C, H, W)`, `weight`: `(O, C, kH, kW)`, `bias`: `(O)`; the result is `(N, O, H', W')` with
 /// `H' = (H + 2·padding − kH) / stride + 1`, rounded down.
+///
+/// # Errors
+/// When the shapes do not belong together, the kernels do not fit the padded image, or the stride is 0.
 pub fn conv2d(
     xs: &Tensor,
     weight: &Tensor,

@@ -30,7 +30,10 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
 }
 
 /// Calls `f` with the tensor's values in row-major order: borrowed where they lie if it is a contiguous
-/// f32 tensor on the CPU, converted otherwise.
+/// f32 tensor on the CPU, converted otherwise, which costs a copy, and on a GPU a wait.
+///
+/// # Errors
+/// When the tensor cannot be copied or converted.
 pub fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let tensor = tensor.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();

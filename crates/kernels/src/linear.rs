@@ -7,6 +7,9 @@ use crate::error::argument;
 ///
 /// # Shapes
 /// `xs`: `(.., I)`, `weight`: `(O, I)`, `bias`: `(O)`; the result is `(.., O)`.
+///
+/// # Errors
+/// When the shapes do not belong together.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
     if xs.dims().last() != Some(&i) {

@@ -10,7 +10,10 @@ use crate::error::argument;
 ///
 /// # Shapes
 /// `xs`: `(N, C, H, W)`; the result is `(N, C, H', W')` with `H' = (H − kernel) / stride + 1`, rounded down:
-/// rows and columns that fill no window are left out.
+/// rows and columns that fill no window are left out. `kernel` and `stride` are (rows, columns), in pixels.
+///
+/// # Errors
+/// When a size is 0 or the window does not fit the image.
 pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
     let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;
     if !is_fast(&[xs]) {
@@ -22,6 +25,9 @@ pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -
 /// The mean of every window.
 ///
 /// # Shapes
+/// As [`max_pool2d`].
+///
+/// # Errors
 /// As [`max_pool2d`].
 pub fn avg_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
     let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;

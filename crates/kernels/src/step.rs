@@ -152,7 +152,8 @@ impl Slots {
         }
     }
 
-    /// The slots as tensors of the parameter's shape, to be written down.
+    /// The slots as tensors of the parameter's shape, on its device, in the order of [`Rule::slots`]: to be written
+    /// down.
     pub fn tensors(&self, parameter: &Var) -> Result<Vec<Tensor>> {
         match self {
             Self::Cpu(slots) => {
@@ -172,6 +173,9 @@ impl Slots {
     }
 
     /// Slots from tensors that [`Slots::tensors`] gave.
+    ///
+    /// # Errors
+    /// When a tensor has another shape than the parameter.
     pub fn from_tensors(parameter: &Var, tensors: &[Tensor]) -> Result<Self> {
         for tensor in tensors {
             if tensor.shape() != parameter.shape() {
@@ -194,6 +198,9 @@ impl Slots {
     /// Moves `parameter` against `gradient` by one step: parameter, gradient and slots are read once.
     ///
     /// `step` counts from 1; `rate` is the learning rate of this step.
+    ///
+    /// # Errors
+    /// When the gradient has another shape than the parameter, or the slots are those of another rule.
     pub fn step(
         &mut self,
         rule: &Rule,

@@ -45,6 +45,9 @@ impl Act {
     ///
     /// # Shapes
     /// `xs`: `(N, units, ..)`; the result has the same shape.
+    ///
+    /// # Errors
+    /// Those of [`activate`] and of the observer.
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         let (activation, ys) = match &self.slope {
             Some(slope) => {

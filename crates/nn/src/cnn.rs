@@ -47,6 +47,9 @@ impl Default for CnnConfig {
 
 /// A small convolutional network: `conv1`, activation, `conv2`, activation, max-pooling, dropout, and an
 /// [`Mlp`] on top.
+///
+/// # Shapes
+/// Images `(N, C, H, W)` with `(C, H, W) = input`; the result is `(N, classes)`.
 #[derive(Clone, Debug)]
 pub struct Cnn {
     convolutions: Vec<(Conv2d, Act)>,

@@ -47,8 +47,13 @@ impl Conv2d {
         })
     }
 
+    /// The convolution of a batch: see [`taper_kernels::conv2d`].
+    ///
     /// # Shapes
-    /// `xs`: `(N, C, H, W)`; the result is `(N, O, H', W')`: see [`taper_kernels::conv2d`].
+    /// `xs`: `(N, C, H, W)`; the result is `(N, O, H', W')`.
+    ///
+    /// # Errors
+    /// When `xs` has another number of channels, or is smaller than the kernels.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         conv2d(xs, &self.weight, Some(&self.bias), self.geometry)
     }

@@ -30,6 +30,8 @@ impl Dropout {
         Ok(Self { alpha: activation == Activation::Selu, ..Self::new(rate)? })
     }
 
+    /// Drops values with a seed from the pass in train mode; hands `xs` on in evaluation mode.
+    ///
     /// # Shapes
     /// Any; the result has the shape of `xs`.
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {

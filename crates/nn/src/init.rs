@@ -43,7 +43,7 @@ impl Init {
         }
     }
 
-    /// The distribution of a bias.
+    /// The distribution of a bias; `fan_in` as in [`Init::weight`].
     pub fn bias(self, fan_in: usize) -> candle_nn::Init {
         match self {
             Self::PyTorch => self.weight(fan_in, 0),

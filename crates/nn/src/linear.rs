@@ -31,8 +31,13 @@ impl Linear {
         })
     }
 
+    /// `xs · weightᵀ + bias`: see [`taper_kernels::linear`].
+    ///
     /// # Shapes
     /// `xs`: `(.., I)`; the result is `(.., O)`.
+    ///
+    /// # Errors
+    /// When `xs` has another number of features.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         linear(xs, &self.weight, Some(&self.bias))
     }

@@ -37,6 +37,10 @@ impl Default for MlpConfig {
 }
 
 /// A multi-layer perceptron: `fc1`, activation, dropout, `fc2`, and so on, up to the logits.
+///
+/// # Shapes
+/// Images `(N, C, H, W)` with `C·H·W = inputs`, or anything else that flattens to `(N, inputs)`; the result is
+/// `(N, classes)`.
 #[derive(Clone, Debug)]
 pub struct Mlp {
     hidden: Vec<(Linear, Act)>,

@@ -7,6 +7,9 @@ pub trait Model: Send + Sync {
     ///
     /// # Shapes
     /// `xs`: `(N, C, H, W)`; the result is `(N, K)`, a logit per class.
+    ///
+    /// # Errors
+    /// When `xs` does not have the shape that the model is made for, or an observer fails.
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor>;
 }
 

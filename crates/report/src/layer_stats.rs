@@ -34,7 +34,7 @@ pub struct LayerStats {
     pub nan: u64,
     /// Infinite values: a fault.
     pub infinite: u64,
-    /// `zeros / values`, in `[0, 1]`. Not the fraction of dead units: a layer can be 90 % zeros with no unit dead.
+    /// `zeros / values`, in `[0, 1]`; 0 without values. Not the fraction of dead units: a layer can be 90 % zeros with no unit dead.
     pub zero_fraction: f64,
     /// Mean of the finite values.
     pub mean: Option<f64>,
@@ -42,7 +42,7 @@ pub struct LayerStats {
     pub variance: Option<f64>,
     /// `m3 / m2^1.5`; `None` where the variance is 0.
     pub skewness: Option<f64>,
-    /// `m4 / m2² − 3`; `None` where the variance is 0.
+    /// `m4 / m2² − 3`, at least −2, 0 for a normal distribution; `None` where the variance is 0.
     pub excess_kurtosis: Option<f64>,
     /// Smallest finite value.
     pub min: Option<f64>,
@@ -50,21 +50,24 @@ pub struct LayerStats {
     pub max: Option<f64>,
     /// Where the values lie, in fixed signed log-linear bins.
     pub histogram: Option<Histogram>,
-    /// Quantiles from the histogram, each within 1/16 of its own value.
+    /// Quantiles from the histogram, each within 1/16 of its own value: see [`Histogram::quantile`].
     pub quantiles: Option<Quantiles>,
     /// Distance between the distribution and its mirror image, in `[0, 1]`: see [`Histogram::asymmetry`].
     pub asymmetry: Option<f64>,
-    /// Fraction of values with `|f'(xs)| < 0.01` at `xs <= 0`.
+    /// Fraction of the finite values with `|f'(xs)| < 0.01` at `xs <= 0`, in `[0, 1]`: saturation, comparable across
+    /// activation functions. For ReLU it is the share of zeros.
     pub flat_low: Option<f64>,
-    /// Fraction of values with `|f'(xs)| < 0.01` at `xs > 0`.
+    /// Fraction of the finite values with `|f'(xs)| < 0.01` at `xs > 0`, in `[0, 1]`.
     pub flat_high: Option<f64>,
-    /// Units at which `f'(xs)` was 0 at every observation: no gradient could reach their incoming weights.
+    /// Units at which `f'(xs)` was 0 at every observation: no gradient could reach their incoming weights. For
+    /// ReLU, whose `f'(0)` is 0, those that never fired. A unit that is saturated at its upper end is dead too.
     pub dead: u64,
-    /// Units that are not dead and had `ys > 0` on fewer than 1 % of observations; zero-floored activations only.
+    /// Units that are not dead and had `ys > 0` on fewer than 1 % of observations (Dohare et al. 2024); `None`
+    /// unless the activation is 0 for every negative input.
     pub rare: Option<u64>,
-    /// Units with `ys > 0` at every observation.
+    /// Units with `ys > 0` at every observation: a ReLU that is merely linear on these data; every sigmoid.
     pub always_on: u64,
-    /// Units with dormancy score 0 (Sokar et al. 2023).
+    /// Units with dormancy score 0 (Sokar et al. 2023): `s_i = E|h_i| / (mean_k E|h_k| + 1e-9)`.
     pub dormant_0: u64,
     /// Units with dormancy score at most 0.025.
     pub dormant_0_025: u64,
@@ -80,11 +83,12 @@ pub struct LayerStats {
     pub dead_units: Vec<u32>,
     /// How the rate at which units fire (`ys > 0`) is spread over the units.
     pub firing_rate: FiringRates,
-    /// Number of non-zero values per sample, over units and positions.
+    /// Number of non-zero values per sample, over units and positions; of samples with a finite value.
     pub active_per_sample: Option<ActivePerSample>,
-    /// Mean over samples of the Treves–Rolls / Vinje–Gallant sparseness, in `[0, 1]`.
+    /// Mean over samples of `(1 − a) / (1 − 1/n)` with `a = (mean |ys|)² / mean ys²` over the sample's `n` values, in
+    /// `[0, 1]`: Treves and Rolls' sparseness in the form of Vinje & Gallant (2000).
     pub population_sparseness: Option<f64>,
-    /// Mean over the same samples of Hoyer's `(√n − l1/l2) / (√n − 1)`, in `[0, 1]`.
+    /// Mean over the same samples of `(√n − l1/l2) / (√n − 1)`, in `[0, 1]` (Hoyer 2004).
     pub hoyer: Option<f64>,
     /// Samples whose activations were all zero: they have no sparseness and are left out of those means.
     pub samples_all_zero: Option<u64>,

@@ -54,7 +54,7 @@ impl Split {
 /// How well a model did on one split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// Mean cross-entropy per sample, in nats.
+    /// Mean cross-entropy per sample, in nats; at least 0, and NaN or infinite in a run that went wrong.
     pub loss: f64,
     /// Fraction of samples classified correctly, in `[0, 1]`.
     pub accuracy: f64,
@@ -69,7 +69,8 @@ pub struct SplitReport {
     pub split: Split,
     /// Loss and accuracy.
     pub score: Score,
-    /// Learning rate at the end of the epoch; `None` outside training.
+    /// Learning rate at the end of the epoch, which is that of the step that would come next: a cosine schedule
+    /// ends at 0. `None` outside training.
     pub learning_rate: Option<f64>,
     /// Wall-clock seconds of the whole pass, tracking included.
     pub seconds: f64,

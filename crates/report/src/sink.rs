@@ -5,6 +5,11 @@ use crate::{EpochReport, Result, Run};
 /// Sinks are told of a run once, then of every epoch as it ends, then that the run is over; a sink
 /// that writes files has everything on disk when `epoch` returns, so that a killed run keeps its past.
 /// A `Vec` of sinks tells every one of them, also after one has failed, and returns the first error.
+///
+/// # Errors
+///
+/// What a sink cannot write down; [`Error::io`](crate::Error::io) ties it to a path, and
+/// [`Error::Other`](crate::Error::Other) takes anything else. Whoever trains decides whether that ends the run.
 pub trait Sink {
     /// A run starts.
     fn begin(&mut self, _run: &Run) -> Result<()> {

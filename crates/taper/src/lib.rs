@@ -10,6 +10,32 @@
 //! | [`data`] | data sets and batches |
 //! | [`report`] | statistics as plain numbers, and the sinks that write them |
 //! | [`kernels`] | the CPU kernels underneath, as functions of candle tensors |
+//!
+//! The manual is in the repository's `docs/`: getting started, the statistics, extending Taper, reading the
+//! pictures, file formats, architecture. Pictures of runs are made by the crate `taper-view`, which is not
+//! part of this one.
+//!
+//! ```
+//! use candle_core::Device;
+//! use taper::{data, hooks, nn, report, train};
+//!
+//! let digits = data::digits()?;
+//! let params = nn::Params::new(1, &Device::Cpu);
+//! let config = nn::MlpConfig { inputs: 64, widths: vec![32], activation: nn::Activation::Selu, ..Default::default() };
+//! let net = nn::Mlp::new(&config, params.builder())?;
+//! let rule = train::OptimizerConfig::new(train::Rule::adam(0.0), 3e-3);
+//! let mut optimizer = train::Optimizer::new(params.vars(), rule)?;
+//! let mut printed = Vec::new();
+//! let mut console = report::ConsoleSink::new(&mut printed, report::ConsoleConfig::default());
+//! let options = train::Fit { epochs: 2, batch_size: 32 };
+//! let last = train::fit(&net, &mut optimizer, &digits, options, &mut console, &mut hooks::rng(2))?;
+//!
+//! let test = last.as_ref().and_then(|report| report.split(report::Split::Test)).expect("two epochs were asked for");
+//! assert_eq!((test.score.samples, test.layers[0].site.as_str()), (360, "fc1"));
+//! assert_eq!(test.layers[0].zero_fraction, 0.0); // SELU makes no zeros
+//! assert!(String::from_utf8_lossy(&printed).starts_with("epoch 1"));
+//! # Ok::<(), train::Error>(())
+//! ```
 
 pub use taper_data as data;
 pub use taper_hooks as hooks;
@@ -29,6 +55,8 @@ mod manual {
     pub struct Formats;
     #[doc = include_str!("../../../docs/getting-started.md")]
     pub struct GettingStarted;
+    #[doc = include_str!("../../../docs/performance.md")]
+    pub struct Performance;
     #[doc = include_str!("../../../docs/reading-the-pictures.md")]
     pub struct ReadingThePictures;
     #[doc = include_str!("../../../docs/statistics.md")]

@@ -17,7 +17,8 @@ use crate::{Error, Optimizer, Result};
 /// an observer can therefore be sent there.
 ///
 /// # Errors
-/// [`Error::NotFinite`] ends the epoch before the weights are touched by a loss that is NaN or infinite.
+/// [`Error::NotFinite`] ends the epoch before the weights are touched by a loss that is NaN or infinite. Others
+/// are those of the batches, the model and the observer.
 pub fn train_epoch(
     model: &dyn Model,
     optimizer: &mut Optimizer,
@@ -60,7 +61,11 @@ fn train_here(
 
 /// Measures the model on every batch in evaluation mode, with its weights as they are. Keeps no graph.
 ///
-/// The report is filed under [`Split::Test`]; change `split` if it is about another one.
+/// The report is filed under [`Split::Test`]; change `split` if it is about another one. Its loss may be NaN or
+/// infinite, which is no error here.
+///
+/// # Errors
+/// Those of the batches, the model and the observer.
 pub fn evaluate(
     model: &dyn Model,
     batches: impl Iterator<Item = taper_data::Result<Batch>> + Send,

@@ -13,9 +13,11 @@ pub struct OptimizerConfig {
     pub learning_rate: f64,
     /// What the base is multiplied with as the run goes on.
     pub schedule: Schedule,
-    /// If the norm of all gradients together is above this, they are scaled down to it.
+    /// If the L2 norm of all gradients together is above this, they are scaled down to it (Pascanu et al. 2013);
+    /// above 0.
     pub clip_norm: Option<f64>,
-    /// After a step, the incoming weights of every unit are scaled down to this norm (Srivastava et al. 2014).
+    /// After a step, the incoming weights of every unit are scaled down to this L2 norm (Srivastava et al. 2014);
+    /// above 0. Biases are left alone.
     pub max_norm: Option<f64>,
 }
 
@@ -75,7 +77,7 @@ impl Optimizer {
         Ok(Self { config, parameters, steps: 0 })
     }
 
-    /// The learning rate of the next step.
+    /// The learning rate of the next step: base times schedule.
     pub fn learning_rate(&self) -> f64 {
         self.config.learning_rate * self.config.schedule.factor(self.steps)
     }
@@ -87,6 +89,9 @@ impl Optimizer {
 
     /// One step along `gradients`. A parameter without a gradient stays where it is; in the first step, where
     /// that is most often a mistake, a warning names it.
+    ///
+    /// # Errors
+    /// When a gradient has another shape than its parameter.
     pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
         let rate = self.learning_rate();
         if self.steps == 0 {

@@ -28,7 +28,8 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// What the base learning rate is multiplied with at `step`.
+    /// What the base learning rate is multiplied with at `step`, counted from 0; in `[0, 1]`, but for
+    /// [`Schedule::Step`] with a factor above 1.
     pub fn factor(self, step: u64) -> f64 {
         // The first step already moves: (step + 1) / n.
         let up = |n: u64| if step < n { (step + 1) as f64 / n as f64 } else { 1.0 };

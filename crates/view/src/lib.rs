@@ -1,4 +1,16 @@
 //! Pictures of training runs: an offline page, static plots and a live terminal view.
+//!
+//! [`load_runs`] reads what [`taper_report::RunDir`] wrote; [`html_report`] makes one page of it that needs
+//! no network, [`static_plots`] the main curves as SVG and PNG.
+//!
+//! ```
+//! let (runs, errors) = taper_view::load_runs(&["no/such/run".into()]);
+//! assert!(runs.is_empty());
+//! assert_eq!(errors[0].to_string(), "no/such/run: No such file or directory (os error 2)");
+//!
+//! let page = taper_view::html_report(&runs);
+//! assert!(page.starts_with("<!doctype html>"));
+//! ```
 
 mod error;
 mod load;

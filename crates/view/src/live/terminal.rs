@@ -141,3 +141,56 @@ impl Write for Frames {
         out.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::Command;
+
+    use super::*;
+    use crate::{Live, LiveConfig};
+
+    #[test]
+    fn sequences_are_taken_out_of_a_line() {
+        assert_eq!(plain("\u{1b}[33m WARN\u{1b}[0m \u{1b}[3mé\u{1b}[0m=1"), " WARN é=1");
+        assert_eq!(plain("\u{1b}[33"), "");
+    }
+
+    #[test]
+    #[ignore = "panics, for the test below"]
+    fn live_panics() {
+        let _live = Live::open(LiveConfig::default(), || {}).unwrap();
+        writeln!(HeldStderr, "held back").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        panic!("on purpose");
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_its_message() {
+        let version = Command::new("script").arg("--version").output();
+        if !version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("util-linux")) {
+            println!("skipped: needs script of util-linux");
+            return;
+        }
+        let test = std::env::current_exe().unwrap();
+        let line = format!(
+            "stty rows 24 cols 80; stty -g; {} --exact live::terminal::tests::live_panics --ignored --nocapture; \
+             code=$?; stty -g; exit $code",
+            test.display()
+        );
+        let output = Command::new("script").args(["-qefc", &line, "/dev/null"]).output().unwrap();
+        let screen = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(101), "{screen}");
+        let at = |text: &str| screen.find(text).unwrap_or_else(|| panic!("expected {text:?} in\n{screen}"));
+        assert!(at("\u{1b}[?1049h") < at("no run has begun"), "{screen}");
+        let left = at("\u{1b}[?1049l");
+        assert!(at("no run has begun") < left, "{screen}");
+        assert!(left < screen.rfind("held back").unwrap() && left < at("on purpose"), "{screen}");
+        assert!(screen.rfind("\u{1b}[?25l") < screen.rfind("\u{1b}[?25h"), "{screen}");
+        // The settings that `stty -g` prints are the same before and after.
+        let settings = |line: &&str| line.matches(':').count() > 20;
+        let settings: Vec<&str> = screen.lines().filter(settings).collect();
+        assert!(settings.len() == 2 && settings[0] == settings[1], "{screen}");
+    }
+}

@@ -38,7 +38,7 @@
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         margin: { l: 36, r: 10, t: 10, b: 30 },
         xaxis: axis, yaxis: axis,
-        hoverlabel: { bgcolor: of("--ground"), bordercolor: of("--line"), font: { color: of("--text"), size: 12 }, namelength: -1, align: "left" },
+        hoverlabel: { bgcolor: of("--ground"), bordercolor: of("--line"), font: { family: css.fontFamily, color: of("--text"), size: 12 }, namelength: -1, align: "left" },
         modebar: { bgcolor: "rgba(0,0,0,0)", color: of("--quiet"), activecolor: of("--text") },
       },
       data: { heatmap: [{ colorscale: ramps[dark ? "dark" : "light"] }] },

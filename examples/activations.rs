@@ -22,7 +22,7 @@ use serde_json::json;
 use taper::hooks::{Activation, Pass, Recorder, Site, rng};
 use taper::kernels::activate;
 use taper::nn::{Init, Linear, Mlp, MlpConfig, Model, Params};
-use taper::report::{LayerStats, fresh_dir};
+use taper::report::{FORMAT_VERSION, LayerStats, fresh_dir};
 use taper::train;
 use taper_examples::pictures::{self, Chart, Panel};
 use taper_examples::{Distribution, Distributions, Law, Numbers, number, share, usage};
@@ -200,6 +200,7 @@ fn single(args: &Args) -> Result<String> {
         let object =
             |of: &Numbers| serde_json::Map::from_iter(of.named().map(|(key, x)| (key.to_string(), json!(x))));
         let record = json!({
+            "v": FORMAT_VERSION,
             "activation": name,
             "input": args.input,
             "analytic": analytic.as_ref().map(object),
@@ -276,7 +277,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
         );
         for (i, (stats, distribution)) in layers.iter().zip(&distributions).enumerate() {
             let of = Numbers::measured(stats);
-            let record = json!({ "activation": f.to_string(), "init": init.to_string(), "layer": i + 1, "signal": signal[i], "measured": stats });
+            let record = json!({ "v": FORMAT_VERSION, "activation": f.to_string(), "init": init.to_string(), "layer": i + 1, "signal": signal[i], "measured": stats });
             lines += &format!("{record}\n");
             // At most twenty lines a network, the first and the last always.
             if i + 1 == depth || i.is_multiple_of(depth.div_ceil(20)) {

@@ -235,14 +235,13 @@ fn odd_units(recorder: &Recorder, layers: &[(String, String)], act: Activation) 
     let mut text = String::new();
     // The last layer has no activation behind it, and no units.
     for (site, units) in layers.iter().filter_map(|(site, _)| Some((site, recorder.units(site)?))) {
-        let mean = units.iter().map(|unit| unit.mean_abs).sum::<f64>() / units.len() as f64;
         let mut counts = [0; 4];
         let mut rows = String::new();
         for (i, unit) in units.iter().enumerate().filter(|(_, unit)| unit.observations > 0) {
-            let UnitStats { observations, fired, passed, mean_abs, .. } = *unit;
-            let (rate, score) = (fired as f64 / observations as f64, mean_abs / (mean + 1e-9));
-            let rare = act.is_zero_floored() && passed > 0 && rate < 0.01;
-            let kinds = [passed == 0, rare, score <= 0.025, fired == observations];
+            let UnitStats { observations, fired, mean_abs, dormancy: score, .. } = *unit;
+            let rate = fired as f64 / observations as f64;
+            let rare = act.is_zero_floored() && unit.is_rare();
+            let kinds = [unit.is_dead(), rare, unit.is_dormant(0.025), unit.is_always_on()];
             let named = KINDS.into_iter().zip(kinds).filter(|(_, is)| *is).map(|(kind, _)| kind);
             let named = named.collect::<Vec<_>>().join(", ");
             counts.iter_mut().zip(kinds).for_each(|(count, is)| *count += u64::from(is));

@@ -3,7 +3,10 @@
 #[non_exhaustive]
 pub enum Error {
     /// Two places of a model have one name, so that their numbers would be mixed.
-    #[error("two sites are called '{0}': give each activation the name of the layer that feeds it")]
+    #[error(
+        "two sites are called '{0}': give each activation the name of the layer that feeds it, and make it once, not in \
+         every pass"
+    )]
     SiteTwice(String),
     /// The number of units changed within a window.
     #[error(

@@ -3,7 +3,7 @@ use taper_kernels::with_values;
 use taper_report::LayerStats;
 
 use crate::measure::Batch;
-use crate::tally::Tally;
+use crate::tally::{RARE, Tally};
 use crate::{Error, Mode, Observer, Seen, Site};
 
 /// Which numbers a [`Recorder`] collects beside its counts: zeros, signs, flat values, and per unit what
@@ -63,6 +63,30 @@ pub struct UnitStats {
     pub mean: f64,
     /// Mean of `|ys|`; 0 without observations.
     pub mean_abs: f64,
+    /// Dormancy score (Sokar et al. 2023): `mean_abs` over the mean of that over the layer; 0 without observations.
+    pub dormancy: f64,
+}
+
+impl UnitStats {
+    /// No gradient could reach its incoming weights.
+    pub fn is_dead(&self) -> bool {
+        self.observations > 0 && self.passed == 0
+    }
+
+    /// Not dead, and fires on fewer than 1 % of observations; meant for zero-floored activations.
+    pub fn is_rare(&self) -> bool {
+        self.passed > 0 && (self.fired as f64 / self.observations as f64) < RARE
+    }
+
+    /// Fires at every observation.
+    pub fn is_always_on(&self) -> bool {
+        self.observations > 0 && self.fired == self.observations
+    }
+
+    /// Its dormancy score is at most `tau`.
+    pub fn is_dormant(&self, tau: f64) -> bool {
+        self.observations > 0 && self.dormancy <= tau
+    }
 }
 
 impl Default for Recorder {
@@ -87,14 +111,16 @@ impl Recorder {
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
         let watched = self.sites.iter().find(|w| w.site.name() == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
-        let stats = |u: &crate::tally::Unit| UnitStats {
+        let scores = watched.tally.dormancy();
+        let stats = |(u, dormancy): (&crate::tally::Unit, Option<f64>)| UnitStats {
             observations: u.observations,
             fired: u.fired,
             passed: u.passed,
             mean: per(u.sum, u.observations),
             mean_abs: per(u.sum_abs, u.observations),
+            dormancy: dormancy.unwrap_or(0.0),
         };
-        Some(watched.tally.units.iter().map(stats).collect())
+        Some(watched.tally.units.iter().zip(scores).map(stats).collect())
     }
 
     /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.

@@ -8,7 +8,7 @@ pub(crate) const NEAR_ZERO: f32 = 0.01;
 /// `|f'(xs)|` below this is flat.
 pub(crate) const FLAT: f32 = 0.01;
 /// A unit that fires on less than this share of observations is rare.
-const RARE: f64 = 0.01;
+pub(crate) const RARE: f64 = 0.01;
 /// Keeps dormancy scores defined where every unit is silent (Sokar et al. 2023).
 const DORMANT_EPS: f64 = 1e-9;
 
@@ -137,7 +137,7 @@ impl Tally {
         };
         let rate = |u: &Unit| u.fired as f64 / u.observations as f64;
         let scores = self.dormancy();
-        let dormant = |tau: f64| scores.iter().filter(|s| **s <= tau).count() as u64;
+        let dormant = |tau: f64| scores.iter().flatten().filter(|s| **s <= tau).count() as u64;
         let histogram = (parts.histogram && finite > 0).then(|| self.histogram.clone());
         let moments = (parts.moments && finite > 0).then_some(&self.moments);
         let samples = (parts.samples && self.per_sample.counted > 0).then_some(&self.per_sample);
@@ -188,16 +188,13 @@ impl Tally {
         }
     }
 
-    /// Mean |activation| of each unit over the mean of that over the layer (Sokar et al. 2023).
-    fn dormancy(&self) -> Vec<f64> {
-        let seen: Vec<f64> = self
-            .units
-            .iter()
-            .filter(|u| u.observations > 0)
-            .map(|u| u.sum_abs / u.observations as f64)
-            .collect();
+    /// Mean |activation| of each unit over the mean of that over the layer (Sokar et al. 2023); `None` for a unit
+    /// without observations.
+    pub fn dormancy(&self) -> Vec<Option<f64>> {
+        let mean_abs = |u: &Unit| (u.observations > 0).then(|| u.sum_abs / u.observations as f64);
+        let seen: Vec<f64> = self.units.iter().filter_map(mean_abs).collect();
         let mean = seen.iter().sum::<f64>() / seen.len().max(1) as f64;
-        seen.into_iter().map(|h| h / (mean + DORMANT_EPS)).collect()
+        self.units.iter().map(|u| mean_abs(u).map(|h| h / (mean + DORMANT_EPS))).collect()
     }
 
     fn firing_rates(&self) -> FiringRates {

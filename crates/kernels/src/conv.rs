@@ -81,7 +81,10 @@ impl ConvShape {
         if wc != c {
             return argument(format!("conv2d: expected inputs of {wc} channels, found {c}"));
         }
-        let (full_h, full_w) = (h + 2 * padding, w + 2 * padding);
+        let padded = |side: usize| padding.checked_mul(2).and_then(|both| side.checked_add(both));
+        let (Some(full_h), Some(full_w)) = (padded(h), padded(w)) else {
+            return argument(format!("conv2d: a padding of {padding} is too large"));
+        };
         if stride == 0 || kh == 0 || kw == 0 || full_h < kh || full_w < kw {
             return argument(format!(
                 "conv2d: a kernel of {kh}×{kw} with stride {stride} does not fit an input of {full_h}×{full_w} \

@@ -34,7 +34,7 @@ pub struct MetricsLine {
     pub accuracy: Option<f64>,
     /// How many samples the two are taken over.
     pub samples: u64,
-    /// Learning rate at the end of the epoch; `None` outside training.
+    /// Learning rate of the last step of the epoch; `None` outside training.
     pub learning_rate: Option<f64>,
 }
 

@@ -69,8 +69,7 @@ pub struct SplitReport {
     pub split: Split,
     /// Loss and accuracy.
     pub score: Score,
-    /// Learning rate at the end of the epoch, which is that of the step that would come next: a cosine schedule
-    /// ends at 0. `None` outside training.
+    /// Learning rate of the last step; `None` outside training.
     pub learning_rate: Option<f64>,
     /// Wall-clock seconds of the whole pass, tracking included.
     pub seconds: f64,

@@ -33,7 +33,7 @@ use crate::{
 /// | `loss` | number, null | mean cross-entropy per sample, in nats |
 /// | `accuracy` | number, null | fraction of samples classified correctly, in `[0, 1]` |
 /// | `samples` | integer | samples the two are taken over |
-/// | `learning_rate` | number, null | at the end of the epoch; null outside training |
+/// | `learning_rate` | number, null | of the last step of the epoch; null outside training |
 ///
 /// `layers.jsonl`, one line per epoch, split and site, sites in the order the model visits them:
 /// `v`, `epoch`, `split` as above, then the fields of [`LayerStats`](crate::LayerStats) under the same

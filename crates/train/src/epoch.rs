@@ -36,7 +36,7 @@ fn train_here(
     observer: &mut dyn Observer,
     rng: &mut Rng,
 ) -> Result<SplitReport> {
-    let mut running = Running::new();
+    let (mut running, mut learning_rate) = (Running::new(), None);
     for (i, batch) in batches.enumerate() {
         let Batch { images, labels } = batch?;
         let before = rng.clone();
@@ -53,9 +53,9 @@ fn train_here(
             let site = fault.site().map(str::to_string);
             return Err(Error::NotFinite { loss: value, epoch: None, batch: i + 1, site });
         }
+        learning_rate = Some(optimizer.learning_rate());
         optimizer.step(&loss.backward()?)?;
     }
-    let learning_rate = Some(optimizer.learning_rate());
     Ok(SplitReport { learning_rate, ..running.report(Split::Train) })
 }
 

@@ -271,8 +271,8 @@ fn the_schedule_counts_the_steps_of_a_run() {
     });
     let options = Fit { epochs: 3, batch_size: 30 };
     fit(&net, &mut optimizer, &data, options, &mut sink, &mut rng(1)).unwrap();
-    // "At the end of the epoch": the rate of the step that comes next.
-    assert_eq!(rates, [Some(0.4), Some(0.2), Some(0.1)]);
+    // The rate of the epoch's last step.
+    assert_eq!(rates, [Some(0.8), Some(0.4), Some(0.2)]);
     assert_eq!(samples, [[100, 50], [100, 50], [100, 50]]);
     assert_eq!(optimizer.steps(), 12);
 }

@@ -3,12 +3,12 @@
 use candle_core::{DType, Device, Result, Tensor};
 use taper_kernels::{Conv2dGeometry, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu};
 
-use crate::random;
+use crate::{message, random};
 
 /// The error of `f` for f32, which the kernel gives, and for f64, which the twin might.
 #[track_caller]
 fn error(f: impl Fn(DType) -> Result<Tensor>) -> String {
-    let texts = [DType::F32, DType::F64].map(|dtype| f(dtype).expect_err("bad arguments").to_string());
+    let texts = [DType::F32, DType::F64].map(|dtype| message(f(dtype).expect_err("bad arguments")));
     assert_eq!(texts[0], texts[1]);
     assert_eq!(texts[0].lines().count(), 1, "{}", texts[0]);
     texts[0].clone()

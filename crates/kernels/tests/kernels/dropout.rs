@@ -153,7 +153,7 @@ fn rate_0_is_the_identity_and_a_rate_outside_0_to_1_an_error() {
     for op in [dropout as Op, alpha_dropout, twin::dropout, twin::alpha_dropout] {
         assert_eq!(bits(&op(&xs, 0.0, 1).unwrap()), bits(&xs));
         for rate in [1.0, -0.1, f64::NAN, f64::INFINITY, 1.5] {
-            let error = op(&xs, rate, 1).unwrap_err().to_string();
+            let error = crate::message(op(&xs, rate, 1).unwrap_err());
             assert_eq!(error, format!("dropout: expected a rate of at least 0 and below 1, found {rate}"));
         }
     }

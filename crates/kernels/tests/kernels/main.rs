@@ -36,6 +36,14 @@ fn scattered(xs: &Tensor) -> Tensor {
     view
 }
 
+/// What went wrong, without the backtrace that candle adds where RUST_BACKTRACE is set.
+fn message(mut error: candle_core::Error) -> String {
+    while let candle_core::Error::WithBacktrace { inner, .. } = error {
+        error = *inner;
+    }
+    error.to_string()
+}
+
 fn var(xs: &Tensor) -> Var {
     Var::from_tensor(xs).unwrap()
 }

@@ -117,7 +117,7 @@ fn a_gradient_or_state_that_does_not_fit_the_parameter_is_an_error() {
     let parameter = var(&random(1, &[4, 6]));
     let before = crate::bits(&parameter);
     let error = |slots: &mut Slots, gradient: Tensor| {
-        let error = slots.step(&ADAM, &parameter, &gradient, 0.1, 1).unwrap_err().to_string();
+        let error = crate::message(slots.step(&ADAM, &parameter, &gradient, 0.1, 1).unwrap_err());
         assert!(!error.contains('\n') && !error.contains("panicked"), "{error}");
         error
     };

@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use rand::Rng as _;
 use serde_json::json;
 use taper::data::{self, Batches, Choice, Dataset, Scale};
-use taper::hooks::{Recorder, Rng, rng};
+use taper::hooks::{Recorder, Rng, fork, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
     self, ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary,
@@ -43,7 +43,7 @@ static ALLOCATOR: taper::kernels::Recycle = taper::kernels::Recycle::new();
 /// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how
 /// the distribution leans. Several activations, dropout rates or seeds are compared side by side.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "mnist", allow_negative_numbers = true, after_help = after_help())]
+#[command(name = "mnist", version, allow_negative_numbers = true, after_help = after_help())]
 struct Args {
     /// Network: fully connected, convolutional, or softmax regression
     #[arg(long, value_enum, default_value_t = Kind::Mlp)]
@@ -353,7 +353,8 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     }
     for summary in &summaries {
         let (best, target) = (summary.best_accuracy.unwrap_or(0.0), args.target.unwrap_or(0.0));
-        if best < target / 100.0 {
+        // In percent, and not by the last bit.
+        if 100.0 * best < target - 1e-9 {
             let (run, best) = (&summary.run, 100.0 * best);
             eprintln!(
                 "error: {}: best {} accuracy {best:.2} % is below the target of {target} %",
@@ -369,7 +370,8 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
 fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train::Result<()> {
     let Shared { args, data, .. } = shared;
     let Network { run, params, model, rng } = network;
-    let (model, mut rng) = (&**model, rng.clone());
+    // Dropout draws from a generator of its own: with it or without, samples come in the same order.
+    let (model, mut rng, mut masks) = (&**model, rng.clone(), fork(rng));
     sinks.begin(run)?;
     let stopped = || shared.stop.load(Ordering::SeqCst);
     // Bars move with every batch, and after Ctrl-C there is none.
@@ -382,7 +384,7 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
     let mut optimizer = Optimizer::new(params.vars(), shared.optimizer)?;
     for epoch in 1..=args.epochs {
         let batches = watched(data.train.shuffled(&mut rng, args.batch_size), epoch, Split::Train);
-        let report = train_epoch(model, &mut optimizer, batches, &mut live, &mut rng)
+        let report = train_epoch(model, &mut optimizer, batches, &mut live, &mut masks)
             .map_err(|error| error.in_epoch(epoch))?;
         if report.score.samples == 0 {
             break;
@@ -400,7 +402,9 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
             evaluate(model, watched(data.test.batches(args.batch_size), epoch, Split::Test), &mut test)?;
         splits.push(with_layers(report, &mut test));
         if stopped() {
-            splits.truncate(1); // the others may have been cut short, and stand for a whole set
+            // Cut short: no window of it is whole, so only the score of what was trained on is worth keeping.
+            splits.truncate(1);
+            splits[0].layers.clear();
         }
         let lost = splits.iter().map(|of| of.score.loss).find(|loss| !loss.is_finite());
         sinks.epoch(&EpochReport { epoch, splits })?;

@@ -49,3 +49,10 @@ pub type Rng = rand::rngs::Xoshiro256PlusPlus;
 pub fn rng(seed: u64) -> Rng {
     <Rng as rand::SeedableRng>::seed_from_u64(seed)
 }
+
+/// A second generator that depends on the first and does not move it.
+///
+/// Dropout draws from one of its own, so that runs with and without it see the same samples in the same order.
+pub fn fork(rng: &Rng) -> Rng {
+    self::rng(rand::Rng::next_u64(&mut rng.clone()))
+}

@@ -46,6 +46,8 @@ pub struct Recorder {
 #[derive(Clone, Debug)]
 struct Watched {
     site: Site,
+    /// It came by merging: the site is another recorder's, and the first of this one's own takes its place.
+    merged: bool,
     mode: Mode,
     tally: Tally,
 }
@@ -140,7 +142,7 @@ impl Recorder {
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.site.name() == theirs.site.name()) {
                 Some(own) => own.tally.merge(&theirs.tally),
-                None => self.sites.push(theirs.clone()),
+                None => self.sites.push(Watched { merged: true, ..theirs.clone() }),
             }
         }
         Ok(())
@@ -201,16 +203,18 @@ impl Observer for Recorder {
         };
         let index = match self.sites.iter().position(|w| w.site.name() == name) {
             Some(index) => {
-                let own = &self.sites[index];
-                if !own.site.is_same_place(seen.site) {
+                let own = &mut self.sites[index];
+                own.check(seen.mode, units)?;
+                if own.merged {
+                    (own.site, own.merged) = (seen.site.clone(), false);
+                } else if !own.site.is_same_place(seen.site) {
                     return Err(Error::SiteTwice(name.to_string()).into());
                 }
-                own.check(seen.mode, units)?;
                 index
             }
             None => {
                 let (site, mode) = (seen.site.clone(), seen.mode);
-                self.sites.push(Watched { site, mode, tally: Tally::new(units) });
+                self.sites.push(Watched { site, merged: false, mode, tally: Tally::new(units) });
                 self.sites.len() - 1
             }
         };

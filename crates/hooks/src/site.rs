@@ -10,30 +10,33 @@ use crate::Mode;
 /// It has the name of the layer that feeds it, as its weights have: `fc1`, `conv2`. Clones are the same
 /// place; two sites made apart are two places even if their names are equal, which observers may refuse.
 #[derive(Clone, Debug)]
-pub struct Site {
-    name: Arc<str>,
+pub struct Site(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    name: Box<str>,
     activation: Activation,
 }
 
 impl Site {
     /// A new place called `name` behind `activation`.
-    pub fn new(name: impl Into<Arc<str>>, activation: Activation) -> Self {
-        Self { name: name.into(), activation }
+    pub fn new(name: impl Into<Box<str>>, activation: Activation) -> Self {
+        Self(Arc::new(Place { name: name.into(), activation }))
     }
 
     /// The name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// The activation function, as the model was built with it.
     pub fn activation(&self) -> Activation {
-        self.activation
+        self.0.activation
     }
 
     /// Whether both are one place, not just two of one name.
     pub fn is_same_place(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.name, &other.name)
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

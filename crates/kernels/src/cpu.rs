@@ -72,7 +72,9 @@ impl<'a> Matrix<'a> {
     }
 
     fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0 || columns == 0 || (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+        let last = |n: usize, stride: usize| (n - 1).checked_mul(stride);
+        let index = |rows, columns| last(rows, self.row)?.checked_add(last(columns, self.column)?);
+        rows == 0 || columns == 0 || index(rows, columns).is_some_and(|last| last < self.data.len())
     }
 }
 
@@ -86,7 +88,11 @@ pub(crate) fn matmul(
     rhs: Matrix<'_>,
     parallel: bool,
 ) {
-    assert!(dst.len() >= m * n && lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
+    let size = m.checked_mul(n);
+    assert!(
+        size.is_some_and(|size| size <= dst.len()) && lhs.holds(m, k) && rhs.holds(k, n),
+        "matrix product out of bounds"
+    );
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     // SAFETY: the assertion above keeps every element that the strides reach inside its slice, and `dst` is

@@ -54,7 +54,8 @@ impl Default for Recycle {
 /// The list for a request, and the size of its blocks; `None` if the request is the system's.
 fn class(layout: Layout) -> Option<(usize, usize)> {
     let size = layout.size();
-    if size < SMALLEST || layout.align() > ALIGN {
+    // Rounded up, a size stays below twice what it was: no block is larger than an allocation may be.
+    if size < SMALLEST || size > isize::MAX as usize / 2 || layout.align() > ALIGN {
         return None;
     }
     let octave = (size / SMALLEST).ilog2() as usize;

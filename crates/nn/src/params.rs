@@ -6,6 +6,9 @@ use candle_nn::{Init, VarBuilder};
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use taper_hooks::{Rng, rng};
 
+/// Values that one parameter may have: 4 GiB of f32, beyond which a typing error is more likely than a plan.
+const LARGEST: usize = 1 << 30;
+
 /// A model's parameters: made on first request, seeded, in the order of the requests.
 ///
 /// The difference to candle's `VarMap`: the same seed gives the same values, the order is fixed, and a path
@@ -66,6 +69,12 @@ impl SimpleBackend for Params {
         if inner.vars.iter().any(|(own, _)| own == name) {
             bail!(
                 "parameter '{name}' was asked for twice: give each layer a prefix of its own with vb.pp(..)"
+            );
+        }
+        let count = shape.dims().iter().try_fold(1_usize, |count, n| count.checked_mul(*n));
+        if count.is_none_or(|count| count > LARGEST) {
+            bail!(
+                "parameter '{name}': expected at most {LARGEST} values, found shape {shape:?}: choose smaller sizes"
             );
         }
         let values = sample(init, &shape, &mut inner.rng)?;

@@ -64,7 +64,6 @@ impl Sink for Summary {
     }
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
-        self.epoch = report.epoch;
         for of in &report.splits {
             self.seconds += of.seconds;
             self.tracking_seconds += of.tracking_seconds;
@@ -75,6 +74,7 @@ impl Sink for Summary {
         }
         // Some(test) > Some(train) > None: a training score must not outbid those on test.
         if let Some(of) = report.headline().filter(|of| Some(of.split) >= self.split) {
+            self.epoch = report.epoch;
             let before = self.best_accuracy.filter(|_| self.split == Some(of.split));
             self.best_accuracy = Some(before.map_or(of.score.accuracy, |best| best.max(of.score.accuracy)));
             self.split = Some(of.split);

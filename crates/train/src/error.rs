@@ -19,7 +19,7 @@ pub enum Error {
         epoch.map_or(String::new(), |epoch| format!("epoch {epoch}, ")),
         match site {
             Some(site) => format!("the first non-finite values are at site '{site}'"),
-            None => "all sites are finite, the logits are not".to_string(),
+            None => "every site is finite, so it is in the last layer".to_string(),
         }
     )]
     NotFinite {

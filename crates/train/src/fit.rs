@@ -1,5 +1,5 @@
 use taper_data::Dataset;
-use taper_hooks::{Recorder, Rng};
+use taper_hooks::{Recorder, Rng, fork};
 use taper_nn::Model;
 use taper_report::{EpochReport, Sink, SplitReport};
 
@@ -36,10 +36,12 @@ pub fn fit(
 ) -> Result<Option<EpochReport>> {
     data.train.check(options.batch_size)?;
     let (mut live, mut frozen) = (Recorder::new(), Recorder::new());
+    let mut masks = fork(rng);
     let mut last = None;
     for epoch in 1..=options.epochs {
         let batches = data.train.shuffled(rng, options.batch_size);
-        let train = train_epoch(model, optimizer, batches, &mut live, rng).map_err(|e| e.in_epoch(epoch))?;
+        let train =
+            train_epoch(model, optimizer, batches, &mut live, &mut masks).map_err(|e| e.in_epoch(epoch))?;
         let test = evaluate(model, data.test.batches(options.batch_size), &mut frozen)?;
         let splits = vec![
             SplitReport { layers: live.finish(), ..train },

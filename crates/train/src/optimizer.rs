@@ -40,6 +40,36 @@ impl OptimizerConfig {
                 "learning rate: expected a number of at least 0, found {found}"
             )));
         }
+        let decay = |what: &str, x: f64| match (0.0..1.0).contains(&x) {
+            true => Ok(()),
+            false => {
+                Err(Error::Config(format!("{what}: expected a number of at least 0 and below 1, found {x}")))
+            }
+        };
+        let at_least_0 = |what: &str, x: f64| match x.is_finite() && x >= 0.0 {
+            true => Ok(()),
+            false => Err(Error::Config(format!("{what}: expected a number of at least 0, found {x}"))),
+        };
+        match self.rule {
+            Rule::Sgd { momentum, weight_decay, .. } => {
+                decay("momentum", momentum)?;
+                at_least_0("weight decay", weight_decay)?;
+            }
+            Rule::Adam { beta1, beta2, eps, weight_decay, .. } => {
+                decay("beta1", beta1)?;
+                decay("beta2", beta2)?;
+                at_least_0("eps", eps)?;
+                at_least_0("weight decay", weight_decay)?;
+            }
+            Rule::RmsProp { alpha, eps } => {
+                decay("alpha", alpha)?;
+                at_least_0("eps", eps)?;
+            }
+            Rule::Adadelta { rho, eps } => {
+                decay("rho", rho)?;
+                at_least_0("eps", eps)?;
+            }
+        }
         positive("norm to clip gradients to", self.clip_norm)?;
         positive("largest norm of incoming weights", self.max_norm)
     }
@@ -154,6 +184,14 @@ impl Optimizer {
             }
             restored.push(Slots::from_tensors(var, &tensors)?);
         }
+        let wanted: usize = restored.len() * self.config.rule.slots().len();
+        if state.tensors.len() != wanted {
+            return Err(Error::Config(format!(
+                "optimizer state: expected {wanted} tensors for this rule and these parameters, found {}: was it \
+                 another rule?",
+                state.tensors.len()
+            )));
+        }
         for ((_, _, slots), new) in self.parameters.iter_mut().zip(restored) {
             *slots = new;
         }
@@ -181,7 +219,8 @@ fn limit_rows(var: &Var, bound: f64) -> Result<()> {
     }
     let rows = var.as_tensor().detach().flatten_from(1)?;
     let norms = rows.sqr()?.sum_keepdim(1)?.sqrt()?;
-    let factor = (norms.clamp(bound, f64::INFINITY)?.recip()? * bound)?;
+    // A quotient, because bound / bound is exactly 1: rows within the norm keep every bit.
+    let factor = norms.ones_like()?.affine(bound, 0.0)?.div(&norms.clamp(bound, f64::INFINITY)?)?;
     var.set(&rows.broadcast_mul(&factor)?.reshape(var.shape())?)?;
     Ok(())
 }
@@ -221,6 +260,16 @@ mod tests {
         step(&mut Optimizer::new(vec![w.clone()], config).unwrap(), &w.1, &[1.0, 1.0]);
         let limited = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!((limited[0] - 1.2).abs() < 1e-6 && (limited[1] - 1.6).abs() < 1e-6, "{limited:?}");
+    }
+
+    #[test]
+    fn weights_within_the_largest_norm_keep_every_bit() {
+        for bound in [1.7, 2.9, 3.0, 3.4, 6.8] {
+            let w = var(&[0.3, 0.4]);
+            let config = OptimizerConfig { max_norm: Some(bound), ..OptimizerConfig::new(Rule::SGD, 0.0) };
+            step(&mut Optimizer::new(vec![w.clone()], config).unwrap(), &w.1, &[1.0, 1.0]);
+            assert_eq!(w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.3, 0.4], "{bound}");
+        }
     }
 
     #[test]

@@ -61,16 +61,26 @@ impl Schedule {
             |text: &str| text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0).ok_or_else(wrong);
         let steps = |text: &str| Ok::<u64, Error>((number(text)? * steps_per_epoch as f64).round() as u64);
         let total = epochs as u64 * steps_per_epoch;
+        let every = |text: &str| match steps(text)? {
+            0 => Err(Error::Config(format!(
+                "schedule '{text}' epochs: expected at least one step between changes, found none"
+            ))),
+            every => Ok(every),
+        };
+        let below_total = |text: &str| match steps(text)? {
+            up if up < total || up == 0 => Ok(up),
+            _ => Err(Error::Config(format!(
+                "a warm-up of {text} epochs: expected fewer than the {epochs} of the run"
+            ))),
+        };
         let parts: Vec<&str> = text.split(':').collect();
         match parts[..] {
             ["constant"] => Ok(Self::Constant),
-            ["step", every] => Ok(Self::Step { every: steps(every)?.max(1), factor: 0.1 }),
-            ["step", every, factor] => {
-                Ok(Self::Step { every: steps(every)?.max(1), factor: number(factor)? })
-            }
+            ["step", n] => Ok(Self::Step { every: every(n)?, factor: 0.1 }),
+            ["step", n, factor] => Ok(Self::Step { every: every(n)?, factor: number(factor)? }),
             ["warmup", up] => Ok(Self::WarmUp { steps: steps(up)? }),
             ["cosine"] => Ok(Self::Cosine { warm_up: 0, steps: total }),
-            ["cosine", up] => Ok(Self::Cosine { warm_up: steps(up)?, steps: total }),
+            ["cosine", up] => Ok(Self::Cosine { warm_up: below_total(up)?, steps: total }),
             _ => Err(wrong()),
         }
     }
@@ -103,5 +113,7 @@ mod tests {
         for wrong in ["", "cosin", "step", "step:x", "step:-1", "warmup:inf", "constant:1"] {
             assert!(parse(wrong).unwrap_err().to_string().contains("expected constant"), "{wrong}");
         }
+        assert!(parse("step:0").unwrap_err().to_string().contains("at least one step"));
+        assert!(parse("cosine:10").unwrap_err().to_string().contains("fewer than the 10"));
     }
 }

@@ -199,16 +199,18 @@ impl Conv2d {
         Ok((CpuStorage::F32(ys), (s.n, s.o, s.out.0, s.out.1).into()))
     }
 
+    /// Gradients of `xs` and `weight`, each if it needs one, and of the bias.
     fn backward(
         &self,
         xs: &Tensor,
         weight: &Tensor,
         grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Tensor, Tensor)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Tensor)> {
         let s = self.0;
         let device = xs.device();
         // Images without a pixel would form no groups, and then there would be no gradient for the bias.
         let wanted = xs.track_op() && s.input() > 0;
+        let learns = weight.track_op();
         let mut grad_xs = vec![0.0; if wanted { s.n * s.input() } else { 0 }];
         let group_of_gradients =
             |xs: &[f32], weight: &[f32], grad_ys: &[f32], g: usize, mut grad_xs: Option<&mut [f32]>| {
@@ -219,9 +221,11 @@ impl Conv2d {
                     let image = &xs[n * s.input()..][..s.input()];
                     let grad_image = &grad_ys[n * s.output()..][..s.output()];
                     let maps = Matrix::new(grad_image, s.p);
-                    s.to_columns(image, &mut columns);
-                    let columns = Matrix::new(&columns, s.p).transposed();
-                    matmul((s.o, s.k, s.p), &mut grad_weight, true, maps, columns, false);
+                    if learns {
+                        s.to_columns(image, &mut columns);
+                        let columns = Matrix::new(&columns, s.p).transposed();
+                        matmul((s.o, s.k, s.p), &mut grad_weight, true, maps, columns, false);
+                    }
                     for (grad, map) in grad_bias.iter_mut().zip(grad_image.chunks_exact(s.p)) {
                         *grad += sum(map);
                     }
@@ -255,11 +259,9 @@ impl Conv2d {
             grad_bias.iter_mut().zip(bias).for_each(|(sum, x)| *sum += *x);
         }
         let grad_xs = if wanted { Some(Tensor::from_vec(grad_xs, xs.shape(), device)?) } else { None };
-        Ok((
-            grad_xs,
-            Tensor::from_vec(grad_weight, weight.shape(), device)?,
-            Tensor::from_vec(grad_bias, s.o, device)?,
-        ))
+        let grad_weight =
+            if learns { Some(Tensor::from_vec(grad_weight, weight.shape(), device)?) } else { None };
+        Ok((grad_xs, grad_weight, Tensor::from_vec(grad_bias, s.o, device)?))
     }
 }
 
@@ -286,7 +288,7 @@ impl CustomOp2 for Conv2d {
         grad_ys: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (grad_xs, grad_weight, _) = self.backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, Some(grad_weight)))
+        Ok((grad_xs, grad_weight))
     }
 }
 
@@ -316,7 +318,7 @@ impl CustomOp3 for Conv2d {
         grad_ys: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_xs, grad_weight, grad_bias) = self.backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, Some(grad_weight), Some(grad_bias)))
+        Ok((grad_xs, grad_weight, Some(grad_bias)))
     }
 }
 

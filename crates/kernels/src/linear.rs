@@ -59,7 +59,12 @@ impl Linear {
         Ok((CpuStorage::F32(ys), shape.into()))
     }
 
-    fn backward(xs: &Tensor, weight: &Tensor, grad_ys: &Tensor) -> Result<(Option<Tensor>, Tensor, Tensor)> {
+    /// Gradients of `xs` and `weight`, each if it needs one, and of the bias.
+    fn backward(
+        xs: &Tensor,
+        weight: &Tensor,
+        grad_ys: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Tensor)> {
         let (o, i) = weight.dims2()?;
         let n = rows(xs.dims());
         let device = xs.device();
@@ -72,17 +77,16 @@ impl Linear {
             } else {
                 None
             };
-            let mut grad_weight = vec![0.0; o * i];
-            with_values(xs, |xs| {
-                matmul((o, i, n), &mut grad_weight, false, rows.transposed(), Matrix::new(xs, i), true);
-            })?;
+            let grad_weight = if weight.track_op() {
+                let (mut grad, rows) = (vec![0.0; o * i], rows.transposed());
+                with_values(xs, |xs| matmul((o, i, n), &mut grad, false, rows, Matrix::new(xs, i), true))?;
+                Some(Tensor::from_vec(grad, (o, i), device)?)
+            } else {
+                None
+            };
             let mut grad_bias = vec![0.0; o];
             add_rows(&mut grad_bias, grad_ys);
-            Ok((
-                grad_xs,
-                Tensor::from_vec(grad_weight, (o, i), device)?,
-                Tensor::from_vec(grad_bias, o, device)?,
-            ))
+            Ok((grad_xs, grad_weight, Tensor::from_vec(grad_bias, o, device)?))
         })?
     }
 }
@@ -110,7 +114,7 @@ impl CustomOp2 for Linear {
         grad_ys: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (grad_xs, grad_weight, _) = Self::backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, Some(grad_weight)))
+        Ok((grad_xs, grad_weight))
     }
 }
 
@@ -140,7 +144,7 @@ impl CustomOp3 for Linear {
         grad_ys: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_xs, grad_weight, grad_bias) = Self::backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, Some(grad_weight), Some(grad_bias)))
+        Ok((grad_xs, grad_weight, Some(grad_bias)))
     }
 }
 

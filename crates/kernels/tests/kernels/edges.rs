@@ -24,6 +24,17 @@ fn no_gradient_is_computed_for_an_input_that_needs_none() {
 }
 
 #[test]
+fn no_gradient_is_computed_for_a_weight_that_is_a_constant() {
+    let (xs, weight) = (var(&random(1, &[3, 4])), random(2, &[2, 4]));
+    let grads = linear(&xs, &weight, None).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&weight).is_none() && grads.get(&xs).is_some());
+    let (xs, weight) = (var(&random(1, &[3, 2, 5, 5])), random(2, &[2, 2, 3, 3]));
+    let ys = conv2d(&xs, &weight, None, Conv2dGeometry::default()).unwrap();
+    let grads = ys.sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&weight).is_none() && grads.get(&xs).is_some());
+}
+
+#[test]
 fn an_input_with_and_without_gradient_gives_the_same_weight_gradient() {
     let (weight, bias) = (var(&random(2, &[3, 2, 3, 3])), var(&random(3, &[3])));
     let xs = random(1, &[37, 2, 6, 7]);

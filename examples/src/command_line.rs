@@ -13,7 +13,8 @@ pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T,
     number(text, "a whole number of at least 1", |n| *n >= T::from(1))
 }
 
-/// How large a part of a network, or how many of something, may be: beyond this, memory ends in an abort.
+/// How large a part of a network, or how many of something, may be: beyond this, a typing error is likelier than
+/// a plan. Whether a whole network fits is checked where its parameters are made.
 pub fn size(text: &str) -> Result<usize, String> {
     number(text, "a whole number from 1 to 65536", |n| (1..=65536).contains(n))
 }
@@ -46,7 +47,7 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let parts = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let parts = parts.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more info"));
-    eprintln!("{} (see --help)", parts.collect::<Vec<_>>().join("; "));
+    eprintln!("{} (see --help)", parts.collect::<Vec<_>>().join("; ").replace(":; ", ": "));
     ExitCode::from(2)
 }
 

@@ -200,5 +200,5 @@ fn transport_error(url: &str, e: ureq::Error, options: &Options) -> Error {
         ureq::Error::Io(e) => e.to_string(),
         e => e.to_string(),
     };
-    http_error(url, "the whole file".to_owned(), found)
+    http_error(url, "a server that sends the whole file".to_owned(), found)
 }

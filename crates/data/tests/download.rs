@@ -93,7 +93,7 @@ fn when_all_mirrors_fail_the_error_names_every_place() {
 fn a_body_cut_off_is_an_error_and_leaves_only_the_part() {
     let (server, cache) = (Server::start(on_first(Behaviour::CutAfter(200))), tempdir().unwrap());
     let error = fetch(cache.path(), &[&server.url]).unwrap_err().to_string();
-    assert!(error.contains("train-images.gz: expected the whole file, found"), "{error}");
+    assert!(error.contains("train-images.gz: expected a server that sends the whole file, found"), "{error}");
     assert_eq!(kept(cache.path()), ["train-images.gz.part"]);
 }
 

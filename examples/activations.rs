@@ -25,7 +25,7 @@ use taper::nn::{Init, Linear, Mlp, MlpConfig, Model, Params};
 use taper::report::{FORMAT_VERSION, LayerStats, fresh_dir};
 use taper::train;
 use taper_examples::pictures::{self, Chart, Panel};
-use taper_examples::{Distribution, Distributions, Law, Numbers, number, share, usage};
+use taper_examples::{Distribution, Distributions, Law, Numbers, number, share, start};
 
 /// Show what activation functions do to a symmetric input. ReLU throws the negative half away: half of what
 /// comes out is zero, and the rest leans to one side. What do the others do?
@@ -106,13 +106,7 @@ fn units(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    match Args::try_parse() {
-        Ok(args) => run(&args).map(|()| ExitCode::SUCCESS).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }),
-        Err(error) => usage(&error),
-    }
+    start(run)
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -24,7 +24,7 @@ use taper::report::{
     ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
 };
 use taper::train::{self, evaluate, load_weights};
-use taper_examples::{Screen, at_least_one, usage};
+use taper_examples::{Screen, at_least_one, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
@@ -81,13 +81,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    match Args::try_parse() {
-        Ok(args) => run(&args).map(|()| ExitCode::SUCCESS).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }),
-        Err(error) => usage(&error),
-    }
+    start(run)
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -259,6 +259,11 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let bars = screen.bars(0);
     let shared = Shared { args, data: &data, held_back, optimizer, device: &device, bars, stop };
+    let dropped = args.dropout.iter().any(|rate| *rate > 0.0) && args.dropout != [0.0, 0.25];
+    let changed = args.widths.is_some() || args.act != [Activation::Relu] || dropped;
+    if args.model == Kind::Linear && changed {
+        screen.warn("softmax regression has no hidden layer: --act, --dropout and --widths do nothing");
+    }
     // All of them once before the first is trained: the last must not fail after hours on what is known now.
     for cell in &cells {
         network(&shared, cell)?;

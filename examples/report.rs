@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use taper_examples::usage;
+use taper_examples::start;
 use taper_view::{html_report, load_runs, static_plots};
 
 /// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.
@@ -37,17 +37,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return usage(&error),
-    };
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    start(run)
 }
 
 fn run(args: &Args) -> Result<()> {

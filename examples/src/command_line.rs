@@ -51,6 +51,17 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// `main` of a program that fails with one line: exit code 1 for its own errors, 2 for wrong usage.
+pub fn start<A: clap::Parser>(run: impl FnOnce(&A) -> anyhow::Result<()>) -> ExitCode {
+    match A::try_parse() {
+        Ok(args) => run(&args).map(|()| ExitCode::SUCCESS).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }),
+        Err(error) => usage(&error),
+    }
+}
+
 /// The version of a package that this program was built with.
 pub fn locked_version(package: &str) -> Option<&'static str> {
     let lock = include_str!("../../Cargo.lock");

@@ -8,7 +8,7 @@ mod screen;
 
 pub use analytic::{Law, Numbers, share};
 pub use command_line::{
-    at_least_one, locked_version, not_negative, number, percent, positive, rate, size, usage,
+    at_least_one, locked_version, not_negative, number, percent, positive, rate, size, start, usage,
 };
 pub use distribution::{Distribution, Distributions};
 pub use screen::{Bars, Screen, colors_wanted};

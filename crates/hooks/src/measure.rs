@@ -81,7 +81,9 @@ impl Batch<'_> {
                 let y64 = y as f64;
                 unit.sum += y64;
                 unit.sum_abs += y64.abs();
-                unit.sum_squares += y64 * y64;
+                if parts.samples {
+                    unit.sum_squares += y64 * y64;
+                }
                 counted += 1;
                 active += u64::from(y != 0.0);
                 sum_abs += y64.abs();

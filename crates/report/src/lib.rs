@@ -52,6 +52,7 @@ pub use error::{Error, Result};
 pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles};
 pub use lines::{ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine, read_config, read_lines};
+pub use number::{count as count_text, share as share_text};
 pub use report::{EpochReport, Run, Score, Split, SplitReport};
 pub use run_dir::{RunDir, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};

@@ -4,7 +4,7 @@
 pub(crate) const NONE: &str = "–";
 
 /// A share with one digit: `63.2%`. Only none at all is `0%`, only all of them is `100%`.
-pub(crate) fn share(fraction: f64) -> String {
+pub fn share(fraction: f64) -> String {
     match fraction * 100.0 {
         p if p == 0.0 || p == 100.0 => format!("{p:.0}%"),
         p if p > 0.0 && p < 0.05 => "<0.1%".into(),
@@ -37,7 +37,7 @@ pub(crate) fn rounded(x: Option<f64>) -> String {
 }
 
 /// A count in groups of three digits: `25,310`.
-pub(crate) fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {

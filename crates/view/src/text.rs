@@ -1,5 +1,7 @@
 //! Text as pages and pictures need it. Names come from users and may hold anything.
 
+pub(crate) use taper_report::{count_text as count, share_text as share};
+
 /// What stands where there is no number.
 pub(crate) const NONE: &str = "–";
 
@@ -45,16 +47,6 @@ pub(crate) fn shorten(text: &str, at_most: usize) -> String {
     head.chain(['…']).chain(text.chars().skip(n - tail)).map(clean).collect()
 }
 
-/// A share with one digit: `63.2%`. Only none at all is `0%`, only all of them is `100%`.
-pub(crate) fn share(x: f64) -> String {
-    match x * 100.0 {
-        p if p == 0.0 || p == 100.0 => format!("{p:.0}%"),
-        p if p > 0.0 && p < 0.05 => "<0.1%".into(),
-        p if (99.95..100.0).contains(&p) => ">99.9%".into(),
-        p => format!("{p:.1}%"),
-    }
-}
-
 /// A number with so many decimals, or in powers of ten where they would not do.
 pub(crate) fn fixed(x: f64, decimals: usize) -> String {
     let text = format!("{x:.decimals$}");
@@ -75,19 +67,6 @@ pub(crate) fn plain(x: f64, decimals: usize) -> String {
         Some(rest) => format!("−{rest}"),
         None => text,
     }
-}
-
-/// A count in groups of three digits: `25,310`.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Six significant digits: more than a picture shows, in a third of the bytes.

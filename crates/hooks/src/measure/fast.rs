@@ -61,10 +61,10 @@ impl Batch<'_> {
             for (sum, &y) in sum_abs.iter_mut().zip(row) {
                 *sum += y.abs() as f64;
             }
-            for (sum, &y) in sum_squares.iter_mut().zip(row) {
-                *sum += y as f64 * y as f64;
-            }
             if parts.samples {
+                for (sum, &y) in sum_squares.iter_mut().zip(row) {
+                    *sum += y as f64 * y as f64;
+                }
                 let (mut active, mut row_abs, mut row_squares) = (0, 0.0, 0.0);
                 for ys in row.chunks(CHUNK) {
                     let wide = Wide::of(ys);
@@ -97,7 +97,7 @@ impl Batch<'_> {
                     let wide = Wide::of(ys);
                     let sum = wide.sum();
                     let sum_abs = if negatives == 0 { sum } else { wide.sum_abs() };
-                    let sum_squares = wide.sum_squares();
+                    let sum_squares = if parts.samples { wide.sum_squares() } else { 0.0 };
                     add_values(tally, parts, ys, &wide, sum, bins.as_deref_mut());
                     let unit = &mut tally.units[u];
                     unit.fired += n - zeros - negatives;

@@ -250,20 +250,3 @@ fn without_colour_no_cell_has_one() {
         assert_eq!(terminal.backend().buffer().content().iter().any(colored), color);
     }
 }
-
-#[test]
-fn a_drawing_costs_far_less_than_a_tenth_of_a_second() {
-    let (state, now) = state("relu", &["conv1", "conv2", "fc1"]);
-    let start = Instant::now();
-    (0..20).for_each(|_| drop(drawn(&state, now, 200, 60)));
-    assert!(start.elapsed() / 20 < Duration::from_millis(20), "{:?}", start.elapsed() / 20);
-}
-
-#[test]
-#[ignore = "prints the view"]
-fn print() {
-    let (state, now) = state("relu-dropout0-seed1", &["conv1", "fc1"]);
-    for (width, height) in [(80, 24), (40, 10), (120, 40), (80, 14)] {
-        println!("{}\n", drawn(&state, now, width, height).join("\n"));
-    }
-}

@@ -1,5 +1,6 @@
 use crate::{Result, Split, split::zero_batch_size};
 use candle_core::Tensor;
+use rayon::prelude::*;
 use std::iter::FusedIterator;
 
 /// Some samples, ready for a model.
@@ -34,23 +35,24 @@ impl Batches {
         self.split.len() - self.next
     }
 
-    /// One pass over bytes; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
+    /// One pass over bytes, on all threads; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
     fn gather(&self, positions: std::ops::Range<usize>) -> Result<Batch> {
         let (c, h, w) = self.split.shape();
         let (pixels, labels, size, n) =
             (self.split.pixels(), self.split.labels(), c * h * w, positions.len());
-        let mut xs = Vec::with_capacity(n * size);
-        let mut ys = Vec::with_capacity(n);
-        for position in positions {
-            let row = self.order.as_ref().map_or(position, |order| order[position]);
-            let image = &pixels[row * size..(row + 1) * size];
-            xs.extend(image.iter().map(|&pixel| self.split.table[usize::from(pixel)]));
-            ys.push(u32::from(labels[row]));
-        }
+        let start = positions.start;
+        let row = |i: usize| self.order.as_ref().map_or(start + i, |order| order[start + i]);
+        let mut xs = vec![0.0; n * size];
+        xs.par_chunks_exact_mut(size).enumerate().with_min_len(16).for_each(|(i, xs)| {
+            for (x, &pixel) in xs.iter_mut().zip(&pixels[row(i) * size..]) {
+                *x = self.split.table[usize::from(pixel)];
+            }
+        });
+        let ys = (0..n).map(|i| u32::from(labels[row(i)])).collect();
         let device = &self.split.device;
         Ok(Batch {
             images: Tensor::from_vec(xs, (n, c, h, w), device)?,
-            labels: Tensor::from_vec(ys, n, device)?,
+            labels: Tensor::from_vec::<_, u32>(ys, n, device)?,
         })
     }
 }

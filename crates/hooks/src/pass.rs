@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Result, Tensor};
 use rand::Rng as _;
-use taper_kernels::Activation;
+use taper_kernels::{Activation, off_the_record};
 
 use crate::{Error, Observer, Rng, Seen, Site};
 
@@ -54,7 +54,7 @@ impl<'a> Pass<'a> {
     pub fn see(&mut self, site: &Site, activation: Activation, xs: &Tensor, ys: &Tensor) -> Result<()> {
         let start = Instant::now();
         let mode = self.mode();
-        self.observer.observe(&Seen { site, activation, mode, xs, ys })?;
+        off_the_record(|| self.observer.observe(&Seen { site, activation, mode, xs, ys }))?;
         self.observing += start.elapsed();
         Ok(())
     }

@@ -1,9 +1,11 @@
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::activation::{Activation, per_activation};
-use crate::cpu::{CHUNK, for_chunks, is_fast, simd, values, with_values};
+use crate::cpu::{CHUNK, filled, for_chunks, is_fast, simd};
 use crate::error::argument;
+use crate::gradient::{Gradient, Winners};
+use crate::kernel::{Kernel, apply};
 
 /// `f(xs)`, elementwise, with the gradient `f'(xs)`.
 ///
@@ -15,7 +17,7 @@ use crate::error::argument;
 pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
     match f {
         Activation::Identity => Ok(xs.clone()),
-        _ if is_fast(&[xs]) => xs.contiguous()?.apply_op1(Activate(f)),
+        _ if is_fast(&[xs]) => apply(Activate { f, shape: xs.shape().clone() }, &[xs]),
         _ => twin::activate(xs, f),
     }
 }
@@ -31,7 +33,11 @@ pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
     if slope.elem_count() != 1 {
         return argument(format!("prelu: expected a slope of one value, found shape {:?}", slope.dims()));
     }
-    if is_fast(&[xs, slope]) { xs.contiguous()?.apply_op2(slope, Prelu) } else { twin::prelu(xs, slope) }
+    if is_fast(&[xs, slope]) {
+        apply(Prelu(xs.shape().clone()), &[xs, slope])
+    } else {
+        twin::prelu(xs, slope)
+    }
 }
 
 /// Writes `f'(x)` for every `x` of `xs` to `slopes`. Both should have the same length; of the longer one the rest
@@ -45,59 +51,91 @@ pub fn derivatives(f: Activation, xs: &[f32], slopes: &mut [f32]) {
     });
 }
 
-struct Activate(Activation);
+struct Activate {
+    f: Activation,
+    shape: Shape,
+}
 
-impl CustomOp1 for Activate {
+impl Kernel for Activate {
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.f.name()
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let ys = apply(self.0, values(storage, layout)?);
-        Ok((CpuStorage::F32(ys), layout.shape().clone()))
+    fn shape(&self) -> Shape {
+        self.shape.clone()
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
-        let grad_xs = with_values(xs, |xs| with_values(grad_ys, |grad_ys| backward(self.0, xs, grad_ys)))??;
-        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        map(self.f, inputs[0])
+    }
+
+    fn backward(
+        &self,
+        inputs: &[&[f32]],
+        _ys: &[f32],
+        grad_ys: Gradient,
+        _: &[bool],
+    ) -> Vec<Option<Gradient>> {
+        vec![Some(backward(self.f, inputs[0], grad_ys))]
     }
 }
 
-fn apply(f: Activation, xs: &[f32]) -> Vec<f32> {
-    let mut ys = vec![0.0; xs.len()];
-    for_chunks(&mut ys, |start, ys| {
-        simd(
-            #[inline(always)]
-            || {
-                per_activation!(f, f => {
-                    for (y, &x) in ys.iter_mut().zip(&xs[start..]) {
-                        *y = f.value(x);
-                    }
-                })
-            },
-        )
-    });
-    ys
+#[allow(unsafe_code)]
+fn map(f: Activation, xs: &[f32]) -> Vec<f32> {
+    // SAFETY: `xs` has a value for every element.
+    unsafe {
+        filled(xs.len(), CHUNK, |start, ys| {
+            simd(
+                #[inline(always)]
+                || {
+                    per_activation!(f, f => {
+                        for (y, &x) in ys.iter_mut().zip(&xs[start..]) {
+                            y.write(f.value(x));
+                        }
+                    })
+                },
+            )
+        })
+    }
 }
 
-fn backward(f: Activation, xs: &[f32], grad_ys: &[f32]) -> Vec<f32> {
-    let mut grad_xs = vec![0.0; xs.len()];
-    for_chunks(&mut grad_xs, |start, grad_xs| {
-        simd(
-            #[inline(always)]
-            || {
-                per_activation!(f, f => {
-                    for ((grad_x, &x), &grad_y) in grad_xs.iter_mut().zip(&xs[start..]).zip(&grad_ys[start..]) {
-                        *grad_x = f.derivative(x) * grad_y;
-                    }
-                })
-            },
-        )
-    });
-    grad_xs
+/// `f'(xs) · grad_ys`, in the place of `grad_ys`.
+fn backward(f: Activation, xs: &[f32], grad_ys: Gradient) -> Gradient {
+    match grad_ys {
+        Gradient::Dense(mut grads) => {
+            for_chunks(&mut grads, |start, grads| scale(f, &xs[start..], grads));
+            Gradient::Dense(grads)
+        }
+        Gradient::Winners(mut winners) => {
+            let Winners { windows, plane, .. } = winners;
+            let grads = winners.values.par_chunks_mut(windows).zip(winners.positions.par_chunks(windows));
+            grads.zip(xs.par_chunks(plane)).for_each_init(
+                || vec![0.0; windows],
+                |own, ((grads, positions), xs)| {
+                    own.iter_mut().zip(positions).for_each(|(x, position)| *x = xs[*position as usize]);
+                    scale(f, own, grads);
+                },
+            );
+            Gradient::Winners(winners)
+        }
+    }
 }
 
-struct Prelu;
+/// Multiplies every gradient with `f'` at its value.
+fn scale(f: Activation, xs: &[f32], grads: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            per_activation!(f, f => {
+                for (grad, &x) in grads.iter_mut().zip(xs) {
+                    *grad *= f.derivative(x);
+                }
+            })
+        },
+    )
+}
+
+struct Prelu(Shape);
 
 /// The sum of `x · grad_y` over all `x <= 0`, in an order that does not depend on the number of threads.
 fn grad_slope(xs: &[f32], grad_ys: &[f32]) -> f64 {
@@ -121,38 +159,31 @@ fn grad_slope(xs: &[f32], grad_ys: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
-impl CustomOp2 for Prelu {
+impl Kernel for Prelu {
     fn name(&self) -> &'static str {
         "prelu"
     }
 
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        slope: &CpuStorage,
-        slope_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let slope = values(slope, slope_layout)?[0] as f64;
-        let ys = apply(Activation::Prelu { slope }, values(xs, xs_layout)?);
-        Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
+    fn shape(&self) -> Shape {
+        self.0.clone()
     }
 
-    fn bwd(
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        map(Activation::Prelu { slope: inputs[1][0] as f64 }, inputs[0])
+    }
+
+    fn backward(
         &self,
-        xs: &Tensor,
-        slope: &Tensor,
-        _ys: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let f = Activation::Prelu { slope: with_values(slope, |slope| slope[0] as f64)? };
-        let (grad_xs, grad_slope) = with_values(xs, |xs| {
-            with_values(grad_ys, |grad_ys| (backward(f, xs, grad_ys), grad_slope(xs, grad_ys)))
-        })??;
-        Ok((
-            Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?),
-            Some(Tensor::full(grad_slope as f32, slope.shape(), slope.device())?),
-        ))
+        inputs: &[&[f32]],
+        _ys: &[f32],
+        grad_ys: Gradient,
+        _: &[bool],
+    ) -> Vec<Option<Gradient>> {
+        let f = Activation::Prelu { slope: inputs[1][0] as f64 };
+        let grad_ys = grad_ys.into_dense();
+        let grad_slope = grad_slope(inputs[0], &grad_ys) as f32;
+        let grad_xs = backward(f, inputs[0], Gradient::Dense(grad_ys));
+        vec![Some(grad_xs), Some(Gradient::Dense(vec![grad_slope]))]
     }
 }
 

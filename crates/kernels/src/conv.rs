@@ -3,7 +3,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, is_fast, matmul, sum, values, with_values};
+use crate::cpu::{Matrix, add_product, is_fast, sum, values, with_values};
 use crate::error::argument;
 
 /// Stride and zero padding of a convolution, the same in both directions.
@@ -193,7 +193,7 @@ impl Conv2d {
                     ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(*b));
                 }
                 let (weight, columns) = (Matrix::new(weight, s.k), Matrix::new(&columns, s.p));
-                matmul((s.o, s.p, s.k), ys, bias.is_some(), weight, columns, false);
+                add_product((s.o, s.p, s.k), ys, weight, columns, false);
             }
         });
         Ok((CpuStorage::F32(ys), (s.n, s.o, s.out.0, s.out.1).into()))
@@ -224,14 +224,15 @@ impl Conv2d {
                     if learns {
                         s.to_columns(image, &mut columns);
                         let columns = Matrix::new(&columns, s.p).transposed();
-                        matmul((s.o, s.k, s.p), &mut grad_weight, true, maps, columns, false);
+                        add_product((s.o, s.k, s.p), &mut grad_weight, maps, columns, false);
                     }
                     for (grad, map) in grad_bias.iter_mut().zip(grad_image.chunks_exact(s.p)) {
                         *grad += sum(map);
                     }
                     if let Some(grad_xs) = grad_xs.as_deref_mut() {
                         let weight = Matrix::new(weight, s.k).transposed();
-                        matmul((s.k, s.p, s.o), &mut grad_columns, false, weight, maps, false);
+                        grad_columns.fill(0.0);
+                        add_product((s.k, s.p, s.o), &mut grad_columns, weight, maps, false);
                         let own = &mut grad_xs[(n - g * s.group()) * s.input()..][..s.input()];
                         s.add_columns(&grad_columns, own);
                     }

@@ -1,5 +1,8 @@
 //! What all kernels share: slices out of tensors, run-time CPU dispatch, and the matrix product.
 
+use std::mem::MaybeUninit;
+use std::ops::{Deref, Range};
+
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -21,6 +24,37 @@ pub(crate) fn is_fast(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
+/// The values of a contiguous f32 tensor on the CPU, for reading.
+pub(crate) struct Values<'a> {
+    storage: Box<dyn Deref<Target = Storage> + 'a>,
+    range: Range<usize>,
+}
+
+impl<'a> Values<'a> {
+    pub fn of(tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let bounds = layout.contiguous_offsets();
+        match (&*storage, bounds) {
+            (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => {
+                Ok(Self { storage: Box::new(storage), range: start..end })
+            }
+            _ => candle_core::bail!("expected a contiguous f32 tensor on the CPU, found layout {layout:?}"),
+        }
+    }
+}
+
+impl Deref for Values<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &**self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
+            // `of` has made sure that there are some.
+            _ => &[],
+        }
+    }
+}
+
 /// The values of a contiguous f32 tensor's storage.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
@@ -36,11 +70,7 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
 /// When the tensor cannot be copied or converted.
 pub fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let tensor = tensor.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(f(values(storage, layout)?)),
-        _ => candle_core::bail!("expected a tensor on the CPU"),
-    }
+    Ok(f(&Values::of(&tensor)?))
 }
 
 /// Calls `op(offset, chunk of ys)` over chunks of `ys`, on all threads if there is more than one chunk.
@@ -50,6 +80,25 @@ pub(crate) fn for_chunks(ys: &mut [f32], op: impl Fn(usize, &mut [f32]) + Sync) 
     } else {
         ys.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| op(i * CHUNK, chunk));
     }
+}
+
+/// A vector of `len` values, made chunk by chunk on all threads: `write(offset, chunk)` writes every element of its
+/// chunk. Saves the time in which zeros would be written first.
+///
+/// # Safety
+/// `write` leaves no element of a chunk as it was.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn filled(
+    len: usize,
+    chunk: usize,
+    write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    let chunks = values.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1));
+    chunks.enumerate().for_each(|(i, own)| write(i * chunk, own));
+    // SAFETY: the chunks cover all of it, and the caller vouches for each.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.
@@ -78,31 +127,64 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `dst = lhs · rhs`, or `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
+/// `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
 #[allow(unsafe_code)]
-pub(crate) fn matmul(
-    (m, n, k): (usize, usize, usize),
+pub(crate) fn add_product(
+    size: (usize, usize, usize),
     dst: &mut [f32],
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    parallel: bool,
+) {
+    assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
+    // SAFETY: `dst` has room for m×n values, all of them initialised.
+    unsafe { gemm(size, dst.as_mut_ptr(), true, lhs, rhs, parallel) }
+}
+
+/// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.
+#[allow(unsafe_code)]
+pub(crate) fn product(
+    (m, n, k): (usize, usize, usize),
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    parallel: bool,
+) -> Vec<f32> {
+    if k == 0 {
+        return vec![0.0; m * n];
+    }
+    let mut dst = Vec::with_capacity(m * n);
+    // SAFETY: `dst` has room for m×n values, and the product writes them all.
+    unsafe {
+        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, parallel);
+        dst.set_len(m * n);
+    }
+    dst
+}
+
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`.
+///
+/// # Safety
+/// `dst` is valid for writing m×n values; when adding, they are initialised.
+#[allow(unsafe_code)]
+unsafe fn gemm(
+    (m, n, k): (usize, usize, usize),
+    dst: *mut f32,
     accumulate: bool,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
     parallel: bool,
 ) {
-    let size = m.checked_mul(n);
-    assert!(
-        size.is_some_and(|size| size <= dst.len()) && lhs.holds(m, k) && rhs.holds(k, n),
-        "matrix product out of bounds"
-    );
+    assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    // SAFETY: the assertion above keeps every element that the strides reach inside its slice, and `dst` is
-    // borrowed mutably, so it overlaps neither operand.
+    // SAFETY: the assertion above keeps every element that the strides reach inside its slice; the caller
+    // vouches for `dst`, which overlaps neither, as both are borrowed.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            dst.as_mut_ptr(),
+            dst,
             1,
             n as isize,
             accumulate,

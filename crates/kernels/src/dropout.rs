@@ -1,11 +1,13 @@
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 
-use crate::cpu::{CHUNK, for_chunks, is_fast, simd, values, with_values};
+use crate::cpu::{CHUNK, for_chunks, is_fast, simd};
 use crate::error::argument;
+use crate::gradient::Gradient;
+use crate::kernel::{Kernel, apply};
 use crate::{SELU_ALPHA, SELU_LAMBDA};
 
 /// Inverted dropout: every value is set to 0 with probability `rate`, the others are divided by `1 − rate`,
@@ -59,7 +61,10 @@ impl Mask {
     }
 
     fn apply(self, xs: &Tensor) -> Result<Tensor> {
-        if is_fast(&[xs]) { xs.contiguous()?.apply_op1(self) } else { twin::masked(xs, self) }
+        match is_fast(&[xs]) {
+            true => apply(Masked { mask: self, shape: xs.shape().clone() }, &[xs]),
+            false => twin::masked(xs, self),
+        }
     }
 
     /// Calls `write(elements, whether each is kept)` for runs of the `count` elements from `start` on, a
@@ -110,36 +115,43 @@ fn check(rate: f64) -> Result<()> {
     Ok(())
 }
 
-impl CustomOp1 for Mask {
+struct Masked {
+    mask: Mask,
+    shape: Shape,
+}
+
+impl Kernel for Masked {
     fn name(&self) -> &'static str {
         "dropout"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let xs = values(storage, layout)?;
-        let (scale, shift, dropped) = (self.scale as f32, self.shift as f32, self.dropped as f32);
+    fn shape(&self) -> Shape {
+        self.shape.clone()
+    }
+
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        let (mask, xs) = (self.mask, inputs[0]);
+        let (scale, shift, dropped) = (mask.scale as f32, mask.shift as f32, mask.dropped as f32);
         let mut ys = vec![0.0; xs.len()];
         for_chunks(&mut ys, |start, ys| {
             let xs = &xs[start..];
-            self.draw(start, ys.len(), |run, kept| {
+            mask.draw(start, ys.len(), |run, kept| {
                 choose(kept, &xs[run.clone()], &mut ys[run], (scale, shift, dropped));
             });
         });
-        Ok((CpuStorage::F32(ys), layout.shape().clone()))
+        ys
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
-        let scale = self.scale as f32;
-        let mut grad_xs = vec![0.0; xs.elem_count()];
-        with_values(grad_ys, |grad_ys| {
-            for_chunks(&mut grad_xs, |start, grad_xs| {
-                let grad_ys = &grad_ys[start..];
-                self.draw(start, grad_xs.len(), |run, kept| {
-                    choose(kept, &grad_ys[run.clone()], &mut grad_xs[run], (scale, 0.0, 0.0));
-                });
+    fn backward(&self, _: &[&[f32]], _ys: &[f32], grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
+        let (mask, grad_ys) = (self.mask, grad_ys.into_dense());
+        let mut grad_xs = vec![0.0; grad_ys.len()];
+        for_chunks(&mut grad_xs, |start, grad_xs| {
+            let grad_ys = &grad_ys[start..];
+            mask.draw(start, grad_xs.len(), |run, kept| {
+                choose(kept, &grad_ys[run.clone()], &mut grad_xs[run], (mask.scale as f32, 0.0, 0.0));
             });
-        })?;
-        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+        });
+        vec![Some(Gradient::Dense(grad_xs))]
     }
 }
 

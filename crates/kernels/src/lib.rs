@@ -29,11 +29,14 @@ mod cpu;
 mod cross_entropy;
 mod dropout;
 mod error;
+mod gradient;
+mod kernel;
 mod linear;
 mod math;
 mod pool;
 mod recycle;
 mod step;
+mod tape;
 
 pub use activate::{activate, derivatives, prelu};
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
@@ -46,6 +49,7 @@ pub use linear::linear;
 pub use pool::{avg_pool2d, max_pool2d};
 pub use recycle::Recycle;
 pub use step::{Rule, Slots};
+pub use tape::{Tape, off_the_record, record};
 
 /// The same formulas in candle's own operations, with candle's autograd: what the kernels are tested
 /// against, and what runs on other devices and for other dtypes.

@@ -1,9 +1,19 @@
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::OnceLock;
 
-use crate::cpu::{Matrix, add_rows, is_fast, matmul, values, with_values};
+use candle_core::{Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu::{Matrix, add_product, add_rows, filled, is_fast, product, simd};
 use crate::error::argument;
+use crate::gradient::Gradient;
+use crate::kernel::{Kernel, apply};
 
 /// `xs · weightᵀ + bias`, as PyTorch's `F.linear`. No gradient is computed for an `xs` that needs none.
+///
+/// Columns of `xs` that are constant over the batch, such as the margins of images or units that are dead or
+/// dropped, take no part in the matrix products: they act like a bias.
 ///
 /// # Shapes
 /// `xs`: `(.., I)`, `weight`: `(O, I)`, `bias`: `(O)`; the result is `(.., O)`.
@@ -12,139 +22,257 @@ use crate::error::argument;
 /// When the shapes do not belong together.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
-    if xs.dims().last() != Some(&i) {
+    let Some((_, rest)) = xs.dims().split_last().filter(|(last, _)| **last == i) else {
         return argument(format!("linear: expected inputs of {i} features, found shape {:?}", xs.dims()));
-    }
+    };
     if let Some(bias) = bias
         && bias.dims() != [o]
     {
         return argument(format!("linear: expected a bias of {o} values, found shape {:?}", bias.dims()));
     }
-    let fast = is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]));
-    if !fast {
+    if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
         return twin::linear(xs, weight, bias);
     }
-    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
+    let shape = [rest, &[o]].concat().into();
+    let kernel = Linear { n: rest.iter().product(), i, o, shape, compact: OnceLock::new() };
     match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Linear),
-        None => xs.apply_op2(&weight, Linear),
+        Some(bias) => apply(kernel, &[xs, weight, bias]),
+        None => apply(kernel, &[xs, weight]),
     }
 }
 
-struct Linear;
+/// `n` samples of `i` features to `o`.
+struct Linear {
+    n: usize,
+    i: usize,
+    o: usize,
+    shape: Shape,
+    /// Filled by the forward pass, if enough columns are constant.
+    compact: OnceLock<Compact>,
+}
 
-/// How many inputs there are: the product of all dimensions but the last.
-fn rows(dims: &[usize]) -> usize {
-    dims[..dims.len() - 1].iter().product()
+/// The columns of an input that vary over the batch.
+struct Compact {
+    /// In order. Short constant stretches between two that vary are taken along.
+    runs: Vec<Range<usize>>,
+    /// Columns in all runs.
+    width: usize,
+    /// These columns alone: `(n, width)`.
+    xs: Vec<f32>,
+}
+
+/// Constant stretches shorter than this are not worth leaving out.
+const SHORTEST: usize = 8;
+/// Rows that one task of a loop over a matrix handles.
+const ROWS: usize = 64;
+/// Products smaller than this (in multiplications) gain less than looking for constant columns costs.
+const SMALLEST: usize = 1 << 20;
+
+impl Compact {
+    /// `None` if too few columns are constant for it to pay.
+    fn of(xs: &[f32], n: usize, i: usize, o: usize) -> Option<Self> {
+        if n < 2 || n * i * o < SMALLEST {
+            return None;
+        }
+        let varies = varying(xs, i);
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut column = 0;
+        for stretch in varies.chunk_by(|a, b| a == b) {
+            let end = column + stretch.len();
+            if stretch[0] {
+                match runs.last_mut() {
+                    Some(run) if column - run.end < SHORTEST => run.end = end,
+                    _ => runs.push(column..end),
+                }
+            }
+            column = end;
+        }
+        let width = runs.iter().map(Range::len).sum();
+        // Copying costs, too.
+        if width * 8 > i * 7 {
+            return None;
+        }
+        let mut compact = Self { runs, width, xs: Vec::new() };
+        compact.xs = compact.columns(xs, i);
+        Some(compact)
+    }
+
+    /// The varying columns of a matrix in rows of `i` values.
+    #[allow(unsafe_code)]
+    fn columns(&self, matrix: &[f32], i: usize) -> Vec<f32> {
+        let (rows, width) = (matrix.len() / i, self.width);
+        // SAFETY: `width` is the length of all runs together, so they fill each row of `width`.
+        unsafe {
+            filled(rows * width, ROWS * width, |start, chunk| {
+                let rows =
+                    chunk.chunks_exact_mut(width.max(1)).zip(matrix[start / width * i..].chunks_exact(i));
+                for (mut to, from) in rows {
+                    for run in &self.runs {
+                        to = write(to, &from[run.clone()]);
+                    }
+                }
+            })
+        }
+    }
+
+    /// The constant stretches of `i` columns, in order.
+    fn constant(&self, i: usize) -> impl Iterator<Item = Range<usize>> {
+        let starts = std::iter::once(0).chain(self.runs.iter().map(|run| run.end));
+        let ends = self.runs.iter().map(|run| run.start).chain(std::iter::once(i));
+        starts.zip(ends).map(|(start, end)| start..end).filter(|run| !run.is_empty())
+    }
+}
+
+/// Copies `values` to the front of `to`, and returns what is behind them.
+fn write<'a>(to: &'a mut [MaybeUninit<f32>], values: &[f32]) -> &'a mut [MaybeUninit<f32>] {
+    let (front, rest) = to.split_at_mut(values.len());
+    front.write_copy_of_slice(values);
+    rest
+}
+
+/// Which columns of a matrix of rows of `i` differ somewhere from the first row.
+fn varying(xs: &[f32], i: usize) -> Vec<bool> {
+    const COLUMNS: usize = 256;
+    let (first, rest) = xs.split_at(i);
+    let mut varies = vec![0_u32; i];
+    varies.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, varies)| {
+        let start = block * COLUMNS;
+        let first = &first[start..start + varies.len()];
+        simd(
+            #[inline(always)]
+            || {
+                for row in rest.chunks_exact(i) {
+                    for ((varies, a), b) in varies.iter_mut().zip(first).zip(&row[start..]) {
+                        *varies |= a.to_bits() ^ b.to_bits();
+                    }
+                }
+            },
+        );
+    });
+    varies.iter().map(|bits| *bits != 0).collect()
 }
 
 impl Linear {
-    fn forward(
-        xs: (&CpuStorage, &Layout),
-        weight: (&CpuStorage, &Layout),
-        bias: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (o, i) = weight.1.shape().dims2()?;
-        let n = rows(xs.1.dims());
-        let mut ys = match bias {
-            Some(bias) => bias.repeat(n),
-            None => vec![0.0; n * o],
+    /// What every sample gets beside the product: the bias, and what the constant columns give.
+    fn base(&self, inputs: &[&[f32]], compact: Option<&Compact>) -> Vec<f32> {
+        let mut base = inputs.get(2).map_or_else(|| vec![0.0; self.o], |bias| bias.to_vec());
+        let Some(compact) = compact else { return base };
+        let (row, weight) = (&inputs[0][..self.i], inputs[1]);
+        base.par_iter_mut().zip(weight.par_chunks_exact(self.i)).with_min_len(ROWS).for_each(
+            |(base, weight)| {
+                for run in compact.constant(self.i).filter(|run| row[run.clone()].iter().any(|x| *x != 0.0)) {
+                    *base += dot(&row[run.clone()], &weight[run]);
+                }
+            },
+        );
+        base
+    }
+}
+
+impl Linear {
+    /// `gradsᵀ · xs`, for `grads` transposed, `(o, n)`.
+    #[allow(unsafe_code)]
+    fn grad_weight(&self, xs: &[f32], grads: Matrix<'_>, grad_bias: &[f32], parallel: bool) -> Vec<f32> {
+        let Self { n, i, o, .. } = *self;
+        let Some(compact) = self.compact.get() else {
+            return product((o, i, n), grads, Matrix::new(xs, i), parallel);
         };
-        let (xs_values, weight) = (values(xs.0, xs.1)?, values(weight.0, weight.1)?);
-        let (xs_matrix, weight) = (Matrix::new(xs_values, i), Matrix::new(weight, i).transposed());
-        matmul((n, o, i), &mut ys, bias.is_some(), xs_matrix, weight, true);
-        let mut shape = xs.1.dims().to_vec();
-        shape.pop();
-        shape.push(o);
-        Ok((CpuStorage::F32(ys), shape.into()))
+        let width = compact.width;
+        let varying = product((o, width, n), grads, Matrix::new(&compact.xs, width), parallel);
+        // SAFETY: runs and constant stretches take turns and cover all columns of each row.
+        unsafe {
+            filled(o * i, ROWS * i, |start, chunk| {
+                for (row, grads) in (start / i..).zip(chunk.chunks_exact_mut(i)) {
+                    let (mut varying, mut column) = (&varying[row * width..], 0);
+                    let mut rest = grads;
+                    for run in compact.runs.iter().chain([&(i..i)]) {
+                        let (constant, behind) = rest.split_at_mut(run.start - column);
+                        // The sum over samples is that of the gradients, times the constant.
+                        for (grad, x) in constant.iter_mut().zip(&xs[column..]) {
+                            grad.write(grad_bias[row] * x);
+                        }
+                        rest = write(behind, &varying[..run.len()]);
+                        (varying, column) = (&varying[run.len()..], run.end);
+                    }
+                }
+            })
+        }
+    }
+}
+
+/// The scalar product, summed up in eight interleaved lanes.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    simd(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0_f32; 8];
+            let (a, a_rest) = a.as_chunks::<8>();
+            let (b, b_rest) = b.as_chunks::<8>();
+            for (a, b) in a.iter().zip(b) {
+                for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                    *lane += a * b;
+                }
+            }
+            let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+            lanes.iter().sum::<f32>() + rest
+        },
+    )
+}
+
+impl Kernel for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
     }
 
-    /// Gradients of `xs` and `weight`, each if it needs one, and of the bias.
+    fn shape(&self) -> Shape {
+        self.shape.clone()
+    }
+
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        let Self { n, i, o, .. } = *self;
+        let (xs, weight) = (inputs[0], inputs[1]);
+        let compact = Compact::of(xs, n, i, o);
+        let mut ys = self.base(inputs, compact.as_ref()).repeat(n);
+        match &compact {
+            Some(compact) => {
+                let width = compact.width;
+                let weight = compact.columns(weight, i);
+                let weight = Matrix::new(&weight, width).transposed();
+                add_product((n, o, width), &mut ys, Matrix::new(&compact.xs, width), weight, true);
+            }
+            None => {
+                let weight = Matrix::new(weight, i).transposed();
+                add_product((n, o, i), &mut ys, Matrix::new(xs, i), weight, true);
+            }
+        }
+        if let Some(compact) = compact {
+            // The operation was made for this one call, so nothing can have been stored before.
+            let _ = self.compact.set(compact);
+        }
+        ys
+    }
+
     fn backward(
-        xs: &Tensor,
-        weight: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Tensor)> {
-        let (o, i) = weight.dims2()?;
-        let n = rows(xs.dims());
-        let device = xs.device();
-        with_values(grad_ys, |grad_ys| {
-            let rows = Matrix::new(grad_ys, o);
-            let grad_xs = if xs.track_op() {
-                let mut grad = vec![0.0; n * i];
-                with_values(weight, |w| matmul((n, i, o), &mut grad, false, rows, Matrix::new(w, i), true))?;
-                Some(Tensor::from_vec(grad, xs.shape(), device)?)
-            } else {
-                None
-            };
-            let grad_weight = if weight.track_op() {
-                let (mut grad, rows) = (vec![0.0; o * i], rows.transposed());
-                with_values(xs, |xs| matmul((o, i, n), &mut grad, false, rows, Matrix::new(xs, i), true))?;
-                Some(Tensor::from_vec(grad, (o, i), device)?)
-            } else {
-                None
-            };
-            let mut grad_bias = vec![0.0; o];
-            add_rows(&mut grad_bias, grad_ys);
-            Ok((grad_xs, grad_weight, Tensor::from_vec(grad_bias, o, device)?))
-        })?
-    }
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
         &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((xs, xs_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        _ys: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad_xs, grad_weight, _) = Self::backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, grad_weight))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((xs, xs_layout), (weight, weight_layout), Some(values(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _ys: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad_xs, grad_weight, grad_bias) = Self::backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, grad_weight, Some(grad_bias)))
+        inputs: &[&[f32]],
+        _ys: &[f32],
+        grad_ys: Gradient,
+        wanted: &[bool],
+    ) -> Vec<Option<Gradient>> {
+        let Self { n, i, o, .. } = *self;
+        let (xs, weight) = (inputs[0], inputs[1]);
+        let grad_ys = grad_ys.into_dense();
+        let grads = Matrix::new(&grad_ys, o);
+        let mut grad_bias = vec![0.0; o];
+        add_rows(&mut grad_bias, &grad_ys);
+        // Both products have as many operations: side by side they need no further splitting on two threads.
+        let alone = !(wanted[0] && wanted[1]) || rayon::current_num_threads() > 2;
+        let (grad_xs, grad_weight) = rayon::join(
+            || wanted[0].then(|| product((n, i, o), grads, Matrix::new(weight, i), alone)),
+            || wanted[1].then(|| self.grad_weight(xs, grads.transposed(), &grad_bias, alone)),
+        );
+        let gradients = [grad_xs, grad_weight, Some(grad_bias)];
+        gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()
     }
 }
 

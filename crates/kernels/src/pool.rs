@@ -1,10 +1,12 @@
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{CHUNK, is_fast, simd, values, with_values};
+use crate::cpu::{CHUNK, is_fast, simd};
 use crate::error::argument;
+use crate::gradient::{Gradient, Winners};
+use crate::kernel::{Kernel, apply};
 
 /// The largest value of every window; its gradient goes to the first largest one, in row order. NaN wins.
 ///
@@ -19,7 +21,7 @@ pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -
     if !is_fast(&[xs]) {
         return twin::max_pool2d(xs, kernel, stride);
     }
-    xs.contiguous()?.apply_op1(MaxPool2d { shape, winners: OnceLock::new() })
+    apply(MaxPool2d { shape, winners: OnceLock::new() }, &[xs])
 }
 
 /// The mean of every window.
@@ -34,7 +36,7 @@ pub fn avg_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -
     if !is_fast(&[xs]) {
         return twin::avg_pool2d(xs, kernel, stride);
     }
-    xs.contiguous()?.apply_op1(AvgPool2d(shape))
+    apply(AvgPool2d(shape), &[xs])
 }
 
 /// `new` where its value is larger than that of `best`, or NaN. Without a branch: nobody can predict which wins.
@@ -133,17 +135,20 @@ impl PoolShape {
 struct MaxPool2d {
     shape: PoolShape,
     /// For every output, the index in its input plane of the value that won; filled by the forward pass.
-    winners: OnceLock<Vec<u32>>,
+    winners: OnceLock<Arc<Vec<u32>>>,
 }
 
-impl CustomOp1 for MaxPool2d {
+impl Kernel for MaxPool2d {
     fn name(&self) -> &'static str {
         "max_pool2d"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let s = self.shape;
-        let xs = values(storage, layout)?;
+    fn shape(&self) -> Shape {
+        self.shape.result_shape()
+    }
+
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        let (s, xs) = (self.shape, inputs[0]);
         let mut ys = vec![0.0; s.n * s.c * s.out_plane()];
         let mut winners = vec![0_u32; ys.len()];
         let size = s.group() * s.out_plane();
@@ -158,44 +163,35 @@ impl CustomOp1 for MaxPool2d {
             }
         });
         // The operation was made for this one call, so nothing can have been stored before.
-        let _ = self.winners.set(winners);
-        Ok((CpuStorage::F32(ys), s.result_shape()))
+        let _ = self.winners.set(Arc::new(winners));
+        ys
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
+    fn backward(&self, _: &[&[f32]], _ys: &[f32], grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
         let s = self.shape;
-        let Some(winners) = self.winners.get() else {
-            candle_core::bail!("max_pool2d: the backward pass came before the forward pass");
-        };
-        let mut grad_xs = vec![0.0; xs.elem_count()];
-        with_values(grad_ys, |grad_ys| {
-            let size = s.group() * s.out_plane();
-            let groups = grad_ys.par_chunks(size).zip(winners.par_chunks(size));
-            grad_xs.par_chunks_mut(s.group() * s.plane).zip(groups).for_each(
-                |(grad_xs, (grad_ys, winners))| {
-                    let planes = grad_ys.chunks_exact(s.out_plane()).zip(winners.chunks_exact(s.out_plane()));
-                    for (grad_xs, (grad_ys, winners)) in grad_xs.chunks_exact_mut(s.plane).zip(planes) {
-                        for (&winner, &grad) in winners.iter().zip(grad_ys) {
-                            grad_xs[winner as usize] += grad;
-                        }
-                    }
-                },
-            );
-        })?;
-        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+        let winners = self.winners.get().map(|positions| Winners {
+            values: grad_ys.into_dense(),
+            positions: Arc::clone(positions),
+            windows: s.out_plane(),
+            plane: s.plane,
+        });
+        vec![winners.map(Gradient::Winners)]
     }
 }
 
 struct AvgPool2d(PoolShape);
 
-impl CustomOp1 for AvgPool2d {
+impl Kernel for AvgPool2d {
     fn name(&self) -> &'static str {
         "avg_pool2d"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let s = self.0;
-        let xs = values(storage, layout)?;
+    fn shape(&self) -> Shape {
+        self.0.result_shape()
+    }
+
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        let (s, xs) = (self.0, inputs[0]);
         let scale = 1.0 / (s.kernel.0 * s.kernel.1) as f32;
         let mut ys = vec![0.0; s.n * s.c * s.out_plane()];
         let groups = ys.par_chunks_mut(s.group() * s.out_plane());
@@ -207,29 +203,27 @@ impl CustomOp1 for AvgPool2d {
                 });
             }
         });
-        Ok((CpuStorage::F32(ys), s.result_shape()))
+        ys
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad_ys: &Tensor) -> Result<Option<Tensor>> {
-        let s = self.0;
+    fn backward(&self, _: &[&[f32]], _ys: &[f32], grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
+        let (s, grad_ys) = (self.0, grad_ys.into_dense());
         let scale = 1.0 / (s.kernel.0 * s.kernel.1) as f32;
-        let mut grad_xs = vec![0.0; xs.elem_count()];
-        with_values(grad_ys, |grad_ys| {
-            let groups = grad_ys.par_chunks(s.group() * s.out_plane());
-            grad_xs.par_chunks_mut(s.group() * s.plane).zip(groups).for_each(|(grad_xs, grad_ys)| {
-                let planes = grad_xs.chunks_exact_mut(s.plane).zip(grad_ys.chunks_exact(s.out_plane()));
-                for (grad_xs, grad_ys) in planes {
-                    s.for_windows(|out, first| {
-                        for dy in 0..s.kernel.0 {
-                            for grad_x in &mut grad_xs[first + dy * s.w..][..s.kernel.1] {
-                                *grad_x += grad_ys[out] * scale;
-                            }
+        let mut grad_xs = vec![0.0; s.n * s.c * s.plane];
+        let groups = grad_ys.par_chunks(s.group() * s.out_plane());
+        grad_xs.par_chunks_mut(s.group() * s.plane).zip(groups).for_each(|(grad_xs, grad_ys)| {
+            let planes = grad_xs.chunks_exact_mut(s.plane).zip(grad_ys.chunks_exact(s.out_plane()));
+            for (grad_xs, grad_ys) in planes {
+                s.for_windows(|out, first| {
+                    for dy in 0..s.kernel.0 {
+                        for grad_x in &mut grad_xs[first + dy * s.w..][..s.kernel.1] {
+                            *grad_x += grad_ys[out] * scale;
                         }
-                    });
-                }
-            });
-        })?;
-        Ok(Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?))
+                    }
+                });
+            }
+        });
+        vec![Some(Gradient::Dense(grad_xs))]
     }
 }
 

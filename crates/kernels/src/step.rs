@@ -96,37 +96,55 @@ impl Rule {
 }
 
 impl Constants {
-    /// The new parameter; `a` and `b` are the first and second slot.
+    /// Moves the parameters `p` by the gradients `g`; `a` and `b` are the first and second slot, of those that the
+    /// rule has.
     #[inline(always)]
-    fn update(self, p: f32, g: f32, a: &mut f32, b: &mut f32) -> f32 {
+    fn step(self, p: &mut [f32], g: &[f32], a: &mut [f32], b: &mut [f32]) {
         let rate = self.rate;
+        let elements = p.iter_mut().zip(g);
         match self.rule {
+            Rule::Sgd { momentum: 0.0, weight_decay, .. } => {
+                let decay = weight_decay as f32;
+                for (p, g) in elements {
+                    *p -= rate * (g + decay * *p);
+                }
+            }
             Rule::Sgd { momentum, nesterov, weight_decay } => {
-                let (momentum, g) = (momentum as f32, g + weight_decay as f32 * p);
-                *a = momentum * *a + g;
-                p - rate * if nesterov { g + momentum * *a } else { *a }
+                let (momentum, decay) = (momentum as f32, weight_decay as f32);
+                for ((p, g), a) in elements.zip(a) {
+                    let g = g + decay * *p;
+                    *a = momentum * *a + g;
+                    *p -= rate * if nesterov { g + momentum * *a } else { *a };
+                }
             }
             Rule::Adam { beta1, beta2, eps, weight_decay, decoupled } => {
-                let (decay, keep) = if decoupled {
-                    (0.0, 1.0 - self.rate * weight_decay as f32)
-                } else {
-                    (weight_decay as f32, 1.0)
-                };
-                let g = g + decay * p;
-                *a = beta1 as f32 * *a + (1.0 - beta1) as f32 * g;
-                *b = beta2 as f32 * *b + (1.0 - beta2) as f32 * g * g;
-                p * keep - rate / self.correction.0 * *a / (b.sqrt() / self.correction.1 + eps as f32)
+                let decay = weight_decay as f32;
+                let (penalty, keep) = if decoupled { (0.0, 1.0 - rate * decay) } else { (decay, 1.0) };
+                let (mean, new) = (beta1 as f32, (1.0 - beta1) as f32);
+                let (mean_square, new_square) = (beta2 as f32, (1.0 - beta2) as f32);
+                let (rate, root, eps) = (rate / self.correction.0, self.correction.1, eps as f32);
+                for (((p, g), a), b) in elements.zip(a).zip(b) {
+                    let g = g + penalty * *p;
+                    *a = mean * *a + new * g;
+                    *b = mean_square * *b + new_square * g * g;
+                    *p = *p * keep - rate * *a / (b.sqrt() / root + eps);
+                }
             }
             Rule::RmsProp { alpha, eps } => {
-                *a = alpha as f32 * *a + (1.0 - alpha) as f32 * g * g;
-                p - rate * g / (a.sqrt() + eps as f32)
+                let (mean, new, eps) = (alpha as f32, (1.0 - alpha) as f32, eps as f32);
+                for ((p, g), a) in elements.zip(a) {
+                    *a = mean * *a + new * g * g;
+                    *p -= rate * g / (a.sqrt() + eps);
+                }
             }
             Rule::Adadelta { rho, eps } => {
-                let (rho, one_less, eps) = (rho as f32, (1.0 - rho) as f32, eps as f32);
-                *a = rho * *a + one_less * g * g;
-                let delta = (*b + eps).sqrt() / (*a + eps).sqrt() * g;
-                *b = rho * *b + one_less * delta * delta;
-                p - rate * delta
+                let (mean, new, eps) = (rho as f32, (1.0 - rho) as f32, eps as f32);
+                for (((p, g), a), b) in elements.zip(a).zip(b) {
+                    *a = mean * *a + new * g * g;
+                    let delta = (*b + eps).sqrt() / (*a + eps).sqrt() * g;
+                    *b = mean * *b + new * delta * delta;
+                    *p -= rate * delta;
+                }
             }
         }
     }
@@ -278,46 +296,10 @@ fn step(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [
         rayon::join(|| step(constants, p0, g0, a0, b0), || step(constants, p1, g1, a1, b1));
         return;
     }
-    // The rule's kind is known before the loop; telling the compiler makes the loop vector code.
-    macro_rules! arm {
-        ($rule:expr) => {{
-            let constants = Constants { rule: $rule, ..constants };
-            simd(
-                #[inline(always)]
-                || run(constants, parameter, gradient, a, b),
-            )
-        }};
-    }
-    match constants.rule {
-        Rule::Sgd { momentum: 0.0, weight_decay, .. } => {
-            arm!(Rule::Sgd { momentum: 0.0, nesterov: false, weight_decay })
-        }
-        Rule::Sgd { momentum, nesterov: false, weight_decay } => {
-            arm!(Rule::Sgd { momentum, nesterov: false, weight_decay })
-        }
-        Rule::Sgd { momentum, nesterov: true, weight_decay } => {
-            arm!(Rule::Sgd { momentum, nesterov: true, weight_decay })
-        }
-        Rule::Adam { beta1, beta2, eps, weight_decay, decoupled } => {
-            arm!(Rule::Adam { beta1, beta2, eps, weight_decay, decoupled })
-        }
-        Rule::RmsProp { alpha, eps } => arm!(Rule::RmsProp { alpha, eps }),
-        Rule::Adadelta { rho, eps } => arm!(Rule::Adadelta { rho, eps }),
-    }
-}
-
-#[inline(always)]
-fn run(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [f32], b: &mut [f32]) {
-    let elements = parameter.iter_mut().zip(gradient);
-    match (a.is_empty(), b.is_empty()) {
-        (true, _) => elements.for_each(|(p, g)| *p = constants.update(*p, *g, &mut 0.0, &mut 0.0)),
-        (false, true) => {
-            elements.zip(a).for_each(|((p, g), a)| *p = constants.update(*p, *g, a, &mut 0.0));
-        }
-        (false, false) => {
-            elements.zip(a).zip(b).for_each(|(((p, g), a), b)| *p = constants.update(*p, *g, a, b));
-        }
-    }
+    simd(
+        #[inline(always)]
+        || constants.step(parameter, gradient, a, b),
+    );
 }
 
 pub(crate) mod twin {

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use taper_data::Batch;
 use taper_hooks::{FirstFault, Observer, Pass, Rng};
-use taper_kernels::{cross_entropy, with_values};
+use taper_kernels::{cross_entropy, record, with_values};
 use taper_nn::Model;
 use taper_report::{Score, Split, SplitReport};
 
@@ -41,9 +41,13 @@ fn train_here(
         let Batch { images, labels } = batch?;
         let before = rng.clone();
         let mut pass = Pass::train(observer, rng);
-        let logits = model.forward(&mut pass, &images)?;
+        let (outcome, tape) = record(|| {
+            let logits = model.forward(&mut pass, &images)?;
+            let loss = cross_entropy(&logits, &labels)?;
+            candle_core::Result::Ok((logits, loss))
+        });
         let observing = pass.observing();
-        let loss = cross_entropy(&logits, &labels)?;
+        let (logits, loss) = outcome?;
         running.add(&loss, &logits, &labels, observing)?;
         let value = loss.to_scalar::<f32>()?;
         if !value.is_finite() {
@@ -54,7 +58,7 @@ fn train_here(
             return Err(Error::NotFinite { loss: value, epoch: None, batch: i + 1, site });
         }
         learning_rate = Some(optimizer.learning_rate());
-        optimizer.step(&loss.backward()?)?;
+        optimizer.step(&tape.backward(&loss)?)?;
     }
     Ok(SplitReport { learning_rate, ..running.report(Split::Train) })
 }

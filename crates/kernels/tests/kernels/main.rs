@@ -8,6 +8,7 @@ mod edges;
 mod goldens;
 mod optimisers;
 mod reproducible;
+mod tape;
 mod twins;
 
 use candle_core::{DType, Device, Tensor, Var};

@@ -1,7 +1,9 @@
 //! Every kernel against its twin on random shapes: values, and gradients for every argument that has one.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use taper_kernels::{Conv2dGeometry, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu, twin};
 
 use crate::{assert_close_in_scale, cases, gradients, random, scattered, var};
@@ -50,6 +52,31 @@ proptest! {
     ) {
         let xs = [&lead[..], &[i]].concat();
         let mut args = vec![random(seed, &xs), random(seed ^ 1, &[o, i])];
+        if bias {
+            args.push(random(seed ^ 2, &[o]));
+        }
+        agree(&args, |a| linear(&a[0], &a[1], a.get(2)), |a| twin::linear(&a[0], &a[1], a.get(2)));
+    }
+
+    #[test]
+    fn linear_over_columns_that_are_constant_agrees_with_its_twin(
+        share in 0.0..1.0_f64, value in prop::sample::select(vec![0.0_f32, -0.4242, 3.0]), bias: bool, seed: u64,
+    ) {
+        // Large enough for constant columns to be looked for.
+        let (n, i, o) = (32, 300, 120);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut constant = false;
+        let columns: Vec<bool> = (0..i).map(|_| {
+            if rng.random_bool(0.1) {
+                constant = rng.random_bool(share);
+            }
+            constant
+        }).collect();
+        let mut xs: Vec<f32> = random(seed, &[n, i]).flatten_all().unwrap().to_vec1().unwrap();
+        for row in xs.chunks_exact_mut(i) {
+            row.iter_mut().zip(&columns).filter(|(_, constant)| **constant).for_each(|(x, _)| *x = value);
+        }
+        let mut args = vec![Tensor::from_vec(xs, (n, i), &Device::Cpu).unwrap(), random(seed ^ 1, &[o, i])];
         if bias {
             args.push(random(seed ^ 2, &[o]));
         }

@@ -1,0 +1,110 @@
+//! Gradients that go back along a tape are those of candle's own backward pass.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var};
+use taper_kernels::{
+    Activation, activate, cross_entropy, dropout, linear, max_pool2d, off_the_record, prelu, record,
+};
+
+use crate::{assert_close_in_scale, bits, random, var};
+
+fn gradient(gradients: &GradStore, of: &Var) -> Tensor {
+    gradients.get(of).expect("a gradient for every variable").clone()
+}
+
+/// Asserts that both ways back from `loss` give the same gradients of all `vars`.
+#[track_caller]
+fn agree(vars: &[Var], loss: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let (taped, tape) = record(|| loss(&tensors).unwrap());
+    let plain = loss(&tensors).unwrap();
+    assert_eq!(bits(&taped), bits(&plain), "loss");
+    let (taped, plain) = (tape.backward(&taped).unwrap(), plain.backward().unwrap());
+    for (i, var) in vars.iter().enumerate() {
+        assert_close_in_scale(&format!("gradient {i}"), &gradient(&taped, var), &gradient(&plain, var), 1e-6);
+    }
+}
+
+fn vars(shapes: &[&[usize]]) -> Vec<Var> {
+    (0..).zip(shapes).map(|(seed, shape)| var(&random(seed, shape))).collect()
+}
+
+#[test]
+fn through_a_network_of_kernels() {
+    let targets = Tensor::new(&[1_u32, 0, 3], &candle_core::Device::Cpu).unwrap();
+    agree(&vars(&[&[3, 5], &[8, 5], &[8], &[4, 8], &[1]]), |v| {
+        let hidden = activate(&linear(&v[0], &v[1], Some(&v[2]))?, Activation::Tanh)?;
+        let logits = prelu(&linear(&dropout(&hidden, 0.3, 7)?, &v[3], None)?, &v[4])?;
+        cross_entropy(&logits, &targets)
+    });
+}
+
+#[test]
+fn through_operations_of_candle_between_them() {
+    agree(&vars(&[&[3, 4], &[4, 4], &[4, 4]]), |v| {
+        let first = activate(&linear(&v[0], &v[1], None)?, Activation::Silu)?;
+        // A residual connection, a transposed weight, and a loss of candle's own.
+        let second = (&first + activate(&linear(&first, &v[2].t()?, None)?, Activation::Relu)?)?;
+        let third = linear(&(second * 0.5)?, &v[1], None)?;
+        (third.sqr()? + &first)?.mean_all()
+    });
+}
+
+#[test]
+fn through_reshaped_views() {
+    agree(&vars(&[&[2, 3, 6, 6], &[5, 27]]), |v| {
+        let pooled = max_pool2d(&activate(&v[0], Activation::Relu)?, (2, 2), (2, 2))?;
+        linear(&pooled.flatten_from(1)?, &v[1], None)?.sqr()?.sum_all()
+    });
+}
+
+#[test]
+fn of_a_result_that_is_used_more_than_once() {
+    agree(&vars(&[&[3, 4], &[4, 4]]), |v| {
+        let ys = linear(&v[0], &v[1], None)?;
+        let both = (activate(&ys, Activation::Relu)? + activate(&ys, Activation::Tanh)?)?;
+        // The weight is used again, too.
+        linear(&both, &v[1], None)?.sum_all()
+    });
+}
+
+#[test]
+fn of_a_loss_without_kernels() {
+    agree(&vars(&[&[3, 4]]), |v| v[0].sqr()?.sum_all());
+}
+
+#[test]
+fn nothing_goes_back_through_what_was_detached() {
+    let xs = var(&random(1, &[3, 4]));
+    let (loss, tape) = record(|| {
+        let ys = activate(&xs, Activation::Relu).unwrap();
+        let cut = ys.detach().reshape((4, 3)).unwrap();
+        activate(&cut, Activation::Relu).unwrap().sum_all().unwrap()
+    });
+    assert!(tape.backward(&loss).unwrap().get(&xs).is_none());
+}
+
+#[test]
+fn outside_of_a_recording_candle_keeps_the_graph() {
+    let xs = var(&random(1, &[3, 4]));
+    let ((), tape) = record(|| {
+        off_the_record(|| {
+            let loss = activate(&xs, Activation::Relu).unwrap().sum_all().unwrap();
+            assert!(loss.backward().unwrap().get(&xs).is_some());
+        });
+        let (inner, tape) = record(|| activate(&xs, Activation::Relu).unwrap().sum_all().unwrap());
+        assert!(tape.backward(&inner).unwrap().get(&xs).is_some());
+    });
+    drop(tape);
+    let after = activate(&xs, Activation::Relu).unwrap().sum_all().unwrap();
+    assert!(after.backward().unwrap().get(&xs).is_some());
+}
+
+#[test]
+fn a_forward_pass_that_panics_leaves_no_tape_behind() {
+    let xs = var(&random(1, &[3, 4]));
+    let caught = std::panic::catch_unwind(|| record(|| panic!("on purpose")));
+    assert!(caught.is_err());
+    let after = activate(&xs, Activation::Relu).unwrap().sum_all().unwrap();
+    assert!(after.backward().unwrap().get(&xs).is_some());
+}

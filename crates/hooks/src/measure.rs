@@ -1,18 +1,21 @@
 //! One pass over a batch's values: here the plain way, which reads like the definitions and takes any values;
 //! in `fast` the vectorised one for finite values, which is tested against it.
 
+mod bins;
 mod fast;
+mod span;
 
 use rayon::prelude::*;
-use taper_kernels::{Activation, simd};
+use taper_kernels::Activation;
 
 use crate::Parts;
 use crate::moments::Moments;
 use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, sparseness};
 
-/// Values that one task measures: they stay in a core's cache through all parts of the pass, and a small layer
-/// still makes work for every thread.
+/// Values that make a block at least, so that the work outweighs making and merging its tally.
 const BLOCK: usize = 16 * 1024;
+/// Blocks of a batch at most, as each has a tally; they are shared out among the threads.
+const BLOCKS: usize = 32;
 
 /// A batch at one site: `(N, units, positions)` in row-major order.
 #[derive(Clone, Copy)]
@@ -36,18 +39,15 @@ impl Batch<'_> {
         if self.ys.is_empty() {
             return tally;
         }
-        let size = (BLOCK / self.sample()).max(1) * self.sample();
+        let samples = (self.ys.len() / self.sample()).div_ceil(BLOCKS).max(BLOCK / self.sample()).max(1);
+        let size = samples * self.sample();
         let blocks: Vec<Tally> = self
             .ys
             .par_chunks(size)
             .zip(self.xs.par_chunks(size))
             .map(|(ys, xs)| {
                 let block = Self { xs, ys, ..self };
-                let finite = simd(
-                    #[inline(always)]
-                    || ys.iter().filter(|y| !y.is_finite()).count() == 0,
-                );
-                if finite { block.fast(parts) } else { block.plain(parts) }
+                block.fast(parts).unwrap_or_else(|| block.plain(parts))
             })
             .collect();
         blocks.iter().for_each(|block| tally.merge(block));

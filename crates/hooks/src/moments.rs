@@ -19,39 +19,39 @@ impl Default for Moments {
 }
 
 impl Moments {
-    /// Of finite values.
+    /// Of finite values, in two passes over each piece of them.
     pub fn of(ys: &[f32]) -> Self {
         let mut moments = Self::default();
         for ys in ys.chunks(CHUNK) {
-            let wide = Wide::of(ys);
-            moments.merge(&Self::of_chunk(ys, &wide, wide.sum()));
+            let mean = ys.iter().map(|y| *y as f64).sum::<f64>() / ys.len() as f64;
+            let mut powers = [0.0; 4];
+            for y in ys {
+                let d = *y as f64 - mean;
+                for (k, sum) in (1..).zip(&mut powers) {
+                    *sum += d.powi(k);
+                }
+            }
+            let extremes =
+                ys.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), y| (a.min(*y), b.max(*y)));
+            moments.merge(&Self::about(mean, powers, ys.len() as u64, extremes));
         }
         moments
     }
 
-    /// Of up to [`CHUNK`] finite values and at least one, in two passes over them.
+    /// Of `count` values, from the sums of the first four powers of their deviations from `shift`, which should
+    /// lie among them, and from the smallest and the largest.
     #[inline(always)]
-    pub fn of_chunk(ys: &[f32], wide: &Wide, sum: f64) -> Self {
-        let count = ys.len() as f64;
-        let mean = sum / count;
-        let [m1, m2, m3, m4] = wide.central(mean);
-        // `mean` is off by a rounding error: the first moment about it says by how much.
-        let e = m1 / count;
-        let (min, max) = extremes(ys);
+    pub fn about(shift: f64, [p1, p2, p3, p4]: [f64; 4], count: u64, (min, max): (f32, f32)) -> Self {
+        let e = p1 / count as f64;
         Self {
-            count: ys.len() as u64,
-            mean: mean + e,
-            m2: m2 - e * m1,
-            m3: m3 - 3.0 * e * m2 + 2.0 * e * e * m1,
-            m4: m4 - 4.0 * e * m3 + 6.0 * e * e * m2 - 3.0 * e * e * e * m1,
+            count,
+            mean: shift + e,
+            m2: p2 - e * p1,
+            m3: p3 - 3.0 * e * p2 + 2.0 * e * e * p1,
+            m4: p4 - 4.0 * e * p3 + 6.0 * e * e * p2 - 3.0 * e * e * e * p1,
             min,
             max,
         }
-    }
-
-    /// Of so many zeros.
-    pub fn zeros(count: u64) -> Self {
-        Self { count, min: 0.0, max: 0.0, ..Self::default() }
     }
 
     pub fn merge(&mut self, other: &Self) {
@@ -102,107 +102,9 @@ impl Moments {
     }
 }
 
-/// Values that are measured together at most: with their f64 copies they stay in the first-level cache.
+/// Values that are measured together at most: they stay in the first-level cache, and few enough to sum up
+/// powers of.
 pub(crate) const CHUNK: usize = 1024;
-/// Values that are summed up side by side.
-const LANES: usize = 8;
-
-/// Up to [`CHUNK`] values in f64, with their sums. Everything below is one simple loop after the other, because
-/// only such loops become vector code without fail.
-pub(crate) struct Wide {
-    ys: [f64; CHUNK],
-    len: usize,
-}
-
-impl Wide {
-    #[inline(always)]
-    pub fn of(ys: &[f32]) -> Self {
-        let mut wide = Self { ys: [0.0; CHUNK], len: ys.len() };
-        for (wide, y) in wide.ys.iter_mut().zip(ys) {
-            *wide = *y as f64;
-        }
-        wide
-    }
-
-    #[inline(always)]
-    pub fn sum(&self) -> f64 {
-        lane_sum(&self.ys[..self.len])
-    }
-
-    #[inline(always)]
-    pub fn sum_abs(&self) -> f64 {
-        let (mut lanes, (eights, rest)) = ([0.0; LANES], self.ys[..self.len].as_chunks::<LANES>());
-        for ys in eights {
-            for (lane, y) in lanes.iter_mut().zip(ys) {
-                *lane += y.abs();
-            }
-        }
-        lanes.iter().sum::<f64>() + rest.iter().map(|y| y.abs()).sum::<f64>()
-    }
-
-    #[inline(always)]
-    pub fn sum_squares(&self) -> f64 {
-        lane_dot(&self.ys[..self.len], &self.ys[..self.len])
-    }
-
-    /// Sums of the first four powers of `y − mean`.
-    #[inline(always)]
-    fn central(&self, mean: f64) -> [f64; 4] {
-        let (mut ds, mut squares) = ([0.0; CHUNK], [0.0; CHUNK]);
-        for (d, y) in ds.iter_mut().zip(&self.ys[..self.len]) {
-            *d = y - mean;
-        }
-        let ds = &ds[..self.len];
-        for (square, d) in squares.iter_mut().zip(ds) {
-            *square = d * d;
-        }
-        let squares = &squares[..self.len];
-        [lane_sum(ds), lane_sum(squares), lane_dot(squares, ds), lane_dot(squares, squares)]
-    }
-}
-
-#[inline(always)]
-fn lane_sum(xs: &[f64]) -> f64 {
-    let (mut lanes, (eights, rest)) = ([0.0; LANES], xs.as_chunks::<LANES>());
-    for xs in eights {
-        for (lane, x) in lanes.iter_mut().zip(xs) {
-            *lane += x;
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().sum::<f64>()
-}
-
-#[inline(always)]
-fn lane_dot(xs: &[f64], ys: &[f64]) -> f64 {
-    let (mut lanes, (x_eights, x_rest), (y_eights, y_rest)) =
-        ([0.0; LANES], xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
-    for (xs, ys) in x_eights.iter().zip(y_eights) {
-        for ((lane, x), y) in lanes.iter_mut().zip(xs).zip(ys) {
-            *lane += x * y;
-        }
-    }
-    lanes.iter().sum::<f64>() + x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum::<f64>()
-}
-
-/// The smallest and the largest value.
-#[inline(always)]
-fn extremes(ys: &[f32]) -> (f32, f32) {
-    const WIDE: usize = 16;
-    let (mut low, mut high) = ([f32::INFINITY; WIDE], [f32::NEG_INFINITY; WIDE]);
-    let (chunks, rest) = ys.as_chunks::<WIDE>();
-    for ys in chunks {
-        for (low, &y) in low.iter_mut().zip(ys) {
-            *low = if y < *low { y } else { *low };
-        }
-    }
-    for ys in chunks {
-        for (high, &y) in high.iter_mut().zip(ys) {
-            *high = if y > *high { y } else { *high };
-        }
-    }
-    let (min, max) = (|a: f32, b: &f32| a.min(*b), |a: f32, b: &f32| a.max(*b));
-    (rest.iter().chain(&low).fold(f32::INFINITY, min), rest.iter().chain(&high).fold(f32::NEG_INFINITY, max))
-}
 
 #[cfg(test)]
 mod tests {

@@ -94,7 +94,9 @@ impl Batch<'_> {
                 finite.push(y);
             }
             tally.samples += 1;
-            tally.per_sample.add(counted, active, sum_abs, sum_squares);
+            if parts.samples {
+                tally.per_sample.add(counted, active, sum_abs, sum_squares);
+            }
         }
         if parts.moments {
             tally.moments = Moments::of(&finite);

@@ -20,16 +20,16 @@ impl Bins {
         Self(vec![0; if wanted { 4 * Self::SIZE } else { 0 }])
     }
 
-    /// Counts a span's values, none of them zero: `first` so many times and, of `others`, all that differ from it.
+    /// Counts a span's values, none of them zero: the background so many times and, of `others`, all that differ from it.
     #[inline(always)]
-    pub fn add(&mut self, others: &[f32], first: f32, firsts: u64) {
+    pub fn add(&mut self, others: &[f32], background: f32, backgrounds: u64) {
         let counts: &mut [u32; 4 * Self::SIZE] =
             self.0.first_chunk_mut().expect("there is room where a histogram is wanted");
-        counts[4 * Self::of(first) as usize % (4 * Self::SIZE)] += firsts as u32;
+        counts[4 * Self::of(background) as usize % (4 * Self::SIZE)] += backgrounds as u32;
         let mut own = [0_u32; CHUNK / 4];
         for others in others.chunks(own.len()) {
             for (i, (own, &y)) in (0..).zip(own.iter_mut().zip(others)) {
-                let bin = if y == first { Self::NOWHERE + (i >> 2) % 16 } else { Self::of(y) };
+                let bin = if y == background { Self::NOWHERE + (i >> 2) % 16 } else { Self::of(y) };
                 *own = bin << 2 | i % 4;
             }
             for counter in &own[..others.len()] {

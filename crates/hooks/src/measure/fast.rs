@@ -1,8 +1,9 @@
-//! The pass over finite values as loops that become vector code.
+//! The pass over finite values in vector code.
 //!
-//! Every loop runs over a piece that lies in the first-level cache, so the values are read from memory once.
+//! Rows or planes are measured span by span, while they lie in the first-level cache, so the values are read from
+//! memory once.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 use taper_kernels::{Activation, derivatives};
 
 use super::Batch;
@@ -11,48 +12,46 @@ use crate::Parts;
 use crate::moments::CHUNK;
 use crate::tally::{FLAT, Tally};
 
-/// The work on a block, for the best instruction set that this CPU has.
-struct Block<'a> {
-    batch: Batch<'a>,
-    parts: Parts,
-    tally: &'a mut Tally,
-    spans: &'a mut Spans,
-}
-
-impl pulp::WithSimd for Block<'_> {
-    type Output = Option<()>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
-        let Self { batch, parts, tally, spans } = self;
-        if batch.positions == 1 {
-            batch.rows(simd, parts, tally, spans)?;
-        } else {
-            batch.planes(simd, parts, tally, spans)?;
-        }
-        tally.positives = tally.values - tally.zeros - tally.negatives;
-        batch.slopes(tally);
-        Some(())
-    }
-}
-
 impl Batch<'_> {
     /// The tally of a block, or `None` if one of `ys` is not finite.
     pub fn fast(self, parts: Parts) -> Option<Tally> {
-        let mut tally = Tally::new(self.units);
-        tally.samples = (self.ys.len() / self.sample()) as u64;
-        tally.values = self.ys.len() as u64;
-        let mut spans = Spans::new(parts);
-        pulp::Arch::new().dispatch(Block { batch: self, parts, tally: &mut tally, spans: &mut spans })?;
+        pulp::Arch::new().dispatch(Fast { block: self, parts })
+    }
+}
+
+/// The pass over a block, for any instruction set.
+pub(super) struct Fast<'a> {
+    pub block: Batch<'a>,
+    pub parts: Parts,
+}
+
+impl WithSimd for Fast<'_> {
+    type Output = Option<Tally>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Option<Tally> {
+        let Self { block, parts } = self;
+        let (mut tally, mut spans) = (Tally::new(block.units), Spans::new(parts));
+        tally.samples = (block.ys.len() / block.sample()) as u64;
+        tally.values = block.ys.len() as u64;
+        if block.positions == 1 {
+            block.rows(simd, parts, &mut tally, &mut spans)?;
+        } else {
+            block.planes(simd, parts, &mut tally, &mut spans)?;
+        }
+        tally.positives = tally.values - tally.zeros - tally.negatives;
+        block.slopes(&mut tally);
         if parts.histogram {
             spans.pour(&mut tally.histogram);
             tally.histogram.zeros = tally.zeros;
         }
-        let observations = tally.samples * self.positions as u64;
+        let observations = tally.samples * block.positions as u64;
         tally.units.iter_mut().for_each(|unit| unit.observations = observations);
         Some(tally)
     }
+}
 
+impl Batch<'_> {
     /// `(N, units)`: a row has one value of every unit.
     #[inline(always)]
     fn rows<S: Simd>(&self, simd: S, parts: Parts, tally: &mut Tally, spans: &mut Spans) -> Option<()> {

@@ -24,15 +24,15 @@ pub(super) struct Span {
 /// Where spans are measured: room for one, and the histogram of all so far.
 pub(super) struct Spans {
     parts: Parts,
-    /// The vectors that hold more than zeros and the span's first value; these two are counted apart, and the
-    /// first value stands for both.
+    /// The vectors that hold more than zeros and the span's background, which stands for both: these two are
+    /// only counted.
     others: [f32; CHUNK + PADDING],
     /// The same in f64, or what is made of them.
     wide: [f64; CHUNK + PADDING],
     bins: Bins,
 }
 
-/// `others` are padded to a multiple of this with the first value: more than the lanes of any CPU.
+/// `others` are padded to a multiple of this with the background: more than the lanes of any CPU.
 const PADDING: usize = 32;
 
 impl Spans {
@@ -50,15 +50,18 @@ impl Spans {
     /// Measures 1 to [`CHUNK`] values; `None` if one is not finite.
     ///
     /// Behind ReLU most values are zero, and most values of a feature map may be what the background of the image
-    /// gives, its corner too: so vectors of zeros and of the first value are only counted. Powers are summed up
-    /// about that first value. As one of the values it is at most √n standard deviations from their mean, so the
-    /// central moments that follow from the powers lose few of f64's digits.
+    /// gives: so vectors of these two are only counted. Powers are summed up about the background. As one of the
+    /// values it is at most √n standard deviations from their mean, so the central moments that follow from the
+    /// powers lose few of f64's digits.
     #[inline(always)]
     pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32]) -> Option<Span> {
-        let (first, parts) = (ys[0], self.parts);
-        let (zeros, firsts, others) = set_apart(simd, ys, &mut self.others);
+        let (background, parts) = (background(ys), self.parts);
+        if !background.is_finite() {
+            return None;
+        }
+        let (zeros, backgrounds, others) = set_apart(simd, ys, background, &mut self.others);
         let (others, wide) = (&self.others[..others], &mut self.wide[..others]);
-        let shift = f64::from(first);
+        let shift = f64::from(background);
         for (wide, y) in wide.iter_mut().zip(others) {
             *wide = f64::from(*y) - shift;
         }
@@ -68,13 +71,13 @@ impl Spans {
             _ => power_sums::<1, S>(simd, wide),
         };
         // What is not finite in f32 stays so in every sum, and nothing finite overflows f64 here.
-        if !(first.is_finite() && powers[0].is_finite()) {
+        if !powers[0].is_finite() {
             return None;
         }
         if parts.histogram {
-            self.bins.add(others, first, firsts);
+            self.bins.add(others, background, backgrounds);
         }
-        let (near_zeros, mut min, mut max) = near_and_extremes(simd, others, first);
+        let (near_zeros, mut min, mut max) = near_and_extremes(simd, others, background);
         if zeros > 0 {
             (min, max) = (min.min(0.0), max.max(0.0));
         }
@@ -82,15 +85,15 @@ impl Spans {
         if min < 0.0 {
             let mut count = 0_u32;
             for (wide, &y) in wide.iter_mut().zip(others) {
-                let negative = (y < 0.0) & (y != first);
+                let negative = (y < 0.0) & (y != background);
                 count += u32::from(negative);
                 *wide = f64::from(if negative { y } else { 0.0 });
             }
             (negatives, below) = (u64::from(count), -power_sums::<1, S>(simd, wide)[0]);
         }
-        if first < 0.0 {
-            negatives += firsts;
-            below -= firsts as f64 * shift;
+        if background < 0.0 {
+            negatives += backgrounds;
+            below -= backgrounds as f64 * shift;
         }
         let not_zero = (ys.len() as u64 - zeros) as f64;
         let sum = powers[0] + not_zero * shift;
@@ -102,7 +105,7 @@ impl Spans {
         Some(Span {
             zeros,
             negatives,
-            near_zeros: near_zeros + zeros + if first.abs() <= NEAR_ZERO { firsts } else { 0 },
+            near_zeros: near_zeros + zeros + if background.abs() <= NEAR_ZERO { backgrounds } else { 0 },
             sum,
             sum_abs: sum + 2.0 * below,
             sum_squares: if parts.samples {
@@ -115,30 +118,37 @@ impl Spans {
     }
 }
 
-/// Counts zeros and other values equal to the first, and keeps the vectors that hold anything else, in which zeros
-/// become the first value. Returns the two counts and how many values were kept.
+/// The value at one of the ends, as the background has the corners of a feature map; the smaller one, which is less
+/// likely to lie far away from all others.
 #[inline(always)]
-fn set_apart<S: Simd>(simd: S, ys: &[f32], kept: &mut [f32]) -> (u64, u64, usize) {
-    let first = ys[0];
-    let (zero, firsts) = (simd.splat_f32s(0.0), simd.splat_f32s(first));
+fn background(ys: &[f32]) -> f32 {
+    let (first, last) = (ys[0], ys[ys.len() - 1]);
+    if last.abs() < first.abs() { last } else { first }
+}
+
+/// Counts zeros and other values equal to the background, and keeps the vectors that hold anything else, in which zeros
+/// become the background. Returns the two counts and how many values were kept.
+#[inline(always)]
+fn set_apart<S: Simd>(simd: S, ys: &[f32], background: f32, kept: &mut [f32]) -> (u64, u64, usize) {
+    let (zero, all) = (simd.splat_f32s(0.0), simd.splat_f32s(background));
     let (mut zeros, mut same, mut n) = (simd.splat_u32s(0), simd.splat_u32s(0), 0);
     let (vectors, rest) = S::as_simd_f32s(ys);
     let (room, _) = S::as_mut_simd_f32s(kept);
     let last = simd.partial_load_f32s(rest);
     for &ys in vectors.iter().chain((!rest.is_empty()).then_some(&last)) {
         let is_zero = simd.equal_f32s(ys, zero);
-        let ys = simd.select_f32s(is_zero, firsts, ys);
-        let is_first = simd.equal_f32s(ys, firsts);
+        let ys = simd.select_f32s(is_zero, all, ys);
+        let is_background = simd.equal_f32s(ys, all);
         zeros = count(simd, zeros, is_zero);
-        same = count(simd, same, is_first);
+        same = count(simd, same, is_background);
         // No branch: where zeros begin and end is hard to foretell.
         room[n] = ys;
-        n += usize::from(simd.first_true_m32s(simd.not_m32s(is_first)) < S::F32_LANES);
+        n += usize::from(simd.first_true_m32s(simd.not_m32s(is_background)) < S::F32_LANES);
     }
     // The last vector was filled up with zeros.
     let padding = if rest.is_empty() { 0 } else { (S::F32_LANES - rest.len()) as u64 };
     let (zeros, same, n) = (total(simd, zeros), total(simd, same), n * S::F32_LANES);
-    kept[n..n.next_multiple_of(PADDING)].fill(first);
+    kept[n..n.next_multiple_of(PADDING)].fill(background);
     (zeros - padding, same - zeros, n.next_multiple_of(PADDING))
 }
 
@@ -179,15 +189,15 @@ fn with_zeros(mut powers: [f64; 4], zeros: u64, shift: f64) -> [f64; 4] {
     powers
 }
 
-/// How many values other than `first` are near zero, and the smallest and largest value.
+/// How many values other than `background` are near zero, and the smallest and largest value.
 #[inline(always)]
-fn near_and_extremes<S: Simd>(simd: S, ys: &[f32], first: f32) -> (u64, f32, f32) {
-    let (bound, firsts) = (simd.splat_f32s(NEAR_ZERO), simd.splat_f32s(first));
-    let (mut near, mut min, mut max) = (simd.splat_u32s(0), firsts, firsts);
+fn near_and_extremes<S: Simd>(simd: S, ys: &[f32], background: f32) -> (u64, f32, f32) {
+    let (bound, all) = (simd.splat_f32s(NEAR_ZERO), simd.splat_f32s(background));
+    let (mut near, mut min, mut max) = (simd.splat_u32s(0), all, all);
     for &ys in S::as_simd_f32s(ys).0 {
         let is_near = simd.less_than_or_equal_f32s(simd.abs_f32s(ys), bound);
-        let is_first = simd.equal_f32s(ys, firsts);
-        near = count(simd, near, simd.and_m32s(is_near, simd.not_m32s(is_first)));
+        let is_background = simd.equal_f32s(ys, all);
+        near = count(simd, near, simd.and_m32s(is_near, simd.not_m32s(is_background)));
         (min, max) = (simd.min_f32s(min, ys), simd.max_f32s(max, ys));
     }
     (total(simd, near), simd.reduce_min_f32s(min), simd.reduce_max_f32s(max))

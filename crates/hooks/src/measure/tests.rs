@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
+use pulp::WithSimd;
 use rand::RngExt;
 
 use super::*;
@@ -218,4 +219,93 @@ fn counts_are_the_same_whichever_parts_are_wanted() {
     let units: Vec<Unit> = full.units.iter().map(|unit| Unit { sum_squares: 0.0, ..*unit }).collect();
     assert_eq!((counts.zeros, counts.positives, counts.units), (full.zeros, full.positives, units));
     assert_eq!((counts.moments.count, counts.histogram.total()), (0, 0));
+}
+
+/// Every choice of parts.
+fn all_parts() -> impl Iterator<Item = Parts> {
+    (0..8).map(|bits| Parts { moments: bits & 1 > 0, histogram: bits & 2 > 0, samples: bits & 4 > 0 })
+}
+
+/// The pass on this CPU's vectors and on one value at a time, which other CPUs may fall back on, against the twin:
+/// once with the values as a plane and once as a row, for every choice of parts.
+fn fast_is_plain(activation: Activation, ys: &[f32]) {
+    for (units, positions) in [(1, ys.len()), (ys.len(), 1)] {
+        let block = Batch { activation, units, positions, xs: ys, ys };
+        for parts in all_parts() {
+            let plain = block.plain(parts);
+            for fast in [block.fast(parts), fast::Fast { block, parts }.with_simd(pulp::Scalar)] {
+                if let Err(error) = same_to(LOOSE, &fast.unwrap(), &plain) {
+                    panic!("{activation} {parts:?} {units} units, {positions} positions of {ys:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn runs_of_any_length_are_counted_wherever_they_end() {
+    let kinds = [0.0, -0.0, 0.3, -0.3, 1e-45, -1e-40, 0.01, 0.010_000_001, f32::MAX, f32::MIN];
+    for (i, a) in kinds.into_iter().enumerate() {
+        for b in kinds[i..].iter().copied().chain([1.5]) {
+            for n in 1..=40 {
+                let start = (n * 7 + i) % n;
+                let ys: Vec<f32> = (0..n).map(|j| if j < start { a } else { b }).collect();
+                fast_is_plain(Activation::Identity, &ys);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_between_runs_are_counted_for_every_activation() {
+    let mut rng = crate::rng(3);
+    for (i, activation) in Activation::ALL.into_iter().enumerate() {
+        for n in 1..=40 {
+            let mut pick = |of: &[f32]| of[rng.random_range(0..of.len())];
+            let run = pick(&[0.0, 0.2, -0.2]);
+            let ys: Vec<f32> = (0..n + 30 * (i % 3))
+                .map(|j| {
+                    if j / 9 % 2 == 0 { run } else { pick(&[run, 0.0, -0.0, 0.5, -1.5, 0.005, 7e3, -1e-30]) }
+                })
+                .collect();
+            fast_is_plain(activation, &ys);
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_found_anywhere() {
+    for fault in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for n in 1..=40 {
+            for place in 0..n {
+                for others in [0.0, 0.5, fault] {
+                    let mut ys = vec![others; n];
+                    ys[place] = fault;
+                    for (units, positions) in [(1, n), (n, 1)] {
+                        let block =
+                            Batch { activation: Activation::Tanh, units, positions, xs: &ys, ys: &ys };
+                        assert!(all_parts().all(|parts| block.fast(parts).is_none()), "{ys:?}");
+                        same(&block.tally(Parts::FULL), &block.plain(Parts::FULL)).unwrap();
+                    }
+                }
+            }
+        }
+    }
+    // Infinities of both signs, which would cancel.
+    let ys = [1.0, f32::INFINITY, f32::NEG_INFINITY, 1.0];
+    let block = Batch { activation: Activation::Tanh, units: 2, positions: 2, xs: &ys, ys: &ys };
+    assert!(block.fast(Parts::FULL).is_none());
+}
+
+#[test]
+fn moments_keep_their_digits_far_from_zero_and_behind_an_outlier() {
+    let mut rng = crate::rng(4);
+    let mut noise = |mean: f32| (0..2000).map(|_| mean + rng.random_range(-1.0_f32..1.0).powi(3)).collect();
+    let (near, far): (Vec<f32>, Vec<f32>) = (noise(0.0), noise(1000.0));
+    let mut outlier = near.clone();
+    outlier[0] = 1e9;
+    let holes: Vec<f32> = far.iter().enumerate().map(|(i, y)| if i % 5 == 0 { 0.0 } else { *y }).collect();
+    for ys in [near, far, outlier, holes] {
+        fast_is_plain(Activation::Identity, &ys);
+    }
 }

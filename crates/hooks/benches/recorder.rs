@@ -1,5 +1,7 @@
 //! What watching one batch costs, in values per second: `cargo bench -p taper-hooks`.
 
+#![allow(missing_docs)]
+
 use std::hint::black_box;
 
 use candle_core::{Device, Result, Tensor};

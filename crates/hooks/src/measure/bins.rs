@@ -30,7 +30,7 @@ impl Bins {
         for others in others.chunks(own.len()) {
             for (i, (own, &y)) in (0..).zip(own.iter_mut().zip(others)) {
                 let bin = if y == background { Self::NOWHERE + (i >> 2) % 16 } else { Self::of(y) };
-                *own = bin << 2 | i % 4;
+                *own = 4 * bin + i % 4;
             }
             for counter in &own[..others.len()] {
                 counts[*counter as usize % (4 * Self::SIZE)] += 1;

@@ -1,4 +1,8 @@
 //! What a run of values adds up to.
+//!
+//! Loops over floating-point sums and masks name their vectors, for the compiler finds them in the simplest loops
+//! only; what is left to it here is of that kind. Counts are the same on every CPU. Sums are so to rounding, as they
+//! have as many lanes as the CPU's vectors.
 
 use pulp::Simd;
 use taper_report::Histogram;
@@ -32,7 +36,7 @@ pub(super) struct Spans {
     bins: Bins,
 }
 
-/// `others` are padded to a multiple of this with the background: more than the lanes of any CPU.
+/// `others` are padded to a multiple of this with the background: no CPU has more lanes.
 const PADDING: usize = 32;
 
 impl Spans {
@@ -55,7 +59,7 @@ impl Spans {
     /// powers lose few of f64's digits.
     #[inline(always)]
     pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32]) -> Option<Span> {
-        let (background, parts) = (background(ys), self.parts);
+        let (background, parts) = (background_of(ys), self.parts);
         if !background.is_finite() {
             return None;
         }
@@ -81,16 +85,8 @@ impl Spans {
         if zeros > 0 {
             (min, max) = (min.min(0.0), max.max(0.0));
         }
-        let (mut negatives, mut below) = (0, 0.0);
-        if min < 0.0 {
-            let mut count = 0_u32;
-            for (wide, &y) in wide.iter_mut().zip(others) {
-                let negative = (y < 0.0) & (y != background);
-                count += u32::from(negative);
-                *wide = f64::from(if negative { y } else { 0.0 });
-            }
-            (negatives, below) = (u64::from(count), -power_sums::<1, S>(simd, wide)[0]);
-        }
+        let (mut negatives, mut below) =
+            if min < 0.0 { negatives(simd, others, background, wide) } else { (0, 0.0) };
         if background < 0.0 {
             negatives += backgrounds;
             below -= backgrounds as f64 * shift;
@@ -121,35 +117,53 @@ impl Spans {
 /// The value at one of the ends, as the background has the corners of a feature map; the smaller one, which is less
 /// likely to lie far away from all others.
 #[inline(always)]
-fn background(ys: &[f32]) -> f32 {
+fn background_of(ys: &[f32]) -> f32 {
     let (first, last) = (ys[0], ys[ys.len() - 1]);
     if last.abs() < first.abs() { last } else { first }
 }
 
-/// Counts zeros and other values equal to the background, and keeps the vectors that hold anything else, in which zeros
-/// become the background. Returns the two counts and how many values were kept.
+/// Counts zeros and other values equal to the background, and keeps the vectors that hold anything else, in which
+/// zeros become the background. Returns the two counts and how many values were kept.
 #[inline(always)]
 fn set_apart<S: Simd>(simd: S, ys: &[f32], background: f32, kept: &mut [f32]) -> (u64, u64, usize) {
-    let (zero, all) = (simd.splat_f32s(0.0), simd.splat_f32s(background));
-    let (mut zeros, mut same, mut n) = (simd.splat_u32s(0), simd.splat_u32s(0), 0);
     let (vectors, rest) = S::as_simd_f32s(ys);
+    let none = simd.splat_u32s(0);
+    let mut apart = Apart { background: simd.splat_f32s(background), zeros: none, same: none, kept: 0 };
     let (room, _) = S::as_mut_simd_f32s(kept);
-    let last = simd.partial_load_f32s(rest);
-    for &ys in vectors.iter().chain((!rest.is_empty()).then_some(&last)) {
-        let is_zero = simd.equal_f32s(ys, zero);
-        let ys = simd.select_f32s(is_zero, all, ys);
-        let is_background = simd.equal_f32s(ys, all);
-        zeros = count(simd, zeros, is_zero);
-        same = count(simd, same, is_background);
-        // No branch: where zeros begin and end is hard to foretell.
-        room[n] = ys;
-        n += usize::from(simd.first_true_m32s(simd.not_m32s(is_background)) < S::F32_LANES);
+    for &ys in vectors {
+        apart.add(simd, ys, room);
+    }
+    if !rest.is_empty() {
+        apart.add(simd, simd.partial_load_f32s(rest), room);
     }
     // The last vector was filled up with zeros.
     let padding = if rest.is_empty() { 0 } else { (S::F32_LANES - rest.len()) as u64 };
-    let (zeros, same, n) = (total(simd, zeros), total(simd, same), n * S::F32_LANES);
+    let (zeros, same) = (total(simd, apart.zeros), total(simd, apart.same));
+    let n = apart.kept * S::F32_LANES;
     kept[n..n.next_multiple_of(PADDING)].fill(background);
     (zeros - padding, same - zeros, n.next_multiple_of(PADDING))
+}
+
+/// Counts in lanes, and how many vectors were kept.
+struct Apart<S: Simd> {
+    background: S::f32s,
+    zeros: S::u32s,
+    same: S::u32s,
+    kept: usize,
+}
+
+impl<S: Simd> Apart<S> {
+    #[inline(always)]
+    fn add(&mut self, simd: S, ys: S::f32s, room: &mut [S::f32s]) {
+        let is_zero = simd.equal_f32s(ys, simd.splat_f32s(0.0));
+        let ys = simd.select_f32s(is_zero, self.background, ys);
+        let is_background = simd.equal_f32s(ys, self.background);
+        self.zeros = count(simd, self.zeros, is_zero);
+        self.same = count(simd, self.same, is_background);
+        // No branch: where zeros begin and end is hard to foretell.
+        room[self.kept] = ys;
+        self.kept += usize::from(simd.first_true_m32s(simd.not_m32s(is_background)) < S::F32_LANES);
+    }
 }
 
 /// Sums of the first `K` powers of `ds`, whose number is a multiple of [`PADDING`]; of the others zero.
@@ -201,6 +215,18 @@ fn near_and_extremes<S: Simd>(simd: S, ys: &[f32], background: f32) -> (u64, f32
         (min, max) = (simd.min_f32s(min, ys), simd.max_f32s(max, ys));
     }
     (total(simd, near), simd.reduce_min_f32s(min), simd.reduce_max_f32s(max))
+}
+
+/// How many values other than `background` are negative, and the sum of their magnitudes; `wide` is overwritten.
+#[inline(always)]
+fn negatives<S: Simd>(simd: S, ys: &[f32], background: f32, wide: &mut [f64]) -> (u64, f64) {
+    let mut count = 0_u32;
+    for (wide, &y) in wide.iter_mut().zip(ys) {
+        let negative = (y < 0.0) & (y != background);
+        count += u32::from(negative);
+        *wide = f64::from(if negative { -y } else { 0.0 });
+    }
+    (u64::from(count), power_sums::<1, S>(simd, wide)[0])
 }
 
 /// Adds 1 in the lanes where `mask` is set.

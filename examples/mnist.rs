@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use rand::Rng as _;
 use serde_json::json;
 use taper::data::{self, Batches, Choice, Dataset, Scale};
-use taper::hooks::{Recorder, Rng, fork, rng};
+use taper::hooks::{Parts, Recorder, Rng, fork, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
     self, ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary,
@@ -123,9 +123,9 @@ struct Args {
     /// Fail unless the best test accuracy of every run is at least this, in percent
     #[arg(long, value_name = "ACCURACY", value_parser = percent)]
     target: Option<f64>,
-    /// Do not watch activations
-    #[arg(long)]
-    no_track: bool,
+    /// What is recorded of the activations: full, counts (zeros, dead and dormant units; no distribution) or off
+    #[arg(long, value_enum, default_value_t = Track::Full, hide_possible_values = true)]
+    track: Track,
     /// Draw the training in the terminal while it runs, in place of the tables; Ctrl-C ends it, q leaves the view
     #[arg(long)]
     live: bool,
@@ -142,6 +142,13 @@ enum Kind {
     Mlp,
     Cnn,
     Linear,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq)]
+enum Track {
+    Full,
+    Counts,
+    Off,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -384,7 +391,11 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
         shared.bars.pass(batches.samples(), run, epoch, split);
         batches.take_while(|_| !stopped()).inspect(|batch| shared.bars.advance(batch))
     };
-    let recorder = || (!args.no_track).then(Recorder::new);
+    let recorder = || match args.track {
+        Track::Full => Some(Recorder::new()),
+        Track::Counts => Some(Recorder::of(Parts::COUNTS)),
+        Track::Off => None,
+    };
     let (mut live, mut validation, mut test) = (recorder(), recorder(), recorder());
     let mut optimizer = Optimizer::new(params.vars(), shared.optimizer)?;
     for epoch in 1..=args.epochs {
@@ -532,7 +543,7 @@ fn config(shared: &Shared<'_>) -> serde_json::Value {
         "load": args.load,
         "device": name_of(args.device),
         "threads": rayon::current_num_threads(),
-        "tracked": !args.no_track,
+        "track": name_of(args.track),
         "taper": env!("CARGO_PKG_VERSION"),
         "candle": locked_version("candle-core"),
         "os": std::env::consts::OS,

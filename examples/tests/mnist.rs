@@ -227,14 +227,38 @@ fn the_same_command_gives_the_same_bytes_and_another_seed_does_not() {
     run("one", "");
     run("two", "");
     assert_eq!(bytes(dir, "one"), bytes(dir, "two"));
-    run("blind", "--no-track");
-    let ([metrics, layers, model], [blind_metrics, blind_layers, blind_model]) =
-        (bytes(dir, "one"), bytes(dir, "blind"));
-    assert!(metrics == blind_metrics && model == blind_model, "watching changed the training");
-    assert!(!layers.is_empty() && blind_layers.is_empty());
+    let [metrics, _, model] = bytes(dir, "one");
+    for track in ["counts", "off"] {
+        run(track, &format!("--track {track}"));
+        let [other_metrics, _, other_model] = bytes(dir, track);
+        assert!(metrics == other_metrics && model == other_model, "watching changed the training");
+    }
     run("other", "--seed 2");
     for (one, other) in bytes(dir, "one").iter().zip(bytes(dir, "other")) {
         assert_ne!(*one, other);
+    }
+}
+
+#[test]
+fn counts_are_those_of_a_full_recording_and_off_records_nothing() {
+    let dir = temp();
+    let dir = dir.path();
+    let recorded = |track: &str| {
+        let out = succeed(dir, &format!("{SMALL} --dropout 0 --track {track} --out {track}"));
+        assert!(out.contains("1 run on digits"), "{out}");
+        (lines(dir.join(track).join("layers.jsonl")), out.contains("dormant"))
+    };
+    let ((full, full_table), (counts, counts_table), (off, off_table)) =
+        (recorded("full"), recorded("counts"), recorded("off"));
+    assert_eq!((full.len(), counts.len(), off.len()), (8, 8, 0));
+    assert!(full_table && counts_table && !off_table);
+    for (full, counts) in full.iter().zip(&counts) {
+        for name in ["epoch", "split", "site", "values", "zeros", "dead", "dormant_0_025", "dead_units"] {
+            assert!(!counts[name].is_null() && counts[name] == full[name], "{name}");
+        }
+        for name in ["mean", "skewness", "histogram", "quantiles", "active_per_sample"] {
+            assert!(counts[name].is_null() && !full[name].is_null(), "{name}");
+        }
     }
 }
 
@@ -474,6 +498,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         ("--init zeros", "he, lecun, glorot or pytorch"),
         ("--scale log", "unit and standard"),
         ("--device tpu", "cpu, cuda, metal"),
+        ("--track some", "full, counts, off"),
         ("--epoch 3", "--epochs"),
         ("mnist", "unexpected argument"),
     ] {
@@ -639,7 +664,7 @@ fn help_fits_a_terminal_and_names_every_activation() {
     let dir = temp();
     let out = succeed(dir.path(), "--help");
     assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
-    for word in ["relu6", "gelu_tanh", "alpha-dropout", "--no-track", "Examples:", "cosine"] {
+    for word in ["relu6", "gelu_tanh", "alpha-dropout", "--track", "Examples:", "cosine"] {
         assert!(out.contains(word), "{word}");
     }
 }

@@ -10,9 +10,9 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, Once};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -219,11 +219,15 @@ struct Shared<'a> {
     device: &'a Device,
     bars: Bars,
     stop: Arc<AtomicBool>,
+    /// When the program was started, and whether a batch was trained on since.
+    started: Instant,
+    first_batch: Once,
 }
 
 /// Makes all runs, compares them and says how it went.
 fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     use tracing_subscriber::EnvFilter;
+    let started = Instant::now();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(|| HeldStderr)
@@ -265,7 +269,17 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     let cells = grid(args);
     let stop = Arc::new(AtomicBool::new(false));
     let bars = screen.bars(0);
-    let shared = Shared { args, data: &data, held_back, optimizer, device: &device, bars, stop };
+    let shared = Shared {
+        args,
+        data: &data,
+        held_back,
+        optimizer,
+        device: &device,
+        bars,
+        stop,
+        started,
+        first_batch: Once::new(),
+    };
     let dropped = args.dropout.iter().any(|rate| *rate > 0.0) && args.dropout != [0.0, 0.25];
     let changed = args.widths.is_some() || args.act != [Activation::Relu] || dropped;
     if args.model == Kind::Linear && changed {
@@ -400,6 +414,13 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
     let mut optimizer = Optimizer::new(params.vars(), shared.optimizer)?;
     for epoch in 1..=args.epochs {
         let batches = watched(data.train.shuffled(&mut rng, args.batch_size), epoch, Split::Train);
+        // For whoever measures: RUST_LOG=mnist=debug.
+        let batches = batches.inspect(|_| {
+            shared.first_batch.call_once(|| {
+                let seconds = shared.started.elapsed().as_secs_f64();
+                tracing::debug!(seconds, "first batch");
+            });
+        });
         let report = train_epoch(model, &mut optimizer, batches, &mut live, &mut masks)
             .map_err(|error| error.in_epoch(epoch))?;
         if report.score.samples == 0 {

@@ -339,6 +339,16 @@ fn piped_output_is_plain_text_and_quiet_is_the_comparison_alone() {
     assert!(quiet.starts_with("2 runs on digits") && !quiet.contains("written"), "{quiet}");
 }
 
+#[test]
+fn at_debug_level_the_first_batch_says_when_it_came() {
+    let dir = temp();
+    let args = format!("{SMALL} --dropout 0,0.5 --quiet");
+    let ran: Ran = command(dir.path(), &args).env("RUST_LOG", "mnist=debug").output().unwrap().into();
+    let seconds = ran.err.trim().strip_prefix("DEBUG first batch seconds=");
+    let seconds: Option<f64> = seconds.and_then(|text| text.parse().ok());
+    assert!(seconds.is_some_and(|x| x > 0.0 && x < 10.0), "one line for all runs, not\n{}", ran.err);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_gets_bars_and_no_colours_where_they_are_unwanted() {

@@ -10,13 +10,15 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::{CommandFactory, Parser, ValueEnum};
+use indicatif::HumanCount;
 use rand::Rng as _;
 use serde_json::json;
 use taper::data::{self, Batches, Choice, Dataset, Scale};
@@ -24,15 +26,15 @@ use taper::hooks::{Parts, Recorder, Rng, fork, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
     self, ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary,
-    TensorBoard, TracingSink, comparison, fresh_dir,
+    TensorBoard, TracingSink, comparison, fresh_dir, sink_fn,
 };
 use taper::train::{
     self, Optimizer, OptimizerConfig, Schedule, evaluate, load_weights, not_finite, parse_rule, save_weights,
     train_epoch,
 };
 use taper_examples::{
-    Bars, Screen, at_least_one, colors_wanted, locked_version, not_negative, number, percent, positive, rate,
-    size, usage,
+    Bars, InOrder, Place, Screen, at_least_one, colors_wanted, locked_version, not_negative, number, percent,
+    positive, rate, size, usage,
 };
 use taper_view::{HeldStderr, html_report, load_runs, restore_terminal, static_plots};
 
@@ -114,9 +116,12 @@ struct Args {
     /// Start from these weights (safetensors, ours or PyTorch's)
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
-    /// Threads, at most 1024 [default: all cores]
+    /// Threads of a run, at most 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+    /// Runs at a time; from 2 on each has one thread, and all are faster together. Results are the same to the bit
+    #[arg(long, value_name = "N", default_value = "1", value_parser = threads)]
+    jobs: usize,
     /// cpu, cuda or metal (the latter two if built with the feature of that name)
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     device: DeviceKind,
@@ -168,6 +173,7 @@ Activations:
 Examples:
   mnist --act selu                                     one activation, without dropout and with it
   mnist --act relu,selu,tanh,sigmoid --dropout 0,0.5   a grid of eight runs and their comparison
+  mnist --act relu,selu,tanh --seeds 4 --jobs 8        24 runs, eight at a time, each on one core
   mnist --model cnn --dropout 0.25 --target 99         fails if the best test accuracy is below 99 %
   mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download",
         Activation::ALL
@@ -197,16 +203,39 @@ fn name_of(choice: impl ValueEnum) -> String {
 }
 
 fn main() -> ExitCode {
-    let parsed = Args::try_parse().and_then(|args| match parse_rule(&args.optimizer, args.weight_decay) {
-        Ok((rule, lr)) => Ok((OptimizerConfig::new(rule, args.lr.unwrap_or(lr)), args)),
-        Err(error) => Err(Args::command().error(clap::error::ErrorKind::ArgumentConflict, error)),
+    let conflict = |text: &str| Args::command().error(clap::error::ErrorKind::ArgumentConflict, text);
+    let parsed = Args::try_parse().and_then(|args| {
+        let rule = parse_rule(&args.optimizer, args.weight_decay);
+        let (rule, lr) = rule.map_err(|error| conflict(&error.to_string()))?;
+        if args.jobs > 1 && args.threads.is_some_and(|threads| threads > 1) {
+            return Err(conflict("with --jobs each run has one thread: leave out --threads"));
+        }
+        if args.jobs > 1 && args.live {
+            return Err(conflict("--live shows one run at a time: leave out --jobs"));
+        }
+        Ok((OptimizerConfig::new(rule, args.lr.unwrap_or(lr)), args))
     });
+    if parsed.as_ref().is_ok_and(|(_, args)| args.jobs > 1) {
+        without_candle_threads();
+    }
     match parsed {
         Ok((optimizer, args)) => run(&args, optimizer).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }),
         Err(error) => usage(&error),
+    }
+}
+
+/// Starts the program again, as the same process, with candle told to keep to the thread that calls it: its own
+/// threads serve one caller at a time, and runs side by side would wait for them in turns.
+fn without_candle_threads() {
+    #[cfg(unix)]
+    if let (None, Ok(program)) = (std::env::var_os("CANDLE_NUM_THREADS"), std::env::current_exe()) {
+        use std::os::unix::process::CommandExt;
+        let mut again = std::process::Command::new(program);
+        // It returns only where that fails, and then the runs are slower, not wrong.
+        let _ = again.args(std::env::args_os().skip(1)).env("CANDLE_NUM_THREADS", "1").exec();
     }
 }
 
@@ -217,7 +246,7 @@ struct Shared<'a> {
     held_back: Option<data::Split>,
     optimizer: OptimizerConfig,
     device: &'a Device,
-    bars: Bars,
+    screen: &'a Screen,
     stop: Arc<AtomicBool>,
     /// When the program was started, and whether a batch was trained on since.
     started: Instant,
@@ -268,14 +297,13 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
 
     let cells = grid(args);
     let stop = Arc::new(AtomicBool::new(false));
-    let bars = screen.bars(0);
     let shared = Shared {
         args,
         data: &data,
         held_back,
         optimizer,
         device: &device,
-        bars,
+        screen: &screen,
         stop,
         started,
         first_batch: Once::new(),
@@ -305,55 +333,60 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
         screen.open_live(stop);
     }
     let config = ConsoleConfig { color: screen.color, ..Default::default() };
-    let mut console = (!args.quiet).then(|| ConsoleSink::new(&screen, config));
-    let (mut summaries, mut failed, mut written) = (Vec::new(), false, out.clone());
-    for (i, cell) in cells.iter().enumerate() {
-        let path = if cells.len() > 1 { out.join(&cell.name) } else { out.clone() };
-        let mut dir = RunDir::create(path).context("--out")?;
-        let weights = dir.path().join("model.safetensors");
-        let board = TensorBoard::create(dir.path()).context("--out")?;
-        if cells.len() == 1 {
-            written = dir.path().to_path_buf();
-        }
-        if i == 0 && written != wanted && args.out.is_some() {
-            screen.warn(&format!("{} is taken: writing to {}", wanted.display(), written.display()));
-        }
-        shared.bars.run(i + 1, cells.len(), samples * (cells.len() - i) as u64);
-
-        let network = network(&shared, cell)?;
-        let mut summary = Summary::new(network.run.clone());
-        let mut sinks: Vec<Box<dyn Sink + '_>> =
-            vec![Box::new(&mut summary), Box::new(&mut dir), Box::new(board), Box::new(TracingSink)];
-        if let Some(console) = &mut console {
-            sinks.push(Box::new(console));
-        }
-        if let Some(live) = screen.live() {
-            sinks.push(Box::new(live));
-        }
-        let result = train(&shared, &network, &mut sinks);
-        // Whatever ended the run, what it came to is kept.
-        let result = result.and(sinks.finish().map_err(train::Error::from));
-        let result = result.and(save_weights(&network.params, &weights));
-        drop(sinks);
-        summaries.push(summary);
-        match result {
-            Ok(()) => {}
-            // Whoever closed standard output has seen enough.
-            Err(train::Error::Report(report::Error::Io { cause, .. }))
-                if cause.kind() == ErrorKind::BrokenPipe =>
-            {
-                return Ok(ExitCode::FAILURE);
+    let console: Box<dyn Sink + Send> = match args.quiet {
+        true => Box::new(sink_fn(|_| Ok(()))),
+        false => Box::new(ConsoleSink::new(&screen, config)),
+    };
+    let order = InOrder::new(cells.len(), console);
+    let jobs = args.jobs.min(cells.len());
+    let bars = screen.bars(samples * cells.len() as u64, jobs);
+    let (next, ended) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    // One run after the other, until there are none left or something is wrong with more than one of them.
+    let work = |bars: &Bars| -> Result<()> {
+        loop {
+            let i = next.fetch_add(1, Ordering::SeqCst);
+            let Some(cell) = cells.get(i) else {
+                bars.rest();
+                return Ok(());
+            };
+            let alone = cells.len() == 1;
+            let path = if alone { out.clone() } else { out.join(&cell.name) };
+            let dir = RunDir::create(path).context("--out")?;
+            if i == 0 && args.out.is_some() {
+                let written = if alone { dir.path() } else { &out };
+                if written != wanted {
+                    screen.warn(&format!("{} is taken: writing to {}", wanted.display(), written.display()));
+                }
             }
-            Err(error) => {
-                screen.warn(&format!("error: {}: {error}", cell.name));
-                failed = true;
+            bars.run(i + 1, cells.len(), samples);
+            let run = one(&shared, cell, dir, bars, &mut order.place(i))?;
+            bars.ended();
+            match &run.result {
+                // Whoever closed standard output has seen enough.
+                Err(error) if is_closed(error) => shared.stop.store(true, Ordering::SeqCst),
+                Err(error) => screen.warn(&format!("error: {}: {error}", cell.name)),
+                Ok(()) => {}
+            }
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push((i, run));
+            if shared.stop.load(Ordering::SeqCst) {
+                return Ok(());
             }
         }
-        if shared.stop.load(Ordering::SeqCst) {
-            break;
-        }
+    };
+    let began = Instant::now();
+    let made = if jobs == 1 { work(&bars[0]) } else { side_by_side(&bars, &shared.stop, work) };
+    let took = began.elapsed();
+    bars.iter().for_each(Bars::clear);
+    made?;
+    let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ended.sort_by_key(|(i, _)| *i);
+    if ended.iter().any(|(_, run)| run.result.as_ref().is_err_and(is_closed)) {
+        return Ok(ExitCode::FAILURE);
     }
-    shared.bars.clear();
+    let mut failed = ended.iter().any(|(_, run)| run.result.is_err());
+    let (summaries, paths): (Vec<_>, Vec<_>) =
+        ended.into_iter().map(|(_, run)| (run.summary, run.path)).unzip();
+    let written = if cells.len() > 1 { &out } else { &paths[0] };
     // What it showed last, as it would have been printed without it.
     if let Some((run, report)) = screen.close_live().filter(|_| !args.quiet) {
         let mut console = ConsoleSink::new(&screen, config);
@@ -361,8 +394,15 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     }
 
     let mut text = comparison(&summaries);
+    if cells.len() > 1 {
+        let trained: u64 = summaries.iter().map(|of| of.train_samples).sum();
+        let (n, took) = (summaries.len(), took.as_secs_f64());
+        let speed = HumanCount((trained as f64 / took) as u64);
+        text +=
+            &format!("\n{n} runs in {took:.1} s, {jobs} at a time: {speed} samples/s of training in all\n");
+    }
     let page = written.join("report.html");
-    let (runs, _) = load_runs(std::slice::from_ref(&written));
+    let (runs, _) = load_runs(std::slice::from_ref(written));
     if !runs.is_empty() {
         std::fs::write(&page, html_report(&runs)).with_context(|| page.display().to_string())?;
         if args.plots {
@@ -392,8 +432,67 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Does `work` on a thread for each of `bars`, which has no other to share its work with. What ends one of them ends
+/// all.
+fn side_by_side(bars: &[Bars], stop: &AtomicBool, work: impl Fn(&Bars) -> Result<()> + Sync) -> Result<()> {
+    let job = |bars: &Bars| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+        pool.install(|| work(bars)).inspect_err(|_| stop.store(true, Ordering::SeqCst))
+    };
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = bars.iter().map(|bars| scope.spawn(|| job(bars))).collect();
+        let join = |job: ScopedJoinHandle<'_, Result<()>>| {
+            job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        // All are waited for, whatever the first came to.
+        let made: Vec<_> = jobs.into_iter().map(join).collect();
+        made.into_iter().collect()
+    })
+}
+
+/// Whether nobody reads standard output any more.
+fn is_closed(error: &train::Error) -> bool {
+    matches!(error, train::Error::Report(report::Error::Io { cause, .. }) if cause.kind() == ErrorKind::BrokenPipe)
+}
+
+/// What a run came to.
+struct Ended {
+    summary: Summary,
+    path: PathBuf,
+    result: train::Result<()>,
+}
+
+/// Trains the network of one cell and writes down what it came to.
+///
+/// # Errors
+/// When it cannot begin. What goes wrong later is part of what it came to.
+fn one(
+    shared: &Shared<'_>,
+    cell: &Cell,
+    mut dir: RunDir,
+    bars: &Bars,
+    console: &mut Place<'_, '_>,
+) -> Result<Ended> {
+    let path = dir.path().to_path_buf();
+    let board = TensorBoard::create(&path).context("--out")?;
+    let network = network(shared, cell)?;
+    let mut summary = Summary::new(network.run.clone());
+    let mut sinks: Vec<Box<dyn Sink + '_>> =
+        vec![Box::new(&mut summary), Box::new(&mut dir), Box::new(board), Box::new(TracingSink)];
+    sinks.push(Box::new(console));
+    if let Some(live) = shared.screen.live() {
+        sinks.push(Box::new(live));
+    }
+    let result = train(shared, bars, &network, &mut sinks);
+    // Whatever ended the run, what it came to is kept.
+    let result = result.and(sinks.finish().map_err(train::Error::from));
+    let result = result.and(save_weights(&network.params, &path.join("model.safetensors")));
+    drop(sinks);
+    Ok(Ended { summary, path, result })
+}
+
 /// Trains one network from its seed and reports every epoch.
-fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train::Result<()> {
+fn train(shared: &Shared<'_>, bars: &Bars, network: &Network, sinks: &mut dyn Sink) -> train::Result<()> {
     let Shared { args, data, .. } = shared;
     let Network { run, params, model, rng } = network;
     // Dropout draws from a generator of its own: with it or without, samples come in the same order.
@@ -402,8 +501,8 @@ fn train(shared: &Shared<'_>, network: &Network, sinks: &mut dyn Sink) -> train:
     let stopped = || shared.stop.load(Ordering::SeqCst);
     // Bars move with every batch, and after Ctrl-C there is none.
     let watched = |batches: Batches, epoch: u32, split: Split| {
-        shared.bars.pass(batches.samples(), run, epoch, split);
-        batches.take_while(|_| !stopped()).inspect(|batch| shared.bars.advance(batch))
+        bars.pass(batches.samples(), run, epoch, split);
+        batches.take_while(|_| !stopped()).inspect(|batch| bars.advance(batch))
     };
     let recorder = || match args.track {
         Track::Full => Some(Recorder::new()),

@@ -3,6 +3,7 @@
 mod analytic;
 mod command_line;
 mod distribution;
+mod in_order;
 pub mod pictures;
 mod screen;
 
@@ -11,4 +12,5 @@ pub use command_line::{
     at_least_one, locked_version, not_negative, number, percent, positive, rate, size, start, usage,
 };
 pub use distribution::{Distribution, Distributions};
+pub use in_order::{InOrder, Place};
 pub use screen::{Bars, Screen, colors_wanted};

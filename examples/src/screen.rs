@@ -22,11 +22,14 @@ pub struct Screen {
     pub color: bool,
 }
 
-/// Two bars: one for the pass that is being made, one for all passes of all runs.
+/// Two bars: one for the pass that is being made, one for all passes of all runs. Where runs are made side by
+/// side, each has the first for itself, and they share the second.
 #[derive(Debug)]
 pub struct Bars {
     pass: ProgressBar,
     all: ProgressBar,
+    /// Samples that the run has still to go through.
+    to_go: AtomicU64,
     live: Arc<OnceLock<Live>>,
     /// Where the bars go once the live view is left, if there is one.
     behind: Option<MultiProgress>,
@@ -56,13 +59,21 @@ impl Screen {
         self.bars.add(ProgressBar::new(length).with_style(style))
     }
 
-    /// For the training and evaluation of `samples` in all.
-    pub fn bars(&self, samples: u64) -> Bars {
-        let pass = self.bar("{bar:24} {human_pos}/{human_len} samples  {speed}  {wide_msg}", 0);
+    /// For the training and evaluation of `samples` in all, in so many runs at a time.
+    pub fn bars(&self, samples: u64, at_a_time: usize) -> Vec<Bars> {
+        let pass = || self.bar("{bar:24} {human_pos}/{human_len} samples  {speed}  {wide_msg}", 0);
+        let passes: Vec<_> = std::iter::repeat_with(pass).take(at_a_time).collect();
         let all = self.bar("{bar:24} {percent}%  {elapsed} gone, {left} left  {wide_msg}", samples);
-        let behind = self.has_bars.then(|| self.bars.clone());
-        let (left, now) = (AtomicBool::new(false), AtomicU64::new(0));
-        Bars { pass, all, live: self.live.clone(), behind, left, now }
+        let bars = |pass| Bars {
+            pass,
+            all: all.clone(),
+            to_go: AtomicU64::new(0),
+            live: self.live.clone(),
+            behind: self.has_bars.then(|| self.bars.clone()),
+            left: AtomicBool::new(false),
+            now: AtomicU64::new(0),
+        };
+        passes.into_iter().map(bars).collect()
     }
 
     /// For a file that comes in.
@@ -156,22 +167,32 @@ impl Bars {
         }
         self.pass.inc(done);
         self.all.inc(done);
+        self.to_go.store(self.to_go.load(Ordering::Relaxed).saturating_sub(done), Ordering::Relaxed);
     }
 
-    /// Begins run `run` of `of`, with so many samples to come in it and in those behind it: one before may have
-    /// ended early.
-    pub fn run(&self, run: usize, of: usize, to_come: u64) {
-        self.advance_by(0);
-        self.all.set_length(self.all.position() + to_come);
+    /// Begins run `run` of `of`, which goes through so many samples, as does each of those behind it.
+    pub fn run(&self, run: usize, of: usize, samples: u64) {
+        self.to_go.store(samples, Ordering::Relaxed);
         self.all.set_message(format!("run {run} of {of}"));
         if let Some(live) = self.live.get() {
-            live.place(run, of, to_come);
+            live.place(run, of, samples * (of - run + 1) as u64);
         }
+    }
+
+    /// The run has ended, perhaps early: what it did not go through will not come.
+    pub fn ended(&self) {
+        self.advance_by(0);
+        self.all.dec_length(self.to_go.swap(0, Ordering::Relaxed));
+    }
+
+    /// No run comes here any more: others may still be made beside it.
+    pub fn rest(&self) {
+        self.pass.finish_and_clear();
     }
 
     /// Takes the bars away.
     pub fn clear(&self) {
-        self.pass.finish_and_clear();
+        self.rest();
         self.all.finish_and_clear();
     }
 }

@@ -296,6 +296,32 @@ fn a_grid_has_a_directory_per_run_and_one_table() {
 }
 
 #[test]
+fn runs_side_by_side_are_the_same_runs_in_the_same_order() {
+    let dir = temp();
+    let dir = dir.path();
+    // Large enough that one run by itself shares its work among threads.
+    let grid = "--dataset digits --limit 512 --widths 512,256 --epochs 2 --act relu,selu --dropout 0.2,0.5";
+    let threads = ["--threads 2", "--jobs 1", "--jobs 2", "--jobs 4 --threads 1"];
+    let mut printed = threads.iter().enumerate().map(|(i, jobs)| {
+        let out = succeed(dir, &format!("{grid} {jobs} --out {i}"));
+        let name = |line: &str| line.split_once(": mlp ").map(|(name, _)| name.to_string());
+        let epochs = out.lines().filter(|line| line.starts_with("epoch ")).count();
+        let all = out.lines().find(|line| line.contains("samples/s of training in all"));
+        assert!(all.is_some_and(|line| line.starts_with("4 runs in ")), "{out}");
+        (out.lines().filter_map(name).collect::<Vec<_>>(), epochs)
+    });
+    let runs =
+        ["relu-dropout0.2-seed1", "relu-dropout0.5-seed1", "selu-dropout0.2-seed1", "selu-dropout0.5-seed1"];
+    let expected = (runs.map(str::to_string).to_vec(), 8);
+    assert!(printed.all(|printed| printed == expected));
+    for run in runs {
+        for (i, jobs) in threads.iter().enumerate() {
+            assert!(bytes(&dir.join(i.to_string()), run) == bytes(&dir.join("0"), run), "{run} {jobs}");
+        }
+    }
+}
+
+#[test]
 fn the_largest_seed_still_gives_as_many_runs_as_asked_for() {
     let dir = temp();
     succeed(dir.path(), &format!("{SMALL} --dropout 0 --seed {} --seeds 2 --out x --quiet", u64::MAX));
@@ -459,6 +485,27 @@ fn ctrl_c_ends_after_the_batch_with_what_is_done_written_down() {
     assert_eq!(directories(&dir.join("long")), 1, "no other run has begun");
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_runs_side_by_side_and_no_other_begins() {
+    let dir = temp();
+    let dir = dir.path();
+    let args = format!("{SMALL} --act relu,selu,tanh --dropout 0 --jobs 2 --out long");
+    let args = args.replace("--epochs 2", "--epochs 1000000");
+    let mut child = command(dir, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for run in ["relu-dropout0-seed1", "selu-dropout0-seed1"] {
+        wait_for_an_epoch(&mut child, &dir.join("long").join(run).join("metrics.jsonl"));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((ran.code, ran.err.as_str()), (Some(130), "stopped on request; what was done is in long\n"));
+    assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
+    assert_eq!(directories(&dir.join("long")), 2);
+    for run in ["relu-dropout0-seed1", "selu-dropout0-seed1"] {
+        assert_eq!(weights(dir.join("long").join(run).join("model.safetensors")).0.len(), 6);
+    }
+}
+
 #[test]
 fn whoever_closes_standard_output_gets_no_complaint_and_keeps_the_files() {
     let dir = temp();
@@ -468,6 +515,12 @@ fn whoever_closes_standard_output_gets_no_complaint_and_keeps_the_files() {
     let ran: Ran = child.wait_with_output().unwrap().into();
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
     assert_eq!(weights(dir.path().join("run/model.safetensors")).0.len(), 6);
+
+    let args = args.replace("--dropout 0 --out run", "--dropout 0,0.5 --jobs 2 --out grid");
+    let mut child = command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
 }
 
 #[test]
@@ -491,6 +544,9 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         ("--seeds 18446744073709551615", "--seeds"),
         ("--limit 0", "--limit"),
         ("--validation 0", "--validation"),
+        ("--jobs 0", "--jobs"),
+        ("--jobs 2 --threads 2", "leave out --threads"),
+        ("--jobs 2 --live", "leave out --jobs"),
         ("--threads 0", "--threads"),
         ("--threads 1000000", "from 1 to 1024"),
         ("--dropout 1", "below 1"),
@@ -662,6 +718,12 @@ fn a_run_that_diverges_names_the_place_and_the_others_go_on() {
     let ran = fail(dir, &format!("{base} --act relu,sigmoid --out grid"), 1, &says);
     assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
     assert_eq!(lines(dir.join("grid/sigmoid-dropout0-seed1/metrics.jsonl")).len(), 4);
+
+    let ran = fail(dir, &format!("{base} --act relu,sigmoid --jobs 2 --out beside"), 1, &says);
+    assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
+    for run in ["relu-dropout0-seed1", "sigmoid-dropout0-seed1"] {
+        assert!(bytes(&dir.join("beside"), run) == bytes(&dir.join("grid"), run));
+    }
 
     // Lost in the last step of all, where no training batch is left to notice.
     let last = "--dataset digits --limit 64 --batch-size 64 --epochs 1 --dropout 0 --optimizer sgd --lr 1e30";

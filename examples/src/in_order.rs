@@ -1,0 +1,177 @@
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use taper::report::{EpochReport, Result, Run, Sink};
+
+/// Runs that are made side by side, told to one sink as if they were made one after the other.
+///
+/// The first run that has not ended is passed on as it goes. What those behind it have to say waits until their
+/// turn has come.
+pub struct InOrder<'a> {
+    state: Mutex<State<'a>>,
+}
+
+struct State<'a> {
+    sink: Box<dyn Sink + Send + 'a>,
+    /// The run that is passed on as it goes.
+    turn: usize,
+    runs: Vec<Waiting>,
+}
+
+/// What a run has said and was not passed on yet.
+#[derive(Default)]
+struct Waiting {
+    said: Vec<Said>,
+    ended: bool,
+}
+
+enum Said {
+    Begin(Box<Run>),
+    Epoch(EpochReport),
+}
+
+/// The sink of one of the runs.
+pub struct Place<'o, 'a> {
+    order: &'o InOrder<'a>,
+    run: usize,
+}
+
+impl<'a> InOrder<'a> {
+    /// So many runs, told to `sink`.
+    pub fn new(runs: usize, sink: Box<dyn Sink + Send + 'a>) -> Self {
+        let runs = std::iter::repeat_with(Waiting::default).take(runs).collect();
+        Self { state: Mutex::new(State { sink, turn: 0, runs }) }
+    }
+
+    /// The sink of run `run`, from 0. The run has ended when it is dropped.
+    pub fn place(&self, run: usize) -> Place<'_, 'a> {
+        Place { order: self, run }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        // A run that panicked has said what it said.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State<'_> {
+    /// Passes on everything whose turn has come.
+    fn pass_on(&mut self) -> Result<()> {
+        while let Some(run) = self.runs.get_mut(self.turn) {
+            for said in std::mem::take(&mut run.said) {
+                match said {
+                    Said::Begin(run) => self.sink.begin(&run)?,
+                    Said::Epoch(report) => self.sink.epoch(&report)?,
+                }
+            }
+            if !run.ended {
+                break;
+            }
+            self.turn += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Place<'_, '_> {
+    fn say(&self, said: Said) -> Result<()> {
+        let mut state = self.order.lock();
+        state.runs[self.run].said.push(said);
+        state.pass_on()
+    }
+}
+
+impl Sink for Place<'_, '_> {
+    fn begin(&mut self, run: &Run) -> Result<()> {
+        self.say(Said::Begin(Box::new(run.clone())))
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        self.say(Said::Epoch(report.clone()))
+    }
+
+    /// The runs behind this one may have their say.
+    fn finish(&mut self) -> Result<()> {
+        let mut state = self.order.lock();
+        state.runs[self.run].ended = true;
+        state.pass_on()
+    }
+}
+
+impl Drop for Place<'_, '_> {
+    fn drop(&mut self) {
+        // Whoever finished has been told already.
+        let _ = self.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes down what it is told.
+    struct Notes<'a>(&'a Mutex<Vec<String>>);
+
+    impl Notes<'_> {
+        fn note(&self, text: String) -> Result<()> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            Ok(())
+        }
+    }
+
+    impl Sink for Notes<'_> {
+        fn begin(&mut self, run: &Run) -> Result<()> {
+            self.note(run.name.clone())
+        }
+
+        fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+            self.note(report.epoch.to_string())
+        }
+    }
+
+    fn run(name: &str) -> Run {
+        let text = String::new;
+        Run {
+            name: name.to_string(),
+            dataset: text(),
+            model: text(),
+            activation: text(),
+            dropout: 0.0,
+            seed: 0,
+            parameters: 0,
+            epochs: 2,
+            config: serde_json::Value::Null,
+        }
+    }
+
+    fn epoch(epoch: u32) -> EpochReport {
+        EpochReport { epoch, splits: Vec::new() }
+    }
+
+    #[test]
+    fn runs_side_by_side_are_told_one_after_the_other() -> Result<()> {
+        let told = Mutex::new(Vec::new());
+        let so_far = || told.lock().unwrap_or_else(PoisonError::into_inner).join(" ");
+        let order = InOrder::new(4, Box::new(Notes(&told)));
+        let (mut a, mut b, mut c) = (order.place(0), order.place(1), order.place(2));
+        b.begin(&run("b"))?;
+        c.begin(&run("c"))?;
+        b.epoch(&epoch(1))?;
+        assert_eq!(so_far(), "");
+        a.begin(&run("a"))?;
+        a.epoch(&epoch(1))?;
+        assert_eq!(so_far(), "a 1", "the first is told as it goes");
+        c.epoch(&epoch(1))?;
+        c.finish()?;
+        assert_eq!(so_far(), "a 1");
+        a.epoch(&epoch(2))?;
+        a.finish()?;
+        assert_eq!(so_far(), "a 1 2 b 1", "then the second as far as it is, and on");
+        b.epoch(&epoch(2))?;
+        assert_eq!(so_far(), "a 1 2 b 1 2");
+        drop(b);
+        assert_eq!(so_far(), "a 1 2 b 1 2 c 1", "a run that is dropped has ended");
+        order.place(3).begin(&run("d"))?;
+        assert_eq!(so_far(), "a 1 2 b 1 2 c 1 d");
+        Ok(())
+    }
+}

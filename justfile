@@ -13,3 +13,7 @@ mnist *ARGS:
 # The documentation of all crates, in a browser.
 doc:
     cargo doc --workspace --no-deps --open
+
+# Speed and memory beside PyTorch, candle and burn, in turns: `just bench --help`.
+bench *ARGS:
+    python3 benches/run.py {{ARGS}}

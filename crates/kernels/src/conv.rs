@@ -1,10 +1,20 @@
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::{Result, Shape, Tensor};
 
-use crate::cpu::{Matrix, add_product, is_fast, sum, values, with_values};
+use crate::cpu::is_fast;
 use crate::error::argument;
+use crate::gradient::Gradient;
+use crate::kernel::{Kernel, apply};
+
+mod backward;
+mod forward;
+mod sparse;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use backward::{Gradients, Wanted};
 
 /// Stride and zero padding of a convolution, the same in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,17 +58,16 @@ pub fn conv2d(
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
         return twin::conv2d(xs, weight, bias, geometry);
     }
-    let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, Conv2d(shape));
     match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op),
-        None => xs.apply_op2(&weight, op),
+        Some(bias) => apply(Conv2d(shape), &[xs, weight, bias]),
+        None => apply(Conv2d(shape), &[xs, weight]),
     }
 }
 
 /// All sizes of one convolution. One image's columns form a matrix of `k` rows (a row per input channel and
 /// kernel position) and `p` columns (one per output position), so that the convolution is a matrix product.
-#[derive(Clone, Copy)]
-struct ConvShape {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConvShape {
     n: usize,
     c: usize,
     h: usize,
@@ -170,156 +179,67 @@ impl ConvShape {
     fn group(&self) -> usize {
         self.n.div_ceil(16).max(1)
     }
+
+    /// Height and width with padding on both sides.
+    fn padded_size(&self) -> (usize, usize) {
+        let both = 2 * self.geometry.padding;
+        (self.h + both, self.w + both)
+    }
+
+    fn padded_input(&self) -> usize {
+        let (h, w) = self.padded_size();
+        if self.geometry.padding == 0 { 0 } else { self.c * h * w }
+    }
+
+    /// The image with its padding: itself if it has none, else copied into `padded`, which has zeros around it.
+    fn pad<'a>(&self, image: &'a [f32], padded: &'a mut [f32]) -> &'a [f32] {
+        let ((h, w), padding) = (self.padded_size(), self.geometry.padding);
+        if padding == 0 {
+            return image;
+        }
+        let maps = padded.chunks_exact_mut(h * w).zip(image.chunks_exact((self.h * self.w).max(1)));
+        for (padded, map) in maps {
+            let rows = padded[padding * w..].chunks_exact_mut(w).zip(map.chunks_exact(self.w.max(1)));
+            rows.for_each(|(padded, row)| padded[padding..padding + self.w].copy_from_slice(row));
+        }
+        padded
+    }
+
+    /// For every output, the first of its inputs in a padded map.
+    fn starts(&self) -> Vec<u32> {
+        let (w, stride) = (self.padded_size().1, self.geometry.stride);
+        let start = |p: usize| (p / self.out.1 * w + p % self.out.1) * stride;
+        (0..self.p).map(|p| start(p) as u32).collect()
+    }
 }
 
 struct Conv2d(ConvShape);
 
-impl Conv2d {
-    fn forward(
-        &self,
-        xs: (&CpuStorage, &Layout),
-        weight: (&CpuStorage, &Layout),
-        bias: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let s = self.0;
-        let (xs, weight) = (values(xs.0, xs.1)?, values(weight.0, weight.1)?);
-        let mut ys = vec![0.0; s.n * s.output()];
-        ys.par_chunks_mut((s.group() * s.output()).max(1)).enumerate().for_each(|(g, ys)| {
-            let mut columns = vec![0.0; s.k * s.p];
-            for (i, ys) in ys.chunks_exact_mut(s.output()).enumerate() {
-                let image = (g * s.group() + i) * s.input();
-                s.to_columns(&xs[image..image + s.input()], &mut columns);
-                if let Some(bias) = bias {
-                    ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(*b));
-                }
-                let (weight, columns) = (Matrix::new(weight, s.k), Matrix::new(&columns, s.p));
-                add_product((s.o, s.p, s.k), ys, weight, columns, false);
-            }
-        });
-        Ok((CpuStorage::F32(ys), (s.n, s.o, s.out.0, s.out.1).into()))
+impl Kernel for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
     }
 
-    /// Gradients of `xs` and `weight`, each if it needs one, and of the bias.
+    fn shape(&self) -> Shape {
+        let s = self.0;
+        (s.n, s.o, s.out.0, s.out.1).into()
+    }
+
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        self.0.forward(inputs[0], inputs[1], inputs.get(2).copied())
+    }
+
     fn backward(
         &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Tensor)> {
-        let s = self.0;
-        let device = xs.device();
-        // Images without a pixel would form no groups, and then there would be no gradient for the bias.
-        let wanted = xs.track_op() && s.input() > 0;
-        let learns = weight.track_op();
-        let mut grad_xs = vec![0.0; if wanted { s.n * s.input() } else { 0 }];
-        let group_of_gradients =
-            |xs: &[f32], weight: &[f32], grad_ys: &[f32], g: usize, mut grad_xs: Option<&mut [f32]>| {
-                let mut columns = vec![0.0; s.k * s.p];
-                let mut grad_columns = vec![0.0; if wanted { s.k * s.p } else { 0 }];
-                let (mut grad_weight, mut grad_bias) = (vec![0.0; s.o * s.k], vec![0.0; s.o]);
-                for n in g * s.group()..((g + 1) * s.group()).min(s.n) {
-                    let image = &xs[n * s.input()..][..s.input()];
-                    let grad_image = &grad_ys[n * s.output()..][..s.output()];
-                    let maps = Matrix::new(grad_image, s.p);
-                    if learns {
-                        s.to_columns(image, &mut columns);
-                        let columns = Matrix::new(&columns, s.p).transposed();
-                        add_product((s.o, s.k, s.p), &mut grad_weight, maps, columns, false);
-                    }
-                    for (grad, map) in grad_bias.iter_mut().zip(grad_image.chunks_exact(s.p)) {
-                        *grad += sum(map);
-                    }
-                    if let Some(grad_xs) = grad_xs.as_deref_mut() {
-                        let weight = Matrix::new(weight, s.k).transposed();
-                        grad_columns.fill(0.0);
-                        add_product((s.k, s.p, s.o), &mut grad_columns, weight, maps, false);
-                        let own = &mut grad_xs[(n - g * s.group()) * s.input()..][..s.input()];
-                        s.add_columns(&grad_columns, own);
-                    }
-                }
-                (grad_weight, grad_bias)
-            };
-        let groups: Vec<(Vec<f32>, Vec<f32>)> = with_values(xs, |xs| {
-            with_values(weight, |weight| {
-                with_values(grad_ys, |grad_ys| {
-                    if wanted {
-                        let size = (s.group() * s.input()).max(1);
-                        let images = grad_xs.par_chunks_mut(size).enumerate();
-                        images.map(|(g, own)| group_of_gradients(xs, weight, grad_ys, g, Some(own))).collect()
-                    } else {
-                        let groups = (0..s.n.div_ceil(s.group())).into_par_iter();
-                        groups.map(|g| group_of_gradients(xs, weight, grad_ys, g, None)).collect()
-                    }
-                })
-            })
-        })???;
-        // In order, so that the sum does not depend on which thread was first.
-        let (mut grad_weight, mut grad_bias) = (vec![0.0; s.o * s.k], vec![0.0; s.o]);
-        for (weight, bias) in &groups {
-            grad_weight.iter_mut().zip(weight).for_each(|(sum, x)| *sum += *x);
-            grad_bias.iter_mut().zip(bias).for_each(|(sum, x)| *sum += *x);
-        }
-        let grad_xs = if wanted { Some(Tensor::from_vec(grad_xs, xs.shape(), device)?) } else { None };
-        let grad_weight =
-            if learns { Some(Tensor::from_vec(grad_weight, weight.shape(), device)?) } else { None };
-        Ok((grad_xs, grad_weight, Tensor::from_vec(grad_bias, s.o, device)?))
-    }
-}
-
-impl CustomOp2 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((xs, xs_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        _ys: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad_xs, grad_weight, _) = self.backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, grad_weight))
-    }
-}
-
-impl CustomOp3 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((xs, xs_layout), (weight, weight_layout), Some(values(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _ys: &Tensor,
-        grad_ys: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad_xs, grad_weight, grad_bias) = self.backward(xs, weight, grad_ys)?;
-        Ok((grad_xs, grad_weight, Some(grad_bias)))
+        inputs: &[&[f32]],
+        _ys: &[f32],
+        grad_ys: Gradient,
+        wanted: &[bool],
+    ) -> Vec<Option<Gradient>> {
+        let wanted = Wanted { xs: wanted[0], weight: wanted[1] };
+        let Gradients { xs, weight, bias } = self.0.backward(inputs[0], inputs[1], &grad_ys, wanted);
+        let gradients = [xs, weight, Some(bias)];
+        gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()
     }
 }
 

@@ -101,6 +101,57 @@ pub(crate) unsafe fn filled(
     values
 }
 
+/// How many `f32` a vector has on this CPU.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl pulp::WithSimd for Lanes {
+        type Output = usize;
+        fn with_simd<S: pulp::Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    pulp::Arch::new().dispatch(Lanes)
+}
+
+/// `size` values for each of `images`, written by `op(state, image, its values)`, which finds zeros there. Every
+/// `group` images share a state and a thread; also returned are the groups' states, in order.
+///
+/// The zeros are written just before `op` overwrites them, while they are in the cache: those of a new vector
+/// would go all the way to memory and back.
+#[allow(unsafe_code)]
+pub(crate) fn per_image<State: Send>(
+    images: usize,
+    size: usize,
+    group: usize,
+    state: impl Fn() -> State + Sync,
+    op: impl Fn(&mut State, usize, &mut [f32]) + Sync,
+) -> (Vec<f32>, Vec<State>) {
+    if size == 0 {
+        let group_of_images = |g: usize| {
+            let mut state = state();
+            (g * group..((g + 1) * group).min(images)).for_each(|n| op(&mut state, n, &mut []));
+            state
+        };
+        return (Vec::new(), (0..images.div_ceil(group)).into_par_iter().map(group_of_images).collect());
+    }
+    let mut values = Vec::with_capacity(images * size);
+    let groups = values.spare_capacity_mut()[..images * size].par_chunks_mut(group * size).enumerate();
+    let states = groups.map(|(g, values)| {
+        let mut state = state();
+        for (i, values) in values.chunks_exact_mut(size).enumerate() {
+            values.fill(MaybeUninit::new(0.0));
+            // SAFETY: all of them have just been written.
+            op(&mut state, g * group + i, unsafe { values.assume_init_mut() });
+        }
+        state
+    });
+    let states = states.collect();
+    // SAFETY: the loop above has written all of these values: the chunks cover them, and a chunk is a whole
+    // number of images.
+    unsafe { values.set_len(images * size) };
+    (values, states)
+}
+
 /// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -127,18 +178,19 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
 #[allow(unsafe_code)]
-pub(crate) fn add_product(
+pub(crate) fn matmul(
     size: (usize, usize, usize),
     dst: &mut [f32],
+    accumulate: bool,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
     parallel: bool,
 ) {
     assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
     // SAFETY: `dst` has room for m×n values, all of them initialised.
-    unsafe { gemm(size, dst.as_mut_ptr(), true, lhs, rhs, parallel) }
+    unsafe { gemm(size, dst.as_mut_ptr(), accumulate, lhs, rhs, parallel) }
 }
 
 /// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.

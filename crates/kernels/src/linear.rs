@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, add_product, add_rows, filled, is_fast, product, simd};
+use crate::cpu::{Matrix, add_rows, filled, is_fast, matmul, product, simd};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
@@ -238,11 +238,11 @@ impl Kernel for Linear {
                 let width = compact.width;
                 let weight = compact.columns(weight, i);
                 let weight = Matrix::new(&weight, width).transposed();
-                add_product((n, o, width), &mut ys, Matrix::new(&compact.xs, width), weight, true);
+                matmul((n, o, width), &mut ys, true, Matrix::new(&compact.xs, width), weight, true);
             }
             None => {
                 let weight = Matrix::new(weight, i).transposed();
-                add_product((n, o, i), &mut ys, Matrix::new(xs, i), weight, true);
+                matmul((n, o, i), &mut ys, true, Matrix::new(xs, i), weight, true);
             }
         }
         if let Some(compact) = compact {

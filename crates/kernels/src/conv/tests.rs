@@ -5,7 +5,7 @@ use proptest::test_runner::{Config, RngSeed};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use super::backward::{Gradients, dense};
+use super::backward::{Gradients, Maps, dense};
 use super::forward::direct;
 use super::*;
 use crate::gradient::{Gradient, Winners};

@@ -217,11 +217,12 @@ fn a_run_of_ours_is_inspected_as_it_was_trained() {
     let trained = lines(dir.path().join("run/layers.jsonl"));
     let (trained, seen) = (&trained[trained.len() - 2..], lines(dir.path().join("seen/layers.jsonl")));
     for (trained, seen) in trained.iter().zip(&seen) {
-        for key in
-            ["site", "values", "zeros", "negatives", "mean", "histogram", "dormant_0_025", "firing_rate"]
-        {
+        for key in ["site", "values", "zeros", "negatives", "histogram", "dormant_0_025", "firing_rate"] {
             assert_eq!(seen[key], trained[key], "{key}");
         }
+        // Moments depend in their last digits on how the samples were cut into batches.
+        let (seen, trained) = (seen["mean"].as_f64().unwrap(), trained["mean"].as_f64().unwrap());
+        assert!((seen - trained).abs() <= 1e-12 * trained.abs(), "mean: {seen}, {trained}");
     }
     let part = succeed(&dir, &["run/model.safetensors", "--split", "train", "--limit", "100"], None);
     assert!(part.contains("100 samples of digits train") && part.contains("\ntrain "), "{part}");

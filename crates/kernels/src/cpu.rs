@@ -1,7 +1,7 @@
 //! What all kernels share: slices out of tensors, run-time CPU dispatch, and the matrix product.
 
 use std::mem::MaybeUninit;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, DerefMut, Range};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 use gemm::Parallelism;
@@ -150,6 +150,35 @@ pub(crate) fn per_image<State: Send>(
     // number of images.
     unsafe { values.set_len(images * size) };
     (values, states)
+}
+
+/// Zeros whose first value begins a cache line, so that no vector of them lies across two.
+pub(crate) struct Aligned {
+    values: Vec<f32>,
+    start: usize,
+}
+
+impl Aligned {
+    pub fn new(n: usize) -> Self {
+        const LINE: usize = 64;
+        let values = vec![0.0; n + LINE / size_of::<f32>()];
+        let start = values.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+        Self { values, start }
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[self.start..]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..]
+    }
 }
 
 /// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.

@@ -10,6 +10,10 @@ use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
 
+mod sparse;
+
+use sparse::Sparse;
+
 /// `xs · weightᵀ + bias`, as PyTorch's `F.linear`. No gradient is computed for an `xs` that needs none.
 ///
 /// Columns of `xs` that are constant over the batch, such as the margins of images or units that are dead or
@@ -34,7 +38,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
         return twin::linear(xs, weight, bias);
     }
     let shape = [rest, &[o]].concat().into();
-    let kernel = Linear { n: rest.iter().product(), i, o, shape, compact: OnceLock::new() };
+    let kernel = Linear { n: rest.iter().product(), i, o, shape, input: OnceLock::new() };
     match bias {
         Some(bias) => apply(kernel, &[xs, weight, bias]),
         None => apply(kernel, &[xs, weight]),
@@ -47,8 +51,27 @@ struct Linear {
     i: usize,
     o: usize,
     shape: Shape,
-    /// Filled by the forward pass, if enough columns are constant.
-    compact: OnceLock<Compact>,
+    /// Found by the forward pass.
+    input: OnceLock<Input>,
+}
+
+/// What of an input has to be multiplied.
+enum Input {
+    All,
+    Varying(Compact),
+    Sparse(Sparse),
+}
+
+impl Input {
+    fn of(xs: &[f32], n: usize, i: usize, o: usize) -> Self {
+        if n < 2 || n.saturating_mul(i).saturating_mul(o) < SMALLEST {
+            return Self::All;
+        }
+        match Sparse::of(xs, i) {
+            Some(sparse) => Self::Sparse(sparse),
+            None => Compact::of(xs, i).map_or(Self::All, Self::Varying),
+        }
+    }
 }
 
 /// The columns of an input that vary over the batch.
@@ -70,10 +93,7 @@ const SMALLEST: usize = 1 << 20;
 
 impl Compact {
     /// `None` if too few columns are constant for it to pay.
-    fn of(xs: &[f32], n: usize, i: usize, o: usize) -> Option<Self> {
-        if n < 2 || n * i * o < SMALLEST {
-            return None;
-        }
+    fn of(xs: &[f32], i: usize) -> Option<Self> {
         let varies = varying(xs, i);
         let mut runs: Vec<Range<usize>> = Vec::new();
         let mut column = 0;
@@ -154,31 +174,34 @@ fn varying(xs: &[f32], i: usize) -> Vec<bool> {
 
 impl Linear {
     /// What every sample gets beside the product: the bias, and what the constant columns give.
-    fn base(&self, inputs: &[&[f32]], compact: Option<&Compact>) -> Vec<f32> {
-        let mut base = inputs.get(2).map_or_else(|| vec![0.0; self.o], |bias| bias.to_vec());
-        let Some(compact) = compact else { return base };
+    fn base(&self, inputs: &[&[f32]], compact: &Compact) -> Vec<f32> {
+        let mut base = self.bias(inputs);
         let (row, weight) = (&inputs[0][..self.i], inputs[1]);
-        base.par_iter_mut().zip(weight.par_chunks_exact(self.i)).with_min_len(ROWS).for_each(
-            |(base, weight)| {
-                for run in compact.constant(self.i).filter(|run| row[run.clone()].iter().any(|x| *x != 0.0)) {
-                    *base += dot(&row[run.clone()], &weight[run]);
-                }
-            },
-        );
+        let outputs = base.par_iter_mut().zip(weight.par_chunks_exact(self.i));
+        outputs.with_min_len(ROWS).for_each(|(base, weight)| {
+            for run in compact.constant(self.i).filter(|run| row[run.clone()].iter().any(|x| *x != 0.0)) {
+                *base += dot(&row[run.clone()], &weight[run]);
+            }
+        });
         base
     }
-}
 
-impl Linear {
-    /// `gradsᵀ · xs`, for `grads` transposed, `(o, n)`.
+    fn bias(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        inputs.get(2).map_or_else(|| vec![0.0; self.o], |bias| bias.to_vec())
+    }
+
+    /// `gradsᵀ · xs` for `grads`, `(n, o)`, and their sums over the batch.
     #[allow(unsafe_code)]
-    fn grad_weight(&self, xs: &[f32], grads: Matrix<'_>, grad_bias: &[f32], parallel: bool) -> Vec<f32> {
+    fn grad_weight(&self, xs: &[f32], grads: &[f32], sums: &[f32], parallel: bool) -> Vec<f32> {
         let Self { n, i, o, .. } = *self;
-        let Some(compact) = self.compact.get() else {
-            return product((o, i, n), grads, Matrix::new(xs, i), parallel);
+        let turned = Matrix::new(grads, o).transposed();
+        let compact = match self.input.get() {
+            Some(Input::Sparse(sparse)) => return sparse.grad_weight(grads, sums),
+            Some(Input::Varying(compact)) => compact,
+            Some(Input::All) | None => return product((o, i, n), turned, Matrix::new(xs, i), parallel),
         };
         let width = compact.width;
-        let varying = product((o, width, n), grads, Matrix::new(&compact.xs, width), parallel);
+        let varying = product((o, width, n), turned, Matrix::new(&compact.xs, width), parallel);
         // SAFETY: runs and constant stretches take turns and cover all columns of each row.
         unsafe {
             filled(o * i, ROWS * i, |start, chunk| {
@@ -189,7 +212,7 @@ impl Linear {
                         let (constant, behind) = rest.split_at_mut(run.start - column);
                         // The sum over samples is that of the gradients, times the constant.
                         for (grad, x) in constant.iter_mut().zip(&xs[column..]) {
-                            grad.write(grad_bias[row] * x);
+                            grad.write(sums[row] * x);
                         }
                         rest = write(behind, &varying[..run.len()]);
                         (varying, column) = (&varying[run.len()..], run.end);
@@ -231,25 +254,24 @@ impl Kernel for Linear {
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let Self { n, i, o, .. } = *self;
         let (xs, weight) = (inputs[0], inputs[1]);
-        let compact = Compact::of(xs, n, i, o);
-        let mut ys = self.base(inputs, compact.as_ref()).repeat(n);
-        match &compact {
-            Some(compact) => {
-                let width = compact.width;
-                let weight = compact.columns(weight, i);
+        // The operation was made for this one call, so nothing has been stored before.
+        let input = self.input.get_or_init(|| Input::of(xs, n, i, o));
+        match input {
+            Input::Sparse(sparse) => sparse.product(weight, inputs.get(2).copied()),
+            Input::Varying(compact) => {
+                let mut ys = self.base(inputs, compact).repeat(n);
+                let (width, weight) = (compact.width, compact.columns(weight, i));
                 let weight = Matrix::new(&weight, width).transposed();
                 matmul((n, o, width), &mut ys, true, Matrix::new(&compact.xs, width), weight, true);
+                ys
             }
-            None => {
+            Input::All => {
+                let mut ys = self.bias(inputs).repeat(n);
                 let weight = Matrix::new(weight, i).transposed();
                 matmul((n, o, i), &mut ys, true, Matrix::new(xs, i), weight, true);
+                ys
             }
         }
-        if let Some(compact) = compact {
-            // The operation was made for this one call, so nothing can have been stored before.
-            let _ = self.compact.set(compact);
-        }
-        ys
     }
 
     fn backward(
@@ -269,7 +291,7 @@ impl Kernel for Linear {
         let alone = !(wanted[0] && wanted[1]) || rayon::current_num_threads() > 2;
         let (grad_xs, grad_weight) = rayon::join(
             || wanted[0].then(|| product((n, i, o), grads, Matrix::new(weight, i), alone)),
-            || wanted[1].then(|| self.grad_weight(xs, grads.transposed(), &grad_bias, alone)),
+            || wanted[1].then(|| self.grad_weight(xs, &grad_ys, &grad_bias, alone)),
         );
         let gradients = [grad_xs, grad_weight, Some(grad_bias)];
         gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()

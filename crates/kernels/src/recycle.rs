@@ -3,11 +3,11 @@ use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
 
 /// Blocks from this size on are recycled.
-const SMALLEST: usize = 1 << 16;
+const SMALLEST: usize = 1 << 14;
 /// Sizes are rounded up to eight steps an octave, so that at most an eighth of a block is wasted.
 const STEPS: usize = 8;
 /// Octaves from [`SMALLEST`] on.
-const OCTAVES: usize = 20;
+const OCTAVES: usize = 22;
 /// Blocks are aligned to this; requests for more go to the system.
 const ALIGN: usize = 64;
 
@@ -24,7 +24,7 @@ const ALIGN: usize = 64;
 /// # fn main() { assert_eq!(vec![1.0_f32; 100_000].iter().sum::<f32>(), 100_000.0); }
 /// ```
 ///
-/// Blocks of 64 KiB and more are kept in lists by size; smaller ones are the system's. Of each size as many are
+/// Blocks of 16 KiB and more are kept in lists by size; smaller ones are the system's. Of each size as many are
 /// kept as were in use at once.
 pub struct Recycle {
     /// The first free block of each size; a free block begins with the address of the next.

@@ -1,11 +1,11 @@
 use std::array::from_fn;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::ConvShape;
 use super::backward::{Gradients, Maps, Wanted, add_up};
-use crate::cpu::{lanes, per_image, sum};
+use crate::cpu::{Aligned, lanes, per_image, sum};
 
 /// Gradients as sums over the values of `grad_ys` that are not 0. A 0 hides a NaN in what it would be multiplied
 /// with; the forward pass has shown it.
@@ -61,35 +61,6 @@ impl Scratch {
             grad_weight: aligned(wanted.weight, plan.weights),
             grad_bias: vec![0.0; s.o],
         }
-    }
-}
-
-/// Zeros whose first value begins a cache line, so that no vector of them lies across two.
-struct Aligned {
-    values: Vec<f32>,
-    start: usize,
-}
-
-impl Aligned {
-    fn new(n: usize) -> Self {
-        const LINE: usize = 64;
-        let values = vec![0.0; n + LINE / size_of::<f32>()];
-        let start = values.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
-        Self { values, start }
-    }
-}
-
-impl Deref for Aligned {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        &self.values[self.start..]
-    }
-}
-
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values[self.start..]
     }
 }
 

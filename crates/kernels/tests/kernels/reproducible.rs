@@ -52,6 +52,21 @@ fn linear_gives_the_same_bits() {
 }
 
 #[test]
+fn linear_over_a_background_or_constant_columns_gives_the_same_bits() {
+    let (n, i, o) = (128, 784, 512);
+    let args = [random(1, &[n, i]), random(2, &[o, i]), random(3, &[o])];
+    let values: Vec<f32> = args[0].flatten_all().unwrap().to_vec1().unwrap();
+    for constant in [|k: usize| k % 5 > 0, |k: usize| k % 784 < 400] {
+        let values = values.iter().enumerate().map(|(k, x)| if constant(k) { -0.4 } else { *x });
+        let mut values: Vec<f32> = values.collect();
+        values[0] = -0.4;
+        let xs = Tensor::from_vec(values, (n, i), &Device::Cpu).unwrap();
+        let args = [xs, args[1].clone(), args[2].clone()];
+        the_same_with_any_number_of_threads("linear", || run(&args, |a| linear(&a[0], &a[1], Some(&a[2]))));
+    }
+}
+
+#[test]
 fn conv2d_gives_the_same_bits() {
     for (n, c, size, o, stride, padding) in
         [(37, 3, 13, 5, 1, 0), (5, 16, 14, 32, 2, 1), (128, 1, 28, 32, 1, 0)]

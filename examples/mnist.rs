@@ -215,27 +215,12 @@ fn main() -> ExitCode {
         }
         Ok((OptimizerConfig::new(rule, args.lr.unwrap_or(lr)), args))
     });
-    if parsed.as_ref().is_ok_and(|(_, args)| args.jobs > 1) {
-        without_candle_threads();
-    }
     match parsed {
         Ok((optimizer, args)) => run(&args, optimizer).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }),
         Err(error) => usage(&error),
-    }
-}
-
-/// Starts the program again, as the same process, with candle told to keep to the thread that calls it: its own
-/// threads serve one caller at a time, and runs side by side would wait for them in turns.
-fn without_candle_threads() {
-    #[cfg(unix)]
-    if let (None, Ok(program)) = (std::env::var_os("CANDLE_NUM_THREADS"), std::env::current_exe()) {
-        use std::os::unix::process::CommandExt;
-        let mut again = std::process::Command::new(program);
-        // It returns only where that fails, and then the runs are slower, not wrong.
-        let _ = again.args(std::env::args_os().skip(1)).env("CANDLE_NUM_THREADS", "1").exec();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::moments::Moments;
 use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, sparseness};
 
 /// Values that make a block at least, so that the work outweighs making and merging its tally.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = 32 * 1024;
 /// Blocks of a batch at most, as each has a tally; they are shared out among the threads.
 const BLOCKS: usize = 32;
 
@@ -32,26 +32,29 @@ impl Batch<'_> {
         self.units * self.positions
     }
 
-    /// The tally of this batch. Blocks of samples are measured on all threads and merged in order; where they
-    /// are cut depends on the shape alone.
-    pub fn tally(self, parts: Parts) -> Tally {
-        let mut tally = Tally::new(self.units);
+    /// Adds this batch to its site's tally. Blocks of samples are measured on all threads and merged in order;
+    /// where they are cut depends on the shape alone.
+    pub fn add_to(self, tally: &mut Tally, parts: Parts) {
         if self.ys.is_empty() {
-            return tally;
+            return;
         }
         let samples = (self.ys.len() / self.sample()).div_ceil(BLOCKS).max(BLOCK / self.sample()).max(1);
         let size = samples * self.sample();
-        let blocks: Vec<Tally> = self
-            .ys
-            .par_chunks(size)
-            .zip(self.xs.par_chunks(size))
-            .map(|(ys, xs)| {
-                let block = Self { xs, ys, ..self };
-                block.fast(parts).unwrap_or_else(|| block.plain(parts))
-            })
-            .collect();
-        blocks.iter().for_each(|block| tally.merge(block));
-        tally
+        let measure = |(ys, xs)| {
+            let block = Self { xs, ys, ..self };
+            block.fast(parts).unwrap_or_else(|| block.plain(parts))
+        };
+        if size >= self.ys.len() || rayon::current_num_threads() == 1 {
+            // Waking a thread costs as much as thousands of values, and a tally that is merged at once leaves its
+            // memory, still in the cache, to the next one. The order is the same.
+            for block in self.ys.chunks(size).zip(self.xs.chunks(size)) {
+                tally.merge(&measure(block));
+            }
+        } else {
+            let blocks: Vec<Tally> =
+                self.ys.par_chunks(size).zip(self.xs.par_chunks(size)).map(measure).collect();
+            blocks.iter().for_each(|block| tally.merge(block));
+        }
     }
 
     /// The definitions, value by value.

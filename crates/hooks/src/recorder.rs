@@ -219,10 +219,10 @@ impl Observer for Recorder {
             }
         };
         let (activation, parts) = (seen.activation, self.parts);
-        let tally = with_values(seen.xs, |xs| {
-            with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.tally(parts))
+        let tally = &mut self.sites[index].tally;
+        with_values(seen.xs, |xs| {
+            with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.add_to(tally, parts))
         })??;
-        self.sites[index].tally.merge(&tally);
         Ok(())
     }
 }

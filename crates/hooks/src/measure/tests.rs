@@ -15,6 +15,15 @@ fn cases(n: u32) -> Config {
     Config { cases: n, failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..Config::default() }
 }
 
+impl Batch<'_> {
+    /// The tally of this batch alone.
+    fn tally(self, parts: Parts) -> Tally {
+        let mut tally = Tally::new(self.units);
+        self.add_to(&mut tally, parts);
+        tally
+    }
+}
+
 /// A batch that owns its values.
 #[derive(Debug)]
 struct Owned {

@@ -6,7 +6,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use taper_kernels::{Conv2dGeometry, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu, twin};
 
-use crate::{assert_close_in_scale, cases, gradients, random, scattered, var};
+use crate::{assert_close, cases, gradients, largest, random, scattered, var};
 
 /// Runs kernel and twin on the same arguments, and the kernel on the same values behind other memory layouts and
 /// in f64; all must agree in value and gradients.
@@ -29,6 +29,7 @@ fn agree(
     let view = |xs: &Tensor| if xs.rank() < 2 { xs.clone() } else { scattered(xs) };
     let wide: Vec<Tensor> = args.iter().map(|a| a.to_dtype(DType::F64).unwrap()).collect();
     let want = run(&twin, &wide, plain);
+    let terms = want[args.len()].elem_count();
     let results = [
         run(&kernel, args, plain),
         run(&twin, args, plain),
@@ -38,7 +39,11 @@ fn agree(
     for (who, got) in ["kernel", "twin", "kernel on views", "kernel in f64"].iter().zip(results) {
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             let what = if i < args.len() { format!("gradient {i}") } else { "value".to_string() };
-            assert_close_in_scale(&format!("{who}: {what}"), got, want, 1e-5);
+            // candle adds up in f32, on a CPU without AVX one term after the other. A sum that cancels is measured
+            // by what such a sum usually comes to.
+            let sum = *who == "twin" && got.elem_count() == 1;
+            let usual = if sum { (terms as f64).sqrt() } else { 1e-3 };
+            assert_close(&format!("{who}: {what}"), got, want, 0.0, 1e-5 * largest(want).max(usual));
         }
     }
 }

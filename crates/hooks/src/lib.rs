@@ -23,6 +23,7 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+pub mod bits;
 mod error;
 mod measure;
 mod moments;

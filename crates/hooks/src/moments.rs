@@ -1,14 +1,24 @@
+use serde::{Deserialize, Serialize};
+
+use crate::bits;
+
 /// Mean and central moments of a set of values in f64, with their extremes. Sets merge exactly in real
 /// arithmetic (Pébay 2008), so data may be split in any way.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Moments {
     pub count: u64,
+    #[serde(with = "bits")]
     pub mean: f64,
     /// Sums of powers of the deviation from the mean.
+    #[serde(with = "bits")]
     m2: f64,
+    #[serde(with = "bits")]
     m3: f64,
+    #[serde(with = "bits")]
     m4: f64,
+    #[serde(with = "bits::single")]
     pub min: f32,
+    #[serde(with = "bits::single")]
     pub max: f32,
 }
 

@@ -2,12 +2,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Result, Tensor};
 use rand::Rng as _;
+use serde::{Deserialize, Serialize};
 use taper_kernels::{Activation, off_the_record};
 
 use crate::{Error, Observer, Rng, Seen, Site};
 
 /// What a forward pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Training: dropout is on, gradients are wanted.
     Train,

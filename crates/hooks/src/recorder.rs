@@ -1,4 +1,5 @@
 use candle_core::Result;
+use serde::{Deserialize, Serialize};
 use taper_kernels::with_values;
 use taper_report::LayerStats;
 
@@ -8,7 +9,7 @@ use crate::{Error, Mode, Observer, Seen, Site};
 
 /// Which numbers a [`Recorder`] collects beside its counts: zeros, signs, flat values, and per unit what
 /// dead, rare, always-on and dormant need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
     /// Mean, variance, skewness, kurtosis and extremes.
     pub moments: bool,
@@ -32,10 +33,14 @@ impl Parts {
 /// `revived` compare like with like. Its memory grows with units, never with samples or epochs.
 /// Recorders that saw different parts of a window [merge](Recorder::merge).
 ///
+/// It can be written down and read back with serde, in the middle of a window too, and goes on as if nothing had
+/// happened: counts are integers, sums the bits of floats. What contradicts itself is refused when it is read.
+///
 /// # Errors
 /// It ends a pass with this crate's [`enum@Error`] when two sites have one name, the number of units of a site
 /// changes or the modes mix within a window, `xs` and `ys` differ in shape, or there is no dimension of units.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Recorder {
     parts: Parts,
     sites: Vec<Watched>,
@@ -43,13 +48,41 @@ pub struct Recorder {
     previous: Vec<(String, Vec<bool>)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Watched {
-    site: Site,
-    /// It came by merging: the site is another recorder's, and the first of this one's own takes its place.
-    merged: bool,
+    /// The site's.
+    name: String,
+    activation: String,
+    zero_floored: bool,
+    /// `None` for what came by merging or from a file: the first site of that name takes the place.
+    #[serde(skip)]
+    site: Option<Site>,
     mode: Mode,
     tally: Tally,
+}
+
+/// A recorder as it is read.
+#[derive(Deserialize)]
+struct Written {
+    parts: Parts,
+    sites: Vec<Watched>,
+    previous: Vec<(String, Vec<bool>)>,
+}
+
+impl TryFrom<Written> for Recorder {
+    type Error = String;
+
+    fn try_from(Written { parts, sites, previous }: Written) -> std::result::Result<Self, String> {
+        for (i, Watched { name, tally, .. }) in sites.iter().enumerate() {
+            if sites[..i].iter().any(|other| other.name == *name) {
+                return Err(format!("recorder: site '{name}' is there twice"));
+            }
+            if let Some(what) = tally.contradiction() {
+                return Err(format!("recorder: site '{name}': {what}"));
+            }
+        }
+        Ok(Self { parts, sites, previous })
+    }
 }
 
 /// What one unit did in a window.
@@ -111,7 +144,7 @@ impl Recorder {
     /// What every unit of a site did so far in this window, in the order of the units; `None` if the site was not
     /// seen. Ask before [`Recorder::finish`], which empties the window.
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
-        let watched = self.sites.iter().find(|w| w.site.name() == site)?;
+        let watched = self.sites.iter().find(|w| w.name == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
         let scores = watched.tally.dormancy();
         let stats = |(u, dormancy): (&crate::tally::Unit, Option<f64>)| UnitStats {
@@ -135,14 +168,14 @@ impl Recorder {
             return Err(Error::PartsDiffer);
         }
         for theirs in &other.sites {
-            if let Some(own) = self.sites.iter().find(|w| w.site.name() == theirs.site.name()) {
+            if let Some(own) = self.sites.iter().find(|w| w.name == theirs.name) {
                 own.check(theirs.mode, theirs.tally.units.len())?;
             }
         }
         for theirs in &other.sites {
-            match self.sites.iter_mut().find(|w| w.site.name() == theirs.site.name()) {
+            match self.sites.iter_mut().find(|w| w.name == theirs.name) {
                 Some(own) => own.tally.merge(&theirs.tally),
-                None => self.sites.push(Watched { merged: true, ..theirs.clone() }),
+                None => self.sites.push(Watched { site: None, ..theirs.clone() }),
             }
         }
         Ok(())
@@ -154,13 +187,12 @@ impl Recorder {
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
-        for Watched { site, tally, .. } in sites {
-            let mut stats = tally.stats(self.parts, site.activation().is_zero_floored());
-            stats.site = site.name().to_string();
-            stats.activation = site.activation().to_string();
+        for Watched { name, activation, zero_floored, tally, .. } in sites {
+            let mut stats = tally.stats(self.parts, zero_floored);
+            (stats.site, stats.activation) = (name, activation);
             let dead = tally.dead();
             let before =
-                previous.iter().find(|(name, dead)| name == site.name() && dead.len() == tally.units.len());
+                previous.iter().find(|(name, dead)| *name == stats.site && dead.len() == tally.units.len());
             if let Some((_, before)) = before {
                 let count = |was: bool, is: bool| {
                     before.iter().zip(&dead).filter(|(b, d)| **b == was && **d == is).count() as u64
@@ -179,7 +211,7 @@ impl Recorder {
 impl Watched {
     /// Whether more of this mode and number of units may be added.
     fn check(&self, mode: Mode, units: usize) -> std::result::Result<(), Error> {
-        let (site, expected) = (self.site.name().to_string(), self.tally.units.len());
+        let (site, expected) = (self.name.clone(), self.tally.units.len());
         if self.mode != mode {
             return Err(Error::ModesMixed(site));
         }
@@ -201,20 +233,27 @@ impl Observer for Recorder {
             [_, units, rest @ ..] => (*units, rest.iter().product()),
             found => return Err(Error::Shape { site: name.to_string(), found: found.to_vec() }.into()),
         };
-        let index = match self.sites.iter().position(|w| w.site.name() == name) {
+        let index = match self.sites.iter().position(|w| w.name == name) {
             Some(index) => {
                 let own = &mut self.sites[index];
                 own.check(seen.mode, units)?;
-                if own.merged {
-                    (own.site, own.merged) = (seen.site.clone(), false);
-                } else if !own.site.is_same_place(seen.site) {
-                    return Err(Error::SiteTwice(name.to_string()).into());
+                match &own.site {
+                    None => own.site = Some(seen.site.clone()),
+                    Some(site) if site.is_same_place(seen.site) => {}
+                    Some(_) => return Err(Error::SiteTwice(name.to_string()).into()),
                 }
                 index
             }
             None => {
-                let (site, mode) = (seen.site.clone(), seen.mode);
-                self.sites.push(Watched { site, merged: false, mode, tally: Tally::new(units) });
+                let (activation, mode) = (seen.site.activation(), seen.mode);
+                self.sites.push(Watched {
+                    name: name.to_string(),
+                    activation: activation.to_string(),
+                    zero_floored: activation.is_zero_floored(),
+                    site: Some(seen.site.clone()),
+                    mode,
+                    tally: Tally::new(units),
+                });
                 self.sites.len() - 1
             }
         };

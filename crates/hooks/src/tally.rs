@@ -1,7 +1,8 @@
+use serde::{Deserialize, Serialize};
 use taper_report::{ActivePerSample, FiringRates, Histogram, LayerStats, Quantiles};
 
-use crate::Parts;
 use crate::moments::Moments;
+use crate::{Parts, bits};
 
 /// `|ys|` up to this is near zero.
 pub(crate) const NEAR_ZERO: f32 = 0.01;
@@ -15,7 +16,7 @@ const DORMANT_EPS: f64 = 1e-9;
 /// Everything that is summed up at one site over a window. Tallies of the same site merge.
 ///
 /// Its size grows with the number of units, never with that of samples.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     pub samples: u64,
     pub values: u64,
@@ -33,8 +34,9 @@ pub(crate) struct Tally {
     pub per_sample: PerSample,
 }
 
-/// What is summed up for one unit. Only finite values count.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// What is summed up for one unit. Only finite values count. Written as a list, since there may be thousands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[u64; 6]", into = "[u64; 6]")]
 pub(crate) struct Unit {
     pub observations: u64,
     /// Observations with `ys > 0`.
@@ -47,7 +49,7 @@ pub(crate) struct Unit {
 }
 
 /// What is summed up over samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PerSample {
     /// Samples with a finite value: the others say nothing.
     pub counted: u64,
@@ -57,8 +59,24 @@ pub(crate) struct PerSample {
     pub all_zero: u64,
     /// Samples that have a sparseness, and the sums of theirs.
     pub scored: u64,
+    #[serde(with = "bits")]
     pub population: f64,
+    #[serde(with = "bits")]
     pub hoyer: f64,
+}
+
+impl From<[u64; 6]> for Unit {
+    fn from([observations, fired, passed, sum, sum_abs, sum_squares]: [u64; 6]) -> Self {
+        let [sum, sum_abs, sum_squares] = [sum, sum_abs, sum_squares].map(f64::from_bits);
+        Self { observations, fired, passed, sum, sum_abs, sum_squares }
+    }
+}
+
+impl From<Unit> for [u64; 6] {
+    fn from(u: Unit) -> Self {
+        let [sum, sum_abs, sum_squares] = [u.sum, u.sum_abs, u.sum_squares].map(f64::to_bits);
+        [u.observations, u.fired, u.passed, sum, sum_abs, sum_squares]
+    }
 }
 
 impl Tally {
@@ -120,6 +138,32 @@ impl Tally {
         a.scored += b.scored;
         a.population += b.population;
         a.hoyer += b.hoyer;
+    }
+
+    /// What about these counts cannot be true, if they come from a file.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        let within = |parts: &[u64], whole: u64| {
+            parts.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n)).is_some_and(|sum| sum <= whole)
+        };
+        let counted = [self.zeros, self.negatives, self.positives, self.nan, self.infinite];
+        let h = &self.histogram;
+        let binned: Vec<u64> = h.positive.iter().chain(&h.negative).copied().chain([h.zeros]).collect();
+        let units: Vec<u64> = self.units.iter().map(|u| u.observations).collect();
+        if !within(&counted, self.values) || !within(&binned, self.values) || !within(&units, self.values) {
+            return Some("more values are counted than there are");
+        }
+        let finite = self.values - self.nan - self.infinite;
+        if [self.near_zeros, self.flat_low, self.flat_high, self.moments.count].iter().any(|n| *n > finite) {
+            return Some("more values are counted than are finite");
+        }
+        if self.units.iter().any(|u| u.fired > u.observations || u.passed > u.observations) {
+            return Some("a unit fired more often than it was observed");
+        }
+        let s = &self.per_sample;
+        if s.counted > self.samples || s.all_zero > s.counted || s.scored > s.counted {
+            return Some("more samples are counted than there are");
+        }
+        None
     }
 
     /// Which units no gradient reached. A window without observations says nothing, so nothing is dead in it.

@@ -7,6 +7,7 @@ mod faults;
 mod merging;
 mod naive;
 mod observing;
+mod written;
 
 use candle_core::{Device, Tensor};
 use rand::RngExt;

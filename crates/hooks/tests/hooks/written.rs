@@ -1,0 +1,117 @@
+//! A recorder that is written down and read back goes on as if nothing had happened.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
+use serde_json::{Value, from_str, to_string};
+use taper_hooks::{Activation, CustomActivation, Parts, Recorder, Site};
+
+use crate::{random, refusal, see, tensor};
+
+static HALF: CustomActivation = CustomActivation {
+    name: "half",
+    value: |x| if x > 0.0 { x / 2.0 } else { 0.0 },
+    derivative: |x| if x > 0.0 { 0.5 } else { 0.0 },
+    zero_floored: true,
+};
+
+fn again(recorder: &Recorder) -> Recorder {
+    from_str(&to_string(recorder).unwrap()).unwrap()
+}
+
+#[test]
+fn a_window_that_is_cut_and_written_down_ends_with_the_same_bits() {
+    for parts in [Parts::FULL, Parts::COUNTS] {
+        for activation in [Activation::Relu, Activation::Selu, Activation::Custom(&HALF)] {
+            let sites = [("fc1", &[40, 300][..]), ("conv1", &[40, 6, 5, 5])];
+            let sites = sites.map(|(name, shape)| (Site::new(name, activation), shape));
+            let (mut whole, mut cut) = (Recorder::of(parts), Recorder::of(parts));
+            for epoch in 0..3 {
+                for batch in 0..4 {
+                    for (site, shape) in &sites {
+                        let xs = random(10 * epoch + batch, shape);
+                        see(&mut whole, site, &xs);
+                        see(&mut cut, site, &xs);
+                        // Also between the sites of a pass, and at the end of a window.
+                        cut = again(&cut);
+                    }
+                }
+                // Debug prints every number to its last digit.
+                assert_eq!(format!("{:?}", whole.finish()), format!("{:?}", cut.finish()));
+                cut = again(&cut);
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_that_are_not_finite_come_back() {
+    let site = Site::new("fc1", Activation::Identity);
+    let mut recorder = Recorder::new();
+    see(&mut recorder, &site, &tensor(vec![f32::NAN, f32::INFINITY, f32::MAX, -0.0], &[2, 2]));
+    assert_eq!(to_string(&again(&recorder)).unwrap(), to_string(&recorder).unwrap());
+    // Nothing at all: the extremes are infinite then.
+    let mut recorder = Recorder::new();
+    see(&mut recorder, &site, &tensor(vec![f32::NAN; 4], &[2, 2]));
+    assert_eq!(to_string(&again(&recorder)).unwrap(), to_string(&recorder).unwrap());
+}
+
+#[test]
+fn two_sites_of_one_name_are_found_behind_a_restart_too() {
+    let xs = random(1, &[2, 3]);
+    let mut recorder = Recorder::new();
+    see(&mut recorder, &Site::new("fc1", Activation::Relu), &xs);
+    let mut recorder = again(&recorder);
+    see(&mut recorder, &Site::new("fc1", Activation::Relu), &xs); // a new process has a new site
+    let error = refusal(&mut recorder, &Site::new("fc1", Activation::Relu), &xs, &xs);
+    assert!(error.contains("two sites are called 'fc1'"), "{error}");
+}
+
+fn written() -> String {
+    let mut recorder = Recorder::new();
+    see(&mut recorder, &Site::new("fc1", Activation::Relu), &random(1, &[5, 3]));
+    recorder.finish();
+    see(&mut recorder, &Site::new("fc1", Activation::Relu), &random(2, &[5, 3]));
+    to_string(&recorder).unwrap()
+}
+
+#[test]
+fn counts_that_contradict_each_other_are_refused() {
+    let good: Value = from_str(&written()).unwrap();
+    for (path, says) in [
+        ("/sites/0/tally/zeros", "more values"),
+        ("/sites/0/tally/histogram/zeros", "more values"),
+        ("/sites/0/tally/flat_low", "than are finite"),
+        ("/sites/0/tally/units/1/1", "than it was observed"),
+        ("/sites/0/tally/per_sample/scored", "more samples"),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(path).unwrap() = 1_000_000_u64.into();
+        let error = serde_json::from_value::<Recorder>(bad).unwrap_err().to_string();
+        assert!(error.contains("'fc1'") && error.contains(says), "{path}: {error}");
+    }
+    let mut twice = good;
+    let site = twice["sites"][0].clone();
+    twice["sites"].as_array_mut().unwrap().push(site);
+    assert!(serde_json::from_value::<Recorder>(twice).unwrap_err().to_string().contains("twice"));
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 400, failure_persistence: None, rng_seed: RngSeed::Fixed(5), ..Config::default() })]
+
+    /// Whatever a file claims, reading it is an answer, and what is read can be finished and gone on with.
+    #[test]
+    fn a_damaged_file_is_refused_or_harmless(at in 0_usize..10_000, with in 0_u8..10, number in any::<u64>()) {
+        let mut text = written();
+        let digits: Vec<usize> = text.bytes().enumerate().filter(|(_, b)| b.is_ascii_digit()).map(|(i, _)| i).collect();
+        let at = digits[at % digits.len()];
+        if number % 3 == 0 {
+            text.replace_range(at..=at, &number.to_string());
+        } else {
+            text.replace_range(at..=at, &with.to_string());
+        }
+        if let Ok(mut recorder) = from_str::<Recorder>(&text) {
+            recorder.finish();
+            recorder.finish();
+        }
+    }
+}

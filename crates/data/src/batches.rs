@@ -35,6 +35,12 @@ impl Batches {
         self.split.len() - self.next
     }
 
+    /// Leaves out the next `batches`, or all that are left, without gathering them: for a run that goes on within an epoch.
+    pub fn skip_batches(&mut self, batches: usize) {
+        let samples = batches.saturating_mul(self.batch_size);
+        self.next = self.next.saturating_add(samples).min(self.split.len());
+    }
+
     /// One pass over bytes, on all threads; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
     fn gather(&self, positions: std::ops::Range<usize>) -> Result<Batch> {
         let (c, h, w) = self.split.shape();

@@ -51,6 +51,40 @@ fn images_are_f32_and_labels_u32_in_the_shapes_promised() {
 }
 
 #[test]
+fn batches_that_are_skipped_are_those_that_would_have_come() {
+    let all: Vec<usize> = drain(four().batches(3)).2;
+    for n in 0..4 {
+        let mut rest = four().batches(3);
+        rest.skip_batches(n);
+        assert_eq!(rest.len(), all.len().saturating_sub(n));
+        assert_eq!(drain(rest).2, all[n.min(all.len())..]);
+    }
+    let shuffled = || digits().unwrap().train.shuffled(&mut Xoshiro256PlusPlus::seed_from_u64(3), 100);
+    let mut rest = shuffled();
+    rest.skip_batches(5);
+    assert_eq!(drain(rest).1, drain(shuffled()).1[500..]);
+    let mut none = four().batches(3);
+    none.skip_batches(usize::MAX);
+    assert!(none.next().is_none());
+}
+
+#[test]
+fn the_checksum_is_of_samples_and_labels_and_of_nothing_else() {
+    let data = digits().unwrap();
+    let sum = data.checksum();
+    assert_eq!(sum.len(), 64);
+    assert_eq!(digits().unwrap().scaled(Scale::Unit).checksum(), sum);
+    let with = |train: Split, test: Split| Dataset::new("other", train, test).unwrap().checksum();
+    assert_eq!(with(data.train.clone(), data.test.clone()), sum);
+    assert_ne!(with(data.train.clone().take(1436), data.test.clone()), sum);
+    assert_ne!(with(data.test.clone(), data.train.clone()), sum);
+    let mut pixels = data.train.pixels().to_vec();
+    pixels[77] ^= 1;
+    let other = Split::new("one", (1, 8, 8), 16, 10, pixels, data.train.labels().to_vec()).unwrap();
+    assert_ne!(with(other, data.test), sum);
+}
+
+#[test]
 fn the_last_partial_batch_is_kept() {
     let (xs, ys, sizes) = drain(four().batches(3));
     assert_eq!(sizes, [3, 1]);

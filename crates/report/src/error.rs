@@ -37,6 +37,26 @@ pub enum Error {
         /// The version that the record names.
         found: u32,
     },
+    /// Another process has the run.
+    #[error("{path}: another process is writing to this run: wait until it has ended, or stop it", path = path.display())]
+    Locked {
+        /// The run's directory.
+        path: PathBuf,
+    },
+    /// A file of a run that goes on has lost something since it was saved.
+    #[error(
+        "{path}: expected at least the {expected} bytes that it had when the checkpoint was written, found {found}: it was \
+         cut or replaced",
+        path = path.display()
+    )]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Its length at the checkpoint.
+        expected: u64,
+        /// Its length now.
+        found: u64,
+    },
     /// A sink of the user's own failed.
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),

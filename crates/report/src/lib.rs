@@ -33,7 +33,9 @@ mod report;
 mod sink;
 
 mod lines;
+mod replay;
 mod run_dir;
+mod whole;
 
 mod layer_table;
 mod number;
@@ -53,9 +55,11 @@ pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles};
 pub use lines::{ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine, read_config, read_lines};
 pub use number::{count as count_text, share as share_text};
+pub use replay::read_reports;
 pub use report::{EpochReport, Run, Score, Split, SplitReport};
-pub use run_dir::{RunDir, fresh_dir};
+pub use run_dir::{Lengths, RunDir, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
 pub use summary::Summary;
 pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;
+pub use whole::{sync_dir, write_whole};

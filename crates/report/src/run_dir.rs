@@ -1,14 +1,15 @@
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     EpochReport, Error, FORMAT_VERSION, Result, Run, Sink,
     lines::{ConfigRecord, LayerLine, MetricsLine, TimingLine},
+    whole::{still_there, write_whole},
 };
 
 /// A run's directory: a sink that writes JSON and JSON lines.
@@ -54,12 +55,52 @@ use crate::{
 /// The lines of an epoch go to each file in one write, and all have left the process when
 /// [`Sink::epoch`] returns. A killed run leaves at worst a last line that breaks off, which
 /// [`read_lines`](crate::read_lines) drops.
+///
+/// `lock` is empty, and locked as long as a process writes to the run; the system releases it when the process
+/// ends, however that happens.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     metrics: Lines,
     layers: Lines,
     timing: Lines,
+    /// Whether there was a run in the directory before.
+    resumed: bool,
+    _lock: File,
+}
+
+/// How long the files of a run are, in bytes: what a checkpoint relies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lengths {
+    /// `metrics.jsonl`.
+    pub metrics: u64,
+    /// `layers.jsonl`.
+    pub layers: u64,
+    /// `timing.jsonl`.
+    pub timing: u64,
+}
+
+impl Lengths {
+    /// Brings to the disk what the files of the run in `dir` hold, and says how long they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] with the path of a file that cannot be opened or written.
+    pub fn settle(dir: impl AsRef<Path>) -> Result<Self> {
+        let settle = |name: &str| {
+            let path = dir.as_ref().join(name);
+            let settled = OpenOptions::new().append(true).open(&path).and_then(|file| {
+                file.sync_all()?;
+                Ok(file.metadata()?.len())
+            });
+            settled.map_err(Error::io(path))
+        };
+        Ok(Self {
+            metrics: settle("metrics.jsonl")?,
+            layers: settle("layers.jsonl")?,
+            timing: settle("timing.jsonl")?,
+        })
+    }
 }
 
 impl RunDir {
@@ -75,9 +116,32 @@ impl RunDir {
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         // An empty directory can be seen by two processes; only one of them can create its first file.
         let (path, metrics) = take(path.as_ref(), |path| Lines::create(path.join("metrics.jsonl")))?;
+        let lock = lock(&path)?;
         let layers = Lines::create(path.join("layers.jsonl"))?;
         let timing = Lines::create(path.join("timing.jsonl"))?;
-        Ok(Self { path, metrics, layers, timing })
+        Ok(Self { path, metrics, layers, timing, resumed: false, _lock: lock })
+    }
+
+    /// Opens the directory of a run that was interrupted, to go on with it. `known` is what the checkpoint knows
+    /// of its files: what was written behind, a last line that breaks off included, is cut away.
+    ///
+    /// [`Sink::begin`] then writes `config.json` only if it would say something else than it does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] while another process writes to it, [`Error::Short`] for a file that has lost something
+    /// since, [`Error::Io`] with the path of what cannot be opened or written. Nothing is cut then.
+    pub fn resume(path: impl AsRef<Path>, known: &Lengths) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let lock = lock(&path)?;
+        let open = |name: &str, length| Lines::open(path.join(name), length);
+        let metrics = open("metrics.jsonl", known.metrics)?;
+        let layers = open("layers.jsonl", known.layers)?;
+        let timing = open("timing.jsonl", known.timing)?;
+        for (lines, length) in [(&metrics, known.metrics), (&layers, known.layers), (&timing, known.timing)] {
+            lines.file.set_len(length).map_err(Error::io(&lines.path))?;
+        }
+        Ok(Self { path, metrics, layers, timing, resumed: true, _lock: lock })
     }
 
     /// The directory that was taken.
@@ -92,7 +156,13 @@ impl Sink for RunDir {
         let record = ConfigRecord { v: FORMAT_VERSION, run: run.clone() };
         let mut bytes = serde_json::to_vec_pretty(&record).map_err(Error::json(&path))?;
         bytes.push(b'\n');
-        File::create_new(&path).and_then(|mut file| file.write_all(&bytes)).map_err(Error::io(path))
+        match fs::read(&path) {
+            Ok(_) if !self.resumed => return Err(Error::io(path)(ErrorKind::AlreadyExists.into())),
+            Ok(same) if same == bytes => return Ok(()),
+            _ => {}
+        }
+        // Whole or absent: without it a run cannot go on.
+        write_whole(&path, &bytes).map_err(Error::io(path))
     }
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
@@ -165,6 +235,18 @@ fn is_free(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// The run's lock: nobody else writes to it while this file is open.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.into() }),
+        Err(TryLockError::Error(cause)) => Err(Error::io(path)(cause)),
+    }
+}
+
 /// A JSON-lines file that is being written.
 #[derive(Debug)]
 struct Lines {
@@ -178,6 +260,16 @@ impl Lines {
         Ok(Self { path, file })
     }
 
+    /// Opens a file that must have at least so many bytes; a run killed early may lack one.
+    fn open(path: PathBuf, expected: u64) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(Error::io(&path))?;
+        let found = file.metadata().map_err(Error::io(&path))?.len();
+        if found < expected {
+            return Err(Error::Short { path, expected, found });
+        }
+        Ok(Self { path, file })
+    }
+
     fn append<T: Serialize>(&mut self, records: impl Iterator<Item = T>) -> Result<()> {
         let mut bytes = Vec::new();
         for record in records {
@@ -185,6 +277,7 @@ impl Lines {
             bytes.push(b'\n');
         }
         // One write and no buffer: what was written outlives the process.
-        self.file.write_all(&bytes).map_err(Error::io(&self.path))
+        // A file that was deleted meanwhile would take it without a word, and lose it.
+        self.file.write_all(&bytes).and_then(|()| still_there(&self.path)).map_err(Error::io(&self.path))
     }
 }

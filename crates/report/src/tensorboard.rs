@@ -112,6 +112,21 @@ impl TensorBoard {
             status: Status::Success,
         })
     }
+
+    /// The same for a run that goes on behind `epoch`: later steps, and records that break off, are cut from the
+    /// files that are there, so that no step is there twice. What is to come goes into files of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) with the path that could not be created, read or cut.
+    pub fn resume(dir: impl AsRef<Path>, epoch: u32) -> Result<Self> {
+        let board = Self::create(dir)?;
+        for split in [Split::Train, Split::Validation, Split::Test] {
+            event_file::cut(&board.path.join(split.name()), epoch.into())?;
+        }
+        event_file::cut(&board.path, epoch.into())?;
+        Ok(board)
+    }
 }
 
 impl Sink for TensorBoard {

@@ -3,9 +3,9 @@
 use std::{fs, path::Path};
 
 use taper_report::{
-    ActivePerSample, EpochReport, Error, FiringRates, Histogram, LayerLine, LayerStats, MetricsLine,
+    ActivePerSample, EpochReport, Error, FiringRates, Histogram, LayerLine, LayerStats, Lengths, MetricsLine,
     Quantiles, Result, Run, RunDir, Score, Sink, Split, SplitReport, TimingLine, fresh_dir, read_config,
-    read_lines,
+    read_lines, read_reports, write_whole,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -201,6 +201,93 @@ fn a_second_run_does_not_overwrite_the_config_of_the_first() -> Result<()> {
     sink.begin(&run())?;
     let error = sink.begin(&run()).expect_err("there is one already").to_string();
     assert!(error.contains("config.json"), "{error}");
+    Ok(())
+}
+
+const FILES: [&str; 3] = ["metrics.jsonl", "layers.jsonl", "timing.jsonl"];
+
+#[test]
+fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
+    let dir = temporary();
+    let mut whole = RunDir::create(dir.path().join("whole"))?;
+    whole.begin(&run())?;
+    (1..=3).try_for_each(|epoch| whole.epoch(&report(epoch)))?;
+
+    let path = dir.path().join("cut");
+    let mut cut = RunDir::create(&path)?;
+    cut.begin(&run())?;
+    cut.epoch(&report(1))?;
+    let known = Lengths::settle(&path)?;
+    cut.epoch(&report(2))?;
+    drop(cut);
+    // Killed within a line.
+    for name in FILES {
+        let text = read(path.join(name))?;
+        write(path.join(name), &text[..text.len() - 7])?;
+    }
+    let mut cut = RunDir::resume(&path, &known)?;
+    cut.begin(&run())?;
+    (2..=3).try_for_each(|epoch| cut.epoch(&report(epoch)))?;
+    for name in FILES.iter().chain(&["config.json"]) {
+        assert_eq!(read(path.join(name))?, read(whole.path().join(name))?, "{name}");
+    }
+    let mut again = read_reports(&path)?;
+    // Layers without values are read as they were written; all else is exact here.
+    assert_eq!(again.remove(1), report(2));
+    Ok(())
+}
+
+#[test]
+fn a_file_that_lost_what_was_saved_is_an_error_and_nothing_is_cut() -> Result<()> {
+    let dir = temporary();
+    let mut sink = RunDir::create(dir.path())?;
+    (1..=2).try_for_each(|epoch| sink.epoch(&report(epoch)))?;
+    let known = Lengths::settle(dir.path())?;
+    sink.epoch(&report(3))?;
+    drop(sink);
+    write(dir.path().join("timing.jsonl"), "{}\n")?;
+    let before = read(dir.path().join("metrics.jsonl"))?;
+    let error = RunDir::resume(dir.path(), &known).expect_err("timing.jsonl is short").to_string();
+    assert!(error.contains("timing.jsonl: expected at least") && error.contains("found 3"), "{error}");
+    assert_eq!(read(dir.path().join("metrics.jsonl"))?, before);
+    Ok(())
+}
+
+#[test]
+fn a_run_has_one_writer_at_a_time() -> Result<()> {
+    let dir = temporary();
+    let first = RunDir::create(dir.path())?;
+    let error = RunDir::resume(dir.path(), &Lengths::default()).expect_err("it is taken").to_string();
+    assert!(error.contains("another process is writing to this run"), "{error}");
+    drop(first);
+    RunDir::resume(dir.path(), &Lengths::default())?;
+    Ok(())
+}
+
+#[test]
+fn a_run_whose_directory_is_removed_notices_at_the_next_epoch() -> Result<()> {
+    let dir = temporary();
+    let path = dir.path().join("run");
+    let mut sink = RunDir::create(&path)?;
+    sink.epoch(&report(1))?;
+    fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+    let error = sink.epoch(&report(2)).expect_err("nothing is there").to_string();
+    assert!(error.contains("metrics.jsonl: it was removed while the run went on"), "{error}");
+    assert!(Lengths::settle(&path).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_file_is_whole_or_as_it_was() -> Result<()> {
+    let dir = temporary();
+    let path = dir.path().join("file");
+    write_whole(&path, b"one").map_err(Error::io(&path))?;
+    write_whole(&path, b"two").map_err(Error::io(&path))?;
+    assert_eq!(read(&path)?, "two");
+    // A directory is in the way.
+    assert!(write_whole(dir.path(), b"three").is_err());
+    let parent = dir.path().parent().expect("it is below another");
+    assert!(!parent.join(format!("{}.part", dir.path().display())).exists());
     Ok(())
 }
 

@@ -123,6 +123,36 @@ fn session(value: &Value) -> Option<Session> {
 }
 
 #[test]
+fn a_run_that_goes_on_has_every_step_once_and_nothing_broken() -> Result<()> {
+    let dir = temporary();
+    let score = Score { loss: 0.5, accuracy: 0.5, samples: 10 };
+    let of = |epoch| EpochReport { epoch, splits: vec![SplitReport::new(Split::Test, score)] };
+    let mut board = TensorBoard::create(dir.path())?;
+    (1..=3).try_for_each(|epoch| board.epoch(&of(epoch)))?;
+    drop(board);
+    let test = dir.path().join("test");
+    let path = test.join(&names(&test)?[0]);
+    let torn = bytes(&test)?;
+    for cut in [0, 1, 20] {
+        fs::write(&path, &torn[..torn.len() - cut]).map_err(Error::io(&path))?;
+        let mut board = TensorBoard::resume(dir.path(), 1)?;
+        (2..=4).try_for_each(|epoch| board.epoch(&of(epoch)))?;
+        let mut steps = Vec::new();
+        for name in names(&test)? {
+            let path = test.join(name);
+            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            steps.extend(events(&bytes).into_iter().skip(1).map(|event| event.step));
+            if path != test.join(&names(&test)?[0]) {
+                fs::remove_file(&path).map_err(Error::io(&path))?;
+            }
+        }
+        steps.sort_unstable();
+        assert_eq!(steps, [1, 2, 3, 4], "{cut} bytes are missing");
+    }
+    Ok(())
+}
+
+#[test]
 fn every_scalar_and_every_count_is_read_back() -> Result<()> {
     let dir = temporary();
     let mut board = TensorBoard::create(dir.path())?;

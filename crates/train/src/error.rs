@@ -43,6 +43,14 @@ pub enum Error {
         /// Expected, found, and what to do.
         message: String,
     },
+    /// A checkpoint could not be written, or is not whole.
+    #[error("{path}: {message}", path = path.display())]
+    Checkpoint {
+        /// The file or directory.
+        path: PathBuf,
+        /// Expected, found, and what to do.
+        message: String,
+    },
 }
 
 /// A result whose error is this crate's [`enum@Error`].

@@ -1,4 +1,4 @@
-//! Training and evaluation: two verbs, optimisers whose state can be read, schedules, and weight files.
+//! Training and evaluation: two verbs, optimisers whose state can be read, schedules, weight files, and checkpoints.
 //!
 //! The user holds the loop: early stopping, checkpoints and progress are plain Rust around [`train_epoch`]
 //! and [`evaluate`]. Batches are any iterator, so `.inspect(..)` draws a progress bar and `.take_while(..)`
@@ -26,17 +26,21 @@
 //! # Ok::<(), taper_train::Error>(())
 //! ```
 
+mod checkpoint;
 mod epoch;
 mod error;
 mod fit;
+mod keep;
 mod optimizer;
 mod rules;
 mod schedule;
 mod weights;
 
-pub use epoch::{evaluate, not_finite, train_epoch};
+pub use checkpoint::{Checkpoint, Checkpoints, Point};
+pub use epoch::{Progress, evaluate, not_finite, train_batches, train_epoch};
 pub use error::{Error, Result};
 pub use fit::{Fit, fit};
+pub use keep::Keep;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 pub use rules::parse_rule;
 pub use schedule::Schedule;

@@ -50,6 +50,37 @@ impl EventFile {
     }
 }
 
+/// Cuts the event files of a directory where a record breaks off or belongs to a step behind `last`.
+pub(super) fn cut(dir: &Path, last: i64) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let path = entry.map_err(Error::io(dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("events.out.tfevents.") || !name.contains(".taper") {
+            continue;
+        }
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let mut known = 0;
+        while let Some((_, length)) = first(&bytes[known..]).filter(|(event, _)| event.step <= last) {
+            known += length;
+        }
+        if known < bytes.len() {
+            let file = OpenOptions::new().write(true).open(&path);
+            file.and_then(|file| file.set_len(known as u64)).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The event of the first record and the record's length, if it is whole.
+fn first(bytes: &[u8]) -> Option<(Event, usize)> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    let data = bytes.get(12..length.checked_add(12)?)?;
+    let whole = record(data);
+    let event = bytes.starts_with(&whole).then(|| Event::decode(data).ok())??;
+    Some((event, whole.len()))
+}
+
 /// Creates a directory and its parents.
 pub(super) fn create_dir(dir: &Path) -> Result<()> {
     // The system's answer to a file in the way is that it exists, which does not say what is wrong.

@@ -7,5 +7,6 @@ mod analytic;
 mod curves;
 mod mnist;
 mod repeat;
+mod resume;
 mod support;
 mod trained;

@@ -2,34 +2,16 @@
 
 use candle_core::Device;
 use taper::data::{Dataset, digits};
-use taper::hooks::{Activation, Observer, Recorder, rng};
-use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
+use taper::hooks::{Observer, Recorder, rng};
+use taper::nn::{Mlp, MlpConfig, Params};
 use taper::report::LayerStats;
 use taper::train::{Optimizer, OptimizerConfig, parse_rule, train_epoch};
 
-fn bits(params: &Params) -> Vec<u32> {
-    let values = |v: &candle_core::Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    params.vars().iter().flat_map(|(_, v)| values(v)).map(f32::to_bits).collect()
-}
+use crate::support::{RULES, bits, small_net};
 
 /// Two epochs with dropout; what came of them.
 fn train(data: &Dataset, cnn: bool, rule: &str, observer: &mut dyn Observer) -> Vec<u32> {
-    let params = Params::new(7, &Device::Cpu);
-    let (activation, dropout) = (Activation::Relu, 0.3);
-    let model: Box<dyn Model> = if cnn {
-        let config = CnnConfig {
-            input: (1, 8, 8),
-            channels: vec![4, 8],
-            widths: vec![16],
-            dropout,
-            ..Default::default()
-        };
-        Box::new(Cnn::new(&config, params.builder()).unwrap())
-    } else {
-        let config =
-            MlpConfig { inputs: 64, widths: vec![300, 40], activation, dropout, ..Default::default() };
-        Box::new(Mlp::new(&config, params.builder()).unwrap())
-    };
+    let (params, model) = small_net(cnn, 7);
     let (rule, rate) = parse_rule(rule, None).unwrap();
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(rule, rate)).unwrap();
     let mut rng = rng(9);
@@ -44,13 +26,35 @@ fn train(data: &Dataset, cnn: bool, rule: &str, observer: &mut dyn Observer) -> 
 fn observing_changes_no_weight_and_the_same_seed_gives_the_same_bits() {
     let data = digits().unwrap();
     for cnn in [false, true] {
-        for rule in ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"] {
+        for rule in RULES {
             let (mut first, mut second) = (Recorder::new(), Recorder::new());
             let watched = train(&data, cnn, rule, &mut first);
             assert_eq!(watched, train(&data, cnn, rule, &mut ()), "{rule}, cnn: {cnn}, watched or not");
             assert_eq!(watched, train(&data, cnn, rule, &mut second), "{rule}, cnn: {cnn}, again");
             let json = |layers: Vec<LayerStats>| serde_json::to_string(&layers).unwrap();
             assert_eq!(json(first.finish()), json(second.finish()));
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    // Layers and batches large enough that every kernel shares its work.
+    let data = digits().unwrap();
+    for cnn in [false, true] {
+        for rule in RULES {
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let mut recorder = Recorder::new();
+                    let bits = train(&data, cnn, rule, &mut recorder);
+                    (bits, serde_json::to_string(&recorder.finish()).unwrap())
+                })
+            };
+            let one = on(1);
+            for threads in [2, 3, 8] {
+                assert!(on(threads) == one, "{rule}, cnn: {cnn}, {threads} threads");
+            }
         }
     }
 }

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use taper::data::{Choice, Dataset, Options, Scale};
+use taper::nn::{Activation, Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
 
 /// A file made by PyTorch or numpy: see `goldens/README.md`.
 pub fn golden(name: &str) -> PathBuf {
@@ -39,4 +40,29 @@ pub fn mlp_sizes(tensors: &HashMap<String, Tensor>, prefix: &str) -> (usize, Vec
     let layers: Vec<(usize, usize)> = (1..).map_while(shape).collect();
     let widths = layers[..layers.len() - 1].iter().map(|(o, _)| *o).collect();
     (layers[0].1, widths)
+}
+
+/// Every optimiser.
+pub const RULES: [&str; 7] = ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"];
+
+/// A network for 8×8 digits with dropout.
+pub fn small_net(cnn: bool, seed: u64) -> (Params, Box<dyn Model>) {
+    let params = Params::new(seed, &Device::Cpu);
+    let (activation, dropout) = (Activation::Relu, 0.3);
+    let model: Box<dyn Model> = if cnn {
+        let (input, channels, widths) = ((1, 8, 8), vec![4, 8], vec![16]);
+        let config = CnnConfig { input, channels, widths, activation, dropout, ..Default::default() };
+        Box::new(Cnn::new(&config, params.builder()).unwrap())
+    } else {
+        let config =
+            MlpConfig { inputs: 64, widths: vec![300, 40], activation, dropout, ..Default::default() };
+        Box::new(Mlp::new(&config, params.builder()).unwrap())
+    };
+    (params, model)
+}
+
+/// The bits of all parameters.
+pub fn bits(params: &Params) -> Vec<u32> {
+    let values = |v: &candle_core::Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    params.vars().iter().flat_map(|(_, v)| values(v)).map(f32::to_bits).collect()
 }

@@ -1,0 +1,346 @@
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use taper_nn::Params;
+use taper_report::sync_dir;
+
+use crate::weights::{pack, set, tensors, unpack, values};
+use crate::{Error, Keep, Optimizer, OptimizerState, Result};
+
+/// The version of `state.json`. It goes up when a field changes its meaning or goes away.
+const VERSION: u32 = 1;
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const SUMS: &str = "SHA256SUMS";
+/// What a directory is called that is being written or removed.
+const PART: &str = ".part";
+
+/// Where in a run a checkpoint stands. Its directory is called `epoch-3`, or `epoch-3-batch-17` within an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Point {
+    /// Epochs that are done.
+    pub epoch: u32,
+    /// Batches that were trained on in the epoch behind them.
+    pub batch: u64,
+}
+
+/// The checkpoints of a run: a directory with one below it for each [`Point`] that was saved and is kept.
+///
+/// # Format, version 1
+///
+/// | file | what |
+/// |---|---|
+/// | `model.safetensors` | the weights, as [`save_weights`](crate::save_weights) writes them |
+/// | `optimizer.safetensors` | what the optimiser remembers, per parameter and slot: `fc1.weight.exp_avg` |
+/// | `state.json` | `v`: 1; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `accuracy`, or null; `state`: what the caller needs to go on |
+/// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
+///
+/// A checkpoint is either whole or absent: it is written as `epoch-3.part`, brought to the disk, and renamed. One that
+/// is removed is renamed first. So whatever ends in `.part` is nobody's, and [`Checkpoints::open`] removes it.
+///
+/// What belongs into `state` is whatever else the loop changes: generators, recorders,
+/// [`Progress`](crate::Progress), the best score. Floats that may not be finite go through [`taper_hooks::bits`].
+///
+/// ```
+/// # use candle_core::Device;
+/// # use taper_hooks::{Recorder, Rng, rng};
+/// # use taper_nn::{Mlp, MlpConfig, Params};
+/// # use taper_train::{Checkpoints, Keep, Optimizer, OptimizerConfig, Point, Rule, train_epoch};
+/// # let run = tempfile::tempdir().expect("a directory");
+/// # let dir = run.path().join("checkpoints");
+/// # let data = taper_data::digits()?;
+/// # for until in [1, 3] {
+/// # let params = Params::new(1, &Device::Cpu);
+/// # let net = Mlp::new(&MlpConfig { inputs: 64, widths: vec![32], ..Default::default() }, params.builder())?;
+/// # let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::SGD, 0.1))?;
+/// let mut checkpoints = Checkpoints::open(&dir, Keep::default())?;
+/// let (mut done, mut rng, mut recorder) = (0, rng(2), Recorder::new());
+/// if let Some(newest) = checkpoints.newest::<(Rng, Recorder)>()? {
+///     newest.restore(&params, &mut optimizer)?;
+///     done = newest.at.epoch;
+///     (rng, recorder) = newest.state;
+/// }
+/// for epoch in done + 1..=until {
+///     train_epoch(&net, &mut optimizer, data.train.shuffled(&mut rng, 32), &mut recorder, &mut rng)?;
+///     recorder.finish();
+///     checkpoints.save(Point { epoch, batch: 0 }, None, &params, &optimizer, &(&rng, &recorder))?;
+/// }
+/// # assert_eq!(optimizer.steps(), 45 * u64::from(until));
+/// # }
+/// # assert!(dir.join("epoch-3").is_dir() && !dir.join("epoch-1").exists());
+/// # Ok::<(), taper_train::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Checkpoints {
+    dir: PathBuf,
+    keep: Keep,
+    /// What is there, and with what accuracy.
+    kept: Vec<(Point, Option<f64>)>,
+    /// The one that was read or written last.
+    current: Option<Point>,
+}
+
+/// A checkpoint that was read and is whole.
+#[derive(Debug)]
+pub struct Checkpoint<S> {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Where it stands.
+    pub at: Point,
+    /// The version of Taper that wrote it.
+    pub taper: String,
+    /// What was saved beside weights and optimiser.
+    pub state: S,
+    /// Newer ones that are not whole, and what is wrong with them.
+    pub passed_over: Vec<Error>,
+    model: Vec<u8>,
+    optimizer: Vec<u8>,
+    steps: u64,
+}
+
+/// `state.json`.
+#[derive(Serialize, Deserialize)]
+struct Written<S> {
+    v: u32,
+    taper: String,
+    epoch: u32,
+    batch: u64,
+    steps: u64,
+    accuracy: Option<f64>,
+    state: S,
+}
+
+impl Checkpoints {
+    /// The checkpoints in `dir`, which is made when the first is saved; the directory above it must be there.
+    ///
+    /// Removes what a killed process left of others, so nobody else may be writing here: hold the run's lock.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with the path of what cannot be read or removed.
+    pub fn open(dir: impl Into<PathBuf>, keep: Keep) -> Result<Self> {
+        let mut own = Self { dir: dir.into(), keep, kept: Vec::new(), current: None };
+        let entries = match fs::read_dir(&own.dir) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(own),
+            entries => entries.map_err(fault(&own.dir, "read"))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(fault(&own.dir, "read"))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(point) = Point::of(&name) {
+                let accuracy = state::<IgnoredAny>(&path).ok().and_then(|state| state.accuracy);
+                own.kept.push((point, accuracy));
+            } else if name.strip_suffix(PART).is_some_and(|name| Point::of(name).is_some()) {
+                fs::remove_dir_all(&path).map_err(fault(&path, "remove"))?;
+            }
+        }
+        Ok(own)
+    }
+
+    /// Saves a checkpoint, then removes those that are not to be kept. Saving where the last was saved or read does
+    /// nothing. Returns the checkpoint's directory.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with the path of what cannot be written. The others stay then.
+    pub fn save<S: Serialize>(
+        &mut self,
+        at: Point,
+        accuracy: Option<f64>,
+        params: &Params,
+        optimizer: &Optimizer,
+        state: &S,
+    ) -> Result<PathBuf> {
+        let path = self.dir.join(at.to_string());
+        if self.current == Some(at) {
+            return Ok(path);
+        }
+        let OptimizerState { steps, tensors: slots } = optimizer.state()?;
+        let message = |message: String| Error::Checkpoint { path: path.clone(), message };
+        let accuracy = accuracy.filter(|x| x.is_finite());
+        let taper = env!("CARGO_PKG_VERSION").to_string();
+        let written = Written { v: VERSION, taper, epoch: at.epoch, batch: at.batch, steps, accuracy, state };
+        let mut json =
+            serde_json::to_vec(&written).map_err(|e| message(format!("cannot be written: {e}")))?;
+        json.push(b'\n');
+        let mut files = vec![
+            (MODEL, pack(&tensors(params)).map_err(message)?),
+            (OPTIMIZER, pack(&slots).map_err(message)?),
+            (STATE, json),
+        ];
+        let sums: String = files.iter().map(|(name, bytes)| format!("{}  {name}\n", sum(bytes))).collect();
+        files.push((SUMS, sums.into_bytes()));
+
+        let part = self.dir.join(format!("{at}{PART}"));
+        let write = || -> Result<()> {
+            // Not its parents: a run whose directory was removed has to notice.
+            let made = fs::create_dir(&self.dir);
+            made.or_else(ignore(ErrorKind::AlreadyExists)).map_err(fault(&self.dir, "make"))?;
+            fs::create_dir(&part).map_err(fault(&part, "make"))?;
+            for (name, bytes) in &files {
+                let path = part.join(name);
+                let file = File::create_new(&path);
+                let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+                written.map_err(fault(&path, "write"))?;
+            }
+            sync_dir(&part).map_err(fault(&part, "write"))?;
+            // What is there already is not whole, or the run would have gone on from it.
+            fs::remove_dir_all(&path).or_else(ignore(ErrorKind::NotFound)).map_err(fault(&path, "remove"))?;
+            fs::rename(&part, &path).map_err(fault(&path, "make"))?;
+            sync_dir(&self.dir).map_err(fault(&self.dir, "write"))
+        };
+        write().inspect_err(|_| {
+            // A full disk should not stay so for what is of no use; it may not even be there.
+            let _ = fs::remove_dir_all(&part);
+        })?;
+        self.current = Some(at);
+        self.kept.retain(|(point, _)| *point != at);
+        self.kept.push((at, accuracy));
+        for point in self.keep.superfluous(&self.kept) {
+            self.kept.retain(|(of, _)| *of != point);
+            if let Err(error) = self.remove(point) {
+                tracing::warn!("{error}: it stays");
+            }
+        }
+        Ok(path)
+    }
+
+    /// Removes one, which is never there in part under its name.
+    fn remove(&self, point: Point) -> Result<()> {
+        let (path, part) = (self.dir.join(point.to_string()), self.dir.join(format!("{point}{PART}")));
+        fs::rename(&path, &part).and_then(|()| fs::remove_dir_all(&part)).map_err(fault(&path, "remove"))
+    }
+
+    /// Reads the newest checkpoint that is whole; `None` if there is none at all.
+    ///
+    /// # Errors
+    /// When there are some and none is whole: that of the newest.
+    pub fn newest<S: DeserializeOwned>(&mut self) -> Result<Option<Checkpoint<S>>> {
+        let mut passed_over = Vec::new();
+        self.kept.sort_unstable_by_key(|(point, _)| *point);
+        while let Some((point, _)) = self.kept.last() {
+            match Checkpoint::read(self.dir.join(point.to_string())) {
+                Ok(checkpoint) => {
+                    self.current = Some(*point);
+                    return Ok(Some(Checkpoint { passed_over, ..checkpoint }));
+                }
+                Err(error) => passed_over.push(error),
+            }
+            // It must not push out one that is whole.
+            self.kept.pop();
+        }
+        if passed_over.is_empty() { Ok(None) } else { Err(passed_over.swap_remove(0)) }
+    }
+}
+
+impl<S: DeserializeOwned> Checkpoint<S> {
+    /// Reads the checkpoint in this directory.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with the path of what is missing, torn, changed, or written by a newer version.
+    pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let wrong = |name: &str, message: String| Error::Checkpoint { path: path.join(name), message };
+        let read = |name: &str| fs::read(path.join(name)).map_err(fault(&path.join(name), "read"));
+        let sums = read(SUMS)?;
+        let sums = String::from_utf8_lossy(&sums);
+        let whole = |name: &str| -> Result<Vec<u8>> {
+            let bytes = read(name)?;
+            let (line, found) = (format!("  {name}"), sum(&bytes));
+            let expected = sums.lines().find_map(|of| of.strip_suffix(&line));
+            let expected =
+                expected.ok_or_else(|| wrong(SUMS, format!("expected a checksum of {name}, found none")))?;
+            if expected != found {
+                let found = format!("expected the SHA-256 {expected}, found {found}: it was torn or changed");
+                return Err(wrong(name, found));
+            }
+            Ok(bytes)
+        };
+        let (model, optimizer) = (whole(MODEL)?, whole(OPTIMIZER)?);
+        whole(STATE)?;
+        let Written { taper, epoch, batch, steps, state, .. } = self::state(&path)?;
+        let at = Point { epoch, batch };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if Point::of(&name).is_some_and(|named| named != at) {
+            return Err(wrong(STATE, format!("expected {name}, as its directory is called, found {at}")));
+        }
+        Ok(Self { at, taper, state, passed_over: Vec::new(), model, optimizer, steps, path })
+    }
+}
+
+impl<S> Checkpoint<S> {
+    /// Gives model and optimiser what they had when it was saved.
+    ///
+    /// # Errors
+    /// When they are others than those that were saved; nothing is changed then.
+    pub fn restore(&self, params: &Params, optimizer: &mut Optimizer) -> Result<()> {
+        let wrong = |name: &'static str| {
+            move |message: String| Error::Checkpoint { path: self.path.join(name), message }
+        };
+        let values = values(params, &self.model).map_err(wrong(MODEL))?;
+        let tensors = unpack(&self.optimizer, params.device()).map_err(wrong(OPTIMIZER))?;
+        let state = OptimizerState { steps: self.steps, tensors };
+        optimizer.restore(&state).map_err(|error| wrong(OPTIMIZER)(error.to_string()))?;
+        set(params, &values)
+    }
+
+    /// The bytes of `model.safetensors`.
+    pub fn model(&self) -> &[u8] {
+        &self.model
+    }
+}
+
+impl Point {
+    /// From the name of a directory.
+    fn of(name: &str) -> Option<Self> {
+        let rest = name.strip_prefix("epoch-")?;
+        let (epoch, batch) = rest.split_once("-batch-").unwrap_or((rest, "0"));
+        let point = Self { epoch: epoch.parse().ok()?, batch: batch.parse().ok()? };
+        // `epoch-+3` and `epoch-03` are somebody else's.
+        (point.to_string() == name).then_some(point)
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch-{}", self.epoch)?;
+        if self.batch > 0 { write!(f, "-batch-{}", self.batch) } else { Ok(()) }
+    }
+}
+
+/// Reads `state.json` of a checkpoint.
+fn state<S: DeserializeOwned>(dir: &Path) -> Result<Written<S>> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let path = dir.join(STATE);
+    let bytes = fs::read(&path).map_err(fault(&path, "read"))?;
+    let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
+    let json = |e: serde_json::Error| wrong(format!("not the state of a checkpoint: {e}"));
+    let Version { v } = serde_json::from_slice(&bytes).map_err(json)?;
+    if v > VERSION {
+        return Err(wrong(format!(
+            "expected format version {VERSION} or older, found {v}: read it with a newer taper"
+        )));
+    }
+    serde_json::from_slice(&bytes).map_err(json)
+}
+
+fn sum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn fault(path: &Path, verb: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |cause| Error::Checkpoint { path, message: format!("cannot {verb} checkpoint: {cause}") }
+}
+
+fn ignore(kind: ErrorKind) -> impl FnOnce(io::Error) -> io::Result<()> {
+    move |cause| if cause.kind() == kind { Ok(()) } else { Err(cause) }
+}

@@ -5,19 +5,22 @@
 //!     cargo run --example mnist -- --model cnn --act relu --dropout 0.25 --target 99
 //!     cargo run --example mnist -- --act relu,selu,tanh,sigmoid --dropout 0,0.5 --seeds 3
 //!
-//! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 130 after Ctrl-C.
+//!     cargo run --example mnist -- --resume runs/NAME
+//!
+//! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 130 after Ctrl-C, 143 after
+//! SIGTERM.
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use indicatif::HumanCount;
 use rand::Rng as _;
 use serde_json::json;
@@ -25,16 +28,18 @@ use taper::data::{self, Batches, Choice, Dataset, Scale};
 use taper::hooks::{Parts, Recorder, Rng, fork, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
-    self, ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, Summary,
-    TensorBoard, TracingSink, comparison, fresh_dir, sink_fn,
+    self, ConsoleConfig, ConsoleSink, EpochReport, Lengths, Run, RunDir, RunLock, Sink, Split, SplitReport,
+    Summary, TensorBoard, TracingSink, comparison, fresh_dir, read_config, read_reports, sink_fn,
+    write_whole,
 };
 use taper::train::{
-    self, Optimizer, OptimizerConfig, Schedule, evaluate, load_weights, not_finite, parse_rule, save_weights,
-    train_epoch,
+    self, Checkpoint, Keep, Optimizer, OptimizerConfig, Progress, Schedule, evaluate, load_weights,
+    not_finite, parse_rule, save_weights, train_batches,
 };
 use taper_examples::{
-    Bars, InOrder, Place, Screen, at_least_one, colors_wanted, locked_version, not_negative, number, percent,
-    positive, rate, size, usage,
+    Bars, CaughtUp, INTERRUPTED, InOrder, Often, Place, Saves, Screen, State, Stop, Stored, at_least_one,
+    changes, colors_wanted, file_time, locked_version, not_negative, number, on_signal, percent, positive,
+    rate, size, usage,
 };
 use taper_view::{HeldStderr, html_report, load_runs, restore_terminal, static_plots};
 
@@ -113,6 +118,21 @@ struct Args {
     /// Where to write what was measured; nothing there is overwritten [default: runs/TIME-NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on with a run, or with the unfinished ones of a grid, from the newest checkpoint, with the options of then
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    resume: Option<PathBuf>,
+    /// Go on although options, data or version are others than they were; that is recorded in config.json
+    #[arg(long, requires = "resume")]
+    force: bool,
+    /// Save a checkpoint every N epochs; 0 for none [default: whenever a minute has gone by, and at the end]
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u32>,
+    /// Save a checkpoint every N batches too
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
+    checkpoint_steps: Option<u64>,
+    /// Which checkpoints to keep: the newest N, and perhaps the N of the highest accuracy, as in last:3,best:1
+    #[arg(long, value_name = "last:N[,best:N]", default_value_t = Keep::default())]
+    keep: Keep,
     /// Start from these weights (safetensors, ours or PyTorch's)
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
@@ -175,7 +195,8 @@ Examples:
   mnist --act relu,selu,tanh,sigmoid --dropout 0,0.5   a grid of eight runs and their comparison
   mnist --act relu,selu,tanh --seeds 4 --jobs 8        24 runs, eight at a time, each on one core
   mnist --model cnn --dropout 0.25 --target 99         fails if the best test accuracy is below 99 %
-  mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download",
+  mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download
+  mnist --resume runs/NAME                             goes on with what was interrupted",
         Activation::ALL
             .map(Activation::name)
             .chunks(10)
@@ -203,25 +224,51 @@ fn name_of(choice: impl ValueEnum) -> String {
 }
 
 fn main() -> ExitCode {
-    let conflict = |text: &str| Args::command().error(clap::error::ErrorKind::ArgumentConflict, text);
-    let parsed = Args::try_parse().and_then(|args| {
-        let rule = parse_rule(&args.optimizer, args.weight_decay);
-        let (rule, lr) = rule.map_err(|error| conflict(&error.to_string()))?;
-        if args.jobs > 1 && args.threads.is_some_and(|threads| threads > 1) {
-            return Err(conflict("with --jobs each run has one thread: leave out --threads"));
+    let now: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let stored = match Args::try_parse() {
+        Err(error) => return usage(&error),
+        Ok(Args { resume: None, .. }) => Ok(None),
+        Ok(Args { resume: Some(dir), .. }) => Stored::find(&dir).map(Some),
+    };
+    let outcome = stored.and_then(|stored| {
+        let command = stored.as_ref().map_or(now.clone(), |stored| stored.with(&now));
+        match arguments(&command, &now, stored.is_some()) {
+            Err(error) => Ok(usage(&error)),
+            Ok((optimizer, args)) => run(&args, optimizer, &command, stored.as_ref()),
         }
-        if args.jobs > 1 && args.live {
-            return Err(conflict("--live shows one run at a time: leave out --jobs"));
-        }
-        Ok((OptimizerConfig::new(rule, args.lr.unwrap_or(lr)), args))
     });
-    match parsed {
-        Ok((optimizer, args)) => run(&args, optimizer).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }),
-        Err(error) => usage(&error),
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The options of `command`, which are those of a run that goes on and behind them those of `now`.
+fn arguments(
+    command: &[String],
+    now: &[String],
+    resumed: bool,
+) -> Result<(OptimizerConfig, Args), clap::Error> {
+    let conflict = |text: &str| Args::command().error(clap::error::ErrorKind::ArgumentConflict, text);
+    let args = if resumed {
+        let words = std::iter::once("mnist").chain(command.iter().map(String::as_str));
+        // The later wins.
+        let all = Args::command().args_override_self(true).try_get_matches_from(words)?;
+        let force = now.iter().any(|word| word == "--force");
+        Args { force, ..Args::from_arg_matches(&all)? }
+    } else {
+        Args::try_parse()?
+    };
+    let rule = parse_rule(&args.optimizer, args.weight_decay);
+    let (rule, lr) = rule.map_err(|error| conflict(&error.to_string()))?;
+    if args.jobs > 1 && args.threads.is_some_and(|threads| threads > 1) {
+        return Err(conflict("with --jobs each run has one thread: leave out --threads"));
     }
+    if args.jobs > 1 && args.live {
+        return Err(conflict("--live shows one run at a time: leave out --jobs"));
+    }
+    Ok((OptimizerConfig::new(rule, args.lr.unwrap_or(lr)), args))
 }
 
 /// What all runs of a grid share.
@@ -232,14 +279,24 @@ struct Shared<'a> {
     optimizer: OptimizerConfig,
     device: &'a Device,
     screen: &'a Screen,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
+    checksum: String,
+    /// The options that lead to these runs.
+    command: &'a [String],
+    /// What `--resume` found.
+    stored: Option<&'a Stored>,
     /// When the program was started, and whether a batch was trained on since.
     started: Instant,
     first_batch: Once,
 }
 
 /// Makes all runs, compares them and says how it went.
-fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
+fn run(
+    args: &Args,
+    optimizer: OptimizerConfig,
+    command: &[String],
+    stored: Option<&Stored>,
+) -> Result<ExitCode> {
     use tracing_subscriber::EnvFilter;
     let started = Instant::now();
     tracing_subscriber::fmt()
@@ -280,16 +337,28 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     let samples = data.train.len() + held_back.as_ref().map_or(0, |set| set.len()) + data.test.len();
     let samples = samples as u64 * u64::from(args.epochs);
 
-    let cells = grid(args);
-    let stop = Arc::new(AtomicBool::new(false));
+    let mut cells = grid(args);
+    // A run of a grid may be gone on with by itself.
+    if let Some(name) = stored.and_then(|stored| stored.only.as_ref()).filter(|_| cells.len() > 1) {
+        cells.retain(|cell| cell.name == *name);
+        if cells.is_empty() {
+            bail!("--resume: with these options no run is called {name}: leave them out");
+        }
+    }
+    // A single run is written into `out` itself, a grid into a directory per run below it.
+    let alone = stored.map_or(cells.len() == 1, |stored| stored.only.is_some());
+    let stop = Arc::new(Stop::default());
     let shared = Shared {
         args,
         data: &data,
         held_back,
         optimizer,
         device: &device,
+        checksum: data.checksum(),
         screen: &screen,
         stop,
+        command,
+        stored,
         started,
         first_batch: Once::new(),
     };
@@ -299,23 +368,31 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
         screen.warn("softmax regression has no hidden layer: --act, --dropout and --widths do nothing");
     }
     // All of them once before the first is trained: the last must not fail after hours on what is known now.
+    let place = |out: &Path, cell: &Cell| if alone { out.to_path_buf() } else { out.join(&cell.name) };
     for cell in &cells {
-        network(&shared, cell)?;
+        let network = network(&shared, cell)?;
+        match stored {
+            Some(stored) => drop(same_run(&place(&stored.dir, cell), &network.run, args.force)?),
+            None => load_start(args, &network.params)?,
+        }
     }
     let seen = shared.stop.clone();
-    let stop = move || {
-        if seen.swap(true, Ordering::SeqCst) {
+    let stop = move |code: u8| {
+        if seen.ask(code) {
             restore_terminal();
-            std::process::exit(130); // asked twice
+            std::process::exit(code.into()); // asked twice
         }
     };
-    ctrlc::set_handler(stop.clone())?;
+    on_signal(stop.clone())?;
 
-    // A single run is written into `out` itself, a grid into a directory per run below it.
     let wanted = args.out.clone().unwrap_or_else(|| default_out(args, &cells, &data));
-    let out = if cells.len() > 1 { fresh_dir(&wanted).context("--out")? } else { wanted.clone() };
+    let out = match stored {
+        Some(stored) => stored.dir.clone(),
+        None if alone => wanted.clone(),
+        None => fresh_dir(&wanted).context("--out")?,
+    };
     if args.live {
-        screen.open_live(stop);
+        screen.open_live(move || stop(INTERRUPTED));
     }
     let config = ConsoleConfig { color: screen.color, ..Default::default() };
     let console: Box<dyn Sink + Send> = match args.quiet {
@@ -334,26 +411,26 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
                 bars.rest();
                 return Ok(());
             };
-            let alone = cells.len() == 1;
-            let path = if alone { out.clone() } else { out.join(&cell.name) };
-            let dir = RunDir::create(path).context("--out")?;
-            if i == 0 && args.out.is_some() {
-                let written = if alone { dir.path() } else { &out };
+            let begun = begin(&shared, cell, &place(&out, cell))?;
+            if i == 0 && args.out.is_some() && stored.is_none() {
+                let written = if alone { begun.dir.path() } else { &out };
                 if written != wanted {
                     screen.warn(&format!("{} is taken: writing to {}", wanted.display(), written.display()));
                 }
             }
             bars.run(i + 1, cells.len(), samples);
-            let run = one(&shared, cell, dir, bars, &mut order.place(i))?;
+            let run = one(&shared, begun, bars, &mut order.place(i))?;
             bars.ended();
             match &run.result {
                 // Whoever closed standard output has seen enough.
-                Err(error) if is_closed(error) => shared.stop.store(true, Ordering::SeqCst),
+                Err(error) if is_closed(error) => {
+                    shared.stop.ask(1);
+                }
                 Err(error) => screen.warn(&format!("error: {}: {error}", cell.name)),
                 Ok(()) => {}
             }
             ended.lock().unwrap_or_else(PoisonError::into_inner).push((i, run));
-            if shared.stop.load(Ordering::SeqCst) {
+            if shared.stop.is_asked() {
                 return Ok(());
             }
         }
@@ -365,13 +442,23 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     made?;
     let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
     ended.sort_by_key(|(i, _)| *i);
+    let written = if alone { ended[0].1.path.clone() } else { out };
+    let on = match args.checkpoint_every {
+        Some(0) if args.checkpoint_steps.is_none() => String::new(),
+        _ => format!("; go on with --resume {}", written.display()),
+    };
     if ended.iter().any(|(_, run)| run.result.as_ref().is_err_and(is_closed)) {
+        eprintln!("standard output was closed; what was done is in {}{on}", written.display());
         return Ok(ExitCode::FAILURE);
     }
+    let page = written.join("report.html");
+    if ended.iter().all(|(_, run)| run.was_finished) && page.exists() {
+        let text = format!("{0} is finished: {1} of {1} epochs\n", written.display(), args.epochs);
+        (&screen).write_all(text.as_bytes()).context("standard output")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut failed = ended.iter().any(|(_, run)| run.result.is_err());
-    let (summaries, paths): (Vec<_>, Vec<_>) =
-        ended.into_iter().map(|(_, run)| (run.summary, run.path)).unzip();
-    let written = if cells.len() > 1 { &out } else { &paths[0] };
+    let summaries: Vec<_> = ended.into_iter().map(|(_, run)| run.summary).collect();
     // What it showed last, as it would have been printed without it.
     if let Some((run, report)) = screen.close_live().filter(|_| !args.quiet) {
         let mut console = ConsoleSink::new(&screen, config);
@@ -379,28 +466,32 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
     }
 
     let mut text = comparison(&summaries);
-    if cells.len() > 1 {
+    if !alone {
         let trained: u64 = summaries.iter().map(|of| of.train_samples).sum();
         let (n, took) = (summaries.len(), took.as_secs_f64());
         let speed = HumanCount((trained as f64 / took) as u64);
         text +=
             &format!("\n{n} runs in {took:.1} s, {jobs} at a time: {speed} samples/s of training in all\n");
     }
-    let page = written.join("report.html");
-    let (runs, _) = load_runs(std::slice::from_ref(written));
+    let (runs, _) = load_runs(std::slice::from_ref(&written));
     if !runs.is_empty() {
-        std::fs::write(&page, html_report(&runs)).with_context(|| page.display().to_string())?;
-        if args.plots {
-            static_plots(&runs, written.join("plots"))?;
-        }
+        let draw = || -> Result<()> {
+            write_whole(&page, html_report(&runs).as_bytes()).with_context(|| page.display().to_string())?;
+            if args.plots {
+                static_plots(&runs, written.join("plots"))?;
+            }
+            Ok(())
+        };
+        // A full disk has been mentioned by then.
+        draw().or_else(|error| if failed { Ok(()) } else { Err(error) })?;
     }
     if !args.quiet {
         text = format!("\n{text}\nwritten to {}; look at {}\n", written.display(), page.display());
     }
     (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()).context("standard output")?;
-    if shared.stop.load(Ordering::SeqCst) {
-        eprintln!("stopped on request; what was done is in {}", written.display());
-        return Ok(ExitCode::from(130));
+    if shared.stop.is_asked() {
+        eprintln!("stopped on request; what was done is in {}{on}", written.display());
+        return Ok(ExitCode::from(shared.stop.code()));
     }
     for summary in &summaries {
         let (best, target) = (summary.best_accuracy.unwrap_or(0.0), args.target.unwrap_or(0.0));
@@ -419,10 +510,12 @@ fn run(args: &Args, optimizer: OptimizerConfig) -> Result<ExitCode> {
 
 /// Does `work` on a thread for each of `bars`, which has no other to share its work with. What ends one of them ends
 /// all.
-fn side_by_side(bars: &[Bars], stop: &AtomicBool, work: impl Fn(&Bars) -> Result<()> + Sync) -> Result<()> {
+fn side_by_side(bars: &[Bars], stop: &Stop, work: impl Fn(&Bars) -> Result<()> + Sync) -> Result<()> {
     let job = |bars: &Bars| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-        pool.install(|| work(bars)).inspect_err(|_| stop.store(true, Ordering::SeqCst))
+        pool.install(|| work(bars)).inspect_err(|_| {
+            stop.ask(1);
+        })
     };
     std::thread::scope(|scope| {
         let jobs: Vec<_> = bars.iter().map(|bars| scope.spawn(|| job(bars))).collect();
@@ -445,47 +538,138 @@ struct Ended {
     summary: Summary,
     path: PathBuf,
     result: train::Result<()>,
+    /// There was nothing left to do.
+    was_finished: bool,
+}
+
+/// A run that can begin, or go on.
+struct Begun {
+    network: Network,
+    dir: RunDir,
+    saves: Saves,
+    /// Where it goes on from.
+    found: Option<Checkpoint<State>>,
+}
+
+/// The run as its directory has it, if it has, or as it is from now on with `--force`.
+///
+/// # Errors
+/// When it is another run than the one that began there.
+fn same_run(path: &Path, run: &Run, force: bool) -> Result<Option<Run>> {
+    let config = path.join("config.json");
+    if !config.exists() {
+        return Ok(None);
+    }
+    let stored = read_config(&config)?;
+    let changes = changes(&stored, run);
+    if changes.is_empty() {
+        return Ok(Some(stored));
+    }
+    let changes = changes.join("; ");
+    if !force {
+        bail!(
+            "{}: {changes}: leave the change out, or accept it with --force, and with it another result",
+            path.display()
+        );
+    }
+    let mut forced = stored.config["forced"].as_array().cloned().unwrap_or_default();
+    forced.push(changes.into());
+    let mut run = run.clone();
+    run.config["forced"] = forced.into();
+    Ok(Some(run))
+}
+
+/// Makes the directory of a run, or finds where the run that is in it goes on.
+fn begin(shared: &Shared<'_>, cell: &Cell, path: &Path) -> Result<Begun> {
+    let args = shared.args;
+    let often = Often { epochs: args.checkpoint_every, steps: args.checkpoint_steps };
+    let mut network = network(shared, cell)?;
+    if shared.stored.is_none() || !path.exists() {
+        load_start(args, &network.params)?;
+        let dir = RunDir::create(path).context("--out")?;
+        let saves = Saves::open(dir.path(), args.keep, often)?;
+        return Ok(Begun { network, dir, saves, found: None });
+    }
+    let lock = RunLock::take(path)?;
+    if let Some(run) = same_run(path, &network.run, args.force)? {
+        network.run = run;
+    }
+    let mut saves = Saves::open(path, args.keep, often)?;
+    let found = saves.newest()?;
+    match &found {
+        None => load_start(args, &network.params)?,
+        Some(found) => {
+            for error in &found.passed_over {
+                shared.screen.warn(&format!("{error}: going on from {} instead", found.at));
+            }
+            let edited = changes(&found.state.run, &network.run);
+            if !edited.is_empty() && network.run.config["forced"].is_null() {
+                bail!(
+                    "{}: config.json is not that of the checkpoint: {}: put it right, or accept it with --force",
+                    path.display(),
+                    edited.join("; ")
+                );
+            }
+        }
+    }
+    let files = found.as_ref().map_or(Lengths::default(), |found| found.state.files);
+    Ok(Begun { network, dir: RunDir::resume(lock, &files)?, saves, found })
 }
 
 /// Trains the network of one cell and writes down what it came to.
 ///
 /// # Errors
 /// When it cannot begin. What goes wrong later is part of what it came to.
-fn one(
-    shared: &Shared<'_>,
-    cell: &Cell,
-    mut dir: RunDir,
-    bars: &Bars,
-    console: &mut Place<'_, '_>,
-) -> Result<Ended> {
+fn one(shared: &Shared<'_>, begun: Begun, bars: &Bars, console: &mut Place<'_, '_>) -> Result<Ended> {
+    let Begun { network, mut dir, mut saves, found } = begun;
     let path = dir.path().to_path_buf();
-    let board = TensorBoard::create(&path).context("--out")?;
-    let network = network(shared, cell)?;
+    let weights = path.join("model.safetensors");
     let mut summary = Summary::new(network.run.clone());
-    let mut sinks: Vec<Box<dyn Sink + '_>> =
-        vec![Box::new(&mut summary), Box::new(&mut dir), Box::new(board), Box::new(TracingSink)];
+    let epoch = found.as_ref().map_or(0, |found| found.at.epoch);
+    let past = if shared.stored.is_some() { read_reports(&path)? } else { Vec::new() };
+    if let Some(found) = found.as_ref().filter(|found| found.at.epoch >= network.run.epochs)
+        && std::fs::read(&weights).is_ok_and(|bytes| bytes == found.model())
+    {
+        CaughtUp::new(&mut summary, past).begin(&network.run)?;
+        return Ok(Ended { summary, path, result: Ok(()), was_finished: true });
+    }
+    let board = match shared.stored {
+        Some(_) => TensorBoard::resume(&path, epoch),
+        None => TensorBoard::create(&path),
+    };
+    let mut sinks: Vec<Box<dyn Sink + '_>> = vec![
+        Box::new(CaughtUp::new(&mut summary, past.clone())),
+        Box::new(&mut dir),
+        Box::new(board.context("--out")?),
+        Box::new(TracingSink),
+    ];
     sinks.push(Box::new(console));
     if let Some(live) = shared.screen.live() {
-        sinks.push(Box::new(live));
+        sinks.push(Box::new(CaughtUp::new(live, past)));
     }
-    let result = train(shared, bars, &network, &mut sinks);
+    let result = train(shared, bars, &network, &mut saves, found, &mut sinks);
     // Whatever ended the run, what it came to is kept.
     let result = result.and(sinks.finish().map_err(train::Error::from));
-    let result = result.and(save_weights(&network.params, &path.join("model.safetensors")));
+    let result = result.and(save_weights(&network.params, &weights));
     drop(sinks);
-    Ok(Ended { summary, path, result })
+    Ok(Ended { summary, path, result, was_finished: false })
 }
 
-/// Trains one network from its seed and reports every epoch.
-fn train(shared: &Shared<'_>, bars: &Bars, network: &Network, sinks: &mut dyn Sink) -> train::Result<()> {
+/// Trains one network from its seed, or from where a checkpoint found it, and reports every epoch.
+fn train(
+    shared: &Shared<'_>,
+    bars: &Bars,
+    network: &Network,
+    saves: &mut Saves,
+    found: Option<Checkpoint<State>>,
+    sinks: &mut dyn Sink,
+) -> train::Result<()> {
     let Shared { args, data, .. } = shared;
     let Network { run, params, model, rng } = network;
-    // Dropout draws from a generator of its own: with it or without, samples come in the same order.
-    let (model, mut rng, mut masks) = (&**model, rng.clone(), fork(rng));
-    sinks.begin(run)?;
-    let stopped = || shared.stop.load(Ordering::SeqCst);
+    let model = &**model;
+    let stopped = || shared.stop.is_asked();
     // Bars move with every batch, and after Ctrl-C there is none.
-    let watched = |batches: Batches, epoch: u32, split: Split| {
+    let tested = |batches: Batches, epoch: u32, split: Split| {
         bars.pass(batches.samples(), run, epoch, split);
         batches.take_while(|_| !stopped()).inspect(|batch| bars.advance(batch))
     };
@@ -494,47 +678,92 @@ fn train(shared: &Shared<'_>, bars: &Bars, network: &Network, sinks: &mut dyn Si
         Track::Counts => Some(Recorder::of(Parts::COUNTS)),
         Track::Off => None,
     };
-    let (mut live, mut validation, mut test) = (recorder(), recorder(), recorder());
     let mut optimizer = Optimizer::new(params.vars(), shared.optimizer)?;
-    for epoch in 1..=args.epochs {
-        let batches = watched(data.train.shuffled(&mut rng, args.batch_size), epoch, Split::Train);
-        // For whoever measures: RUST_LOG=mnist=debug.
-        let batches = batches.inspect(|_| {
-            shared.first_batch.call_once(|| {
-                let seconds = shared.started.elapsed().as_secs_f64();
-                tracing::debug!(seconds, "first batch");
+    let (done, mut state) = match found {
+        Some(found) => {
+            found.restore(params, &mut optimizer)?;
+            (found.at.epoch, State { run: run.clone(), ..found.state })
+        }
+        None => {
+            // Dropout draws from a generator of its own: with it or without, samples come in the same order.
+            let (order, masks, progress) = (rng.clone(), fork(rng), Progress::default());
+            let (live, validation, test) = (recorder(), recorder(), recorder());
+            let (best, files, run) = (None, Lengths::default(), run.clone());
+            (0, State { order, masks, progress, live, validation, test, best, files, run })
+        }
+    };
+    sinks.begin(run)?;
+    let per_epoch = data.train.len() + shared.held_back.as_ref().map_or(0, |set| set.len()) + data.test.len();
+    bars.skip(per_epoch as u64 * u64::from(done) + state.progress.samples());
+    for epoch in done + 1..=args.epochs {
+        let mut next = state.order.clone();
+        let mut batches = data.train.shuffled(&mut next, args.batch_size);
+        batches.skip_batches(state.progress.batches() as usize);
+        bars.pass(batches.samples(), run, epoch, Split::Train);
+        while batches.len() > 0 && !stopped() {
+            let piece = usize::try_from(saves.batches_to_go(optimizer.steps())).unwrap_or(usize::MAX);
+            let piece = batches.by_ref().take(piece).take_while(|_| !stopped());
+            // For whoever measures: RUST_LOG=mnist=debug.
+            let piece = piece.inspect(|batch| {
+                bars.advance(batch);
+                shared.first_batch.call_once(|| {
+                    let seconds = shared.started.elapsed().as_secs_f64();
+                    tracing::debug!(seconds, "first batch");
+                });
             });
-        });
-        let report = train_epoch(model, &mut optimizer, batches, &mut live, &mut masks)
-            .map_err(|error| error.in_epoch(epoch))?;
-        if report.score.samples == 0 {
-            break;
+            let State { live, masks, progress, .. } = &mut state;
+            train_batches(model, &mut optimizer, piece, live, masks, progress)
+                .map_err(|error| error.in_epoch(epoch))?;
+            if batches.len() > 0 && !stopped() {
+                saves.save(epoch - 1, None, params, &optimizer, &mut state)?;
+            }
         }
-        let mut splits = vec![with_layers(report, &mut live)];
-        if let Some(set) = &shared.held_back {
-            let report = evaluate(
-                model,
-                watched(set.batches(args.batch_size), epoch, Split::Validation),
-                &mut validation,
-            )?;
-            splits.push(SplitReport { split: Split::Validation, ..with_layers(report, &mut validation) });
+        let mut splits = vec![state.progress.report()];
+        // An evaluation that is cut short is made again.
+        let before = (state.validation.clone(), state.test.clone());
+        if let Some(set) = shared.held_back.as_ref().filter(|_| !stopped()) {
+            let batches = tested(set.batches(args.batch_size), epoch, Split::Validation);
+            let report = evaluate(model, batches, &mut state.validation)?;
+            splits
+                .push(SplitReport { split: Split::Validation, ..with_layers(report, &mut state.validation) });
         }
-        let report =
-            evaluate(model, watched(data.test.batches(args.batch_size), epoch, Split::Test), &mut test)?;
-        splits.push(with_layers(report, &mut test));
+        if !stopped() {
+            let batches = tested(data.test.batches(args.batch_size), epoch, Split::Test);
+            let report = evaluate(model, batches, &mut state.test)?;
+            splits.push(with_layers(report, &mut state.test));
+        }
         if stopped() {
-            // Cut short: no window of it is whole, so only the score of what was trained on is worth keeping.
+            (state.validation, state.test) = before;
+            saves.save(epoch - 1, None, params, &optimizer, &mut state)?;
+            // No window of it is whole, so only the score of what was trained on is worth showing. Whoever goes on
+            // cuts it away and makes the epoch whole.
             splits.truncate(1);
-            splits[0].layers.clear();
+            return match state.progress.samples() {
+                0 => Ok(()),
+                _ => Ok(sinks.epoch(&EpochReport { epoch, splits })?),
+            };
         }
+        splits[0].layers = state.live.as_mut().map(Recorder::finish).unwrap_or_default();
         let lost = splits.iter().map(|of| of.score.loss).find(|loss| !loss.is_finite());
-        sinks.epoch(&EpochReport { epoch, splits })?;
+        let report = EpochReport { epoch, splits };
+        let told = sinks.epoch(&report).map_err(train::Error::from);
         if let Some(loss) = lost {
+            told?;
             let batch = data.train.len().div_ceil(args.batch_size);
             return Err(not_finite(model, data.test.batches(args.batch_size), loss, batch).in_epoch(epoch));
         }
-        if stopped() {
-            break;
+        // Where nobody reads standard output any more, the files have what they should.
+        let closed = told.as_ref().is_err_and(is_closed);
+        if !closed {
+            told?;
+        }
+        (state.order, state.progress) = (next, Progress::default());
+        let score = state.score(&report);
+        if closed || epoch == args.epochs || saves.is_due(epoch, optimizer.steps()) {
+            saves.save(epoch, score, params, &optimizer, &mut state)?;
+        }
+        if closed {
+            return Err(report::Error::io("standard output")(ErrorKind::BrokenPipe.into()).into());
         }
     }
     Ok(())
@@ -613,9 +842,6 @@ fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
             Box::new(Mlp::new(&config, params.builder())?)
         }
     };
-    if let Some(path) = &args.load {
-        load_weights(&params, path)?;
-    }
     let run = Run {
         name: cell.name.clone(),
         dataset: data.name.clone(),
@@ -630,11 +856,16 @@ fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
     Ok(Network { run, params, model, rng })
 }
 
+/// Sets the weights that a run starts from, if they come from a file.
+fn load_start(args: &Args, params: &Params) -> train::Result<()> {
+    args.load.as_ref().map_or(Ok(()), |path| load_weights(params, path))
+}
+
 /// Everything that is needed to repeat a run and that a [`Run`] does not say itself.
 fn config(shared: &Shared<'_>) -> serde_json::Value {
     let Shared { args, data, optimizer, .. } = shared;
     json!({
-        "command": std::env::args().skip(1).collect::<Vec<_>>(),
+        "command": shared.command,
         "batch_size": args.batch_size,
         "optimizer": format!("{:?}", optimizer.rule),
         "learning_rate": optimizer.learning_rate,
@@ -643,7 +874,7 @@ fn config(shared: &Shared<'_>) -> serde_json::Value {
         "max_norm": optimizer.max_norm,
         "init": args.init.map_or("by activation".to_string(), |init| init.to_string()),
         "scale": args.scale.to_string(),
-        "data": { "mean": data.mean, "std": data.std, "train": data.train.len(), "test": data.test.len() },
+        "data": { "mean": data.mean, "std": data.std, "train": data.train.len(), "test": data.test.len(), "sha256": shared.checksum },
         "validation": args.validation,
         "load": args.load,
         "device": name_of(args.device),
@@ -681,8 +912,7 @@ fn default_out(args: &Args, cells: &[Cell], data: &Dataset) -> PathBuf {
     let mut acts: Vec<String> = cells.iter().map(|cell| cell.activation.to_string()).collect();
     acts.dedup();
     let name = file_name(&format!("{}-{}-{}", data.name, name_of(args.model), acts.join("-")));
-    let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    PathBuf::from("runs").join(format!("{}-{name}", time.trim_end_matches('Z').replace(':', "")))
+    PathBuf::from("runs").join(format!("{}-{name}", file_time(SystemTime::now())))
 }
 
 /// Letters, digits and a few signs: a name that every file system takes.

@@ -1,5 +1,6 @@
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use clap::error::ErrorKind;
 
@@ -62,9 +63,31 @@ pub fn start<A: clap::Parser>(run: impl FnOnce(&A) -> anyhow::Result<()>) -> Exi
     }
 }
 
+/// A time as it stands in a file's name: `2026-08-01T120000`. A clock that is out of order gives the nearest time that
+/// can be written.
+pub fn file_time(time: SystemTime) -> String {
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799); // the end of the year 9999
+    let time = time.clamp(SystemTime::UNIX_EPOCH, last);
+    humantime::format_rfc3339_seconds(time).to_string().trim_end_matches('Z').replace(':', "")
+}
+
 /// The version of a package that this program was built with.
 pub fn locked_version(package: &str) -> Option<&'static str> {
     let lock = include_str!("../../Cargo.lock");
     let after = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?.1;
     Some(after.split_once('"')?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_out_of_order_still_gives_a_name() {
+        let (epoch, long) = (SystemTime::UNIX_EPOCH, Duration::from_secs(1 << 40));
+        assert_eq!(file_time(epoch + Duration::from_secs(1_785_585_600)), "2026-08-01T120000");
+        assert_eq!(file_time(epoch - Duration::from_secs(5)), "1970-01-01T000000");
+        assert_eq!(file_time(epoch - long), "1970-01-01T000000");
+        assert_eq!(file_time(epoch + long), "9999-12-31T235959");
+    }
 }

@@ -5,12 +5,19 @@ mod command_line;
 mod distribution;
 mod in_order;
 pub mod pictures;
+mod resume;
+mod saves;
 mod screen;
+mod signals;
 
 pub use analytic::{Law, Numbers, share};
 pub use command_line::{
-    at_least_one, locked_version, not_negative, number, percent, positive, rate, size, start, usage,
+    at_least_one, file_time, locked_version, not_negative, number, percent, positive, rate, size, start,
+    usage,
 };
 pub use distribution::{Distribution, Distributions};
 pub use in_order::{InOrder, Place};
+pub use resume::{CaughtUp, Stored, changes};
+pub use saves::{Often, Saves, State};
 pub use screen::{Bars, Screen, colors_wanted};
+pub use signals::{INTERRUPTED, Stop, on_signal};

@@ -179,6 +179,12 @@ impl Bars {
         }
     }
 
+    /// So many samples of this run have been gone through before.
+    pub fn skip(&self, samples: u64) {
+        self.to_go.store(self.to_go.load(Ordering::Relaxed).saturating_sub(samples), Ordering::Relaxed);
+        self.all.dec_length(samples);
+    }
+
     /// The run has ended, perhaps early: what it did not go through will not come.
     pub fn ended(&self) {
         self.advance_by(0);

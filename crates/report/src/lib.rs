@@ -57,7 +57,7 @@ pub use lines::{ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine
 pub use number::{count as count_text, share as share_text};
 pub use replay::read_reports;
 pub use report::{EpochReport, Run, Score, Split, SplitReport};
-pub use run_dir::{Lengths, RunDir, fresh_dir};
+pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
 pub use summary::Summary;
 pub use tensorboard::TensorBoard;

@@ -66,7 +66,35 @@ pub struct RunDir {
     timing: Lines,
     /// Whether there was a run in the directory before.
     resumed: bool,
-    _lock: File,
+    _lock: RunLock,
+}
+
+/// The right to write into a run's directory, which one process has at a time. The system takes it back when the
+/// process ends, however that happens.
+#[derive(Debug)]
+pub struct RunLock {
+    dir: PathBuf,
+    _file: File,
+}
+
+impl RunLock {
+    /// Locks the file `lock` in the directory, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] while another process writes to the run, [`Error::Io`] with the path of what cannot be
+    /// opened or locked.
+    pub fn take(dir: impl Into<PathBuf>) -> Result<Self> {
+        let dir = dir.into();
+        let path = dir.join("lock");
+        let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+        let file = file.map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { dir, _file: file }),
+            Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir }),
+            Err(TryLockError::Error(cause)) => Err(Error::io(path)(cause)),
+        }
+    }
 }
 
 /// How long the files of a run are, in bytes: what a checkpoint relies on.
@@ -116,7 +144,7 @@ impl RunDir {
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         // An empty directory can be seen by two processes; only one of them can create its first file.
         let (path, metrics) = take(path.as_ref(), |path| Lines::create(path.join("metrics.jsonl")))?;
-        let lock = lock(&path)?;
+        let lock = RunLock::take(&path)?;
         let layers = Lines::create(path.join("layers.jsonl"))?;
         let timing = Lines::create(path.join("timing.jsonl"))?;
         Ok(Self { path, metrics, layers, timing, resumed: false, _lock: lock })
@@ -129,11 +157,10 @@ impl RunDir {
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] while another process writes to it, [`Error::Short`] for a file that has lost something
-    /// since, [`Error::Io`] with the path of what cannot be opened or written. Nothing is cut then.
-    pub fn resume(path: impl AsRef<Path>, known: &Lengths) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
-        let lock = lock(&path)?;
+    /// [`Error::Short`] for a file that has lost something since, [`Error::Io`] with the path of what cannot be opened
+    /// or written. Nothing is cut then.
+    pub fn resume(lock: RunLock, known: &Lengths) -> Result<Self> {
+        let path = lock.dir.clone();
         let open = |name: &str, length| Lines::open(path.join(name), length);
         let metrics = open("metrics.jsonl", known.metrics)?;
         let layers = open("layers.jsonl", known.layers)?;
@@ -232,18 +259,6 @@ fn is_free(path: &Path) -> io::Result<bool> {
             Err(e) => Err(e),
         },
         created => created.map(|()| true),
-    }
-}
-
-/// The run's lock: nobody else writes to it while this file is open.
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
-    let file = file.map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.into() }),
-        Err(TryLockError::Error(cause)) => Err(Error::io(path)(cause)),
     }
 }
 

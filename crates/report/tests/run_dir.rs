@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use taper_report::{
     ActivePerSample, EpochReport, Error, FiringRates, Histogram, LayerLine, LayerStats, Lengths, MetricsLine,
-    Quantiles, Result, Run, RunDir, Score, Sink, Split, SplitReport, TimingLine, fresh_dir, read_config,
-    read_lines, read_reports, write_whole,
+    Quantiles, Result, Run, RunDir, RunLock, Score, Sink, Split, SplitReport, TimingLine, fresh_dir,
+    read_config, read_lines, read_reports, write_whole,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -225,7 +225,7 @@ fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
         let text = read(path.join(name))?;
         write(path.join(name), &text[..text.len() - 7])?;
     }
-    let mut cut = RunDir::resume(&path, &known)?;
+    let mut cut = RunDir::resume(RunLock::take(&path)?, &known)?;
     cut.begin(&run())?;
     (2..=3).try_for_each(|epoch| cut.epoch(&report(epoch)))?;
     for name in FILES.iter().chain(&["config.json"]) {
@@ -247,7 +247,8 @@ fn a_file_that_lost_what_was_saved_is_an_error_and_nothing_is_cut() -> Result<()
     drop(sink);
     write(dir.path().join("timing.jsonl"), "{}\n")?;
     let before = read(dir.path().join("metrics.jsonl"))?;
-    let error = RunDir::resume(dir.path(), &known).expect_err("timing.jsonl is short").to_string();
+    let error =
+        RunDir::resume(RunLock::take(dir.path())?, &known).expect_err("timing.jsonl is short").to_string();
     assert!(error.contains("timing.jsonl: expected at least") && error.contains("found 3"), "{error}");
     assert_eq!(read(dir.path().join("metrics.jsonl"))?, before);
     Ok(())
@@ -257,10 +258,10 @@ fn a_file_that_lost_what_was_saved_is_an_error_and_nothing_is_cut() -> Result<()
 fn a_run_has_one_writer_at_a_time() -> Result<()> {
     let dir = temporary();
     let first = RunDir::create(dir.path())?;
-    let error = RunDir::resume(dir.path(), &Lengths::default()).expect_err("it is taken").to_string();
+    let error = RunLock::take(dir.path()).expect_err("it is taken").to_string();
     assert!(error.contains("another process is writing to this run"), "{error}");
     drop(first);
-    RunDir::resume(dir.path(), &Lengths::default())?;
+    RunDir::resume(RunLock::take(dir.path())?, &Lengths::default())?;
     Ok(())
 }
 

@@ -1,0 +1,67 @@
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Whether the program was asked to stop, and with which exit code it then ends. Threads share it.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicU8);
+
+impl Stop {
+    /// Asks for it: with the code of a signal, or with 1 for what went wrong elsewhere. The first code stays. Returns
+    /// whether it was asked for before.
+    pub fn ask(&self, code: u8) -> bool {
+        self.0.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst).is_err()
+    }
+
+    /// Whether somebody has.
+    pub fn is_asked(&self) -> bool {
+        self.code() != 0
+    }
+
+    /// The exit code; 0 as long as nobody has.
+    pub fn code(&self) -> u8 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The exit code of Ctrl-C.
+pub const INTERRUPTED: u8 = 128 + SIGINT as u8;
+
+/// Calls `stop`, on a thread of its own, with the exit code of every signal that asks the program to end: 128 and the
+/// signal's number, as shells have it. 130 is Ctrl-C, 143 is what `kill` sends, 129 a terminal that was closed.
+///
+/// # Errors
+/// When the system refuses.
+#[cfg(unix)]
+pub fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
+    use signal_hook::{consts::SIGHUP, iterator::Signals};
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            stop(128 + signal as u8);
+        }
+    })?;
+    Ok(())
+}
+
+/// The same where there are but two of them, and no way to wait for one.
+#[cfg(not(unix))]
+pub fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
+    use std::sync::{Arc, atomic::AtomicBool};
+    let signals = [SIGINT, SIGTERM].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
+    for (signal, came) in &signals {
+        signal_hook::flag::register(*signal, came.clone())?;
+    }
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            for (signal, came) in &signals {
+                if came.swap(false, Ordering::SeqCst) {
+                    stop(128 + *signal as u8);
+                }
+            }
+        }
+    })?;
+    Ok(())
+}

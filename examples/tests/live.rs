@@ -145,14 +145,14 @@ fn the_view_comes_and_goes_and_leaves_the_last_epoch_and_the_comparison() {
 
 #[test]
 fn signals_and_ctrl_c_end_it_in_order() {
-    for how in ["INT", "TERM", "HUP", "\u{3}"] {
+    for (how, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("\u{3}", 130)] {
         let Some(mut session) = Session::start("", &format!("--live {ENDLESS}"), "") else { return };
         session.wait_for("fc1");
         match how {
             "\u{3}" => session.press(how),
             name => session.signal(name),
         }
-        let (_, behind) = session.end(130);
+        let (_, behind) = session.end(code);
         for text in ["epoch", "1 run", "stopped on request; what was done is in run"] {
             assert!(behind.contains(text), "{how:?}: expected '{text}' in\n{behind}");
         }

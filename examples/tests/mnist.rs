@@ -130,8 +130,8 @@ fn a_run_leaves_everything_that_is_documented() {
     // TensorBoard's files carry a time in their names, and lie in a directory per split.
     let (events, names): (BTreeSet<_>, BTreeSet<_>) =
         names.into_iter().partition(|name| name.starts_with("events.out.tfevents."));
-    let files = ["config.json", "layers.jsonl", "metrics.jsonl", "model.safetensors", "timing.jsonl"];
-    let expected = files.into_iter().chain(["report.html", "test", "train", "validation"]);
+    let files = ["config.json", "layers.jsonl", "metrics.jsonl", "model.safetensors", "timing.jsonl", "lock"];
+    let expected = files.into_iter().chain(["checkpoints", "report.html", "test", "train", "validation"]);
     assert_eq!(names, expected.map(str::to_string).collect());
     assert_eq!(events.len(), 1);
 
@@ -454,6 +454,8 @@ fn wait_for_an_epoch(run: &mut Child, metrics: &Path) {
     }
 }
 
+const STOPPED: &str = "stopped on request; what was done is in long; go on with --resume long\n";
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_after_the_batch_with_what_is_done_written_down() {
@@ -469,7 +471,7 @@ fn ctrl_c_ends_after_the_batch_with_what_is_done_written_down() {
     // Read what it prints, or it waits for a reader.
     let ran: Ran = child.wait_with_output().unwrap().into();
     assert!(start.elapsed() < Duration::from_secs(5));
-    assert_eq!((ran.code, ran.err.as_str()), (Some(130), "stopped on request; what was done is in long\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(130), STOPPED));
     assert!(ran.out.contains("1 run on digits, mlp 64-16-8-10, "), "{}", ran.out);
     assert!(
         ran.out.contains("accuracy and loss on test"),
@@ -498,7 +500,7 @@ fn ctrl_c_ends_runs_side_by_side_and_no_other_begins() {
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let ran: Ran = child.wait_with_output().unwrap().into();
-    assert_eq!((ran.code, ran.err.as_str()), (Some(130), "stopped on request; what was done is in long\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(130), STOPPED));
     assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
     assert_eq!(directories(&dir.join("long")), 2);
     for run in ["relu-dropout0-seed1", "selu-dropout0-seed1"] {
@@ -507,20 +509,23 @@ fn ctrl_c_ends_runs_side_by_side_and_no_other_begins() {
 }
 
 #[test]
-fn whoever_closes_standard_output_gets_no_complaint_and_keeps_the_files() {
+fn whoever_closes_standard_output_is_told_where_the_files_are() {
     let dir = temp();
     let args = format!("{SMALL} --dropout 0 --out run").replace("--epochs 2", "--epochs 1000000");
     let mut child = command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let ran: Ran = child.wait_with_output().unwrap().into();
-    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+    let said = |out: &str| {
+        format!("standard output was closed; what was done is in {out}; go on with --resume {out}\n")
+    };
+    assert_eq!((ran.code, ran.err), (Some(1), said("run")));
     assert_eq!(weights(dir.path().join("run/model.safetensors")).0.len(), 6);
 
     let args = args.replace("--dropout 0 --out run", "--dropout 0,0.5 --jobs 2 --out grid");
     let mut child = command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let ran: Ran = child.wait_with_output().unwrap().into();
-    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+    assert_eq!((ran.code, ran.err), (Some(1), said("grid")));
 }
 
 #[test]

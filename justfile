@@ -17,3 +17,7 @@ doc:
 # Speed and memory beside PyTorch, candle and burn, in turns: `just bench --help`.
 bench *ARGS:
     python3 benches/run.py {{ARGS}}
+
+# Kill a training process fifty times, go on each time, and say what was found.
+crash:
+    cargo test -p taper-examples --test crash -- --nocapture

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`nn`] | layers and models whose activations can be observed |
 //! | [`hooks`] | sites, observers, the recorder |
-//! | [`train`] | `train_epoch`, `evaluate`, optimisers, weight files |
+//! | [`train`] | `train_epoch`, `evaluate`, optimisers, weight files, checkpoints |
 //! | [`data`] | data sets and batches |
 //! | [`report`] | statistics as plain numbers, and the sinks that write them |
 //! | [`kernels`] | the CPU kernels underneath, as functions of candle tensors |
@@ -59,6 +59,8 @@ mod manual {
     pub struct Performance;
     #[doc = include_str!("../../../docs/reading-the-pictures.md")]
     pub struct ReadingThePictures;
+    #[doc = include_str!("../../../docs/reliability.md")]
+    pub struct Reliability;
     #[doc = include_str!("../../../docs/statistics.md")]
     pub struct Statistics;
 }

@@ -224,22 +224,58 @@ pub(crate) fn matmul(
 
 /// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.
 #[allow(unsafe_code)]
-pub(crate) fn product(
-    (m, n, k): (usize, usize, usize),
-    lhs: Matrix<'_>,
-    rhs: Matrix<'_>,
-    parallel: bool,
-) -> Vec<f32> {
+pub(crate) fn product((m, n, k): (usize, usize, usize), lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
     if k == 0 {
         return vec![0.0; m * n];
     }
     let mut dst = Vec::with_capacity(m * n);
     // SAFETY: `dst` has room for m×n values, and the product writes them all.
     unsafe {
-        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, parallel);
+        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, true);
         dst.set_len(m * n);
     }
     dst
+}
+
+/// Into how many tiles a product is cut that all threads share: `(of rows, of columns)`.
+///
+/// `gemm`'s own way to share one leaves a second thread next to nothing to do at the sizes of a batch. A tile is worth
+/// waking a thread for, and wide enough for vectors to be full and for what is packed to be used; rows are cut only where columns cannot be. The
+/// number of threads plays no part, and so not a bit depends on it.
+fn tiles((m, n, k): (usize, usize, usize)) -> (usize, usize) {
+    const OPERATIONS: usize = 1 << 22;
+    let worth = m.saturating_mul(n).saturating_mul(k) / OPERATIONS;
+    // Of an even number two threads get as much each.
+    let even = |tiles: usize| if tiles > 2 { tiles.next_multiple_of(2) } else { tiles.max(1) };
+    match n {
+        256.. => (1, even(worth.min(n / 128))),
+        128.. => (1, worth.clamp(1, 2)),
+        _ => (even(worth.min(m / 64)), 1),
+    }
+}
+
+/// The `i`-th of `parts` nearly equal parts of `0..len`; all but the last end at a multiple of `unit`.
+fn part(len: usize, parts: usize, unit: usize, i: usize) -> Range<usize> {
+    let end = |i: usize| (len.div_ceil(unit) * i / parts * unit).min(len);
+    end(i)..end(i + 1)
+}
+
+/// A pointer that threads may share, each to write elements of its own.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: what is written through it is for the holder to answer for: see `gemm`.
+#[allow(unsafe_code)]
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Takes the whole wrapper into a closure, not the pointer alone.
+    fn pointer(&self) -> *mut f32 {
+        self.0
+    }
 }
 
 /// `dst = lhs · rhs`, or `dst += lhs · rhs`.
@@ -256,33 +292,46 @@ unsafe fn gemm(
     parallel: bool,
 ) {
     assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
-    let threads = if parallel { rayon::current_num_threads() } else { 1 };
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    // SAFETY: the assertion above keeps every element that the strides reach inside its slice; the caller
-    // vouches for `dst`, which overlaps neither, as both are borrowed.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst,
-            1,
-            n as isize,
-            accumulate,
-            lhs.data.as_ptr(),
-            lhs.column as isize,
-            lhs.row as isize,
-            rhs.data.as_ptr(),
-            rhs.column as isize,
-            rhs.row as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    let dst = Shared(dst);
+    let tile = |rows: Range<usize>, columns: Range<usize>| {
+        if rows.is_empty() || columns.is_empty() {
+            return;
+        }
+        // SAFETY: the assertion above keeps every element that the strides reach inside its slice; the caller vouches for
+        // `dst`, which overlaps neither, as both are borrowed; and no element of it is in two tiles.
+        unsafe {
+            gemm::gemm(
+                rows.len(),
+                columns.len(),
+                k,
+                dst.pointer().add(rows.start * n + columns.start),
+                1,
+                n as isize,
+                accumulate,
+                lhs.data.as_ptr().add(rows.start * lhs.row),
+                lhs.column as isize,
+                lhs.row as isize,
+                rhs.data.as_ptr().add(columns.start * rhs.column),
+                rhs.column as isize,
+                rhs.row as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    };
+    let (of_rows, of_columns) = if parallel { tiles((m, n, k)) } else { (1, 1) };
+    if of_rows * of_columns == 1 {
+        return tile(0..m, 0..n);
     }
+    // Columns are those of vectors, of which sixteen values fill the longest.
+    (0..of_rows * of_columns)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|i| tile(part(m, of_rows, 8, i / of_columns), part(n, of_columns, 16, i % of_columns)));
 }
 
 /// Adds the rows of `rows` (each `sums.len()` long) to `sums`, in order.

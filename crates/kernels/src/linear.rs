@@ -192,16 +192,16 @@ impl Linear {
 
     /// `gradsᵀ · xs` for `grads`, `(n, o)`, and their sums over the batch.
     #[allow(unsafe_code)]
-    fn grad_weight(&self, xs: &[f32], grads: &[f32], sums: &[f32], parallel: bool) -> Vec<f32> {
+    fn grad_weight(&self, xs: &[f32], grads: &[f32], sums: &[f32]) -> Vec<f32> {
         let Self { n, i, o, .. } = *self;
         let turned = Matrix::new(grads, o).transposed();
         let compact = match self.input.get() {
             Some(Input::Sparse(sparse)) => return sparse.grad_weight(grads, sums),
             Some(Input::Varying(compact)) => compact,
-            Some(Input::All) | None => return product((o, i, n), turned, Matrix::new(xs, i), parallel),
+            Some(Input::All) | None => return product((o, i, n), turned, Matrix::new(xs, i)),
         };
         let width = compact.width;
-        let varying = product((o, width, n), turned, Matrix::new(&compact.xs, width), parallel);
+        let varying = product((o, width, n), turned, Matrix::new(&compact.xs, width));
         // SAFETY: runs and constant stretches take turns and cover all columns of each row.
         unsafe {
             filled(o * i, ROWS * i, |start, chunk| {
@@ -287,11 +287,9 @@ impl Kernel for Linear {
         let grads = Matrix::new(&grad_ys, o);
         let mut grad_bias = vec![0.0; o];
         add_rows(&mut grad_bias, &grad_ys);
-        // Both products have as many operations: side by side they need no further splitting on two threads.
-        let alone = !(wanted[0] && wanted[1]) || rayon::current_num_threads() > 2;
         let (grad_xs, grad_weight) = rayon::join(
-            || wanted[0].then(|| product((n, i, o), grads, Matrix::new(weight, i), alone)),
-            || wanted[1].then(|| self.grad_weight(xs, &grad_ys, &grad_bias, alone)),
+            || wanted[0].then(|| product((n, i, o), grads, Matrix::new(weight, i))),
+            || wanted[1].then(|| self.grad_weight(xs, &grad_ys, &grad_bias)),
         );
         let gradients = [grad_xs, grad_weight, Some(grad_bias)];
         gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()

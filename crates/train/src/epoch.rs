@@ -8,6 +8,7 @@ use taper_kernels::{cross_entropy, record, with_values};
 use taper_nn::Model;
 use taper_report::{Score, Split, SplitReport};
 
+use crate::awake::awake;
 use crate::{Error, Optimizer, Result};
 
 /// Trains on every batch once and says how that went, over all of them, while the weights moved.
@@ -66,7 +67,7 @@ pub fn train_batches(
     progress: &mut Progress,
 ) -> Result<()> {
     let start = Instant::now();
-    let trained = rayon::scope(|_| train_here(model, optimizer, batches, observer, rng, progress));
+    let trained = awake(|| train_here(model, optimizer, batches, observer, rng, progress));
     progress.seconds += start.elapsed().as_secs_f64();
     trained
 }
@@ -118,7 +119,7 @@ pub fn evaluate(
     batches: impl Iterator<Item = taper_data::Result<Batch>> + Send,
     observer: &mut dyn Observer,
 ) -> Result<SplitReport> {
-    rayon::scope(|_| evaluate_here(model, batches, observer))
+    awake(|| evaluate_here(model, batches, observer))
 }
 
 fn evaluate_here(

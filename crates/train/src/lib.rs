@@ -26,6 +26,7 @@
 //! # Ok::<(), taper_train::Error>(())
 //! ```
 
+mod awake;
 mod checkpoint;
 mod epoch;
 mod error;

@@ -1,0 +1,48 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Runs `op` on a thread of rayon's pool, whose other threads look for work all the while instead of falling asleep.
+///
+/// A step is a few hundred parallel sections, each of some ten microseconds. To wake a thread takes as long, and it
+/// falls asleep again in every gap between two of them.
+pub(crate) fn awake<R: Send>(op: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| {
+        let own = rayon::current_thread_index();
+        let done = Done(Arc::new(AtomicBool::new(false)));
+        if rayon::current_num_threads() > 1 {
+            let done = Arc::clone(&done.0);
+            // Nobody waits for these: one that has taken up somebody else's long work ends with it.
+            rayon::spawn_broadcast(move |context| {
+                if Some(context.index()) != own {
+                    look_for_work(&done);
+                }
+            });
+        }
+        op()
+    })
+}
+
+/// Set when it is dropped, also by a panic.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn look_for_work(done: &AtomicBool) {
+    /// Looks in vain after which other processes are given the processor: some ten microseconds.
+    const PATIENCE: u32 = 200;
+    let mut idle = 0;
+    while !done.load(Ordering::Acquire) {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => idle = 0,
+            _ if idle < PATIENCE => {
+                idle += 1;
+                std::hint::spin_loop();
+            }
+            _ => std::thread::yield_now(),
+        }
+    }
+}

@@ -48,10 +48,11 @@ impl Batches {
             (self.split.pixels(), self.split.labels(), c * h * w, positions.len());
         let start = positions.start;
         let row = |i: usize| self.order.as_ref().map_or(start + i, |order| order[start + i]);
+        let table: &[f32; 256] = &self.split.table;
         let mut xs = vec![0.0; n * size];
         xs.par_chunks_exact_mut(size).enumerate().with_min_len(16).for_each(|(i, xs)| {
             for (x, &pixel) in xs.iter_mut().zip(&pixels[row(i) * size..]) {
-                *x = self.split.table[usize::from(pixel)];
+                *x = table[usize::from(pixel)];
             }
         });
         let ys = (0..n).map(|i| u32::from(labels[row(i)])).collect();

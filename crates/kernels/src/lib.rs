@@ -37,6 +37,7 @@ mod pool;
 mod recycle;
 mod step;
 mod tape;
+mod transpose;
 
 pub use activate::{activate, derivatives, prelu};
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};

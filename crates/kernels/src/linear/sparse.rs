@@ -8,7 +8,8 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::cpu::{Aligned, filled, sum};
+use crate::cpu::{Aligned, filled, simd, sum};
+use crate::transpose::transpose;
 
 /// Outputs that are computed together: their sums stay in registers.
 const BLOCK: usize = 64;
@@ -36,6 +37,36 @@ struct Lists {
 }
 
 impl Lists {
+    /// The entries of up to [`TILE`] rows of `i` values.
+    fn of(xs: &[f32], i: usize, background: f32) -> Self {
+        let mut lists = Self::default();
+        // Stretches of eight are looked at together: most are background throughout.
+        let mut found = vec![Entry::default(); i + 8];
+        for row in xs.chunks_exact(i) {
+            let mut n = 0;
+            simd(
+                #[inline(always)]
+                || {
+                    for (first, xs) in (0..).step_by(8).zip(row.chunks(8)) {
+                        if xs.iter().fold(false, |differs, x| differs | (*x != background)) {
+                            // Without a branch: nobody can predict where an image's edges are.
+                            let room = &mut found[n..n + 8];
+                            let mut here = 0;
+                            for (at, x) in (first..).zip(xs) {
+                                room[here] = Entry { at, value: x - background };
+                                here += usize::from(*x != background);
+                            }
+                            n += here;
+                        }
+                    }
+                },
+            );
+            lists.entries.extend_from_slice(&found[..n]);
+            lists.ends.push(lists.entries.len());
+        }
+        lists
+    }
+
     fn list(&self, k: usize) -> &[Entry] {
         let start = if k == 0 { 0 } else { self.ends[k - 1] };
         &self.entries[start..self.ends[k]]
@@ -63,20 +94,7 @@ impl Sparse {
         if n < FEWEST || !background.is_finite() || !is_sparse {
             return None;
         }
-        let rows = xs.par_chunks(TILE * i).map(|xs| {
-            let mut lists = Lists::default();
-            for row in xs.chunks_exact(i) {
-                for (chunk, xs) in (0..).step_by(8).zip(row.chunks(8)) {
-                    // Most stretches are background throughout.
-                    if xs.iter().fold(false, |differs, x| differs | (*x != background)) {
-                        let entries = (chunk..).zip(xs).filter(|(_, x)| **x != background);
-                        lists.entries.extend(entries.map(|(at, x)| Entry { at, value: x - background }));
-                    }
-                }
-                lists.ends.push(lists.entries.len());
-            }
-            lists
-        });
+        let rows = xs.par_chunks(TILE * i).map(|xs| Lists::of(xs, i, background));
         Some(Self { background, width: i, rows: rows.collect() })
     }
 
@@ -91,20 +109,19 @@ impl Sparse {
             let rows = base.par_iter_mut().zip(weight.par_chunks_exact(i)).with_min_len(BLOCK);
             rows.for_each(|(base, row)| *base += self.background * sum(row));
         }
+        base.resize(blocks.len() / i, 0.0);
         let n: usize = self.rows.iter().map(|lists| lists.ends.len()).sum();
         // SAFETY: the blocks cover all outputs of each row.
         unsafe {
             filled(n * o, TILE * o, |start, ys| {
                 let lists = &self.rows[start / o / TILE];
                 let mut tile = Aligned::new(TILE * BLOCK);
-                for (b, block) in blocks.chunks_exact(i * BLOCK).enumerate() {
+                for (b, rows) in blocks.chunks_exact(i * BLOCK).enumerate() {
+                    let (range, base) = (0..lists.ends.len(), &base[b * BLOCK..][..BLOCK]);
+                    Arch::new().dispatch(Sums { lists, range, rows, base, out: &mut tile });
                     let own = b * BLOCK..((b + 1) * BLOCK).min(o);
-                    let all = 0..lists.ends.len();
-                    Arch::new().dispatch(Sums { lists, range: all, rows: block, out: &mut tile });
                     for (ys, sums) in ys.chunks_exact_mut(o).zip(tile.chunks_exact(BLOCK)) {
-                        for ((y, sum), base) in ys[own.clone()].iter_mut().zip(sums).zip(&base[own.clone()]) {
-                            y.write(sum + base);
-                        }
+                        ys[own.clone()].write_copy_of_slice(&sums[..own.len()]);
                     }
                 }
             })
@@ -125,17 +142,15 @@ impl Sparse {
                 for (to, from) in block.chunks_exact_mut(BLOCK).zip(grads.chunks_exact(o)) {
                     to[..own.len()].copy_from_slice(&from[own.clone()]);
                 }
+                let mut base = Aligned::new(BLOCK);
+                base.iter_mut().zip(&sums[own]).for_each(|(base, sum)| *base = self.background * sum);
                 let mut tile = Aligned::new(TILE * BLOCK);
                 for first in (0..i).step_by(TILE) {
                     let range = first..(first + TILE).min(i);
+                    let size = (range.len(), rows.len() / i);
                     let lists = &columns;
-                    Arch::new().dispatch(Sums { lists, range: range.clone(), rows: &block, out: &mut tile });
-                    for ((k, row), sum) in rows.chunks_exact_mut(i).enumerate().zip(&sums[own.clone()]) {
-                        let base = self.background * sum;
-                        for (j, grad) in row[range.clone()].iter_mut().enumerate() {
-                            grad.write(tile[j * BLOCK + k] + base);
-                        }
-                    }
+                    Arch::new().dispatch(Sums { lists, range, rows: &block, base: &base, out: &mut tile });
+                    transpose(size, &tile, BLOCK, &mut rows[first..], i);
                 }
             })
         }
@@ -168,33 +183,27 @@ impl Sparse {
 /// Weights `(o, i)` in blocks of [`BLOCK`] outputs, each `(i, BLOCK)`.
 #[allow(unsafe_code)]
 fn turned(weight: &[f32], i: usize) -> Vec<f32> {
-    const LINE: usize = 16;
     let blocks = (weight.len() / i).div_ceil(BLOCK);
-    // SAFETY: of each block, the outputs that there are are written in the first loop, the others in the second.
+    // SAFETY: of each block, the outputs that there are are written first, then the others.
     unsafe {
         filled(blocks * i * BLOCK, i * BLOCK, |start, block: &mut [MaybeUninit<f32>]| {
             let rows = &weight[start..(start + i * BLOCK).min(weight.len())];
-            for first in (0..i).step_by(LINE) {
-                let columns = first..(first + LINE).min(i);
-                let block = &mut block[first * BLOCK..columns.end * BLOCK];
-                for (k, row) in rows.chunks_exact(i).enumerate() {
-                    for (line, x) in block.chunks_exact_mut(BLOCK).zip(&row[columns.clone()]) {
-                        line[k].write(*x);
-                    }
-                }
-                for line in block.chunks_exact_mut(BLOCK) {
-                    line[rows.len() / i..].fill(MaybeUninit::new(0.0));
-                }
+            let outputs = rows.len() / i;
+            transpose((outputs, i), rows, i, block, BLOCK);
+            if outputs < BLOCK {
+                block.chunks_exact_mut(BLOCK).for_each(|line| line[outputs..].fill(MaybeUninit::new(0.0)));
             }
         })
     }
 }
 
-/// For every list of a range, the sum of its entries times the `rows` of [`BLOCK`] values that they are at.
+/// For every list of a range, `base` and the sum of the list's entries times the `rows` that they are at: [`BLOCK`]
+/// values each.
 struct Sums<'a> {
     lists: &'a Lists,
     range: Range<usize>,
     rows: &'a [f32],
+    base: &'a [f32],
     out: &'a mut [f32],
 }
 
@@ -203,32 +212,43 @@ impl WithSimd for Sums<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // As many accumulators as hide the latency of an addition, and no more than there are registers.
+        // As many sums as hide the latency of an addition, and no more than there are registers.
         match S::F32_LANES {
-            16.. => self.run::<S, 4>(simd),
-            8 => self.run::<S, 8>(simd),
-            _ => self.run::<S, 16>(simd),
+            16.. => self.run::<S, 4, 2>(simd),
+            8 => self.run::<S, 8, 1>(simd),
+            _ => self.run::<S, 16, 1>(simd),
         }
     }
 }
 
 impl Sums<'_> {
+    /// `VECTORS` side by side, of `AT_ONCE` entries.
     #[inline(always)]
-    fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
-        let (rows, _) = S::as_simd_f32s(self.rows);
-        let (out, _) = S::as_mut_simd_f32s(self.out);
+    fn run<S: Simd, const VECTORS: usize, const AT_ONCE: usize>(self, simd: S) {
+        let (rows, base) = (S::as_simd_f32s(self.rows).0, S::as_simd_f32s(self.base).0);
+        let out = S::as_mut_simd_f32s(self.out).0;
         let vectors = BLOCK / S::F32_LANES;
         for (k, out) in self.range.zip(out.chunks_exact_mut(vectors)) {
             for (part, out) in out.chunks_exact_mut(VECTORS).enumerate() {
-                let mut sums = [simd.splat_f32s(0.0); VECTORS];
-                for entry in self.lists.list(k) {
+                let mut sums = [[simd.splat_f32s(0.0); VECTORS]; AT_ONCE];
+                sums[0].copy_from_slice(&base[part * VECTORS..][..VECTORS]);
+                let add = |sums: &mut [S::f32s; VECTORS], entry: &Entry| {
                     let value = simd.splat_f32s(entry.value);
                     let row = &rows[entry.at as usize * vectors + part * VECTORS..][..VECTORS];
                     for (sum, x) in sums.iter_mut().zip(row) {
                         *sum = simd.mul_add_f32s(value, *x, *sum);
                     }
+                };
+                let (chunks, rest) = self.lists.list(k).as_chunks::<AT_ONCE>();
+                for entries in chunks {
+                    sums.iter_mut().zip(entries).for_each(|(sums, entry)| add(sums, entry));
                 }
-                out.copy_from_slice(&sums);
+                rest.iter().for_each(|entry| add(&mut sums[0], entry));
+                let [first, others @ ..] = &mut sums[..] else { continue };
+                for sums in others {
+                    first.iter_mut().zip(sums).for_each(|(a, b)| *a = simd.add_f32s(*a, *b));
+                }
+                out.copy_from_slice(first);
             }
         }
     }

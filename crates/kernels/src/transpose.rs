@@ -1,0 +1,142 @@
+use std::mem::MaybeUninit;
+
+/// Writes a matrix of `rows` times `columns` with the two exchanged: what is at `i * from_row + j` of `from` goes to
+/// `j * to_row + i` of `to`.
+///
+/// Where the CPU has AVX2, in tiles of 8×8 that are turned in registers: value by value, each would be a store to
+/// another cache line.
+pub(crate) fn transpose(
+    size: (usize, usize),
+    from: &[f32],
+    from_row: usize,
+    to: &mut [MaybeUninit<f32>],
+    to_row: usize,
+) {
+    let mut turn = Turn { size, from, from_row, to, to_row };
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        simd.vectorize(
+            #[inline(always)]
+            || turn.by_tiles(simd),
+        );
+        return;
+    }
+    turn.one_by_one(0..size.0, 0..size.1);
+}
+
+struct Turn<'a> {
+    size: (usize, usize),
+    from: &'a [f32],
+    from_row: usize,
+    to: &'a mut [MaybeUninit<f32>],
+    to_row: usize,
+}
+
+impl Turn<'_> {
+    #[inline(always)]
+    fn one_by_one(&mut self, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) {
+        for i in rows {
+            for j in columns.clone() {
+                self.to[j * self.to_row + i].write(self.from[i * self.from_row + j]);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::__m256;
+
+    use pulp::bytemuck::cast;
+    use pulp::x86::V3;
+
+    use super::Turn;
+
+    /// Rows and columns of a tile: the values of a vector.
+    const SIDE: usize = 8;
+
+    impl Turn<'_> {
+        #[inline(always)]
+        pub fn by_tiles(&mut self, simd: V3) {
+            let (rows, columns) = self.size;
+            let (whole_rows, whole_columns) = (rows / SIDE * SIDE, columns / SIDE * SIDE);
+            // Two tiles side by side share the cache lines that they are read from.
+            for j in (0..whole_columns).step_by(2 * SIDE) {
+                for i in (0..whole_rows).step_by(SIDE) {
+                    self.tile(simd, i, j);
+                    if j + SIDE < whole_columns {
+                        self.tile(simd, i, j + SIDE);
+                    }
+                }
+            }
+            self.one_by_one(0..whole_rows, whole_columns..columns);
+            self.one_by_one(whole_rows..rows, 0..columns);
+        }
+
+        #[inline(always)]
+        fn tile(&mut self, simd: V3, i: usize, j: usize) {
+            let mut rows = [[0.0; SIDE]; SIDE];
+            for (k, row) in rows.iter_mut().enumerate() {
+                row.copy_from_slice(&self.from[(i + k) * self.from_row + j..][..SIDE]);
+            }
+            for (k, column) in turned(simd, rows).iter().enumerate() {
+                self.to[(j + k) * self.to_row + i..][..SIDE].write_copy_of_slice(column);
+            }
+        }
+    }
+
+    /// By pairs of values, pairs of pairs, and halves.
+    ///
+    /// Without closures: one that is not inlined is compiled without AVX.
+    #[inline(always)]
+    fn turned(simd: V3, rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+        let [a, b, c, d, e, f, g, h] = rows;
+        let (top, bottom) = (quads(simd, a, b, c, d), quads(simd, e, f, g, h));
+        let mut columns = [[0.0; SIDE]; SIDE];
+        for k in 0..4 {
+            columns[k] = cast(simd.avx._mm256_permute2f128_ps::<0x20>(top[k], bottom[k]));
+            columns[k + 4] = cast(simd.avx._mm256_permute2f128_ps::<0x31>(top[k], bottom[k]));
+        }
+        columns
+    }
+
+    type Row = [f32; SIDE];
+
+    /// Of four rows: in the lower half columns 0 to 3, in the upper half columns 4 to 7.
+    #[inline(always)]
+    fn quads(simd: V3, a: Row, b: Row, c: Row, d: Row) -> [__m256; 4] {
+        let avx = simd.avx;
+        let (a, b, c, d): (__m256, __m256, __m256, __m256) = (cast(a), cast(b), cast(c), cast(d));
+        let (ab, ab_high) = (avx._mm256_unpacklo_ps(a, b), avx._mm256_unpackhi_ps(a, b));
+        let (cd, cd_high) = (avx._mm256_unpacklo_ps(c, d), avx._mm256_unpackhi_ps(c, d));
+        [
+            avx._mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+            avx._mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+            avx._mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+            avx._mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns_in_matrices_of_any_size() {
+        for (rows, columns) in [(1, 1), (8, 8), (64, 784), (7, 17), (16, 8), (33, 40), (0, 3), (3, 0)] {
+            let (from_row, to_row) = (columns + 3, rows + 5);
+            let from: Vec<f32> = (0..rows * from_row).map(|i| i as f32).collect();
+            let mut to = vec![MaybeUninit::new(-1.0); columns * to_row];
+            transpose((rows, columns), &from, from_row, &mut to, to_row);
+            for (at, value) in to.iter().enumerate() {
+                let (j, i) = (at / to_row, at % to_row);
+                let expected = if i < rows { from[i * from_row + j] } else { -1.0 };
+                // SAFETY: all values were initialised before.
+                #[allow(unsafe_code)]
+                let found = unsafe { value.assume_init() };
+                assert_eq!(found, expected, "{rows}×{columns} at {i}, {j}");
+            }
+        }
+    }
+}

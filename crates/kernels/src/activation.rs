@@ -430,8 +430,11 @@ impl FromStr for Activation {
             None => (text, None),
         };
         let Some(mut activation) = Self::ALL.into_iter().find(|a| a.name() == name) else {
+            // No name is near a text much longer than itself, and to compare them would take memory for their product.
+            let short = name.len() <= 64;
             let nearest = Self::ALL
                 .iter()
+                .filter(|_| short)
                 .map(|a| (strsim::damerau_levenshtein(a.name(), name), a.name()))
                 .min()
                 .filter(|(distance, near)| *distance <= near.len().max(name.len()) / 2);
@@ -439,7 +442,12 @@ impl FromStr for Activation {
                 Some((_, near)) => format!("did you mean {near}?"),
                 None => format!("expected one of {}", Self::ALL.map(Self::name).join(", ")),
             };
-            return Err(Error::Activation(format!("unknown activation '{name}': {cure}")));
+            let shown: String = name.chars().take(64).collect();
+            let more = if shown.len() < name.len() { "…" } else { "" };
+            return Err(Error::Activation(format!(
+                "unknown activation '{}{more}': {cure}",
+                shown.escape_debug()
+            )));
         };
         if let Some(value) = value {
             let parsed = value.parse::<f64>().ok().filter(|v| (*v as f32).is_finite());

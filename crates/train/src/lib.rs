@@ -28,6 +28,7 @@
 
 mod epoch;
 mod error;
+mod fault;
 mod fit;
 mod optimizer;
 mod rules;
@@ -36,9 +37,10 @@ mod weights;
 
 pub use epoch::{evaluate, not_finite, train_epoch};
 pub use error::{Error, Result};
+pub use fault::{OnNonFinite, Place};
 pub use fit::{Fit, fit};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 pub use rules::parse_rule;
 pub use schedule::Schedule;
 pub use taper_kernels::{Rule, cross_entropy};
-pub use weights::{load_weights, save_weights};
+pub use weights::{load_weights, save_weights, weight_shapes};

@@ -421,6 +421,13 @@ impl fmt::Display for Activation {
     }
 }
 
+/// A text that may come from a file, for a message: of a length that one can read, and on one line.
+fn shown(text: &str) -> String {
+    const MOST: usize = 64;
+    let cut: String = text.chars().take(MOST).collect();
+    format!("{}{}", cut.escape_debug(), if cut.len() < text.len() { "…" } else { "" })
+}
+
 impl FromStr for Activation {
     type Err = Error;
 
@@ -442,13 +449,9 @@ impl FromStr for Activation {
                 Some((_, near)) => format!("did you mean {near}?"),
                 None => format!("expected one of {}", Self::ALL.map(Self::name).join(", ")),
             };
-            let shown: String = name.chars().take(64).collect();
-            let more = if shown.len() < name.len() { "…" } else { "" };
-            return Err(Error::Activation(format!(
-                "unknown activation '{}{more}': {cure}",
-                shown.escape_debug()
-            )));
+            return Err(Error::Activation(format!("unknown activation '{}': {cure}", shown(name))));
         };
+        let text = shown(text);
         if let Some(value) = value {
             let parsed = value.parse::<f64>().ok().filter(|v| (*v as f32).is_finite());
             match (activation.parameter(), parsed) {
@@ -486,6 +489,11 @@ mod tests {
     fn a_bad_name_or_parameter_is_answered_with_the_cure() {
         let error = |text: &str| text.parse::<Activation>().expect_err("must not parse").to_string();
         assert_eq!(error("slu"), "unknown activation 'slu': did you mean elu?");
+        assert_eq!(error("celu:\u{10}"), "'celu:\\u{10}': expected celu:<alpha>, a finite number");
+        assert!(
+            error(&"r".repeat(1000))
+                .starts_with(&format!("unknown activation '{}…': expected", "r".repeat(64)))
+        );
         assert!(error("transformer").contains("expected one of identity, relu"));
         assert_eq!(error("relu:2"), "'relu:2': relu takes no parameter");
         assert!(error("celu:x").contains("celu:<alpha>"));

@@ -25,10 +25,10 @@ pub fn check(bytes: &[u8]) {
         }
     }
     let decay = text.split_once(' ').and_then(|(_, decay)| decay.parse().ok());
-    if let Ok((rule, rate)) = parse_rule(text.split(' ').next().unwrap_or_default(), decay) {
-        if let Err(error) = Optimizer::new(Vec::new(), OptimizerConfig::new(rule, rate)) {
-            one_line(&error);
-        }
+    if let Ok((rule, rate)) = parse_rule(text.split(' ').next().unwrap_or_default(), decay)
+        && let Err(error) = Optimizer::new(Vec::new(), OptimizerConfig::new(rule, rate))
+    {
+        one_line(&error);
     }
     assert!(size(text).is_ok_and(|n| (1..=65536).contains(&n)) || size(text).is_err());
     assert!(at_least_one::<u32>(text).map_or(true, |n| n > 0));

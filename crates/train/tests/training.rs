@@ -173,6 +173,8 @@ fn a_file_that_does_not_fit_changes_nothing() {
         check(&path, says);
     }
     check(&dir.path().join("missing file"), "cannot read");
+    #[cfg(unix)]
+    check(Path::new("/dev/zero"), "expected a file, found a device or a pipe");
     check(dir.path(), "cannot read");
 }
 

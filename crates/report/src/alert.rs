@@ -94,7 +94,7 @@ impl Alert {
     /// Compares the site with those that there are.
     ///
     /// # Errors
-    /// [`Error::Rule`] with their names, if it is none of them.
+    /// [`Error::Rule`] with their names, if it is none of them, and for `*` if there are none.
     pub fn check_site<S: AsRef<str>>(&self, sites: &[S]) -> Result<()> {
         match &self.what {
             What::Layer(Some(site), _) if sites.iter().all(|known| known.as_ref() != site) => {
@@ -102,6 +102,7 @@ impl Alert {
                 let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
                 Err(self.wrong(format!("unknown site '{site}': the sites are {known}")))
             }
+            What::Layer(None, _) if sites.is_empty() => Err(self.wrong("there is no site".into())),
             _ => Ok(()),
         }
     }

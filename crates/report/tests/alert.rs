@@ -81,6 +81,8 @@ fn a_site_that_there_is_not_is_answered_with_those_there_are() {
     assert!(matches!(error, Error::Rule(_)));
     assert_eq!(error.to_string(), "alert 'fc9.dead>0': unknown site 'fc9': the sites are fc1, fc2");
     assert!(alert("*.dead>0").check_site(&["fc1"]).is_ok());
+    let error = alert("*.dead>0").check_site::<&str>(&[]).expect_err("there is none");
+    assert_eq!(error.to_string(), "alert '*.dead>0': there is no site");
     assert!(alert("net.fc1.dead>0").check_site(&["fc1", "net.fc1"]).is_ok());
     // An epoch that was cut short has no layers, and says nothing about sites.
     let mut short = report(1);

@@ -132,7 +132,7 @@ fn evaluate_here(
 }
 
 /// After an epoch whose last step went too far: a test pass is not finite, and no batch of training was left to
-/// notice. Finds the first batch and site with NaN or an infinity, for the error that ends the run.
+/// notice. Finds the first site with NaN or an infinity, for the error that ends the run.
 pub fn not_finite(
     model: &dyn Model,
     test: impl Iterator<Item = taper_data::Result<Batch>> + Send,

@@ -14,6 +14,14 @@ mnist *ARGS:
 doc:
     cargo doc --workspace --no-deps --open
 
+# Look for input that a reader cannot bear, in one place for so many seconds: `just fuzz idx 60`. Needs cargo-fuzz.
+fuzz TARGET SECONDS="60":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer address {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=4096 -timeout=10
+
+# Licences, sources and duplicates of all dependencies; known vulnerabilities with `just deny advisories`. Needs cargo-deny.
+deny *CHECKS="licenses bans sources":
+    cargo deny check {{CHECKS}}
+
 # Speed and memory beside PyTorch, candle and burn, in turns: `just bench --help`.
 bench *ARGS:
     python3 benches/run.py {{ARGS}}

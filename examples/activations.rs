@@ -415,13 +415,18 @@ fn input(args: &Args, shape: &[usize]) -> Result<Tensor> {
     if args.samples.is_some() {
         bail!("--samples: a file has as many as it has: leave it out");
     }
-    let bytes = std::fs::read(Path::new(name))
-        .with_context(|| format!("--input: expected normal, uniform or a file: {name}: cannot read"))?;
+    let expected = || format!("--input: expected normal, uniform or a file: {name}: cannot read");
+    // A device need not end, and a pipe would be waited for.
+    if !std::fs::metadata(name).with_context(expected)?.is_file() {
+        bail!("{}: it is no file", expected());
+    }
+    let bytes = std::fs::read(Path::new(name)).with_context(expected)?;
     let file = SafeTensors::deserialize(&bytes).with_context(|| {
         format!("{name}: expected a safetensors file, found something else or part of one")
     })?;
     if file.len() != 1 {
-        bail!("{name}: expected one tensor, found {}: {}", file.len(), file.names().join(", "));
+        let names: Vec<String> = file.names().iter().take(9).map(|name| format!("{name:?}")).collect();
+        bail!("{name}: expected one tensor, found {}: {}", file.len(), names.join(", "));
     }
     let read = || -> train::Result<Tensor> {
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;

@@ -8,14 +8,13 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use candle_nn::VarBuilder;
 use clap::{Parser, ValueEnum};
-use safetensors::SafeTensors;
 use serde_json::json;
 use taper::data::{self, Choice, Scale};
 use taper::hooks::{Activation, Recorder, UnitStats};
@@ -23,7 +22,7 @@ use taper::nn::{Architecture, Model, Params};
 use taper::report::{
     ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
 };
-use taper::train::{self, evaluate, load_weights};
+use taper::train::{self, evaluate, load_weights, weight_shapes};
 use taper_examples::{Screen, at_least_one, start};
 use taper_view::{html_report, load_runs};
 
@@ -94,7 +93,7 @@ fn run(args: &Args) -> Result<()> {
         .init();
     let screen = Screen::new(false);
     let path = args.weights.display();
-    let shapes = shapes(&args.weights)?;
+    let shapes = weight_shapes(&args.weights)?;
 
     // Whatever the file itself cannot say: from the command line, else from the run that wrote it.
     let run = read_config(args.weights.with_file_name("config.json")).ok();
@@ -189,16 +188,6 @@ fn run(args: &Args) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }
-}
-
-/// Name and shape of every tensor of the file.
-fn shapes(path: &Path) -> Result<Vec<(String, Vec<usize>)>> {
-    let name = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot read weights"))?;
-    let file = SafeTensors::deserialize(&bytes).with_context(|| {
-        format!("{name}: expected a safetensors file, found something else or part of one")
-    })?;
-    Ok(file.iter().map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec())).collect())
 }
 
 fn build(network: &Architecture, act: Activation, vb: VarBuilder<'static>) -> train::Result<Box<dyn Model>> {

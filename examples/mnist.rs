@@ -7,8 +7,8 @@
 //!
 //!     cargo run --example mnist -- --resume runs/NAME
 //!
-//! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 130 after Ctrl-C, 143 after
-//! SIGTERM.
+//! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 3 when an `--alert` fired, 130
+//! after Ctrl-C, 143 after SIGTERM.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -25,16 +25,16 @@ use indicatif::HumanCount;
 use rand::Rng as _;
 use serde_json::json;
 use taper::data::{self, Batches, Choice, Dataset, Scale};
-use taper::hooks::{Parts, Recorder, Rng, fork, rng};
+use taper::hooks::{Parts, Recorder, Rng, fork, observer_fn, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
-    self, ConsoleConfig, ConsoleSink, EpochReport, Lengths, Run, RunDir, RunLock, Sink, Split, SplitReport,
-    Summary, TensorBoard, TracingSink, comparison, fresh_dir, read_config, read_reports, sink_fn,
+    self, Alert, ConsoleConfig, ConsoleSink, EpochReport, Lengths, Run, RunDir, RunLock, Sink, Split,
+    SplitReport, Summary, TensorBoard, TracingSink, comparison, fresh_dir, read_config, read_reports, sink_fn,
     write_whole,
 };
 use taper::train::{
-    self, Checkpoint, Keep, Optimizer, OptimizerConfig, Progress, Schedule, evaluate, load_weights,
-    not_finite, parse_rule, save_weights, train_batches,
+    self, Checkpoint, Keep, OnNonFinite, Optimizer, OptimizerConfig, Progress, Schedule, evaluate,
+    load_weights, not_finite, parse_rule, save_weights, train_batches,
 };
 use taper_examples::{
     Bars, CaughtUp, INTERRUPTED, InOrder, Often, Place, Saves, Screen, State, Stop, Stored, at_least_one,
@@ -148,6 +148,13 @@ struct Args {
     /// Fail unless the best test accuracy of every run is at least this, in percent
     #[arg(long, value_name = "ACCURACY", value_parser = percent)]
     target: Option<f64>,
+    /// Where a loss, gradient or activation is NaN or infinite: stop, skip the step of that batch, or continue
+    #[arg(long, value_name = "WHAT", default_value_t = OnNonFinite::Stop)]
+    on_nonfinite: OnNonFinite,
+    /// End a run, with exit code 3, at the first epoch at which this holds: 'fc2.dead_fraction>0.5',
+    /// '*.dead_fraction>0.5', 'train:fc1.zero_fraction>=0.99', 'test.loss>2'; may be given several times
+    #[arg(long, value_name = "RULE")]
+    alert: Vec<Alert>,
     /// What is recorded of the activations: full, counts (zeros, dead and dormant units; no distribution) or off
     #[arg(long, value_enum, default_value_t = Track::Full, hide_possible_values = true)]
     track: Track,
@@ -160,6 +167,25 @@ struct Args {
     /// Print the comparison only
     #[arg(long, short)]
     quiet: bool,
+}
+
+impl Args {
+    /// Why an alert could never fire, if so.
+    fn could_never_fire(&self, alert: &Alert) -> Option<String> {
+        let unknown = match self.track {
+            Track::Full => false,
+            Track::Counts => alert.asks_more_than_counts(),
+            Track::Off => alert.asks_layers(),
+        };
+        let why = match alert.split() {
+            _ if unknown => format!("--track {} leaves out what it asks for", name_of(self.track)),
+            Some(Split::Validation) if self.validation.is_none() => {
+                "nothing is held back: see --validation".to_string()
+            }
+            _ => return None,
+        };
+        Some(format!("--alert '{alert}' could never fire: {why}"))
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq)]
@@ -265,6 +291,9 @@ fn arguments(
     if args.jobs > 1 && args.threads.is_some_and(|threads| threads > 1) {
         return Err(conflict("with --jobs each run has one thread: leave out --threads"));
     }
+    if let Some(why) = args.alert.iter().find_map(|alert| args.could_never_fire(alert)) {
+        return Err(conflict(&why));
+    }
     if args.jobs > 1 && args.live {
         return Err(conflict("--live shows one run at a time: leave out --jobs"));
     }
@@ -332,10 +361,15 @@ fn run(
     data.train.check(args.batch_size)?;
     let steps = data.train.len().div_ceil(args.batch_size) as u64;
     let schedule = Schedule::parse(&args.schedule, args.epochs, steps)?;
-    let optimizer =
-        OptimizerConfig { schedule, clip_norm: args.clip_norm, max_norm: args.max_norm, ..optimizer };
+    let optimizer = OptimizerConfig {
+        schedule,
+        clip_norm: args.clip_norm,
+        max_norm: args.max_norm,
+        on_nonfinite: args.on_nonfinite,
+        ..optimizer
+    };
     let samples = data.train.len() + held_back.as_ref().map_or(0, |set| set.len()) + data.test.len();
-    let samples = samples as u64 * u64::from(args.epochs);
+    let samples = (samples as u64).saturating_mul(u64::from(args.epochs));
 
     let mut cells = grid(args);
     // A run of a grid may be gone on with by itself.
@@ -371,6 +405,11 @@ fn run(
     let place = |out: &Path, cell: &Cell| if alone { out.to_path_buf() } else { out.join(&cell.name) };
     for cell in &cells {
         let network = network(&shared, cell)?;
+        if let Err(error) = check_alerts(args, &network, &data) {
+            return Ok(usage(
+                &Args::command().error(clap::error::ErrorKind::ValueValidation, error.to_string()),
+            ));
+        }
         match stored {
             Some(stored) => drop(same_run(&place(&stored.dir, cell), &network.run, args.force)?),
             None => load_start(args, &network.params)?,
@@ -401,7 +440,7 @@ fn run(
     };
     let order = InOrder::new(cells.len(), console);
     let jobs = args.jobs.min(cells.len());
-    let bars = screen.bars(samples * cells.len() as u64, jobs);
+    let bars = screen.bars(samples.saturating_mul(cells.len() as u64), jobs);
     let (next, ended) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     // One run after the other, until there are none left or something is wrong with more than one of them.
     let work = |bars: &Bars| -> Result<()> {
@@ -458,6 +497,7 @@ fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = ended.iter().any(|(_, run)| run.result.is_err());
+    let alerted = ended.iter().any(|(_, run)| run.result.as_ref().is_err_and(is_alert));
     let summaries: Vec<_> = ended.into_iter().map(|(_, run)| run.summary).collect();
     // What it showed last, as it would have been printed without it.
     if let Some((run, report)) = screen.close_live().filter(|_| !args.quiet) {
@@ -505,7 +545,25 @@ fn run(
             failed = true;
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(match (alerted, failed) {
+        (true, _) => ExitCode::from(3),
+        (false, true) => ExitCode::FAILURE,
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Whether every site that an alert names is one of the network's, which one sample is enough to learn.
+fn check_alerts(args: &Args, network: &Network, data: &Dataset) -> train::Result<()> {
+    if args.alert.iter().any(Alert::asks_layers) {
+        let mut sites = Vec::new();
+        let note = observer_fn(|seen| {
+            sites.push(seen.site.name().to_string());
+            Ok(())
+        });
+        evaluate(&*network.model, data.test.clone().take(1).batches(1), &mut { note })?;
+        args.alert.iter().try_for_each(|alert| alert.check_site(&sites))?;
+    }
+    Ok(())
 }
 
 /// Does `work` on a thread for each of `bars`, which has no other to share its work with. What ends one of them ends
@@ -531,6 +589,10 @@ fn side_by_side(bars: &[Bars], stop: &Stop, work: impl Fn(&Bars) -> Result<()> +
 /// Whether nobody reads standard output any more.
 fn is_closed(error: &train::Error) -> bool {
     matches!(error, train::Error::Report(report::Error::Io { cause, .. }) if cause.kind() == ErrorKind::BrokenPipe)
+}
+
+fn is_alert(error: &train::Error) -> bool {
+    matches!(error, train::Error::Report(report::Error::Alert(_)))
 }
 
 /// What a run came to.
@@ -647,6 +709,9 @@ fn one(shared: &Shared<'_>, begun: Begun, bars: &Bars, console: &mut Place<'_, '
     if let Some(live) = shared.screen.live() {
         sinks.push(Box::new(CaughtUp::new(live, past)));
     }
+    // Behind the others: what fires is on disk by then.
+    let alerts = shared.args.alert.iter().cloned();
+    sinks.extend(alerts.map(|alert| Box::new(alert) as Box<dyn Sink + '_>));
     let result = train(shared, bars, &network, &mut saves, found, &mut sinks);
     // Whatever ended the run, what it came to is kept.
     let result = result.and(sinks.finish().map_err(train::Error::from));
@@ -744,7 +809,8 @@ fn train(
             };
         }
         splits[0].layers = state.live.as_mut().map(Recorder::finish).unwrap_or_default();
-        let lost = splits.iter().map(|of| of.score.loss).find(|loss| !loss.is_finite());
+        let stop = args.on_nonfinite == OnNonFinite::Stop;
+        let lost = splits.iter().find(|of| stop && of.nonfinite.is_some()).map(|of| of.score.loss);
         let report = EpochReport { epoch, splits };
         let told = sinks.epoch(&report).map_err(train::Error::from);
         if let Some(loss) = lost {
@@ -752,18 +818,18 @@ fn train(
             let batch = data.train.len().div_ceil(args.batch_size);
             return Err(not_finite(model, data.test.batches(args.batch_size), loss, batch).in_epoch(epoch));
         }
-        // Where nobody reads standard output any more, the files have what they should.
-        let closed = told.as_ref().is_err_and(is_closed);
-        if !closed {
-            told?;
-        }
+        // Where nobody reads standard output any more, or an alert has fired, the files have what they should.
+        let end = match told {
+            Err(error) if is_closed(&error) || is_alert(&error) => Some(error),
+            told => told.map(|()| None)?,
+        };
         (state.order, state.progress) = (next, Progress::default());
         let score = state.score(&report);
-        if closed || epoch == args.epochs || saves.is_due(epoch, optimizer.steps()) {
+        if end.is_some() || epoch == args.epochs || saves.is_due(epoch, optimizer.steps()) {
             saves.save(epoch, score, params, &optimizer, &mut state)?;
         }
-        if closed {
-            return Err(report::Error::io("standard output")(ErrorKind::BrokenPipe.into()).into());
+        if let Some(error) = end {
+            return Err(error);
         }
     }
     Ok(())
@@ -872,6 +938,7 @@ fn config(shared: &Shared<'_>) -> serde_json::Value {
         "schedule": args.schedule,
         "clip_norm": optimizer.clip_norm,
         "max_norm": optimizer.max_norm,
+        "on_nonfinite": optimizer.on_nonfinite.to_string(),
         "init": args.init.map_or("by activation".to_string(), |init| init.to_string()),
         "scale": args.scale.to_string(),
         "data": { "mean": data.mean, "std": data.std, "train": data.train.len(), "test": data.test.len(), "sha256": shared.checksum },

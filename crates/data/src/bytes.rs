@@ -10,8 +10,34 @@ use std::{
 
 const CURE_MISSING: &str = "check the path, or download the file again";
 
+/// A file that is being read, uncompressed where it is gzipped.
+pub(crate) struct Source<'a> {
+    reader: Box<dyn Read + 'a>,
+    /// How many bytes there can be, where that is known: a gzip file does not say.
+    left: Option<u64>,
+}
+
+impl Source<'_> {
+    /// Reads to the end or to `limit` bytes, whichever comes first.
+    ///
+    /// The memory taken is at most about twice what was really read, however large `limit` is.
+    pub fn read_at_most(&mut self, limit: u64) -> io::Result<Vec<u8>> {
+        let expected = self.left.map_or(0, |left| left.min(limit));
+        let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+        (&mut self.reader).take(limit).read_to_end(&mut bytes)?;
+        self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+        Ok(bytes)
+    }
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(bytes)
+    }
+}
+
 /// Opens a file for reading, uncompressed if it starts like a gzip file, whatever its name.
-pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>> {
+pub(crate) fn open(path: &Path) -> Result<Source<'static>> {
     let absent = |found: &str| Error::BadFile {
         path: path.to_owned(),
         expected: "a file".to_owned(),
@@ -19,30 +45,24 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>> {
         cure: CURE_MISSING.to_owned(),
     };
     // Asked before opening: opening a named pipe would wait for a writer.
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_file() => {}
+    let size = match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => meta.len(),
         Ok(meta) if meta.is_dir() => return Err(absent("a directory")),
         Ok(_) => return Err(absent("a device or a pipe")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent("nothing")),
         Err(e) => return Err(Error::io(path, "open")(e)),
-    }
+    };
     let file = File::open(path).map_err(Error::io(path, "open"))?;
-    uncompressed(BufReader::with_capacity(1 << 16, file)).map_err(Error::io(path, "read"))
+    uncompressed(BufReader::with_capacity(1 << 16, file), size).map_err(Error::io(path, "read"))
 }
 
-/// The bytes themselves, or what they say once unzipped if they start with gzip's two magic bytes.
-pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+/// The `size` bytes themselves, or what they say once unzipped if they start with gzip's two magic bytes.
+pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + 'a, size: u64) -> io::Result<Source<'a>> {
     let zipped = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    Ok(if zipped { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
-}
-
-/// Reads to the end or to `limit` bytes, whichever comes first.
-///
-/// The memory taken is at most about twice what was really read, however large `limit` is.
-pub(crate) fn read_at_most(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(match zipped {
+        true => Source { reader: Box::new(MultiGzDecoder::new(reader)), left: None },
+        false => Source { reader: Box::new(reader), left: Some(size) },
+    })
 }
 
 /// Whether an error says that the compressed data is broken, not that the disk is.

@@ -4,7 +4,13 @@ use crate::{
 };
 use md5::Md5;
 use sha2::{Digest, Sha256};
-use std::{fmt, fs::File, io, io::Read, path::Path};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    io::Read,
+    path::{Component, Path},
+};
 
 /// A data set in four IDX files: what they are called, where they are, how to know them.
 ///
@@ -101,6 +107,24 @@ impl FileSet {
             "7320c461ea6c1c855c0b718fb2a4b134",
         ];
         Self::like_mnist(Choice::Kmnist, &mirrors, sums.map(|sum| Checksum::Md5OfArchive(sum.to_owned())))
+    }
+
+    /// Whether the names, which become parts of paths, are nothing but names.
+    pub(crate) fn check(&self) -> Result<()> {
+        let is_name = |name: &str| {
+            let mut parts = Path::new(name).components();
+            let only = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+            only && !name.contains(['/', '\\'])
+        };
+        let names = self.files.iter().map(|file| &file.name).chain([&self.name]);
+        match names.into_iter().find(|name| !is_name(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::Usage {
+                expected: "the name of a data set or of a file of it, without a path".to_owned(),
+                found: format!("{name:?}"),
+                cure: "name the directory in the options".to_owned(),
+            }),
+        }
     }
 
     fn like_mnist(choice: Choice, mirrors: &[&str], sums: [Checksum; 4]) -> Self {

@@ -5,12 +5,12 @@
 
 use crate::{
     Error, Result,
-    bytes::{is_broken_gzip, open, read_at_most},
+    bytes::{Source, is_broken_gzip, open},
 };
-use std::{io::Read, path::Path};
+use std::path::Path;
 
-/// No file above this is read: EMNIST, the largest set in this format, has half of it.
-const MAX_BYTES: u64 = 1 << 30;
+/// No file with more is read: EMNIST, the largest set in this format, has half of it.
+const MAX_VALUES: u64 = 1 << 30;
 const CURE: &str = "download the file again, or remove it";
 
 /// The images of one IDX file.
@@ -33,7 +33,12 @@ pub struct Images {
 /// A file that is missing, cut off, empty, not IDX, of another rank or type than images have, with zero images, longer than
 /// its header says or longer than 1 GiB. Memory stays in proportion to the file, whatever the header claims.
 pub fn read_images(path: &Path) -> Result<Images> {
-    let (sizes, pixels) = decode::<3>(path, &mut open(path)?)?;
+    images_up_to(path, MAX_VALUES)
+}
+
+/// The same for a file of which it is known how many values it has at most, whatever it claims.
+pub(crate) fn images_up_to(path: &Path, most: u64) -> Result<Images> {
+    let (sizes, pixels) = decode::<3>(path, &mut open(path)?, most)?;
     let [count, height, width] = sizes;
     Ok(Images { count, height, width, pixels })
 }
@@ -44,7 +49,12 @@ pub fn read_images(path: &Path) -> Result<Images> {
 ///
 /// As [`read_images`], and for a label out of range.
 pub fn read_labels(path: &Path, classes: usize) -> Result<Vec<u8>> {
-    let (_, labels) = decode::<1>(path, &mut open(path)?)?;
+    labels_up_to(path, classes, MAX_VALUES)
+}
+
+/// The same for a file of which it is known how many values it has at most, whatever it claims.
+pub(crate) fn labels_up_to(path: &Path, classes: usize, most: u64) -> Result<Vec<u8>> {
+    let (_, labels) = decode::<1>(path, &mut open(path)?, most)?;
     match labels.iter().position(|&label| usize::from(label) >= classes) {
         None => Ok(labels),
         Some(row) => Err(Error::BadFile {
@@ -56,8 +66,13 @@ pub fn read_labels(path: &Path, classes: usize) -> Result<Vec<u8>> {
     }
 }
 
-/// The sizes and the values of an IDX stream of unsigned bytes whose rank is `RANK`.
-fn decode<const RANK: usize>(path: &Path, reader: &mut dyn Read) -> Result<([usize; RANK], Vec<u8>)> {
+/// The sizes and the values of an IDX stream of unsigned bytes whose rank is `RANK`, at most `most` of them: a header
+/// that claims more is refused before anything is read for it.
+fn decode<const RANK: usize>(
+    path: &Path,
+    source: &mut Source<'_>,
+    most: u64,
+) -> Result<([usize; RANK], Vec<u8>)> {
     let bad = |expected: String, found: String, cure: &str| Error::BadFile {
         path: path.to_owned(),
         expected,
@@ -65,7 +80,7 @@ fn decode<const RANK: usize>(path: &Path, reader: &mut dyn Read) -> Result<([usi
         cure: cure.to_owned(),
     };
     let mut read = |limit: u64| {
-        read_at_most(reader, limit).map_err(|e| match is_broken_gzip(&e) {
+        source.read_at_most(limit).map_err(|e| match is_broken_gzip(&e) {
             true => bad("a whole gzip file".to_owned(), e.to_string(), CURE),
             false => Error::io(path, "read")(e),
         })
@@ -99,8 +114,8 @@ fn decode<const RANK: usize>(path: &Path, reader: &mut dyn Read) -> Result<([usi
         return Err(bad("at least one value".to_owned(), format!("sizes {product}"), CURE));
     }
     let values = sizes.iter().try_fold(1_u64, |n, &size| n.checked_mul(size.into()));
-    let Some(values) = values.filter(|&n| n <= MAX_BYTES) else {
-        let expected = format!("at most {MAX_BYTES} values");
+    let Some(values) = values.filter(|&n| n <= most.min(MAX_VALUES)) else {
+        let expected = format!("at most {} values", most.min(MAX_VALUES));
         return Err(bad(expected, format!("a header that claims {product}"), CURE));
     };
 
@@ -120,7 +135,12 @@ fn decode<const RANK: usize>(path: &Path, reader: &mut dyn Read) -> Result<([usi
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::bytes::uncompressed;
     use proptest::prelude::*;
+
+    fn decode_bytes<const RANK: usize>(bytes: &[u8]) -> Result<([usize; RANK], Vec<u8>)> {
+        decode(Path::new("bytes"), &mut uncompressed(bytes, bytes.len() as u64).unwrap(), MAX_VALUES)
+    }
 
     fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0, 0, 8, sizes.len() as u8];
@@ -132,27 +152,28 @@ mod tests {
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<3>(Path::new("random"), &mut &bytes[..]);
-            let _ = decode::<1>(Path::new("random"), &mut &bytes[..]);
+            let _ = decode_bytes::<3>(&bytes);
+            let _ = decode_bytes::<1>(&bytes);
         }
 
         #[test]
         fn random_headers_and_values_never_panic(sizes: [u32; 3], values in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<3>(Path::new("random"), &mut &idx(&sizes, &values)[..]);
-            let _ = decode::<1>(Path::new("random"), &mut &idx(&sizes[..1], &values)[..]);
+            let _ = decode_bytes::<3>(&idx(&sizes, &values));
+            let _ = decode_bytes::<1>(&idx(&sizes[..1], &values));
         }
 
         #[test]
         fn what_is_written_is_read(count in 1_u32..5, height in 1_u32..5, width in 1_u32..5) {
             let values: Vec<u8> = (0..count * height * width).map(|i| i as u8).collect();
-            let (sizes, read) = decode::<3>(Path::new("x"), &mut &idx(&[count, height, width], &values)[..]).unwrap();
+            let (sizes, read) = decode_bytes::<3>(&idx(&[count, height, width], &values)).unwrap();
             prop_assert_eq!(sizes.map(|size| size as u32), [count, height, width]);
             prop_assert_eq!(read, values);
         }
 
         #[test]
         fn memory_follows_the_file_and_not_the_claim(len in 0_usize..100_000, claim: u64) {
-            let bytes = read_at_most(&mut &vec![1; len][..], claim).unwrap();
+            let file = vec![1; len];
+            let bytes = uncompressed(&file[..], len as u64).unwrap().read_at_most(claim).unwrap();
             prop_assert!(bytes.capacity() <= 2 * len + 64, "{} bytes for {len}", bytes.capacity());
         }
     }
@@ -160,8 +181,20 @@ mod tests {
     #[test]
     fn reading_stops_one_byte_after_the_size_the_header_gives() {
         let file = idx(&[2, 2, 2], &[7; 1000]);
-        let mut rest = &file[..];
-        decode::<3>(Path::new("x"), &mut rest).unwrap_err();
-        assert_eq!(file.len() - rest.len(), 16 + 8 + 1);
+        let mut source = uncompressed(&file[..], file.len() as u64).unwrap();
+        decode::<3>(Path::new("x"), &mut source, MAX_VALUES).unwrap_err();
+        assert_eq!(source.read_at_most(u64::MAX).unwrap().len(), 1000 - 8 - 1);
+    }
+
+    #[test]
+    fn more_than_the_data_set_has_is_refused_by_the_header_alone() {
+        let file = idx(&[3, 2, 2], &[7; 12]);
+        let mut source = uncompressed(&file[..], 28).unwrap();
+        let error = decode::<3>(Path::new("x"), &mut source, 11).unwrap_err().to_string();
+        assert!(
+            error.contains("expected at most 11 values, found a header that claims 3 × 2 × 2"),
+            "{error}"
+        );
+        assert_eq!(source.read_at_most(u64::MAX).unwrap().len(), 12, "no value was read");
     }
 }

@@ -1,6 +1,7 @@
 use crate::{
-    Choice, Dataset, Error, FileSet, Progress, Result, Split, digits, download::download, read_images,
-    read_labels,
+    Choice, Dataset, Error, FileSet, Progress, Result, Split, digits,
+    download::download,
+    idx::{images_up_to, labels_up_to},
 };
 use std::{
     path::{Path, PathBuf},
@@ -71,17 +72,18 @@ pub fn load(choice: Choice, options: &Options, progress: &mut dyn FnMut(&Progres
 ///
 /// Looks in `data_dir`, `env_dir`, `datasets/NAME` below the current directory and `cache_dir/NAME`, then downloads into the
 /// last. In each place the files may lie in a directory `NAME` or directly, plain or with `.gz` after their names. Checksums
-/// are compared after a download; files found are read whatever their number of images.
+/// are compared after a download; files found may have fewer images than the set has, but not more.
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`] lists every place tried and why it gave nothing. A `data_dir` or `env_dir` that does not exist or
+/// A name of the set or of a file that leads out of its directory. [`Error::NotFound`] lists every place tried and why it gave nothing. A `data_dir` or `env_dir` that does not exist or
 /// holds a broken file ends the search; elsewhere a broken file is a reason to go on.
 pub fn load_files(
     set: &FileSet,
     options: &Options,
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Dataset> {
+    set.check()?;
     let cache = options.cache_dir.clone().or_else(|| Some(dirs::cache_dir()?.join("taper")));
     let cache = cache.map(|dir| dir.join(&set.name));
     let mut tried = Vec::new();
@@ -157,9 +159,12 @@ fn is(set: &FileSet, paths: &[PathBuf; 4]) -> bool {
 
 /// Reads four files and compares them with each other and with what the set should be.
 fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
-    let split = |part: &str, images_path: &Path, labels_path: &Path| {
-        let images = read_images(images_path)?;
-        let labels = read_labels(labels_path, set.classes)?;
+    // Without its header, of 4 bytes and 4 for each size.
+    let most = |file: usize, rank: u64| set.files[file].content_bytes.saturating_sub(4 + 4 * rank);
+    let split = |part: &str, first: usize| {
+        let (images_path, labels_path) = (&paths[first], &paths[first + 1]);
+        let images = images_up_to(images_path, most(first, 3))?;
+        let labels = labels_up_to(labels_path, set.classes, most(first + 1, 1))?;
         let bad = |path: &Path, expected: String, found: String| Error::BadFile {
             path: path.to_owned(),
             expected,
@@ -178,10 +183,8 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
         let name = format!("{} {part}", set.name);
         Split::new(&name, (1, height, width), 255, set.classes, images.pixels, labels)
     };
-    let [train_images, train_labels, test_images, test_labels] = paths;
-    let train = split("train", train_images, train_labels)?;
-    let data = Dataset::new(&set.name, train, split("test", test_images, test_labels)?)?;
-    let dir = train_images.parent().unwrap_or(Path::new("."));
+    let data = Dataset::new(&set.name, split("train", 0)?, split("test", 2)?)?;
+    let dir = paths[0].parent().unwrap_or(Path::new("."));
     tracing::info!(
         "{}: {} training and {} test images from {}",
         set.name,

@@ -146,3 +146,28 @@ fn labels_must_be_below_the_number_of_classes() {
         ": expected labels below 3, found 3 at row 6: check that this is the label file of this data set"
     );
 }
+
+#[test]
+fn a_name_that_leads_out_of_its_directory_is_refused() {
+    for name in ["../fake", "/fake", "a/b", "", ".", "..", "a\\b", "fake/"] {
+        let cache = tempdir().unwrap();
+        let (mut set, mut file) = (fake_set(&[]), fake_set(&[]));
+        set.name = name.to_owned();
+        file.files[2].name = name.to_owned();
+        for set in [set, file] {
+            let error = load_files(&set, &options(cache.path()), &mut |_| {}).unwrap_err().to_string();
+            assert!(error.contains(&format!("without a path, found {name:?}")), "{error}");
+            assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_bomb_in_place_of_a_file_is_refused_by_the_size_that_its_header_claims() {
+    let claim = idx(&[1_000_000, 4, 5], &[0; 100_000]);
+    for bytes in [claim.clone(), gzip(&claim)] {
+        let error = with_file(NAMES[0], &bytes);
+        let expected = ": expected at most 600 values, found a header that claims 1000000 × 4 × 5";
+        assert!(error.starts_with(expected), "{error}");
+    }
+}

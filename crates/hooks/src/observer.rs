@@ -13,6 +13,12 @@ pub trait Observer: Send {
     /// # Errors
     /// The observer's own; the forward pass returns them.
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()>;
+
+    /// How many activations it has seen since it began to count that were NaN or infinite; 0 if it does not count
+    /// them. Training asks after every batch, to notice those that leave no trace in the loss.
+    fn non_finite(&self) -> u64 {
+        0
+    }
 }
 
 impl Observer for () {
@@ -26,11 +32,19 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.observe(seen)?;
         self.1.observe(seen)
     }
+
+    fn non_finite(&self) -> u64 {
+        self.0.non_finite().max(self.1.non_finite())
+    }
 }
 
 impl<T: Observer> Observer for Option<T> {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         self.as_mut().map_or(Ok(()), |observer| observer.observe(seen))
+    }
+
+    fn non_finite(&self) -> u64 {
+        self.as_ref().map_or(0, Observer::non_finite)
     }
 }
 
@@ -38,11 +52,19 @@ impl<T: Observer + ?Sized> Observer for &mut T {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         (**self).observe(seen)
     }
+
+    fn non_finite(&self) -> u64 {
+        (**self).non_finite()
+    }
 }
 
 impl<T: Observer + ?Sized> Observer for Box<T> {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         (**self).observe(seen)
+    }
+
+    fn non_finite(&self) -> u64 {
+        (**self).non_finite()
     }
 }
 
@@ -64,21 +86,37 @@ impl<F: FnMut(&Seen<'_>) -> Result<()> + Send> Observer for ObserverFn<F> {
 /// Finds the first site of a pass that holds NaN or an infinity, before or behind the activation function.
 #[derive(Debug, Default)]
 pub struct FirstFault {
-    site: Option<String>,
+    found: Option<(String, usize)>,
 }
 
 impl FirstFault {
     /// The name of that site, if there was one.
     pub fn site(&self) -> Option<&str> {
-        self.site.as_deref()
+        self.found.as_ref().map(|(site, _)| site.as_str())
+    }
+
+    /// The first unit of that site that holds one, counted from 0.
+    pub fn unit(&self) -> Option<usize> {
+        self.found.as_ref().map(|(_, unit)| *unit)
     }
 }
 
 impl Observer for FirstFault {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
-        let faulty = |t| taper_kernels::with_values(t, |ys| ys.iter().any(|y| !y.is_finite()));
-        if self.site.is_none() && (faulty(seen.xs)? || faulty(seen.ys)?) {
-            self.site = Some(seen.site.name().to_string());
+        if self.found.is_some() {
+            return Ok(());
+        }
+        let first = |t| taper_kernels::with_values(t, |ys| ys.iter().position(|y| !y.is_finite()));
+        let at = match first(seen.xs)? {
+            Some(at) => Some(at),
+            None => first(seen.ys)?,
+        };
+        if let Some(at) = at {
+            let (units, positions) = match seen.xs.dims() {
+                [_, units, rest @ ..] => (*units, rest.iter().product::<usize>()),
+                _ => (1, 1),
+            };
+            self.found = Some((seen.site.name().to_string(), at / positions.max(1) % units.max(1)));
         }
         Ok(())
     }

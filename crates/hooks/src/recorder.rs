@@ -223,6 +223,11 @@ impl Watched {
 }
 
 impl Observer for Recorder {
+    /// Of the window so far.
+    fn non_finite(&self) -> u64 {
+        self.sites.iter().map(|w| w.tally.nan + w.tally.infinite).sum()
+    }
+
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         let name = seen.site.name();
         if seen.xs.dims() != seen.ys.dims() {

@@ -421,6 +421,13 @@ impl fmt::Display for Activation {
     }
 }
 
+/// A text that may come from a file, for a message: of a length that one can read, and on one line.
+fn shown(text: &str) -> String {
+    const MOST: usize = 64;
+    let cut: String = text.chars().take(MOST).collect();
+    format!("{}{}", cut.escape_debug(), if cut.len() < text.len() { "…" } else { "" })
+}
+
 impl FromStr for Activation {
     type Err = Error;
 
@@ -430,8 +437,11 @@ impl FromStr for Activation {
             None => (text, None),
         };
         let Some(mut activation) = Self::ALL.into_iter().find(|a| a.name() == name) else {
+            // No name is near a text much longer than itself, and to compare them would take memory for their product.
+            let short = name.len() <= 64;
             let nearest = Self::ALL
                 .iter()
+                .filter(|_| short)
                 .map(|a| (strsim::damerau_levenshtein(a.name(), name), a.name()))
                 .min()
                 .filter(|(distance, near)| *distance <= near.len().max(name.len()) / 2);
@@ -439,8 +449,9 @@ impl FromStr for Activation {
                 Some((_, near)) => format!("did you mean {near}?"),
                 None => format!("expected one of {}", Self::ALL.map(Self::name).join(", ")),
             };
-            return Err(Error::Activation(format!("unknown activation '{name}': {cure}")));
+            return Err(Error::Activation(format!("unknown activation '{}': {cure}", shown(name))));
         };
+        let text = shown(text);
         if let Some(value) = value {
             let parsed = value.parse::<f64>().ok().filter(|v| (*v as f32).is_finite());
             match (activation.parameter(), parsed) {
@@ -478,6 +489,11 @@ mod tests {
     fn a_bad_name_or_parameter_is_answered_with_the_cure() {
         let error = |text: &str| text.parse::<Activation>().expect_err("must not parse").to_string();
         assert_eq!(error("slu"), "unknown activation 'slu': did you mean elu?");
+        assert_eq!(error("celu:\u{10}"), "'celu:\\u{10}': expected celu:<alpha>, a finite number");
+        assert!(
+            error(&"r".repeat(1000))
+                .starts_with(&format!("unknown activation '{}…': expected", "r".repeat(64)))
+        );
         assert!(error("transformer").contains("expected one of identity, relu"));
         assert_eq!(error("relu:2"), "'relu:2': relu takes no parameter");
         assert!(error("celu:x").contains("celu:<alpha>"));

@@ -62,6 +62,14 @@ impl Architecture {
         let mut prefix: Option<String> = None;
         for (name, shape) in tensors {
             let (name, shape) = (name.as_ref(), shape.as_ref().to_vec());
+            // From here on names can stand in messages and tables.
+            if name.len() > 256 || name.chars().any(char::is_control) {
+                let start: String = name.chars().take(32).collect();
+                return fault(format!(
+                    "tensor '{}…': expected a name of at most 256 bytes without control characters",
+                    start.escape_debug()
+                ));
+            }
             let Some((layer, part)) = name.rsplit_once('.') else { return unknown(name) };
             let (lead, last) = layer.rsplit_once('.').unwrap_or(("", layer));
             let Some(place) = Place::of(last) else { return unknown(name) };
@@ -160,7 +168,9 @@ impl Architecture {
                     Some(&before) if before != inputs => return misfit(format!("{before} inputs")),
                     Some(_) => {}
                     None => {
-                        let fits = |p: &usize| channels * (h / p) * (w / p) == inputs;
+                        // As sizes come from a file, their product may be too large for any integer.
+                        let values = |h: usize, w: usize| channels.checked_mul(h)?.checked_mul(w);
+                        let fits = |p: &usize| values(h / p, w / p) == Some(inputs);
                         let windows = if self.channels.is_empty() { 1..=1 } else { 1..=h.min(w) };
                         let even = |p: &usize| h.is_multiple_of(*p) && w.is_multiple_of(*p);
                         let pool =
@@ -171,10 +181,8 @@ impl Architecture {
                             } else {
                                 ", or what pooling leaves of them"
                             };
-                            return misfit(format!(
-                                "{channels}×{h}×{w} = {} inputs{pooled}",
-                                channels * h * w
-                            ));
+                            let product = values(h, w).map_or(String::new(), |n| format!(" = {n}"));
+                            return misfit(format!("{channels}×{h}×{w}{product} inputs{pooled}"));
                         };
                         self.pool = pool;
                         self.sizes.push(inputs);

@@ -15,7 +15,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// A record could not be turned into JSON or read back from it.
-    #[error("{path}:{line}: not a valid record: {cause}", path = path.display())]
+    #[error("{path}:{line}: not a valid record: {}", one_line(cause), path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -57,6 +57,12 @@ pub enum Error {
         /// Its length now.
         found: u64,
     },
+    /// An [`Alert`](crate::Alert) has fired: rule, epoch and values.
+    #[error("{0}")]
+    Alert(String),
+    /// The rule of an [`Alert`](crate::Alert) says nothing that can be asked.
+    #[error("{0}")]
+    Rule(String),
     /// A sink of the user's own failed.
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
@@ -76,4 +82,26 @@ impl Error {
     pub(crate) fn json(path: &std::path::Path) -> impl FnOnce(serde_json::Error) -> Self {
         move |cause| Self::Json { path: path.into(), line: 1, cause }
     }
+}
+
+/// What the parser says may repeat what the file says: on one line, and not all of it.
+fn one_line(cause: &serde_json::Error) -> String {
+    const MOST: usize = 240;
+    let text = cause.to_string();
+    let cut = |c: &mut dyn Iterator<Item = char>| c.flat_map(escaped).collect::<String>();
+    match text.chars().count() {
+        n if n <= MOST => cut(&mut text.chars()),
+        // What is expected, and where, stands at the end.
+        n => {
+            let (head, tail) =
+                (cut(&mut text.chars().take(MOST / 2)), cut(&mut text.chars().skip(n - MOST / 2)));
+            format!("{head}…{tail}")
+        }
+    }
+}
+
+fn escaped(c: char) -> impl Iterator<Item = char> {
+    let control = c.is_control().then(|| c.escape_default());
+    let plain = (!c.is_control()).then_some(c);
+    control.into_iter().flatten().chain(plain)
 }

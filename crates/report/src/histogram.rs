@@ -1,4 +1,6 @@
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::ascending::ascending;
 
 /// Number of magnitude bins on each side of zero: 256 regular ones, one below them and one above.
 pub const MAGNITUDES: usize = 258;
@@ -72,20 +74,22 @@ impl Histogram {
         }
     }
 
-    /// Adds another histogram's counts to this one's.
+    /// Adds another histogram's counts to this one's. A count that would leave 64 bits, as only a file can claim
+    /// one, stays at their end and never wraps.
     pub fn merge(&mut self, other: &Self) {
-        self.zeros += other.zeros;
+        self.zeros = self.zeros.saturating_add(other.zeros);
         for (a, b) in self.positive.iter_mut().zip(&other.positive) {
-            *a += b;
+            *a = a.saturating_add(*b);
         }
         for (a, b) in self.negative.iter_mut().zip(&other.negative) {
-            *a += b;
+            *a = a.saturating_add(*b);
         }
     }
 
-    /// How many values were counted.
+    /// How many values were counted; 2^64 − 1 where it is more.
     pub fn total(&self) -> u64 {
-        self.zeros + self.positive.iter().sum::<u64>() + self.negative.iter().sum::<u64>()
+        let counts = self.positive.iter().chain(&self.negative);
+        counts.fold(self.zeros, |total, n| total.saturating_add(*n))
     }
 
     /// Total-variation distance between the distribution and its mirror image, in `[0, 1]`.
@@ -94,7 +98,8 @@ impl Histogram {
     /// zeros, ½ for ReLU of a symmetric input. `None` when nothing was counted.
     pub fn asymmetry(&self) -> Option<f64> {
         // Each pair of bins appears twice in the sum over signed bins, which takes up the factor ½.
-        let apart: u64 = self.positive.iter().zip(&self.negative).map(|(p, n)| p.abs_diff(*n)).sum();
+        let pairs = self.positive.iter().zip(&self.negative);
+        let apart = pairs.fold(0_u64, |apart, (p, n)| apart.saturating_add(p.abs_diff(*n)));
         let total = self.total();
         (total > 0).then(|| apart as f64 / total as f64)
     }
@@ -118,7 +123,7 @@ impl Histogram {
         let positive = (0..MAGNITUDES).map(|b| (middle(b), self.positive[b]));
         let mut seen = 0;
         for (value, count) in negative.chain([(0.0, self.zeros)]).chain(positive) {
-            seen += count;
+            seen = count.saturating_add(seen);
             if seen >= rank {
                 return Some(value);
             }
@@ -131,31 +136,44 @@ impl Histogram {
 #[derive(Clone, Serialize, Deserialize)]
 struct Sparse {
     zeros: u64,
-    negative: Vec<(usize, u64)>,
-    positive: Vec<(usize, u64)>,
+    negative: Side,
+    positive: Side,
+}
+
+/// The counts of one side, a bin each.
+#[derive(Clone, Serialize)]
+#[serde(transparent)]
+struct Side(Vec<(usize, u64)>);
+
+impl<'de> Deserialize<'de> for Side {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Bins ascend, so that there are no more pairs than bins, whatever a file claims.
+        ascending(deserializer, |(bin, _): &(usize, u64)| *bin as u64, MAGNITUDES as u64).map(Self)
+    }
 }
 
 impl From<Histogram> for Sparse {
     fn from(h: Histogram) -> Self {
-        let sparse = |counts: Vec<u64>| counts.into_iter().enumerate().filter(|(_, n)| *n > 0).collect();
+        let sparse =
+            |counts: Vec<u64>| Side(counts.into_iter().enumerate().filter(|(_, n)| *n > 0).collect());
         Self { zeros: h.zeros, negative: sparse(h.negative), positive: sparse(h.positive) }
     }
 }
 
 impl TryFrom<Sparse> for Histogram {
-    type Error = String;
+    type Error = &'static str;
 
-    fn try_from(s: Sparse) -> Result<Self, String> {
+    fn try_from(s: Sparse) -> Result<Self, &'static str> {
         let mut histogram = Self { zeros: s.zeros, ..Self::default() };
+        let mut total = Some(s.zeros);
         for (counts, sparse) in [(&mut histogram.negative, s.negative), (&mut histogram.positive, s.positive)]
         {
-            for (bin, n) in sparse {
-                *counts
-                    .get_mut(bin)
-                    .ok_or(format!("histogram bin {bin}: expected less than {MAGNITUDES}"))? = n;
+            for (bin, n) in sparse.0 {
+                counts[bin] = n;
+                total = total.and_then(|total| total.checked_add(n));
             }
         }
-        Ok(histogram)
+        total.map(|_| histogram).ok_or("a histogram of 2^64 values or more")
     }
 }
 

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Histogram;
+use crate::{Histogram, ascending::ascending};
 
 /// What one site's activations did over one window: a whole epoch of training, or one evaluation pass.
 ///
@@ -80,6 +80,7 @@ pub struct LayerStats {
     /// Units dead in both windows.
     pub still_dead: Option<u64>,
     /// Indices of the dead units, ascending.
+    #[serde(deserialize_with = "ascending_units")]
     pub dead_units: Vec<u32>,
     /// How the rate at which units fire (`ys > 0`) is spread over the units.
     pub firing_rate: FiringRates,
@@ -115,6 +116,10 @@ impl LayerStats {
     fn fraction(&self, units: u64) -> f64 {
         if self.units == 0 { 0.0 } else { units as f64 / self.units as f64 }
     }
+}
+
+fn ascending_units<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    ascending(deserializer, |unit| u64::from(*unit), 1 << 32)
 }
 
 /// Quantiles of the values, from the histogram: each within 1/16 of the exact sample.

@@ -1,5 +1,5 @@
 use crate::{
-    LayerStats, SplitReport, number,
+    LayerStats, NonFinite, SplitReport, number,
     picture::{PICTURE_TITLE, picture},
     table::{Align, Cell, Paint, Table},
 };
@@ -75,13 +75,23 @@ pub(crate) fn dead_units(layers: &[LayerStats], at_most: usize, width: usize) ->
     lines
 }
 
-/// One line for every layer of a split that produced something that is not a finite number.
+/// A line about the batches of a split that were not finite, and one for every layer that produced something that is
+/// not a finite number.
 pub(crate) fn faults(of: &SplitReport) -> impl Iterator<Item = String> {
-    of.layers.iter().filter(|l| l.nan > 0 || l.infinite > 0).map(|l| {
+    let batches = of.nonfinite.as_ref().map(|NonFinite { batches, skipped, first }| {
+        let skipped = match skipped {
+            0 => String::new(),
+            n => format!(", {} steps left out", number::count(*n)),
+        };
+        let (n, split) = (number::count(*batches), of.split.name());
+        format!("{split}: batches not finite: {n}{skipped}; {first}")
+    });
+    let layers = of.layers.iter().filter(|l| l.nan > 0 || l.infinite > 0).map(|l| {
         let kinds = [(l.nan, "NaN"), (l.infinite, "infinite")];
         let kinds =
             kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", number::count(*n)));
         let kinds = kinds.collect::<Vec<_>>().join(" and ");
         format!("{}: {kinds} of {} values ({})", l.site, number::count(l.values), of.split.name())
-    })
+    });
+    batches.into_iter().chain(layers)
 }

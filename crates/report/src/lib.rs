@@ -26,12 +26,16 @@
 //! # Ok::<(), taper_report::Error>(())
 //! ```
 
+mod alert;
+mod ascending;
 mod error;
 mod histogram;
 mod layer_stats;
 mod report;
 mod sink;
+mod statistic;
 
+mod beside;
 mod lines;
 mod replay;
 mod run_dir;
@@ -48,15 +52,19 @@ mod summary;
 mod tensorboard;
 mod tracing_sink;
 
+pub use alert::Alert;
 pub use comparison::comparison;
 pub use console::{ConsoleConfig, ConsoleSink};
 pub use error::{Error, Result};
 pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles};
-pub use lines::{ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine, read_config, read_lines};
+pub use lines::{
+    ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine, read_config, read_lines,
+    read_lines_before_damage,
+};
 pub use number::{count as count_text, share as share_text};
 pub use replay::read_reports;
-pub use report::{EpochReport, Run, Score, Split, SplitReport};
+pub use report::{EpochReport, NonFinite, Run, Score, Split, SplitReport};
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
 pub use summary::Summary;

@@ -62,6 +62,17 @@ pub struct Score {
     pub samples: u64,
 }
 
+/// Batches of a split at which something was NaN or infinite: the loss, a gradient, or an activation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NonFinite {
+    /// How many batches; at least 1.
+    pub batches: u64,
+    /// Those of them whose step was left out.
+    pub skipped: u64,
+    /// The first of them in words: which batch, from 1, and where in it.
+    pub first: String,
+}
+
 /// Everything that one epoch says about one split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SplitReport {
@@ -77,12 +88,22 @@ pub struct SplitReport {
     pub tracking_seconds: f64,
     /// One entry per observed site, in the order the model visits them; empty when nothing was tracked.
     pub layers: Vec<LayerStats>,
+    /// Batches that were not finite; `None` where all were.
+    pub nonfinite: Option<NonFinite>,
 }
 
 impl SplitReport {
     /// A report without layers or timing; fill in what is known.
     pub fn new(split: Split, score: Score) -> Self {
-        Self { split, score, learning_rate: None, seconds: 0.0, tracking_seconds: 0.0, layers: Vec::new() }
+        Self {
+            split,
+            score,
+            learning_rate: None,
+            seconds: 0.0,
+            tracking_seconds: 0.0,
+            layers: Vec::new(),
+            nonfinite: None,
+        }
     }
 
     /// Samples per second of wall-clock time; 0 when no time was measured.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     EpochReport, Error, FORMAT_VERSION, Result, Run, Sink,
-    lines::{ConfigRecord, LayerLine, MetricsLine, TimingLine},
+    lines::{ConfigRecord, LayerLine, MAX_CONFIG, MetricsLine, TimingLine},
     whole::{still_there, write_whole},
 };
 
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// `config.json`, written once, over several lines: `v` and the fields of [`Run`]: `name`, `dataset`,
 /// `model`, `activation`, `dropout`, `seed`, `parameters`, `epochs` (planned) and `config`, an object
-/// with everything else that is needed to repeat the run.
+/// with everything else that is needed to repeat the run. At most 256 KiB.
 ///
 /// `metrics.jsonl`, one line per epoch and split:
 ///
@@ -35,6 +35,7 @@ use crate::{
 /// | `accuracy` | number, null | fraction of samples classified correctly, in `[0, 1]` |
 /// | `samples` | integer | samples the two are taken over |
 /// | `learning_rate` | number, null | of the last step of the epoch; null outside training |
+/// | `nonfinite` | object | only where a loss, gradient or activation was NaN or infinite: `batches` (how many), `skipped` (steps left out), `first` (which batch, and where in it) |
 ///
 /// `layers.jsonl`, one line per epoch, split and site, sites in the order the model visits them:
 /// `v`, `epoch`, `split` as above, then the fields of [`LayerStats`](crate::LayerStats) under the same
@@ -183,6 +184,10 @@ impl Sink for RunDir {
         let record = ConfigRecord { v: FORMAT_VERSION, run: run.clone() };
         let mut bytes = serde_json::to_vec_pretty(&record).map_err(Error::json(&path))?;
         bytes.push(b'\n');
+        if bytes.len() as u64 > MAX_CONFIG {
+            let found = format!("expected a config of at most {MAX_CONFIG} bytes, found {}", bytes.len());
+            return Err(Error::io(path)(io::Error::new(ErrorKind::FileTooLarge, found)));
+        }
         match fs::read(&path) {
             Ok(_) if !self.resumed => return Err(Error::io(path)(ErrorKind::AlreadyExists.into())),
             Ok(same) if same == bytes => return Ok(()),

@@ -4,7 +4,7 @@ use crate::{EpochReport, Result, Run, Sink};
 ///
 /// `run` when a run begins: `name`, `dataset`, `model`, `activation`, `dropout`, `seed`, `parameters`, `epochs`.
 /// `split` for every split of an epoch: `epoch`, `split`, `loss`, `accuracy`, `samples`, `learning_rate`,
-/// `seconds`, `samples_per_second`, `tracking_fraction`.
+/// `seconds`, `samples_per_second`, `tracking_fraction`, and `nonfinite`, the number of batches that were not finite.
 /// `layer` for every site of a split: `epoch`, `split`, `site`, `activation`, `units`, `zero_fraction`,
 /// `dead`, `dormant_0_025`, `mean`, `std`, `skewness`, `asymmetry`, `nan`, `infinite`.
 /// A number that was not measured is left out of its event.
@@ -43,6 +43,7 @@ impl Sink for TracingSink {
                 seconds = of.seconds,
                 samples_per_second = of.samples_per_second(),
                 tracking_fraction = of.tracking_fraction(),
+                nonfinite = of.nonfinite.as_ref().map(|of| of.batches),
                 "split"
             );
             for layer in &of.layers {

@@ -363,3 +363,82 @@ fn unknown_fields_are_passed_over_and_newer_versions_refused() -> Result<()> {
     }
     Ok(())
 }
+
+/// A line of `layers.jsonl` in which `from` was replaced.
+fn layer_with(from: &str, to: &str) -> Result<Vec<LayerLine>> {
+    let dir = temporary();
+    let golden = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/layers.jsonl"))?;
+    assert!(golden.contains(from), "{from}");
+    let path = dir.path().join("layers.jsonl");
+    write(&path, &golden.replace(from, to))?;
+    read_lines(path)
+}
+
+#[test]
+fn lists_that_do_not_ascend_are_refused() -> Result<()> {
+    for (from, to, why) in [
+        (r#""dead_units":[3]"#, r#""dead_units":[3,3]"#, "3 behind 3: expected an ascending list"),
+        (r#""dead_units":[3]"#, r#""dead_units":[3,1]"#, "1 behind 3: expected an ascending list"),
+        (r#""dead_units":[3]"#, r#""dead_units":[4294967296]"#, "expected u32"),
+        (r#""negative":[["#, r#""negative":[[257,1],["#, "behind 257: expected an ascending list"),
+        (r#""negative":[["#, r#""negative":[[258,1],["#, "expected an ascending list of numbers below 258"),
+    ] {
+        let error = layer_with(from, to).expect_err(to).to_string();
+        assert!(error.contains(":1: not a valid record: ") && error.contains(why), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+    assert_eq!(layer_with(r#""dead_units":[3]"#, r#""dead_units":[0,3,4294967295]"#)?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_histogram_of_more_values_than_64_bits_is_refused() -> Result<()> {
+    let error = layer_with(r#""histogram":{"zeros":4"#, r#""histogram":{"zeros":18446744073709551615"#);
+    let error = error.expect_err("4 more are in the bins").to_string();
+    assert!(error.contains("a histogram of 2^64 values or more"), "{error}");
+    // Merged they stay at the end, and never wrap.
+    let mut all = Histogram { zeros: u64::MAX - 1, ..Histogram::default() };
+    let mut one = Histogram::default();
+    [0.0, 0.0, 1.0].iter().for_each(|x| one.add(*x));
+    all.merge(&one);
+    assert_eq!((all.zeros, all.total(), all.quantile(0.5)), (u64::MAX, u64::MAX, Some(0.0)));
+    Ok(())
+}
+
+#[test]
+fn what_a_record_lacks_or_says_twice_is_named() {
+    for (from, to, why) in [
+        (r#""epoch":1,"#, "", "missing field `epoch`"),
+        (r#""epoch":1,"#, r#""epoch":1,"epoch":1,"#, "duplicate field `epoch`"),
+        (r#""units":4,"#, "", "missing field `units`"),
+        (r#""split":"train""#, r#""split":"trial\u0007""#, "unknown variant `trial\\u{7}`"),
+    ] {
+        let error = layer_with(from, to).expect_err(to).to_string();
+        assert!(error.contains(why) && !error.contains(char::is_control), "{error}");
+    }
+}
+
+#[test]
+fn a_config_that_no_reader_would_take_is_not_written() -> Result<()> {
+    let dir = temporary();
+    let mut sink = RunDir::create(dir.path())?;
+    let long = Run { config: serde_json::json!({ "notes": "n".repeat(300_000) }), ..run() };
+    let error = sink.begin(&long).expect_err("it is too long").to_string();
+    assert!(error.contains("config.json: expected a config of at most 262144 bytes, found 300"), "{error}");
+    sink.begin(&run())
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_opened() -> Result<()> {
+    let dir = temporary();
+    for (path, found) in [(Path::new("/dev/zero"), "a device or a pipe"), (dir.path(), "a directory")] {
+        for error in [
+            read_config(path).map(|_| ()).expect_err("no file").to_string(),
+            read_lines::<MetricsLine>(path).map(|_| ()).expect_err("no file").to_string(),
+        ] {
+            assert_eq!(error, format!("{}: expected a file, found {found}", path.display()));
+        }
+    }
+    Ok(())
+}

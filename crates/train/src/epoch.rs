@@ -6,21 +6,25 @@ use taper_data::Batch;
 use taper_hooks::{FirstFault, Observer, Pass, Rng, bits};
 use taper_kernels::{cross_entropy, record, with_values};
 use taper_nn::Model;
-use taper_report::{Score, Split, SplitReport};
+use taper_report::{NonFinite, Score, Split, SplitReport};
 
 use crate::awake::awake;
-use crate::{Error, Optimizer, Result};
+use crate::fault::locate;
+use crate::{Error, OnNonFinite, Optimizer, Place, Result};
 
 /// Trains on every batch once and says how that went, over all of them, while the weights moved.
 ///
 /// `rng` is what dropout draws from. `layers` of the report is left empty: ask the observer.
 ///
+/// A batch whose loss or gradient, or an activation that the observer [counts](Observer::non_finite), is NaN or
+/// infinite is dealt with as the optimiser's [`on_nonfinite`](crate::OptimizerConfig::on_nonfinite) says.
+///
 /// The epoch runs on a thread of rayon's pool, where handing work to the other threads costs least; a model and
 /// an observer can therefore be sent there.
 ///
 /// # Errors
-/// [`Error::NotFinite`] ends the epoch before the weights are touched by a loss that is NaN or infinite. Others
-/// are those of the batches, the model and the observer.
+/// [`Error::NotFinite`] ends the epoch before the weights are touched by a batch that is not finite, unless
+/// that is to be skipped or passed over. Others are those of the batches, the model and the observer.
 pub fn train_epoch(
     model: &dyn Model,
     optimizer: &mut Optimizer,
@@ -80,9 +84,10 @@ fn train_here(
     rng: &mut Rng,
     progress: &mut Progress,
 ) -> Result<()> {
+    let on_nonfinite = optimizer.on_nonfinite();
     for batch in batches {
         let Batch { images, labels } = batch?;
-        let before = rng.clone();
+        let (before, seen) = (rng.clone(), observer.non_finite());
         let mut pass = Pass::train(observer, rng);
         let (outcome, tape) = record(|| {
             let logits = model.forward(&mut pass, &images)?;
@@ -92,17 +97,43 @@ fn train_here(
         let observing = pass.observing();
         let (logits, loss) = outcome?;
         let value = loss.to_scalar::<f32>()?;
-        if !value.is_finite() {
-            // The same pass again, to find where it went wrong; the weights have not moved since.
-            let (mut fault, mut rng) = (FirstFault::default(), before);
-            model.forward(&mut Pass::train(&mut fault, &mut rng), &images)?;
-            let site = fault.site().map(str::to_string);
-            let batch = progress.batches as usize + 1;
-            return Err(Error::NotFinite { loss: value, epoch: None, batch, site });
+        let lost = !value.is_finite() || observer.non_finite() > seen;
+        let gradients = match lost && on_nonfinite != OnNonFinite::Continue {
+            true => None,
+            false => Some(tape.backward(&loss)?),
+        };
+        let gradient = match &gradients {
+            Some(gradients) if !lost => optimizer.gradient_fault(gradients)?,
+            _ => None,
+        };
+        let at = progress.batches as usize + 1;
+        let faulty = lost || gradient.is_some();
+        let skipped = faulty && on_nonfinite == OnNonFinite::Skip;
+        if faulty {
+            // Asked of the first batch alone, as the same pass is made again to find where it went wrong; the weights
+            // have not moved since.
+            let find = || match gradient {
+                Some(place) => Ok(place),
+                None => locate(&images, optimizer.parameters(), |fault| {
+                    let mut rng = before;
+                    model.forward(&mut Pass::train(fault, &mut rng), &images).map(drop)
+                }),
+            };
+            if on_nonfinite == OnNonFinite::Stop {
+                return Err(Error::NotFinite { loss: value, epoch: None, batch: at, place: find()? });
+            }
+            progress.not_finite(value, at, skipped, find)?;
         }
-        progress.add(&loss, &logits, &labels, observing)?;
-        progress.learning_rate = optimizer.learning_rate();
-        optimizer.step(&tape.backward(&loss)?)?;
+        // The loss of a batch that is skipped would leave nothing of the mean.
+        let counted = if skipped && !value.is_finite() { None } else { Some(value) };
+        progress.add(counted, &logits, &labels, observing)?;
+        match gradients {
+            Some(gradients) if !skipped => {
+                progress.learning_rate = Some(optimizer.learning_rate());
+                optimizer.step(&gradients)?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -110,7 +141,7 @@ fn train_here(
 /// Measures the model on every batch in evaluation mode, with its weights as they are. Keeps no graph.
 ///
 /// The report is filed under [`Split::Test`]; change `split` if it is about another one. Its loss may be NaN or
-/// infinite, which is no error here.
+/// infinite, which is no error here: `nonfinite` of the report counts such batches and locates the first.
 ///
 /// # Errors
 /// Those of the batches, the model and the observer.
@@ -128,31 +159,41 @@ fn evaluate_here(
     observer: &mut dyn Observer,
 ) -> Result<SplitReport> {
     let (mut running, start) = (Progress::default(), Instant::now());
-    for batch in batches {
+    for (i, batch) in batches.enumerate() {
         let Batch { images, labels } = batch?;
+        let seen = observer.non_finite();
         let mut pass = Pass::eval(observer);
         let logits = model.forward(&mut pass, &images)?.detach();
-        let loss = cross_entropy(&logits, &labels)?;
-        running.add(&loss, &logits, &labels, pass.observing())?;
+        let loss = cross_entropy(&logits, &labels)?.to_scalar::<f32>()?;
+        running.add(Some(loss), &logits, &labels, pass.observing())?;
+        if !loss.is_finite() || observer.non_finite() > seen {
+            running.not_finite(loss, i + 1, false, || {
+                locate(&images, [], |fault| model.forward(&mut Pass::eval(fault), &images).map(drop))
+            })?;
+        }
     }
     running.seconds = start.elapsed().as_secs_f64();
     Ok(SplitReport { split: Split::Test, learning_rate: None, ..running.report() })
 }
 
-/// After an epoch whose last step went too far: the loss of a test pass is not finite, and no batch of training
-/// was left to notice. Finds the first site with NaN or an infinity, for the error that ends the run.
+/// After an epoch whose last step went too far: a test pass is not finite, and no batch of training was left to
+/// notice. Finds the first site with NaN or an infinity, for the error that ends the run.
 pub fn not_finite(
     model: &dyn Model,
     test: impl Iterator<Item = taper_data::Result<Batch>> + Send,
     loss: f64,
     batch: usize,
 ) -> Error {
-    let mut fault = FirstFault::default();
-    match evaluate(model, test, &mut fault) {
-        Ok(_) => {
-            let site = fault.site().map(str::to_string);
-            Error::NotFinite { loss: loss as f32, epoch: None, batch, site }
-        }
+    let find = || -> Result<Place> {
+        let mut fault = FirstFault::default();
+        evaluate(model, test, &mut fault)?;
+        Ok(match (fault.site(), fault.unit()) {
+            (Some(site), Some(unit)) => Place::Site { site: site.to_string(), unit },
+            _ => Place::LastLayer,
+        })
+    };
+    match find() {
+        Ok(place) => Error::NotFinite { loss: loss as f32, epoch: None, batch, place },
         Err(error) => error,
     }
 }
@@ -168,12 +209,14 @@ pub struct Progress {
     #[serde(with = "bits")]
     loss: f64,
     /// Of the last step.
-    #[serde(with = "bits")]
-    learning_rate: f64,
+    learning_rate: Option<f64>,
     #[serde(with = "bits")]
     seconds: f64,
     #[serde(with = "bits")]
     observing: f64,
+    /// Samples whose loss is not part of the sum.
+    without_loss: u64,
+    nonfinite: Option<NonFinite>,
 }
 
 impl Progress {
@@ -190,22 +233,56 @@ impl Progress {
     /// What [`train_epoch`] returns, over the batches so far.
     pub fn report(&self) -> SplitReport {
         let n = self.samples.max(1) as f64;
-        let score = Score { loss: self.loss / n, accuracy: self.correct as f64 / n, samples: self.samples };
+        let loss = match self.samples.saturating_sub(self.without_loss) {
+            // Every batch was skipped: there is no loss, which is not a loss of 0.
+            0 if self.samples > 0 => f64::NAN,
+            counted => self.loss / counted.max(1) as f64,
+        };
+        let score = Score { loss, accuracy: self.correct as f64 / n, samples: self.samples };
         SplitReport {
-            learning_rate: (self.batches > 0).then_some(self.learning_rate),
+            learning_rate: self.learning_rate,
             seconds: self.seconds,
             tracking_seconds: self.observing,
+            nonfinite: self.nonfinite.clone(),
             ..SplitReport::new(Split::Train, score)
         }
     }
 
-    fn add(&mut self, loss: &Tensor, logits: &Tensor, labels: &Tensor, observing: Duration) -> Result<()> {
+    fn add(
+        &mut self,
+        loss: Option<f32>,
+        logits: &Tensor,
+        labels: &Tensor,
+        observing: Duration,
+    ) -> Result<()> {
         let n = logits.dim(0)?;
         self.batches += 1;
-        self.loss += loss.to_scalar::<f32>()? as f64 * n as f64;
+        match loss {
+            Some(loss) => self.loss += loss as f64 * n as f64,
+            None => self.without_loss += n as u64,
+        }
         self.correct += count_correct(logits, labels)?;
         self.samples += n as u64;
         self.observing += observing.as_secs_f64();
+        Ok(())
+    }
+
+    /// Counts a batch that is not finite; the first is found and described.
+    fn not_finite(
+        &mut self,
+        loss: f32,
+        batch: usize,
+        skipped: bool,
+        place: impl FnOnce() -> Result<Place>,
+    ) -> Result<()> {
+        if self.nonfinite.is_none() {
+            let first = format!("batch {batch}: loss is {loss}, {}", place()?);
+            self.nonfinite = Some(NonFinite { batches: 0, skipped: 0, first });
+        }
+        if let Some(of) = &mut self.nonfinite {
+            of.batches += 1;
+            of.skipped += u64::from(skipped);
+        }
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::Place;
+
 /// What can end a training run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,24 +15,28 @@ pub enum Error {
     /// A sink could not write.
     #[error(transparent)]
     Report(#[from] taper_report::Error),
-    /// The loss became NaN or infinite.
+    /// The loss, a gradient or an activation became NaN or infinite.
     #[error(
-        "loss is {loss} in {}batch {batch}: {}; a lower learning rate or gradient clipping may help",
+        "{} in {}batch {batch}: {place}{}",
+        match loss.is_finite() {
+            true => format!("loss is {loss}, yet not every number is finite"),
+            false => format!("loss is {loss}"),
+        },
         epoch.map_or(String::new(), |epoch| format!("epoch {epoch}, ")),
-        match site {
-            Some(site) => format!("the first non-finite values are at site '{site}'"),
-            None => "every site is finite, so it is in the last layer".to_string(),
+        match place {
+            Place::Data { .. } => "",
+            _ => "; a lower learning rate or gradient clipping may help",
         }
     )]
     NotFinite {
-        /// The loss.
+        /// The loss; finite if something else is not.
         loss: f32,
         /// The epoch, from 1, where it is known.
         epoch: Option<u32>,
         /// The batch within the epoch, from 1.
         batch: usize,
-        /// The first site of the forward pass with NaN or an infinity.
-        site: Option<String>,
+        /// Where the first such number was found.
+        place: Place,
     },
     /// An option that makes no sense.
     #[error("{0}")]
@@ -57,11 +63,11 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Names the epoch in which the loss was lost.
+    /// Names the epoch in which a number was lost.
     pub fn in_epoch(self, epoch: u32) -> Self {
         match self {
-            Self::NotFinite { loss, batch, site, .. } => {
-                Self::NotFinite { loss, epoch: Some(epoch), batch, site }
+            Self::NotFinite { loss, batch, place, .. } => {
+                Self::NotFinite { loss, epoch: Some(epoch), batch, place }
             }
             other => other,
         }

@@ -3,7 +3,7 @@ use taper_hooks::{Recorder, Rng, fork};
 use taper_nn::Model;
 use taper_report::{EpochReport, Sink, SplitReport};
 
-use crate::{Optimizer, Result, evaluate, not_finite, train_epoch};
+use crate::{OnNonFinite, Optimizer, Result, evaluate, not_finite, train_epoch};
 
 /// How long and in what portions to train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,8 @@ impl Default for Fit {
 /// Sinks are told of every epoch; `begin` and `finish` are the caller's. Returns the last report.
 ///
 /// # Errors
-/// When the splits do not suit the batch size, a loss is not finite, or a sink fails.
+/// When the splits do not suit the batch size, a sink fails, or something is NaN or infinite, after its epoch was
+/// reported, unless the optimiser is told to [go on](crate::OnNonFinite).
 pub fn fit(
     model: &dyn Model,
     optimizer: &mut Optimizer,
@@ -49,7 +50,7 @@ pub fn fit(
         ];
         let report = EpochReport { epoch, splits };
         sink.epoch(&report)?;
-        if !test.score.loss.is_finite() {
+        if test.nonfinite.is_some() && optimizer.on_nonfinite() == OnNonFinite::Stop {
             let batch = data.train.len().div_ceil(options.batch_size);
             let lost = not_finite(model, data.test.batches(options.batch_size), test.score.loss, batch);
             return Err(lost.in_epoch(epoch));

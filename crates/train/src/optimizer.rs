@@ -1,8 +1,9 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
-use taper_kernels::{Rule, Slots};
+use taper_kernels::{Rule, Slots, all_finite};
 
-use crate::{Error, Result, Schedule};
+use crate::fault::first_unit;
+use crate::{Error, OnNonFinite, Place, Result, Schedule};
 
 /// What an [`Optimizer`] does at a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,12 +20,21 @@ pub struct OptimizerConfig {
     /// After a step, the incoming weights of every unit are scaled down to this L2 norm (Srivastava et al. 2014);
     /// above 0. Biases are left alone.
     pub max_norm: Option<f64>,
+    /// What [`train_epoch`](crate::train_epoch) does about NaN and infinities.
+    pub on_nonfinite: OnNonFinite,
 }
 
 impl OptimizerConfig {
-    /// A rule at a constant learning rate, nothing clipped.
+    /// A rule at a constant learning rate, nothing clipped, that stops at NaN and infinities.
     pub fn new(rule: Rule, learning_rate: f64) -> Self {
-        Self { rule, learning_rate, schedule: Schedule::Constant, clip_norm: None, max_norm: None }
+        Self {
+            rule,
+            learning_rate,
+            schedule: Schedule::Constant,
+            clip_norm: None,
+            max_norm: None,
+            on_nonfinite: OnNonFinite::Stop,
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -115,6 +125,33 @@ impl Optimizer {
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// What is to be done about NaN and infinities.
+    pub fn on_nonfinite(&self) -> OnNonFinite {
+        self.config.on_nonfinite
+    }
+
+    /// The parameters, by name.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.parameters.iter().map(|(name, var, _)| (name.as_str(), var.as_tensor()))
+    }
+
+    /// The first parameter whose gradient holds NaN or an infinity, if there is one.
+    ///
+    /// # Errors
+    /// When a gradient cannot be read.
+    pub fn gradient_fault(&self, gradients: &GradStore) -> Result<Option<Place>> {
+        let all = || self.parameters().filter_map(|(name, var)| Some((name, gradients.get(var)?)));
+        if all_finite(all().map(|(_, gradient)| gradient))? {
+            return Ok(None);
+        }
+        for (name, gradient) in all() {
+            if let Some(unit) = first_unit(gradient, 0)? {
+                return Ok(Some(Place::Gradient { parameter: name.to_string(), unit }));
+            }
+        }
+        Ok(None)
     }
 
     /// One step along `gradients`. A parameter without a gradient stays where it is; in the first step, where

@@ -60,7 +60,7 @@ impl Schedule {
         let number =
             |text: &str| text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0).ok_or_else(wrong);
         let steps = |text: &str| Ok::<u64, Error>((number(text)? * steps_per_epoch as f64).round() as u64);
-        let total = epochs as u64 * steps_per_epoch;
+        let total = u64::from(epochs).saturating_mul(steps_per_epoch);
         let every = |text: &str| match steps(text)? {
             0 => Err(Error::Config(format!(
                 "schedule '{text}' epochs: expected at least one step between changes, found none"

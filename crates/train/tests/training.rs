@@ -13,7 +13,7 @@ use taper_hooks::{Pass, Recorder, rng};
 use taper_nn::{Mlp, MlpConfig, Model, Params};
 use taper_report::{EpochReport, Split, sink_fn};
 use taper_train::{
-    Error, Fit, Optimizer, OptimizerConfig, Rule, Schedule, evaluate, fit, load_weights, save_weights,
+    Error, Fit, Optimizer, OptimizerConfig, Place, Rule, Schedule, evaluate, fit, load_weights, save_weights,
     train_epoch,
 };
 
@@ -173,6 +173,8 @@ fn a_file_that_does_not_fit_changes_nothing() {
         check(&path, says);
     }
     check(&dir.path().join("missing file"), "cannot read");
+    #[cfg(unix)]
+    check(Path::new("/dev/zero"), "expected a file, found a device or a pipe");
     check(dir.path(), "cannot read");
 }
 
@@ -229,16 +231,17 @@ fn a_loss_that_is_lost_is_located_and_the_weights_stay() {
         values(&params).iter().map(|(_, xs)| xs.iter().map(|x| x.to_bits()).collect()).collect();
     let error = train_epoch(&net, &mut optimizer, data.train.batches(10), &mut (), &mut rng(1)).unwrap_err();
     match &error {
-        Error::NotFinite { loss, epoch, batch, site } => {
+        Error::NotFinite { loss, epoch, batch, place } => {
             assert!(!loss.is_finite());
-            assert_eq!((*epoch, *batch, site.as_deref()), (None, 1, Some("fc2")));
+            let expected = Place::Weights { parameter: "fc2.weight".to_string(), unit: 0 };
+            assert_eq!((*epoch, *batch, place), (None, 1, &expected));
         }
         other => panic!("{other}"),
     }
     let after: Vec<Vec<u32>> =
         values(&params).iter().map(|(_, xs)| xs.iter().map(|x| x.to_bits()).collect()).collect();
     assert_eq!(before, after);
-    one_line(&error.in_epoch(7), &["epoch 7, batch 1", "site 'fc2'", "a lower learning rate"]);
+    one_line(&error.in_epoch(7), &["epoch 7, batch 1", "'fc2.weight'", "a lower learning rate"]);
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Bins {
             let mut sums = vec![0; bins];
             for (bin, n) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
                 if let Some(sum) = sums.get_mut(coarse(bin)) {
-                    *sum += n;
+                    *sum = n.saturating_add(*sum);
                 }
             }
             sums

@@ -191,13 +191,13 @@ pub(crate) fn firing(groups: &Groups<'_>, site: &str) -> Figure {
         let mut traces = Traces::new();
         for (i, group) in groups.groups.iter().enumerate() {
             let last = group.last(site, *split);
-            let units: u64 = last.iter().map(|(_, l)| l.units).sum();
-            if units == 0 {
+            // As files can claim any numbers, they are not summed up in integers.
+            let sum = |n: &dyn Fn(&LayerStats) -> u64| last.iter().map(|(_, l)| n(l) as f64).sum::<f64>();
+            let units = sum(&|l| l.units);
+            if units == 0.0 {
                 continue;
             }
-            let of = |n: &dyn Fn(&LayerStats) -> u64| {
-                rounded(last.iter().map(|(_, l)| n(l)).sum::<u64>() as f64 / units as f64)
-            };
+            let of = |n: &dyn Fn(&LayerStats) -> u64| rounded(sum(n) / units);
             let between: Vec<f64> = (0..20).map(|k| of(&|l| l.firing_rate.between[k])).collect();
             most = between.iter().copied().fold(most, f64::max);
             let (x, labels): (Vec<f64>, Vec<String>) = (0..20)

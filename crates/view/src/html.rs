@@ -302,6 +302,15 @@ fn notes(groups: &Groups<'_>) -> String {
         for problem in &run.problems {
             notes.push((true, problem.clone()));
         }
+        let faulty = |line: &&taper_report::MetricsLine| line.nonfinite.is_some();
+        if let Some((line, of)) =
+            run.metrics.iter().find(faulty).and_then(|l| Some((l, l.nonfinite.as_ref()?)))
+        {
+            let (epoch, split, first) = (line.epoch, line.split.name(), text::shorten(&of.first, 200));
+            let n = text::count(of.batches);
+            notes
+                .push((true, format!("{name}: batches not finite in epoch {epoch} ({split}): {n}; {first}")));
+        }
         let faulty = |line: &&taper_report::LayerLine| line.stats.nan > 0 || line.stats.infinite > 0;
         if let Some(line) = run.layers.iter().find(faulty) {
             let (site, epoch, split) = (text::shorten(&line.stats.site, 80), line.epoch, line.split.name());
@@ -378,6 +387,8 @@ fn plotly_js() -> String {
 
 #[cfg(test)]
 mod tests {
+    use taper_report::NonFinite;
+
     use super::*;
     use crate::sample::run;
 
@@ -414,8 +425,14 @@ mod tests {
         let mut short = run("relu", 0.0, 1);
         short.run.epochs = 10;
         short.layers[3].stats.nan = 1234;
+        let first = "batch 7: loss is NaN".to_string();
+        short.metrics[2].nonfinite = Some(Box::new(NonFinite { batches: 1300, skipped: 0, first }));
+        let (epoch, split) = (short.metrics[2].epoch, short.metrics[2].split.name());
         let page = html_report(&[short]);
         assert!(page.contains("relu-dropout0-seed1: 3 of 10 epochs"));
+        assert!(
+            page.contains(&format!("not finite in epoch {epoch} ({split}): 1,300; batch 7: loss is NaN"))
+        );
         assert!(page.contains("1,234 NaN and 0 infinite activations in epoch 1 (test)"));
     }
 

@@ -4,9 +4,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::from_slice;
 use taper_report::{
-    Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Split, TimingLine, read_config, read_lines,
+    Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Split, TimingLine, read_config,
+    read_lines_before_damage,
 };
 
 use crate::{Error, Result};
@@ -120,15 +120,7 @@ fn load(dir: PathBuf, errors: &mut Vec<Error>) -> Result<RunData> {
 
 /// The file's records; where one is damaged, those before it.
 fn lines<T: serde::de::DeserializeOwned>(path: &Path, note: &mut impl FnMut(ReportError)) -> Vec<T> {
-    let error = match read_lines(path) {
-        Ok(records) => return records,
-        Err(error) => error,
-    };
-    let good = match error {
-        ReportError::Json { line, .. } | ReportError::Version { line, .. } => line - 1,
-        _ => 0,
-    };
-    note(error);
-    let bytes = if good > 0 { fs::read(path).unwrap_or_default() } else { Vec::new() };
-    bytes.split(|b| *b == b'\n').take(good).filter_map(|line| from_slice(line).ok()).collect()
+    let (records, error) = read_lines_before_damage(path);
+    error.into_iter().for_each(note);
+    records
 }

@@ -26,7 +26,7 @@ use crate::{
 ///
 /// `accuracy.svg` and `.png`, `zero_fraction`, `dead` and `asymmetry` likewise, with a panel per layer, are
 /// written into `dir`, which is created; pictures of runs without layers, and of runs without epochs, are
-/// left out. Numbers are from the test split, else validation, else train. Colours, line styles and bands
+/// left out. At most 64 layers are drawn. Numbers are from the test split, else validation, else train. Colours, line styles and bands
 /// are those of [`html_report`](crate::html_report). The text of an SVG is set by whoever shows it, in its
 /// sans-serif; PNGs are twice as large, with a font that this crate carries (Latin, Greek and Cyrillic).
 ///
@@ -72,7 +72,9 @@ fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
     let mut pictures = Vec::new();
     if let Some(split) = groups.scored().last() {
         let of = |group: &Group<'_>| {
-            group.series(|run| run.scores(*split).filter_map(|l| Some((l.epoch, l.accuracy?))).collect())
+            group.series(|run| {
+                run.scores(*split).filter_map(|l| Some((l.epoch, share(l.accuracy)?))).collect()
+            })
         };
         let panel = Panel { title: String::new(), curves: groups.groups.iter().map(of).collect() };
         let title = format!("Accuracy ({})", split.name());
@@ -85,13 +87,29 @@ fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
     pictures
 }
 
+/// What is drawn are shares, and a file that claims another number has none to draw: axes as wide as it may say
+/// would take forever.
+fn share(x: Option<f64>) -> Option<f64> {
+    x.filter(|x| (0.0..=1.0).contains(x))
+}
+
+/// Panels of a picture at most: a file can name any number of sites, and a picture of them all fill any memory.
+const PANELS: usize = 64;
+
 fn of_layers(groups: &Groups<'_>, window: Split, measure: &Measure) -> Picture {
     let panel = |site: &String| Panel {
         title: shorten(site, 32),
-        curves: groups.groups.iter().map(|group| group.layer(site, window, measure.value)).collect(),
+        curves: groups
+            .groups
+            .iter()
+            .map(|group| group.layer(site, window, |l| share((measure.value)(l))))
+            .collect(),
     };
-    let title = format!("{} ({})", measure.title, window.name());
-    Picture { id: measure.id, title, kind: measure.kind, panels: groups.sites.iter().map(panel).collect() }
+    let all = groups.sites.len();
+    let part = if all > PANELS { format!(", {PANELS} of {all} layers") } else { String::new() };
+    let title = format!("{} ({}{part})", measure.title, window.name());
+    let panels = groups.sites.iter().take(PANELS).map(panel).collect();
+    Picture { id: measure.id, title, kind: measure.kind, panels }
 }
 
 /// Sizes below are in pixels; what is drawn is so many times larger, and the picture says that it is to be

@@ -29,6 +29,7 @@ pub(crate) fn run(activation: &str, dropout: f64, seed: u64) -> RunData {
                 accuracy: Some(0.7 + 0.05 * f64::from(epoch) + 0.001 * seed as f64),
                 samples: 10,
                 learning_rate: None,
+                nonfinite: None,
             });
             for (site, units) in [("fc1", 8), ("fc2", 6)] {
                 let stats = layer(activation, site, units, 0.1 + 0.1 * f64::from(epoch) + 0.01 * seed as f64);

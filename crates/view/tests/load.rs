@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use taper_report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, SplitReport};
+use taper_report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, SplitReport, TensorBoard};
 use taper_view::{RunData, html_report, load_runs, static_plots};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -126,4 +126,90 @@ fn a_newer_file_beside_older_ones_costs_only_itself() -> Result {
 fn no_runs_make_no_pictures() {
     let error = static_plots(&[], "nowhere").expect_err("there is nothing to draw");
     assert_eq!(error.to_string(), "no run to draw");
+}
+
+/// Every file and directory below `dir`, and what lies beside it.
+fn everything(dir: &Path) -> Vec<String> {
+    let (mut dirs, mut found) = (vec![dir.to_path_buf()], Vec::new());
+    while let Some(at) = dirs.pop() {
+        for entry in fs::read_dir(at).into_iter().flatten().flatten() {
+            found.push(entry.path().strip_prefix(dir).unwrap_or(dir).display().to_string());
+            if entry.path().is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn names_in_files_are_never_paths() -> Result {
+    let above = tempfile::tempdir()?;
+    let dir = above.path().join("a/b/c");
+    for evil in ["../../evil", "/tmp/evil", "evil\0/x", "..", "C:\\evil"] {
+        write_run(&dir, 1, 2, evil)?;
+        // The run's name, its data set and its model are of the file too.
+        let config = dir.join("config.json");
+        let text = fs::read_to_string(&config)?;
+        for (from, to) in [("seed1", evil), ("digits", evil), ("mlp", evil), ("relu", evil)] {
+            let (from, to) = (serde_json::to_string(from)?, serde_json::to_string(to)?);
+            assert!(text.contains(&from));
+            fs::write(&config, fs::read_to_string(&config)?.replace(&from, &to))?;
+        }
+        let (runs, errors) = load(above.path(), &["a/b/c"]);
+        assert!(errors.is_empty() && runs[0].run.name == evil, "{errors:?}");
+        html_report(&runs);
+        static_plots(&runs, dir.join("plots"))?;
+        let mut board = TensorBoard::create(dir.join("board"))?;
+        board.begin(&runs[0].run)?;
+        let layers = runs[0].layers.iter().take(1).map(|line| line.stats.clone()).collect();
+        let of = SplitReport { layers, ..SplitReport::new(Split::Test, Score::default()) };
+        board.epoch(&EpochReport { epoch: 1, splits: vec![of] })?;
+
+        let found = everything(above.path());
+        let expected =
+            |path: &String| ["a", "a/b", "a/b/c"].contains(&path.as_str()) || path.starts_with("a/b/c/");
+        assert!(found.iter().all(expected), "{found:?}");
+        let names = ["plots/accuracy.svg", "plots/dead.png", "board/test", "layers.jsonl", "config.json"];
+        assert!(names.iter().all(|name| found.contains(&format!("a/b/c/{name}"))), "{found:?}");
+        assert!(!found.iter().any(|path| path.contains("evil")), "{found:?}");
+        fs::remove_dir_all(&dir)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn numbers_that_no_run_has_make_a_page_and_plots_all_the_same() -> Result {
+    let above = tempfile::tempdir()?;
+    let dir = above.path().join("run");
+    write_run(&dir, 1, 2, "fc1")?;
+    let layers = dir.join("layers.jsonl");
+    let text = fs::read_to_string(&layers)?;
+    for number in ["1e308", "-1e308", "1e-320", "-0.0"] {
+        for key in ["zero_fraction", "asymmetry", "mean", "variance", "skewness"] {
+            let changed: String = text
+                .lines()
+                .zip([number, "1e308"])
+                .map(|(line, number)| {
+                    let mut fields: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+                    fields[key] = number.parse::<f64>().unwrap_or_default().into();
+                    format!("{fields}\n")
+                })
+                .collect();
+            fs::write(&layers, changed)?;
+            let (runs, errors) = load(above.path(), &["run"]);
+            assert!(errors.is_empty() && runs[0].layers.len() == 2, "{errors:?}");
+            html_report(&runs);
+            static_plots(&runs, dir.join("plots"))?;
+        }
+    }
+    let far = text
+        .replace(r#""epoch":2"#, r#""epoch":4294967295"#)
+        .replace(r#""dead":0"#, r#""dead":18446744073709551615"#);
+    fs::write(&layers, far)?;
+    let (runs, _) = load(above.path(), &["run"]);
+    html_report(&runs);
+    static_plots(&runs, dir.join("plots"))?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod claims;
 mod definitions;
+mod extremes;
 mod faults;
 mod merging;
 mod naive;

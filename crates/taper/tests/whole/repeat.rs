@@ -60,7 +60,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_names_batch_and_site_and_leaves_the_weights() {
+fn a_loss_that_is_not_finite_names_batch_and_origin_and_leaves_the_weights() {
     let data = digits().unwrap();
     let params = Params::new(1, &Device::Cpu);
     let config = MlpConfig { inputs: 64, widths: vec![16, 8], ..Default::default() };
@@ -75,7 +75,7 @@ fn a_loss_that_is_not_finite_names_batch_and_site_and_leaves_the_weights() {
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(rule, 0.1)).unwrap();
     let error = train_epoch(&net, &mut optimizer, data.train.batches(32), &mut (), &mut rng(1)).unwrap_err();
     let text = error.in_epoch(3).to_string();
-    assert!(text.contains("epoch 3, batch 1") && text.contains("site 'fc2'"), "{text}");
+    assert!(text.contains("epoch 3, batch 1") && text.contains("'fc2.weight'"), "{text}");
     assert!(!text.contains('\n'), "{text}");
     assert_eq!(bits(&params), before);
 }

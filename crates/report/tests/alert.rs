@@ -1,0 +1,137 @@
+//! Rules that end a run: what they may say, when they fire, and what they answer.
+
+use taper_report::{
+    Alert, EpochReport, Error, LayerStats, NonFinite, Result, RunDir, Score, Sink, Split, SplitReport,
+};
+
+fn layer(site: &str, dead: u64) -> LayerStats {
+    LayerStats { site: site.into(), units: 8, dead, values: 80, zero_fraction: 0.5, ..LayerStats::default() }
+}
+
+/// fc1 and fc2 on train and test; half of fc2 is dead, on test alone.
+fn report(epoch: u32) -> EpochReport {
+    let score = Score { loss: 0.5, accuracy: 0.875, samples: 128 };
+    let of = |split, dead| SplitReport {
+        layers: vec![layer("fc1", 0), layer("fc2", dead)],
+        seconds: 2.0,
+        ..SplitReport::new(split, score)
+    };
+    EpochReport { epoch, splits: vec![of(Split::Train, 1), of(Split::Test, 4)] }
+}
+
+fn alert(text: &str) -> Alert {
+    text.parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What fires, without the rule and the epoch.
+fn fired(text: &str, report: &EpochReport) -> Option<String> {
+    match alert(text).epoch(report) {
+        Ok(()) => None,
+        Err(Error::Alert(message)) => {
+            let start = format!("alert '{text}' in epoch {}: ", report.epoch);
+            Some(message.strip_prefix(&start).unwrap_or_else(|| panic!("{message}")).to_string())
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_rule_fires_on_the_right_side_of_its_bound() {
+    let report = report(3);
+    for (text, value) in [
+        ("fc2.dead_fraction>0.49", Some("test:fc2.dead_fraction is 0.5")),
+        ("fc2.dead_fraction>0.5", None),
+        ("fc2.dead_fraction>=0.5", Some("test:fc2.dead_fraction is 0.5")),
+        ("fc2.dead_fraction<0.5", None),
+        ("fc2.dead_fraction<=0.5", Some("test:fc2.dead_fraction is 0.5")),
+        ("fc1.dead_fraction < 1e-3", Some("test:fc1.dead_fraction is 0")),
+        ("train:fc2.dead>=1", Some("train:fc2.dead is 1")),
+        ("train:fc2.dead>1", None),
+        ("test:fc2.dead>1", Some("test:fc2.dead is 4")),
+        ("*.zero_fraction>0.4", Some("test:fc1.zero_fraction is 0.5, test:fc2.zero_fraction is 0.5")),
+        ("test.loss > 0.4", Some("test.loss is 0.5")),
+        ("train.accuracy<0.9", Some("train.accuracy is 0.875")),
+        ("train.samples_per_second<100", Some("train.samples_per_second is 64")),
+        ("validation.loss>0", None),
+        ("train.nonfinite>0", None),
+    ] {
+        assert_eq!(fired(text, &report).as_deref(), value, "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_a_number_fires_and_what_was_not_measured_does_not() {
+    let mut report = report(1);
+    report.splits[1].score.loss = f64::NAN;
+    report.splits[0].score.loss = f64::INFINITY;
+    for text in ["test.loss>2", "test.loss<2", "train.loss>2"] {
+        assert!(fired(text, &report).is_some(), "{text}");
+    }
+    assert_eq!(fired("train.loss<2", &report), None);
+    // The skewness of a constant layer.
+    assert_eq!(fired("fc1.skewness>-9", &report), None);
+    assert_eq!(fired("test.learning_rate<1", &report), None);
+    report.splits[0].nonfinite = Some(NonFinite { batches: 2, skipped: 2, first: String::new() });
+    assert_eq!(fired("train.nonfinite>0", &report).as_deref(), Some("train.nonfinite is 2"));
+}
+
+#[test]
+fn a_site_that_there_is_not_is_answered_with_those_there_are() {
+    let error = alert("fc9.dead>0").epoch(&report(1)).expect_err("there is no fc9");
+    assert!(matches!(error, Error::Rule(_)));
+    assert_eq!(error.to_string(), "alert 'fc9.dead>0': unknown site 'fc9': the sites are fc1, fc2");
+    assert!(alert("*.dead>0").check_site(&["fc1"]).is_ok());
+    let error = alert("*.dead>0").check_site::<&str>(&[]).expect_err("there is none");
+    assert_eq!(error.to_string(), "alert '*.dead>0': there is no site");
+    assert!(alert("net.fc1.dead>0").check_site(&["fc1", "net.fc1"]).is_ok());
+    // An epoch that was cut short has no layers, and says nothing about sites.
+    let mut short = report(1);
+    short.splits.truncate(1);
+    short.splits[0].layers.clear();
+    assert!(alert("fc9.dead>0").epoch(&short).is_ok());
+}
+
+#[test]
+fn a_rule_that_cannot_be_meant_is_refused_with_what_could_be() {
+    for (text, why) in [
+        ("", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
+        ("fc2.dead", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
+        ("dead>1", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
+        (".dead>1", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
+        ("train:.dead>1", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
+        ("fc2.dead=1", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
+        ("fc2.dead>", "expected a finite number behind >, found ''"),
+        ("fc2.dead>half", "expected a finite number behind >, found 'half'"),
+        ("fc2.dead>inf", "expected a finite number behind >"),
+        ("fc2.dead>>1", "unknown statistic 'dead>'"),
+        ("fc2.ded>1", "unknown statistic 'ded': the statistics are units, samples, values, zeros"),
+        ("test.dead>1", "unknown metric 'dead' of a split: the metrics are loss, accuracy"),
+        ("fc2.loss>1", "unknown statistic 'loss'"),
+    ] {
+        let error = text.parse::<Alert>().map(|_| ()).expect_err(text);
+        assert!(matches!(error, Error::Rule(_)));
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("alert '{text}': ")) && message.contains(why), "{message}");
+        assert_eq!(message.lines().count(), 1);
+    }
+}
+
+#[test]
+fn the_epoch_that_fires_is_written_down() -> Result<()> {
+    let dir = tempfile::tempdir().map_err(Error::io("a temporary directory"))?;
+    let written = RunDir::create(dir.path())?;
+    let path = written.path().join("metrics.jsonl");
+    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(written), Box::new(alert("fc2.dead>3"))];
+    assert!(sinks.epoch(&report(1)).is_err());
+    let lines: Vec<taper_report::MetricsLine> = taper_report::read_lines(path)?;
+    assert_eq!(lines.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn what_an_alert_asks_for_can_be_known_before_training() {
+    assert!(alert("fc1.dead>1").asks_layers() && !alert("fc1.dead>1").asks_more_than_counts());
+    assert!(alert("fc1.skewness>1").asks_more_than_counts() && !alert("test.loss>1").asks_layers());
+    assert_eq!((alert("train:fc1.dead>1").split(), alert("fc1.dead>1").split()), (Some(Split::Train), None));
+    assert_eq!(alert("test.loss>1").to_string(), "test.loss>1");
+}

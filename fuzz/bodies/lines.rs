@@ -1,0 +1,29 @@
+use super::{one_line, with_file};
+use serde_json::to_vec;
+use taper::report::{Histogram, LayerLine, MetricsLine, TimingLine, read_lines_before_damage};
+
+/// A JSON-lines file, as each of the three kinds: what is read, written and read again is the same.
+pub fn check(bytes: &[u8]) {
+    with_file(bytes, |path| {
+        macro_rules! again {
+            ($kind:ty) => {{
+                let (records, error) = read_lines_before_damage::<$kind>(path);
+                error.iter().for_each(one_line);
+                for record in &records {
+                    let text = to_vec(record).expect("a record is JSON");
+                    assert_eq!(&serde_json::from_slice::<$kind>(&text).expect("its own text"), record);
+                }
+                records
+            }};
+        }
+        again!(MetricsLine);
+        again!(TimingLine);
+        let mut sum = Histogram::default();
+        for histogram in again!(LayerLine).iter().filter_map(|line| line.stats.histogram.as_ref()) {
+            // Whatever the counts are, what is made of them is a number.
+            let _ = (histogram.asymmetry(), histogram.quantile(0.5));
+            sum.merge(histogram);
+        }
+        let _ = (sum.total(), sum.asymmetry(), sum.quantile(1.0));
+    });
+}

@@ -13,11 +13,12 @@ use proptest::prelude::*;
 type Check = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-const TARGETS: [(&str, Check); 7] = [
+const TARGETS: [(&str, Check); 8] = [
     ("idx", bodies::idx::check),
     ("safetensors", bodies::safetensors::check),
     ("config", bodies::config::check),
     ("lines", bodies::lines::check),
+    ("state", bodies::state::check),
     ("page", bodies::page::check),
     ("activation", bodies::activation::check),
     ("options", bodies::options::check),

@@ -11,6 +11,7 @@ pub mod lines;
 pub mod options;
 pub mod page;
 pub mod safetensors;
+pub mod state;
 
 use std::{fmt::Display, fs, path::Path};
 

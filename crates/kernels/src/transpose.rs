@@ -24,6 +24,20 @@ pub(crate) fn transpose(
     turn.one_by_one(0..size.0, 0..size.1);
 }
 
+/// The same to values that there are already.
+#[allow(unsafe_code)]
+pub(crate) fn transpose_to(
+    size: (usize, usize),
+    from: &[f32],
+    from_row: usize,
+    to: &mut [f32],
+    to_row: usize,
+) {
+    let (values, len) = (to.as_mut_ptr().cast::<MaybeUninit<f32>>(), to.len());
+    // SAFETY: the same memory, borrowed as long; `transpose` only writes values to it, so all of it stays initialised.
+    transpose(size, from, from_row, unsafe { std::slice::from_raw_parts_mut(values, len) }, to_row);
+}
+
 struct Turn<'a> {
     size: (usize, usize),
     from: &'a [f32],

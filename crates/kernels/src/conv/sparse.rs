@@ -6,6 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::ConvShape;
 use super::backward::{Gradients, Maps, Wanted, add_up};
 use crate::cpu::{Aligned, lanes, per_image, sum};
+use crate::transpose::transpose_to;
 
 /// Gradients as sums over the values of `grad_ys` that are not 0. A 0 hides a NaN in what it would be multiplied
 /// with; the forward pass has shown it.
@@ -266,33 +267,35 @@ impl Plan {
 
     /// Brings the channels of every pixel together. What pads the image stays as it is.
     fn interleave(&self, image: &[f32], slices: &mut [f32]) {
-        self.for_rows(|from, to, n| {
-            let to = slices[to..].iter_mut().step_by(self.width());
-            to.zip(&image[from..from + n]).for_each(|(to, from)| *to = *from);
+        self.for_rows(|channels, pixels, at, to| {
+            transpose_to((channels, pixels), &image[at..], self.plane(), &mut slices[to..], self.width());
         });
     }
 
     /// The way back.
     fn separate(&self, slices: &[f32], image: &mut [f32]) {
-        self.for_rows(|to, from, n| {
-            let from = slices[from..].iter().step_by(self.width());
-            image[to..to + n].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        self.for_rows(|channels, pixels, at, from| {
+            transpose_to((pixels, channels), &slices[from..], self.width(), &mut image[at..], self.plane());
         });
     }
 
-    /// Calls `visit(index in image, index in slices, n)` for all rows of all channels; in the slices the `n`
-    /// pixels are `width` apart.
-    #[inline(always)]
-    fn for_rows(&self, mut visit: impl FnMut(usize, usize, usize)) {
-        let (s, padding) = (&self.s, self.s.geometry.padding);
-        // Without padding a channel is one long row.
+    /// Pixels of an image.
+    fn plane(&self) -> usize {
+        self.s.h * self.s.w
+    }
+
+    /// Calls `visit(channels, pixels, index in image, index in slices)` for every row of every slice: in the image a
+    /// channel of it has the pixels side by side, in the slices a pixel has the channels so.
+    fn for_rows(&self, mut visit: impl FnMut(usize, usize, usize, usize)) {
+        let (s, padding, width) = (&self.s, self.s.geometry.padding, self.width());
+        // Without padding an image is one long row.
         let (h, w, padded_w) =
             if padding == 0 { (1, s.h * s.w, s.h * s.w) } else { (s.h, s.w, s.padded_size().1) };
-        for c in 0..s.c {
-            let (slice, lane) = (c / self.width(), c % self.width());
+        for slice in 0..self.slices {
+            let first = slice * width;
             for y in 0..h {
                 let pixel = slice * self.area() + (y + padding) * padded_w + padding;
-                visit((c * h + y) * w, pixel * self.width() + lane, w);
+                visit(width.min(s.c - first), w, first * self.plane() + y * w, pixel * width);
             }
         }
     }

@@ -29,8 +29,8 @@ use taper::hooks::{Parts, Recorder, Rng, fork, observer_fn, rng};
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model, Params};
 use taper::report::{
     self, Alert, ConsoleConfig, ConsoleSink, EpochReport, Lengths, Run, RunDir, RunLock, Sink, Split,
-    SplitReport, Summary, TensorBoard, TracingSink, comparison, fresh_dir, read_config, read_reports, sink_fn,
-    write_whole,
+    SplitReport, Summary, TensorBoard, TracingSink, comparison, fresh_dir, read_config, read_reports,
+    sink_fn, write_whole,
 };
 use taper::train::{
     self, Checkpoint, Keep, OnNonFinite, Optimizer, OptimizerConfig, Progress, Schedule, evaluate,

@@ -12,7 +12,9 @@ pub fn check(bytes: &[u8]) {
         let dir = file.with_extension("checkpoint");
         fs::create_dir_all(&dir).expect("a temporary directory");
         let mut sums = String::new();
-        for (name, bytes) in [("model.safetensors", &b"m"[..]), ("optimizer.safetensors", b"o"), ("state.json", bytes)] {
+        for (name, bytes) in
+            [("model.safetensors", &b"m"[..]), ("optimizer.safetensors", b"o"), ("state.json", bytes)]
+        {
             fs::write(dir.join(name), bytes).expect("a temporary file");
             let sum: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             sums += &format!("{sum}  {name}\n");

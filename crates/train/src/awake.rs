@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Runs `op` on a thread of rayon's pool, whose other threads look for work all the while instead of falling asleep.
 ///
 /// A step is a few hundred parallel sections, each of some ten microseconds. To wake a thread takes as long, and it
-/// falls asleep again in every gap between two of them.
+/// falls asleep again in every gap between two of them. Threads for which there is no core of their own may sleep: they
+/// would only be in the way.
 pub(crate) fn awake<R: Send>(op: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| {
         let own = rayon::current_thread_index();
         let done = Done(Arc::new(AtomicBool::new(false)));
-        if rayon::current_num_threads() > 1 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if (2..=cores).contains(&rayon::current_num_threads()) {
             let done = Arc::clone(&done.0);
             // Nobody waits for these: one that has taken up somebody else's long work ends with it.
             rayon::spawn_broadcast(move |context| {

@@ -279,7 +279,7 @@ fn arguments(
     let conflict = |text: &str| Args::command().error(clap::error::ErrorKind::ArgumentConflict, text);
     let args = if resumed {
         let words = std::iter::once("mnist").chain(command.iter().map(String::as_str));
-        // The later wins.
+        // What is left twice are switches.
         let all = Args::command().args_override_self(true).try_get_matches_from(words)?;
         let force = now.iter().any(|word| word == "--force");
         Args { force, ..Args::from_arg_matches(&all)? }

@@ -50,20 +50,28 @@ impl Stored {
         Ok(Self { dir: dir.to_path_buf(), only: alone.then_some(run.name), command })
     }
 
-    /// The stored options and behind them those of now, but for what is about going on itself.
+    /// The stored options and behind them those of now, but for what is about going on itself. An option that is given
+    /// now takes the place of what it was, also if it may come several times or has several values.
     pub fn with(&self, now: &[String]) -> Vec<String> {
-        let mut command = self.command.clone();
-        let mut words = now.iter();
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "--resume" => drop(words.next()),
-                "--force" => {}
-                word if word.starts_with("--resume=") => {}
-                word => command.push(word.to_string()),
-            }
-        }
-        command
+        let now: Vec<_> =
+            options(now).filter(|option| !["--resume", "--force"].contains(&name(option))).collect();
+        let stored = options(&self.command).filter(|own| now.iter().all(|new| name(new) != name(own)));
+        stored.chain(now.iter().copied()).flatten().cloned().collect()
     }
+}
+
+/// Every option of a command line, with its value behind it if that is a word of its own.
+fn options(words: &[String]) -> impl Iterator<Item = &[String]> {
+    // `-0.5` is a value, `-q` is none.
+    let is_name = |word: &str| {
+        word.starts_with("--")
+            || word.strip_prefix('-').is_some_and(|rest| rest.starts_with(char::is_alphabetic))
+    };
+    words.chunk_by(move |_, next| !is_name(next))
+}
+
+fn name(option: &[String]) -> &str {
+    option[0].split('=').next().unwrap_or_default()
 }
 
 /// What of a run is another than it was, in words. How many threads there are is no change: the bits are the same.
@@ -133,6 +141,7 @@ impl<S: Sink> Sink for CaughtUp<S> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
     use serde_json::json;
 
     fn run(config: Value) -> Run {
@@ -169,5 +178,14 @@ mod tests {
         let with = |now: &str| stored.with(&words(now)).join(" ");
         assert_eq!(with("--resume x"), "--act relu --out x");
         assert_eq!(with("--lr 1 --resume=x --force -q"), "--act relu --out x --lr 1 -q");
+    }
+
+    #[test]
+    fn what_is_given_now_takes_the_place_of_what_was_given_then() {
+        let words = |text: &str| text.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+        let command = words("--widths 16,8 --lr -0.5 --live --alert a.dead>1 --alert=b.dead>2 --seed 3 -q");
+        let stored = Stored { dir: "x".into(), only: None, command };
+        let all = stored.with(&words("--alert c.dead>4 --widths=32 --live")).join(" ");
+        assert_eq!(all, "--lr -0.5 --seed 3 -q --alert c.dead>4 --widths=32 --live");
     }
 }

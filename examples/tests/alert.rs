@@ -56,6 +56,20 @@ fn an_alert_that_does_not_fire_changes_nothing() {
 }
 
 #[test]
+fn a_run_that_an_alert_has_ended_goes_on_with_another_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert_eq!(mnist(dir, &["--epochs", "3", "--out", "plain"]), (Some(0), String::new()));
+    assert_eq!(mnist(dir, &["--epochs", "3", "--out", "run", "--alert", "fc1.units>15"]).0, Some(3));
+    assert_eq!(lines(dir.join("run/metrics.jsonl")).len(), 2);
+    assert_eq!(mnist(dir, &["--resume", "run", "--alert", "fc1.units>16"]), (Some(0), String::new()));
+    for file in ["metrics.jsonl", "layers.jsonl", "model.safetensors"] {
+        let read = |run: &str| fs::read(dir.join(run).join(file)).unwrap();
+        assert_eq!(read("plain"), read("run"), "{file}");
+    }
+}
+
+#[test]
 fn of_a_grid_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -48,3 +48,22 @@ fn look_for_work(done: &AtomicBool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_looks_for_work_any_more_when_it_is_done_or_has_panicked() {
+        assert_eq!(awake(|| rayon::join(|| 1, || 2)), (1, 2));
+        let flag = Arc::new(AtomicBool::new(false));
+        let done = Done(Arc::clone(&flag));
+        let panicked = std::panic::catch_unwind(move || {
+            let _done = done;
+            panic!("as it should")
+        });
+        assert!(panicked.is_err() && flag.load(Ordering::Acquire));
+        look_for_work(&flag);
+        assert!(std::panic::catch_unwind(|| awake(|| panic!("as it should"))).is_err());
+    }
+}

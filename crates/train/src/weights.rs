@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use taper_nn::Params;
 use taper_report::write_whole;
 
@@ -32,47 +32,7 @@ pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
 /// [`Error::Weights`] when the file is missing, not safetensors, or has missing, extra, misshapen or non-f32
 /// tensors.
 pub fn load_weights(params: &Params, path: &Path) -> Result<()> {
-    let mut file = WeightFile::open(path)?;
-    let vars = params.vars();
-    let own: Vec<&str> = vars.iter().map(|(name, _)| name.as_str()).collect();
-    let names = file.header.offset_keys();
-    if let Some(name) = names.iter().find(|name| !own.contains(&name.as_str())) {
-        return Err(file.fault(format!(
-            "tensor {} has no place in this model, whose parameters are {}: is it another model or other sizes?",
-            quoted(name),
-            listed(&own)
-        )));
-    }
-    for (name, var) in &vars {
-        let Some(info) = file.header.info(name) else {
-            return Err(file.fault(format!("expected a tensor '{name}', found only {}", listed(&names))));
-        };
-        if info.shape != var.dims() {
-            return Err(file.fault(format!(
-                "tensor '{name}': expected shape {:?}, found {:?}: is the model built with the sizes of the file?",
-                var.dims(),
-                info.shape
-            )));
-        }
-    }
-    let mut loaded = Vec::new();
-    for (name, var) in &vars {
-        let values = file.values(name)?;
-        let faulty = values.iter().filter(|x| !x.is_finite()).count();
-        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-            let row = at / (values.len() / var.dims().first().copied().unwrap_or(1).max(1)).max(1);
-            tracing::warn!(
-                "{}: tensor '{name}': {faulty} of {} values are NaN or infinite, the first in row {row}",
-                path.display(),
-                values.len()
-            );
-        }
-        loaded.push((var, Tensor::from_vec(values, var.shape(), var.device())?.to_dtype(var.dtype())?));
-    }
-    for (var, tensor) in loaded {
-        var.set(&tensor)?;
-    }
-    Ok(())
+    set(params, &WeightFile::open(path)?.parameters(params)?)
 }
 
 /// The parameters as they are.
@@ -98,56 +58,29 @@ pub(crate) fn pack(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, String> {
     safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())
 }
 
-fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
-    SafeTensors::deserialize(bytes)
-        .map_err(|e| format!("expected a safetensors file, found something else or part of one: {e}"))
-}
-
-/// One tensor of a file, which must be f32.
-fn tensor(name: &str, view: &TensorView<'_>, device: &Device) -> Result<Tensor, String> {
-    if view.dtype() != Dtype::F32 {
-        return Err(format!("tensor '{name}': expected f32, found {:?}: convert it first", view.dtype()));
-    }
-    let values: Vec<f32> =
-        view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    Tensor::from_vec(values, view.shape(), device).map_err(|e| Error::from(e).to_string())
-}
-
 /// All tensors of a safetensors file, by name.
 pub(crate) fn unpack(bytes: &[u8], device: &Device) -> Result<Vec<(String, Tensor)>, String> {
-    let named = |(name, view): (&str, TensorView<'_>)| Ok((name.to_string(), tensor(name, &view, device)?));
-    parse(bytes)?.iter().map(named).collect()
+    let mut file = WeightFile::in_memory(bytes).map_err(message)?;
+    let names = file.header.offset_keys();
+    let named = |name: String| -> Result<_> {
+        let shape = file.header.info(&name).map(|info| info.shape.clone()).unwrap_or_default();
+        let tensor = Tensor::from_vec(file.values(&name)?, shape, device)?;
+        Ok((name, tensor))
+    };
+    names.into_iter().map(named).collect::<Result<_>>().map_err(message)
 }
 
 /// What a safetensors file says about each parameter, in their order.
 pub(crate) fn values(params: &Params, bytes: &[u8]) -> Result<Vec<Tensor>, String> {
-    let file = parse(bytes)?;
-    let vars = params.vars();
-    let mut names = file.names();
-    names.sort_unstable();
-    for name in &names {
-        if !vars.iter().any(|(own, _)| own == name) {
-            let own = params.names().join(", ");
-            return Err(format!(
-                "tensor '{name}' has no place in this model, whose parameters are {own}: is it another model or other sizes?"
-            ));
-        }
+    WeightFile::in_memory(bytes).and_then(|mut file| file.parameters(params)).map_err(message)
+}
+
+/// Without the path, which those who have the bytes alone know.
+fn message(error: Error) -> String {
+    match error {
+        Error::Weights { message, .. } => message,
+        other => other.to_string(),
     }
-    let value = |(name, var): &(String, Var)| {
-        let view = file
-            .tensor(name)
-            .map_err(|_| format!("expected a tensor '{name}', found only {}", names.join(", ")))?;
-        let loaded = tensor(name, &view, var.device())?;
-        if view.shape() != var.dims() {
-            return Err(format!(
-                "tensor '{name}': expected shape {:?}, found {:?}: is the model built with the sizes of the file?",
-                var.dims(),
-                view.shape()
-            ));
-        }
-        loaded.to_dtype(var.dtype()).map_err(|e| Error::from(e).to_string())
-    };
-    vars.iter().map(value).collect()
 }
 
 /// Sets all parameters, in their order.
@@ -174,15 +107,15 @@ pub fn weight_shapes(path: &Path) -> Result<Vec<(String, Vec<usize>)>> {
 const MAX_HEADER: u64 = 256 << 10;
 
 /// A safetensors file whose header has been read, and fits the size of the file.
-struct WeightFile<'a> {
+struct WeightFile<'a, R> {
     path: &'a Path,
-    file: File,
+    reader: R,
     header: Metadata,
     /// Where the values begin.
     start: u64,
 }
 
-impl<'a> WeightFile<'a> {
+impl<'a> WeightFile<'a, File> {
     fn open(path: &'a Path) -> Result<Self> {
         let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
         let cannot = |e: std::io::Error| fault(format!("cannot read weights: {e}"));
@@ -192,21 +125,37 @@ impl<'a> WeightFile<'a> {
             let found = if meta.is_dir() { "a directory" } else { "a device or a pipe" };
             return Err(fault(format!("cannot read weights: expected a file, found {found}")));
         }
+        Self::read(path, File::open(path).map_err(cannot)?, meta.len(), MAX_HEADER)
+    }
+}
+
+impl<'a> WeightFile<'a, Cursor<&'a [u8]>> {
+    /// One whose checksum was right: its header is as long as it has to be.
+    fn in_memory(bytes: &'a [u8]) -> Result<Self> {
+        let size = bytes.len() as u64;
+        Self::read(Path::new("checkpoint"), Cursor::new(bytes), size, size)
+    }
+}
+
+impl<'a, R: Read + Seek> WeightFile<'a, R> {
+    /// Reads the header of a file of `size` bytes, unless it is longer than `most`.
+    fn read(path: &'a Path, mut reader: R, size: u64, most: u64) -> Result<Self> {
+        let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
+        let cannot = |e: std::io::Error| fault(format!("cannot read weights: {e}"));
         let wrong = |what: &str| {
             fault(format!("expected a safetensors file, found something else or part of one: {what}"))
         };
-        let mut file = File::open(path).map_err(cannot)?;
-        let (mut length, size) = ([0; 8], meta.len());
+        let mut length = [0; 8];
         if size < 8 {
             return Err(wrong(&format!("{size} bytes")));
         }
-        file.read_exact(&mut length).map_err(cannot)?;
+        reader.read_exact(&mut length).map_err(cannot)?;
         let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length > size - 8 {
+        if length > most || length > size - 8 {
             return Err(wrong(&format!("a header of {length} bytes, in a file of {size}")));
         }
         let mut header = Vec::new();
-        (&mut file).take(length).read_to_end(&mut header).map_err(cannot)?;
+        (&mut reader).take(length).read_to_end(&mut header).map_err(cannot)?;
         let header: Metadata = serde_json::from_slice(&header).map_err(|e| wrong(&short(&e.to_string())))?;
         let claimed = u64::try_from(header.data_len()).ok().and_then(|n| n.checked_add(8 + length));
         if claimed != Some(size) {
@@ -220,15 +169,56 @@ impl<'a> WeightFile<'a> {
                 return Err(fault(format!("tensor {name}: expected f32, found {found:?}: convert it first")));
             }
         }
-        Ok(Self { path, file, header, start: 8 + length })
+        Ok(Self { path, reader, header, start: 8 + length })
+    }
+
+    /// What the file says about each parameter, in their order: it must have these and no others.
+    fn parameters(&mut self, params: &Params) -> Result<Vec<Tensor>> {
+        let vars = params.vars();
+        let own: Vec<&str> = vars.iter().map(|(name, _)| name.as_str()).collect();
+        let names = self.header.offset_keys();
+        if let Some(name) = names.iter().find(|name| !own.contains(&name.as_str())) {
+            return Err(self.fault(format!(
+                "tensor {} has no place in this model, whose parameters are {}: is it another model or other sizes?",
+                quoted(name),
+                listed(&own)
+            )));
+        }
+        for (name, var) in &vars {
+            let Some(info) = self.header.info(name) else {
+                return Err(self.fault(format!("expected a tensor '{name}', found only {}", listed(&names))));
+            };
+            if info.shape != var.dims() {
+                return Err(self.fault(format!(
+                    "tensor '{name}': expected shape {:?}, found {:?}: is the model built with the sizes of the file?",
+                    var.dims(),
+                    info.shape
+                )));
+            }
+        }
+        let mut loaded = Vec::new();
+        for (name, var) in &vars {
+            let values = self.values(name)?;
+            let faulty = values.iter().filter(|x| !x.is_finite()).count();
+            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+                let row = at / (values.len() / var.dims().first().copied().unwrap_or(1).max(1)).max(1);
+                tracing::warn!(
+                    "{}: tensor '{name}': {faulty} of {} values are NaN or infinite, the first in row {row}",
+                    self.path.display(),
+                    values.len()
+                );
+            }
+            loaded.push(Tensor::from_vec(values, var.shape(), var.device())?.to_dtype(var.dtype())?);
+        }
+        Ok(loaded)
     }
 
     /// The values of one tensor, which the header has.
     fn values(&mut self, name: &str) -> Result<Vec<f32>> {
         let (from, to) = self.header.info(name).map_or((0, 0), |info| info.data_offsets);
         let mut raw = vec![0; to - from];
-        let read = self.file.seek(SeekFrom::Start(self.start + from as u64));
-        read.and_then(|_| self.file.read_exact(&mut raw))
+        let read = self.reader.seek(SeekFrom::Start(self.start + from as u64));
+        read.and_then(|_| self.reader.read_exact(&mut raw))
             .map_err(|e| self.fault(format!("cannot read weights: {e}")))?;
         Ok(raw.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }

@@ -101,24 +101,21 @@ fn map(f: Activation, xs: &[f32]) -> Vec<f32> {
 
 /// `f'(xs) · grad_ys`, in the place of `grad_ys`.
 fn backward(f: Activation, xs: &[f32], grad_ys: Gradient) -> Gradient {
-    match grad_ys {
-        Gradient::Dense(mut grads) => {
-            for_chunks(&mut grads, |start, grads| scale(f, &xs[start..], grads));
-            Gradient::Dense(grads)
-        }
-        Gradient::Winners(mut winners) => {
-            let Winners { windows, plane, .. } = winners;
-            let grads = winners.values.par_chunks_mut(windows).zip(winners.positions.par_chunks(windows));
-            grads.zip(xs.par_chunks(plane)).for_each_init(
-                || vec![0.0; windows],
-                |own, ((grads, positions), xs)| {
-                    own.iter_mut().zip(positions).for_each(|(x, position)| *x = xs[*position as usize]);
-                    scale(f, own, grads);
-                },
-            );
-            Gradient::Winners(winners)
-        }
-    }
+    let Gradient::Winners(mut winners) = grad_ys else {
+        let mut grads = grad_ys.into_dense();
+        for_chunks(&mut grads, |start, grads| scale(f, &xs[start..], grads));
+        return Gradient::Dense(grads);
+    };
+    let Winners { windows, plane, .. } = winners;
+    let grads = winners.values.par_chunks_mut(windows).zip(winners.positions.par_chunks(windows));
+    grads.zip(xs.par_chunks(plane)).for_each_init(
+        || vec![0.0; windows],
+        |own, ((grads, positions), xs)| {
+            own.iter_mut().zip(positions).for_each(|(x, position)| *x = xs[*position as usize]);
+            scale(f, own, grads);
+        },
+    );
+    Gradient::Winners(winners)
 }
 
 /// Multiplies every gradient with `f'` at its value.

@@ -1,5 +1,6 @@
 //! What all kernels share: slices out of tensors, run-time CPU dispatch, and the matrix product.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut, Range};
 
@@ -55,6 +56,11 @@ impl Deref for Values<'_> {
     }
 }
 
+/// Calls `f` with the values of a contiguous f32 tensor on the CPU.
+pub(crate) fn of_contiguous<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> R {
+    f(&Values::of(tensor).expect("the kernel was made for such a tensor"))
+}
+
 /// The values of a contiguous f32 tensor's storage.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
@@ -99,6 +105,50 @@ pub(crate) unsafe fn filled(
     // SAFETY: the chunks cover all of it, and the caller vouches for each.
     unsafe { values.set_len(len) };
     values
+}
+
+/// A matrix of `rows` times `width`, made by blocks of `block` columns on all threads: `write(first column, columns)`
+/// writes every element of its block.
+///
+/// # Safety
+/// `write` leaves no element of its block as it was.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn filled_by_columns(
+    (rows, width): (usize, usize),
+    block: usize,
+    write: impl Fn(usize, Columns<'_>) + Sync,
+) -> Vec<f32> {
+    let mut values = Vec::with_capacity(rows * width);
+    let all = Lent { first: values.as_mut_ptr(), len: rows * width, values: PhantomData };
+    (0..width.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|b| {
+        let own = b * block..((b + 1) * block).min(width);
+        // SAFETY: the matrix has room for `rows` times `width` values, and no column is in two blocks.
+        let first = unsafe { all.pointer().add(own.start) };
+        write(own.start, Columns { first, rows, width, own: own.len(), matrix: PhantomData });
+    });
+    // SAFETY: the blocks cover all columns, and the caller vouches for each.
+    unsafe { values.set_len(rows * width) };
+    values
+}
+
+/// Some columns of a matrix that is being made, side by side.
+pub(crate) struct Columns<'a> {
+    first: *mut f32,
+    rows: usize,
+    /// Of the matrix.
+    width: usize,
+    own: usize,
+    matrix: PhantomData<&'a mut [MaybeUninit<f32>]>,
+}
+
+impl Columns<'_> {
+    /// What row `i` has in these columns.
+    #[allow(unsafe_code)]
+    pub fn row(&mut self, i: usize) -> &mut [MaybeUninit<f32>] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        // SAFETY: the row is one of the matrix; its part in these columns is lent out here alone, for as long as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.width).cast(), self.own) }
+    }
 }
 
 /// How many `f32` a vector has on this CPU.
@@ -222,6 +272,22 @@ pub(crate) fn matmul(
     unsafe { gemm(size, dst.as_mut_ptr(), accumulate, lhs, rhs, parallel) }
 }
 
+/// `lhs · rhs` in rows of n, written to `dst` by this thread alone; `lhs` is m×k, `rhs` k×n.
+#[allow(unsafe_code)]
+pub(crate) fn product_to(
+    size: (usize, usize, usize),
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    dst: &mut [MaybeUninit<f32>],
+) {
+    assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
+    if size.2 == 0 {
+        return dst.fill(MaybeUninit::new(0.0));
+    }
+    // SAFETY: `dst` has room for m×n values, and nothing is added to them.
+    unsafe { gemm(size, dst.as_mut_ptr().cast(), false, lhs, rhs, false) }
+}
+
 /// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.
 #[allow(unsafe_code)]
 pub(crate) fn product((m, n, k): (usize, usize, usize), lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
@@ -240,41 +306,64 @@ pub(crate) fn product((m, n, k): (usize, usize, usize), lhs: Matrix<'_>, rhs: Ma
 /// Into how many tiles a product is cut that all threads share: `(of rows, of columns)`.
 ///
 /// `gemm`'s own way to share one leaves a second thread next to nothing to do at the sizes of a batch. A tile is worth
-/// waking a thread for, and wide enough for vectors to be full and for what is packed to be used; rows are cut only where columns cannot be. The
+/// waking a thread for, and wide enough for vectors to be full and for what is packed to be used; the longer side is cut. The
 /// number of threads plays no part, and so not a bit depends on it.
-fn tiles((m, n, k): (usize, usize, usize)) -> (usize, usize) {
+pub(crate) fn tiles((m, n, k): (usize, usize, usize)) -> (usize, usize) {
     const OPERATIONS: usize = 1 << 22;
     let worth = m.saturating_mul(n).saturating_mul(k) / OPERATIONS;
     // Of an even number two threads get as much each.
     let even = |tiles: usize| if tiles > 2 { tiles.next_multiple_of(2) } else { tiles.max(1) };
-    match n {
-        256.. => (1, even(worth.min(n / 128))),
-        128.. => (1, worth.clamp(1, 2)),
-        _ => (even(worth.min(m / 64)), 1),
+    match (m, n) {
+        (_, 256..) => (1, even(worth.min(n / 128))),
+        (256.., _) | (_, ..128) => (even(worth.min(m / 64)), 1),
+        _ => (1, worth.clamp(1, 2)),
     }
 }
 
 /// The `i`-th of `parts` nearly equal parts of `0..len`; all but the last end at a multiple of `unit`.
-fn part(len: usize, parts: usize, unit: usize, i: usize) -> Range<usize> {
+pub(crate) fn part(len: usize, parts: usize, unit: usize, i: usize) -> Range<usize> {
     let end = |i: usize| (len.div_ceil(unit) * i / parts * unit).min(len);
     end(i)..end(i + 1)
 }
 
-/// A pointer that threads may share, each to write elements of its own.
+/// Values of which each of many threads is lent a part of its own.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+pub(crate) struct Lent<'a> {
+    first: *mut f32,
+    len: usize,
+    values: PhantomData<&'a mut [f32]>,
+}
 
-// SAFETY: what is written through it is for the holder to answer for: see `gemm`.
+// SAFETY: values are reached through `part` and `pointer` alone, and whoever calls these answers for what is shared.
 #[allow(unsafe_code)]
-unsafe impl Send for Shared {}
+unsafe impl Send for Lent<'_> {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Lent<'_> {}
 
-impl Shared {
-    /// Takes the whole wrapper into a closure, not the pointer alone.
+impl<'a> Lent<'a> {
+    pub fn of(values: &'a mut [f32]) -> Self {
+        Self { first: values.as_mut_ptr(), len: values.len(), values: PhantomData }
+    }
+
+    /// Those of a range; none of no values at all.
+    ///
+    /// # Safety
+    /// Nobody else has any of them.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [f32] {
+        if self.len == 0 {
+            return &mut [];
+        }
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
+        // SAFETY: the range is one of the values, and they are the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
+    }
+
+    /// To the first of them. Takes the whole wrapper into a closure, not the pointer alone.
     fn pointer(&self) -> *mut f32 {
-        self.0
+        self.first
     }
 }
 
@@ -292,7 +381,7 @@ unsafe fn gemm(
     parallel: bool,
 ) {
     assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
-    let dst = Shared(dst);
+    let dst = Lent { first: dst, len: m * n, values: PhantomData };
     let tile = |rows: Range<usize>, columns: Range<usize>| {
         if rows.is_empty() || columns.is_empty() {
             return;
@@ -327,11 +416,12 @@ unsafe fn gemm(
     if of_rows * of_columns == 1 {
         return tile(0..m, 0..n);
     }
-    // Columns are those of vectors, of which sixteen values fill the longest.
-    (0..of_rows * of_columns)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|i| tile(part(m, of_rows, 8, i / of_columns), part(n, of_columns, 16, i % of_columns)));
+    // Columns are those of vectors, of which sixteen values fill the longest; rows are multiplied six at a time.
+    let cut = |i: usize| (part(m, of_rows, 6, i / of_columns), part(n, of_columns, 16, i % of_columns));
+    (0..of_rows * of_columns).into_par_iter().with_max_len(1).for_each(|i| {
+        let (rows, columns) = cut(i);
+        tile(rows, columns)
+    });
 }
 
 /// Adds the rows of `rows` (each `sums.len()` long) to `sums`, in order.

@@ -2,23 +2,24 @@ use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::{CHUNK, Values, is_fast, simd};
+use crate::gradients::{Form, VarGradient};
 
-/// Whether no value of these tensors is NaN or infinite, in one pass.
+/// Whether no value of these gradients is NaN or infinite.
 ///
 /// # Errors
-/// When a tensor cannot be read.
-pub fn all_finite<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<bool> {
+/// When a gradient cannot be read.
+pub fn all_finite<'a>(gradients: impl IntoIterator<Item = &'a VarGradient>) -> Result<bool> {
     // What is elsewhere is summed up there, and asked for once: reading each would be a wait for each.
     let mut elsewhere: Option<Tensor> = None;
-    for tensor in tensors {
+    for gradient in gradients {
+        let tensor = match &gradient.0 {
+            Form::Product(product) if product.is_surely_finite() => continue,
+            Form::Product(_) => &gradient.values()?,
+            Form::Values(tensor) => tensor,
+        };
         if is_fast(&[tensor]) {
             let tensor = tensor.contiguous()?;
-            let values = Values::of(&tensor)?;
-            let finite = match values.len() > CHUNK {
-                true => values.par_chunks(CHUNK).all(finite),
-                false => finite(&values),
-            };
-            if !finite {
+            if !largest(&Values::of(&tensor)?).is_finite() {
                 return Ok(false);
             }
         } else {
@@ -40,13 +41,20 @@ pub fn first_non_finite(tensor: &Tensor) -> Result<Option<usize>> {
     crate::with_values(tensor, |values| values.iter().position(|x| !x.is_finite()))
 }
 
+/// The largest magnitude; infinite or NaN if one value is. 0 of none.
+///
 /// A number that is not finite has an exponent of all ones: its bits, without the sign, are the largest.
-fn finite(values: &[f32]) -> bool {
-    let largest = simd(
-        #[inline(always)]
-        || values.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff)),
-    );
-    largest < f32::INFINITY.to_bits()
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    let largest = |values: &[f32]| {
+        simd(
+            #[inline(always)]
+            || values.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff)),
+        )
+    };
+    f32::from_bits(match values.len() > CHUNK {
+        true => values.par_chunks(CHUNK).map(largest).reduce(|| 0, u32::max),
+        false => largest(values),
+    })
 }
 
 pub(crate) mod twin {
@@ -64,6 +72,11 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
+    fn finite(tensors: &[Tensor]) -> bool {
+        let gradients: Vec<VarGradient> = tensors.iter().cloned().map(Into::into).collect();
+        all_finite(&gradients).unwrap()
+    }
+
     #[test]
     fn one_value_among_many_is_found_wherever_it_is() {
         let n = 3 * CHUNK + 7;
@@ -73,15 +86,16 @@ mod tests {
                 values[at] = fault;
                 let tensor = Tensor::new(&values[..], &Device::Cpu).unwrap();
                 let good = Tensor::new(&[f32::MIN, -0.0, 1e-45], &Device::Cpu).unwrap();
-                assert!(!all_finite([&good, &tensor]).unwrap(), "{fault} at {at}");
-                assert!(!all_finite([&good, &tensor.to_dtype(DType::F64).unwrap()]).unwrap());
+                let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+                assert!(!finite(&[good.clone(), tensor.clone()]), "{fault} at {at}");
+                assert!(!finite(&[good.clone(), wide(&tensor)]));
                 assert_eq!(first_non_finite(&tensor).unwrap(), Some(at));
-                assert!(all_finite([&good, &good.to_dtype(DType::F64).unwrap()]).unwrap());
+                assert!(finite(&[good.clone(), wide(&good)]));
             }
         }
-        assert!(all_finite([]).unwrap());
+        assert!(finite(&[]));
         let row = Tensor::new(&[[1.0_f32, 2.0], [f32::NAN, 4.0]], &Device::Cpu).unwrap();
-        assert!(!all_finite([&row.t().unwrap()]).unwrap(), "not contiguous");
-        assert!(all_finite([&row.narrow(0, 0, 1).unwrap()]).unwrap(), "only the part that it is");
+        assert!(!finite(&[row.t().unwrap()]), "not contiguous");
+        assert!(finite(&[row.narrow(0, 0, 1).unwrap()]), "only the part that it is");
     }
 }

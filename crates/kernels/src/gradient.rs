@@ -2,12 +2,16 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::linear::Product;
+
 /// The gradient of the loss by a tensor.
 pub(crate) enum Gradient {
     /// A value per element, in row-major order.
     Dense(Vec<f32>),
     /// Behind max-pooling: only the winner of each window has one.
     Winners(Winners),
+    /// By the weights of a linear layer.
+    Product(Product),
 }
 
 /// Gradients at the winners of pooling windows; everywhere else it is 0.
@@ -28,6 +32,7 @@ impl Gradient {
         match self {
             Self::Dense(values) => values,
             Self::Winners(winners) => winners.scatter(),
+            Self::Product(product) => product.values(),
         }
     }
 

@@ -1,6 +1,6 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -9,9 +9,13 @@ use crate::cpu::{Matrix, add_rows, filled, is_fast, matmul, product, simd};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
+use crate::transpose::transposed;
 
+mod gradient;
 mod sparse;
 
+use gradient::Factor;
+pub(crate) use gradient::Product;
 use sparse::Sparse;
 
 /// `xs · weightᵀ + bias`, as PyTorch's `F.linear`. No gradient is computed for an `xs` that needs none.
@@ -37,11 +41,12 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
         return twin::linear(xs, weight, bias);
     }
+    let xs = xs.contiguous()?;
     let shape = [rest, &[o]].concat().into();
-    let kernel = Linear { n: rest.iter().product(), i, o, shape, input: OnceLock::new() };
+    let kernel = Linear { n: rest.iter().product(), i, o, shape, xs: xs.clone(), input: OnceLock::new() };
     match bias {
-        Some(bias) => apply(kernel, &[xs, weight, bias]),
-        None => apply(kernel, &[xs, weight]),
+        Some(bias) => apply(kernel, &[&xs, weight, bias]),
+        None => apply(kernel, &[&xs, weight]),
     }
 }
 
@@ -51,6 +56,8 @@ struct Linear {
     i: usize,
     o: usize,
     shape: Shape,
+    /// Contiguous.
+    xs: Tensor,
     /// Found by the forward pass.
     input: OnceLock<Input>,
 }
@@ -58,8 +65,8 @@ struct Linear {
 /// What of an input has to be multiplied.
 enum Input {
     All,
-    Varying(Compact),
-    Sparse(Sparse),
+    Varying(Arc<Compact>),
+    Sparse(Arc<Sparse>),
 }
 
 impl Input {
@@ -68,8 +75,8 @@ impl Input {
             return Self::All;
         }
         match Sparse::of(xs, i) {
-            Some(sparse) => Self::Sparse(sparse),
-            None => Compact::of(xs, i).map_or(Self::All, Self::Varying),
+            Some(sparse) => Self::Sparse(Arc::new(sparse)),
+            None => Compact::of(xs, i).map_or(Self::All, |compact| Self::Varying(Arc::new(compact))),
         }
     }
 }
@@ -82,6 +89,8 @@ struct Compact {
     width: usize,
     /// These columns alone: `(n, width)`.
     xs: Vec<f32>,
+    /// The first sample, which the others are like in all other columns.
+    first: Vec<f32>,
 }
 
 /// Constant stretches shorter than this are not worth leaving out.
@@ -112,7 +121,7 @@ impl Compact {
         if width * 8 > i * 7 {
             return None;
         }
-        let mut compact = Self { runs, width, xs: Vec::new() };
+        let mut compact = Self { runs, width, xs: Vec::new(), first: xs[..i].to_vec() };
         compact.xs = compact.columns(xs, i);
         Some(compact)
     }
@@ -135,10 +144,10 @@ impl Compact {
         }
     }
 
-    /// The constant stretches of `i` columns, in order.
-    fn constant(&self, i: usize) -> impl Iterator<Item = Range<usize>> {
+    /// The constant stretches of columns, in order.
+    fn constant(&self) -> impl Iterator<Item = Range<usize>> {
         let starts = std::iter::once(0).chain(self.runs.iter().map(|run| run.end));
-        let ends = self.runs.iter().map(|run| run.start).chain(std::iter::once(i));
+        let ends = self.runs.iter().map(|run| run.start).chain(std::iter::once(self.first.len()));
         starts.zip(ends).map(|(start, end)| start..end).filter(|run| !run.is_empty())
     }
 }
@@ -176,10 +185,10 @@ impl Linear {
     /// What every sample gets beside the product: the bias, and what the constant columns give.
     fn base(&self, inputs: &[&[f32]], compact: &Compact) -> Vec<f32> {
         let mut base = self.bias(inputs);
-        let (row, weight) = (&inputs[0][..self.i], inputs[1]);
+        let (row, weight) = (&compact.first, inputs[1]);
         let outputs = base.par_iter_mut().zip(weight.par_chunks_exact(self.i));
         outputs.with_min_len(ROWS).for_each(|(base, weight)| {
-            for run in compact.constant(self.i).filter(|run| row[run.clone()].iter().any(|x| *x != 0.0)) {
+            for run in compact.constant().filter(|run| row[run.clone()].iter().any(|x| *x != 0.0)) {
                 *base += dot(&row[run.clone()], &weight[run]);
             }
         });
@@ -190,37 +199,31 @@ impl Linear {
         inputs.get(2).map_or_else(|| vec![0.0; self.o], |bias| bias.to_vec())
     }
 
-    /// `gradsᵀ · xs` for `grads`, `(n, o)`, and their sums over the batch.
-    #[allow(unsafe_code)]
-    fn grad_weight(&self, xs: &[f32], grads: &[f32], sums: &[f32]) -> Vec<f32> {
-        let Self { n, i, o, .. } = *self;
-        let turned = Matrix::new(grads, o).transposed();
-        let compact = match self.input.get() {
-            Some(Input::Sparse(sparse)) => return sparse.grad_weight(grads, sums),
-            Some(Input::Varying(compact)) => compact,
-            Some(Input::All) | None => return product((o, i, n), turned, Matrix::new(xs, i)),
+    /// What is to be multiplied for the gradient of the weights, from that of the result and its sums over the batch.
+    fn grad_weight(&self, grads: Vec<f32>, sums: &[f32]) -> Product {
+        let factor = match self.input.get() {
+            Some(Input::Sparse(sparse)) => Factor::Sparse(Arc::clone(sparse)),
+            Some(Input::Varying(compact)) => Factor::Varying(Arc::clone(compact)),
+            Some(Input::All) | None => Factor::All(self.xs.clone()),
         };
-        let width = compact.width;
-        let varying = product((o, width, n), turned, Matrix::new(&compact.xs, width));
-        // SAFETY: runs and constant stretches take turns and cover all columns of each row.
-        unsafe {
-            filled(o * i, ROWS * i, |start, chunk| {
-                for (row, grads) in (start / i..).zip(chunk.chunks_exact_mut(i)) {
-                    let (mut varying, mut column) = (&varying[row * width..], 0);
-                    let mut rest = grads;
-                    for run in compact.runs.iter().chain([&(i..i)]) {
-                        let (constant, behind) = rest.split_at_mut(run.start - column);
-                        // The sum over samples is that of the gradients, times the constant.
-                        for (grad, x) in constant.iter_mut().zip(&xs[column..]) {
-                            grad.write(sums[row] * x);
-                        }
-                        rest = write(behind, &varying[..run.len()]);
-                        (varying, column) = (&varying[run.len()..], run.end);
-                    }
-                }
-            })
-        }
+        Product { n: self.n, i: self.i, o: self.o, factor, grads, sums: sums.to_vec() }
     }
+}
+
+/// `xs · weightᵀ`, with `base` added to every row; `xs` is n×k, `weight` o×k.
+fn dense((n, o, k): (usize, usize, usize), xs: &[f32], weight: &[f32], base: Vec<f32>) -> Vec<f32> {
+    if n * (k + o) > o * k {
+        let mut ys = base.repeat(n);
+        matmul((n, o, k), &mut ys, true, Matrix::new(xs, k), Matrix::new(weight, k).transposed(), true);
+        return ys;
+    }
+    // The product would copy the weights first, to have those of one input side by side. With fewer samples than outputs it
+    // is less work to turn the samples and the result.
+    let mut turned = Vec::with_capacity(o * n);
+    base.iter().for_each(|base| turned.resize(turned.len() + n, *base));
+    let xs = transposed((n, k), xs);
+    matmul((o, n, k), &mut turned, true, Matrix::new(weight, k), Matrix::new(&xs, n), true);
+    transposed((o, n), &turned)
 }
 
 /// The scalar product, summed up in eight interleaved lanes.
@@ -259,18 +262,10 @@ impl Kernel for Linear {
         match input {
             Input::Sparse(sparse) => sparse.product(weight, inputs.get(2).copied()),
             Input::Varying(compact) => {
-                let mut ys = self.base(inputs, compact).repeat(n);
-                let (width, weight) = (compact.width, compact.columns(weight, i));
-                let weight = Matrix::new(&weight, width).transposed();
-                matmul((n, o, width), &mut ys, true, Matrix::new(&compact.xs, width), weight, true);
-                ys
+                let weight = compact.columns(weight, i);
+                dense((n, o, compact.width), &compact.xs, &weight, self.base(inputs, compact))
             }
-            Input::All => {
-                let mut ys = self.bias(inputs).repeat(n);
-                let weight = Matrix::new(weight, i).transposed();
-                matmul((n, o, i), &mut ys, true, Matrix::new(xs, i), weight, true);
-                ys
-            }
+            Input::All => dense((n, o, i), xs, weight, self.bias(inputs)),
         }
     }
 
@@ -282,17 +277,15 @@ impl Kernel for Linear {
         wanted: &[bool],
     ) -> Vec<Option<Gradient>> {
         let Self { n, i, o, .. } = *self;
-        let (xs, weight) = (inputs[0], inputs[1]);
+        let weight = inputs[1];
         let grad_ys = grad_ys.into_dense();
         let grads = Matrix::new(&grad_ys, o);
         let mut grad_bias = vec![0.0; o];
         add_rows(&mut grad_bias, &grad_ys);
-        let (grad_xs, grad_weight) = rayon::join(
-            || wanted[0].then(|| product((n, i, o), grads, Matrix::new(weight, i))),
-            || wanted[1].then(|| self.grad_weight(xs, &grad_ys, &grad_bias)),
-        );
-        let gradients = [grad_xs, grad_weight, Some(grad_bias)];
-        gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()
+        let grad_xs = wanted[0].then(|| Gradient::Dense(product((n, i, o), grads, Matrix::new(weight, i))));
+        let grad_weight = wanted[1].then(|| Gradient::Product(self.grad_weight(grad_ys, &grad_bias)));
+        let gradients = [grad_xs, grad_weight, Some(Gradient::Dense(grad_bias))];
+        gradients.into_iter().take(inputs.len()).collect()
     }
 }
 

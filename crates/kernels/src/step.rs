@@ -1,8 +1,10 @@
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var};
 
-use crate::cpu::{CHUNK, is_fast, simd, values};
+use crate::cpu::{CHUNK, Lent, is_fast, simd, values};
+use crate::gradients::{Form, VarGradient};
+use crate::linear::Product;
 
 /// How a gradient moves a parameter, per element; formulas and defaults are PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,15 +225,18 @@ impl Slots {
         &mut self,
         rule: &Rule,
         parameter: &Var,
-        gradient: &Tensor,
+        gradient: &VarGradient,
         rate: f64,
         step: u64,
     ) -> Result<()> {
-        if gradient.shape() != parameter.shape() {
+        let shape = match &gradient.0 {
+            Form::Values(tensor) => tensor.shape(),
+            Form::Product(product) => &product.size().into(),
+        };
+        if shape != parameter.shape() {
             candle_core::bail!(
-                "optimizer: expected a gradient of shape {:?}, found {:?}",
-                parameter.shape(),
-                gradient.shape()
+                "optimizer: expected a gradient of shape {:?}, found {shape:?}",
+                parameter.shape()
             );
         }
         let (expected, found) = (rule.slots().len(), self.len());
@@ -240,21 +245,54 @@ impl Slots {
         }
         match self {
             Self::Cpu(slots) => {
-                let op = Step { constants: rule.constants(rate, step), slots: Mutex::new(slots) };
-                parameter.inplace_op2(&gradient.contiguous()?, &op)
+                let (constants, slots) = (rule.constants(rate, step), Mutex::new(slots));
+                match &gradient.0 {
+                    Form::Values(tensor) => {
+                        parameter.inplace_op2(&tensor.contiguous()?, &Step { constants, slots, along: () })
+                    }
+                    Form::Product(along) => parameter.inplace_op1(&Step { constants, slots, along }),
+                }
             }
-            Self::Device(slots) => parameter.set(&twin::step(rule, parameter, gradient, slots, rate, step)?),
+            Self::Device(slots) => {
+                parameter.set(&twin::step(rule, parameter, &gradient.values()?, slots, rate, step)?)
+            }
         }
     }
 }
 
-struct Step<'a> {
+/// A step of one parameter in its place; its gradient is candle's second argument, or `along`.
+struct Step<'a, P> {
     constants: Constants,
     /// Behind a lock because candle hands operations out by shared reference; taken once per step.
     slots: Mutex<&'a mut Vec<Vec<f32>>>,
+    along: P,
 }
 
-impl InplaceOp2 for Step<'_> {
+impl<P> Step<'_, P> {
+    /// Calls `step` with the values of the parameter and of both slots; those that the rule does not have are empty.
+    fn with(
+        &self,
+        parameter: &mut CpuStorage,
+        layout: &Layout,
+        step: impl FnOnce(&mut [f32], &mut [f32], &mut [f32]),
+    ) -> Result<()> {
+        let (CpuStorage::F32(parameter), Some((start, end))) = (parameter, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("expected a contiguous f32 parameter, found layout {layout:?}");
+        };
+        let mut slots =
+            self.slots.lock().map_err(|_| candle_core::Error::Msg("optimizer state is locked".into()))?;
+        let (a, b): (&mut [f32], &mut [f32]) = match &mut slots[..] {
+            [a, b] => (a, b),
+            [a] => (a, &mut []),
+            _ => (&mut [], &mut []),
+        };
+        step(&mut parameter[start..end], a, b);
+        Ok(())
+    }
+}
+
+impl InplaceOp2 for Step<'_, ()> {
     fn name(&self) -> &'static str {
         "optimizer step"
     }
@@ -262,27 +300,12 @@ impl InplaceOp2 for Step<'_> {
     fn cpu_fwd(
         &self,
         parameter: &mut CpuStorage,
-        parameter_layout: &Layout,
+        layout: &Layout,
         gradient: &CpuStorage,
         gradient_layout: &Layout,
     ) -> Result<()> {
-        let (CpuStorage::F32(parameter), Some((start, end))) =
-            (parameter, parameter_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("expected a contiguous f32 parameter, found layout {parameter_layout:?}");
-        };
-        let (parameter, gradient) = (&mut parameter[start..end], values(gradient, gradient_layout)?);
-        let mut slots =
-            self.slots.lock().map_err(|_| candle_core::Error::Msg("optimizer state is locked".into()))?;
-        // A rule with fewer than two slots is given scratch space for the others, which it does not read.
-        let none: &mut [f32] = &mut [];
-        let (a, b) = match &mut slots[..] {
-            [a, b] => (&mut a[..], &mut b[..]),
-            [a] => (&mut a[..], none),
-            _ => (&mut [][..], none),
-        };
-        step(self.constants, parameter, gradient, a, b);
-        Ok(())
+        let gradient = values(gradient, gradient_layout)?;
+        self.with(parameter, layout, |p, a, b| step(self.constants, p, gradient, a, b))
     }
 }
 
@@ -300,6 +323,35 @@ fn step(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [
         #[inline(always)]
         || constants.step(parameter, gradient, a, b),
     );
+}
+
+impl InplaceOp1 for Step<'_, &Product> {
+    fn name(&self) -> &'static str {
+        "optimizer step"
+    }
+
+    /// Multiplies the gradient out tile by tile, and moves the tile's parameters while it is in the cache.
+    #[allow(unsafe_code)]
+    fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        self.with(parameter, layout, |p, a, b| {
+            let (p, a, b) = (Lent::of(p), Lent::of(a), Lent::of(b));
+            self.along.for_tiles(|rows, columns, gradients| {
+                let width = self.along.size().1;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (row, gradient) in rows.zip(gradients.chunks_exact(columns.len())) {
+                            let own = row * width + columns.start..row * width + columns.end;
+                            // SAFETY: no element is in two tiles.
+                            let (p, a, b) =
+                                unsafe { (p.part(own.clone()), a.part(own.clone()), b.part(own)) };
+                            self.constants.step(p, gradient, a, b);
+                        }
+                    },
+                );
+            });
+        })
+    }
 }
 
 pub(crate) mod twin {

@@ -1,10 +1,10 @@
 use std::cell::RefCell;
 
-use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, TensorId, Var};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, Var};
 
 use crate::cpu::{Values, is_fast};
 use crate::gradient::Gradient;
+use crate::gradients::{Form, Gradients, VarGradient};
 use crate::kernel::{self, Kernel};
 
 thread_local! {
@@ -44,7 +44,7 @@ struct Node {
 /// let weight = Var::new(&[[3.0_f32, 1.0], [1.0, 1.0]], &Device::Cpu)?;
 /// let (loss, tape) = record(|| activate(&linear(&xs, &weight, None)?, Activation::Relu)?.sum_all());
 /// let gradients = tape.backward(&loss?)?;
-/// assert_eq!(gradients.get(&weight).unwrap().to_vec2::<f32>()?, [[1.0, -2.0], [0.0, 0.0]]);
+/// assert_eq!(gradients.get(&weight).unwrap().values()?.to_vec2::<f32>()?, [[1.0, -2.0], [0.0, 0.0]]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn record<R>(forward: impl FnOnce() -> R) -> (R, Tape) {
@@ -107,10 +107,10 @@ impl Tape {
     ///
     /// # Errors
     /// When an operation of candle in between has no backward pass.
-    pub fn backward(self, loss: &Tensor) -> Result<GradStore> {
+    pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
         let Self { mut nodes } = self;
         if nodes.is_empty() {
-            return loss.backward();
+            return Ok(loss.backward()?.into());
         }
         let mut walk = Walk::default();
         walk.pending.resize_with(nodes.len(), || None);
@@ -139,7 +139,7 @@ struct Walk {
     /// By tensors that operations of candle made of outputs and variables.
     foreign: Vec<(Tensor, Gradient)>,
     /// By variables: the result.
-    gradients: GradStore,
+    gradients: Gradients,
 }
 
 fn add(sum: Option<Gradient>, gradient: Gradient) -> Gradient {
@@ -155,22 +155,19 @@ impl Walk {
         if let Some(i) = producer(nodes, tensor)? {
             self.pending[i] = Some(add(self.pending[i].take(), gradient));
         } else if tensor.is_variable() {
-            let gradient = Tensor::from_vec(gradient.into_dense(), tensor.shape(), tensor.device())?;
-            self.learn(tensor.id(), gradient)?;
+            let gradient = match gradient {
+                // Its factors must not change before it is multiplied out: what a kernel has made does not.
+                Gradient::Product(product) if product.xs().map_or(Ok(true), |xs| is_made(nodes, xs))? => {
+                    VarGradient(Form::Product(product))
+                }
+                other => Tensor::from_vec(other.into_dense(), tensor.shape(), tensor.device())?.into(),
+            };
+            self.gradients.add(tensor.id(), gradient)?;
         } else if tensor.track_op() {
             let known = self.foreign.iter().position(|(foreign, _)| foreign.id() == tensor.id());
             let before = known.map(|i| self.foreign.swap_remove(i).1);
             self.foreign.push((tensor.clone(), add(before, gradient)));
         }
-        Ok(())
-    }
-
-    fn learn(&mut self, variable: TensorId, gradient: Tensor) -> Result<()> {
-        let gradient = match self.gradients.get_id(variable) {
-            Some(before) => (before + gradient)?,
-            None => gradient,
-        };
-        self.gradients.insert_id(variable, gradient);
         Ok(())
     }
 
@@ -191,7 +188,7 @@ impl Walk {
                         let gradient = Gradient::Dense(Values::of(&gradient.contiguous()?)?.to_vec());
                         self.pending[i] = Some(add(self.pending[i].take(), gradient));
                     }
-                    None => self.learn(id, gradient.clone())?,
+                    None => self.gradients.add(id, gradient.clone().into())?,
                 }
             }
         }
@@ -215,6 +212,11 @@ fn producer(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
     let address = Values::of(tensor)?.as_ptr().addr();
     let same = |node: &Node| node.address == address && node.output.elem_count() == tensor.elem_count();
     Ok(nodes.iter().position(same))
+}
+
+/// Whether one of the nodes made `tensor`.
+fn is_made(nodes: &[Node], tensor: &Tensor) -> Result<bool> {
+    Ok(producer(nodes, tensor)?.is_some())
 }
 
 /// Has the gradient that it is given: where candle's backward pass is to start with another one than 1.

@@ -1,5 +1,7 @@
 use std::mem::MaybeUninit;
 
+use crate::cpu::filled;
+
 /// Writes a matrix of `rows` times `columns` with the two exchanged: what is at `i * from_row + j` of `from` goes to
 /// `j * to_row + i` of `to`.
 ///
@@ -22,6 +24,18 @@ pub(crate) fn transpose(
         return;
     }
     turn.one_by_one(0..size.0, 0..size.1);
+}
+
+/// A matrix of `rows` times `columns` with the two exchanged, on all threads.
+#[allow(unsafe_code)]
+pub(crate) fn transposed((rows, columns): (usize, usize), from: &[f32]) -> Vec<f32> {
+    const COLUMNS: usize = 64;
+    // SAFETY: a chunk is a number of whole rows of the result, and each is written with all its values.
+    unsafe {
+        filled(columns * rows, COLUMNS * rows, |start, to| {
+            transpose((rows, to.len() / rows), &from[start / rows..], columns, to, rows);
+        })
+    }
 }
 
 /// The same to values that there are already.
@@ -150,6 +164,10 @@ mod tests {
                 #[allow(unsafe_code)]
                 let found = unsafe { value.assume_init() };
                 assert_eq!(found, expected, "{rows}×{columns} at {i}, {j}");
+            }
+            let from = &from[..rows * columns];
+            for (at, value) in transposed((rows, columns), from).iter().enumerate() {
+                assert_eq!(*value, from[at % rows * columns + at / rows], "{rows}×{columns} at {at}");
             }
         }
     }

@@ -1,6 +1,6 @@
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
-use taper_kernels::{Rule, Slots, all_finite};
+use rayon::prelude::*;
+use taper_kernels::{Gradients, Rule, Slots, VarGradient, all_finite};
 
 use crate::fault::first_unit;
 use crate::{Error, OnNonFinite, Place, Result, Schedule};
@@ -141,13 +141,13 @@ impl Optimizer {
     ///
     /// # Errors
     /// When a gradient cannot be read.
-    pub fn gradient_fault(&self, gradients: &GradStore) -> Result<Option<Place>> {
+    pub fn gradient_fault(&self, gradients: &Gradients) -> Result<Option<Place>> {
         let all = || self.parameters().filter_map(|(name, var)| Some((name, gradients.get(var)?)));
         if all_finite(all().map(|(_, gradient)| gradient))? {
             return Ok(None);
         }
         for (name, gradient) in all() {
-            if let Some(unit) = first_unit(gradient, 0)? {
+            if let Some(unit) = first_unit(&gradient.values()?, 0)? {
                 return Ok(Some(Place::Gradient { parameter: name.to_string(), unit }));
             }
         }
@@ -159,7 +159,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// When a gradient has another shape than its parameter.
-    pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
+    pub fn step(&mut self, gradients: &Gradients) -> Result<()> {
         let rate = self.learning_rate();
         if self.steps == 0 {
             let left_out = self.parameters.iter().filter(|(_, var, _)| gradients.get(var).is_none());
@@ -172,26 +172,26 @@ impl Optimizer {
                 );
             }
         }
-        let shrink = match self.config.clip_norm {
-            Some(bound) => {
-                clip_factor(bound, self.parameters.iter().filter_map(|(_, var, _)| gradients.get(var)))?
-            }
+        let clipped = match self.config.clip_norm {
+            Some(bound) => Some(clip(bound, self.parameters().filter_map(|(_, var)| gradients.get(var)))?),
             None => None,
         };
         self.steps += 1;
-        for (_, var, slots) in &mut self.parameters {
-            let Some(gradient) = gradients.get(var) else { continue };
-            match shrink {
-                Some(factor) => {
-                    slots.step(&self.config.rule, var, &(gradient * factor)?, rate, self.steps)?
-                }
-                None => slots.step(&self.config.rule, var, gradient, rate, self.steps)?,
+        // All at once: while one parameter is all but done, other threads go on with the next.
+        let with_gradient = self.parameters.iter_mut().filter_map(|(_, var, slots)| {
+            let gradient = gradients.get(var)?;
+            Some((var, slots, gradient))
+        });
+        let (config, step) = (&self.config, self.steps);
+        let moves: Vec<_> = with_gradient.enumerate().collect();
+        moves.into_par_iter().with_max_len(1).try_for_each(|(i, (var, slots, gradient))| {
+            let gradient = clipped.as_ref().map_or(gradient, |clipped| &clipped[i]);
+            slots.step(&config.rule, var, gradient, rate, step)?;
+            match config.max_norm {
+                Some(bound) => limit_rows(var, bound),
+                None => Ok(()),
             }
-            if let Some(bound) = self.config.max_norm {
-                limit_rows(var, bound)?;
-            }
-        }
-        Ok(())
+        })
     }
 
     /// A copy of everything that is remembered.
@@ -237,16 +237,22 @@ impl Optimizer {
     }
 }
 
-/// What gradients must be multiplied with so that their common norm is at most `bound`; `None` if it is.
-fn clip_factor<'a>(bound: f64, gradients: impl Iterator<Item = &'a Tensor>) -> Result<Option<f64>> {
+/// Gradients, scaled down so that their common norm is at most `bound`.
+fn clip<'a>(bound: f64, gradients: impl Iterator<Item = &'a VarGradient>) -> Result<Vec<VarGradient>> {
+    let mut values = gradients.map(VarGradient::values).collect::<candle_core::Result<Vec<_>>>()?;
     let mut squares = 0.0;
-    for gradient in gradients {
+    for gradient in &values {
         squares +=
             taper_kernels::with_values(gradient, |g| g.iter().map(|x| *x as f64 * *x as f64).sum::<f64>())?;
     }
     let norm = squares.sqrt();
-    // PyTorch's clip_grad_norm_ adds the same constant.
-    Ok((norm > bound).then(|| bound / (norm + 1e-6)))
+    if norm > bound {
+        for gradient in &mut values {
+            // PyTorch's clip_grad_norm_ adds the same constant.
+            *gradient = (&*gradient * (bound / (norm + 1e-6)))?;
+        }
+    }
+    Ok(values.into_iter().map(Into::into).collect())
 }
 
 /// Scales every row of a weight (all that goes into one unit) whose norm is above `bound` down to it.
@@ -274,7 +280,8 @@ mod tests {
 
     fn step(optimizer: &mut Optimizer, w: &Var, gradient: &[f32]) {
         let g = Tensor::from_slice(gradient, w.shape(), &Device::Cpu).unwrap();
-        optimizer.step(&(w.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap()).unwrap();
+        let gradients = (w.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap();
+        optimizer.step(&gradients.into()).unwrap();
     }
 
     #[test]

@@ -29,11 +29,16 @@ impl ConvShape {
         grad_ys: &Gradient,
         wanted: Wanted,
     ) -> Gradients {
+        let multiplied_out;
         let grad_ys = match grad_ys {
             Gradient::Dense(values) => Maps::Dense(values),
             Gradient::Winners(winners) => {
                 assert_eq!(winners.plane, self.p, "winners of another size of maps");
                 Maps::Winners(winners)
+            }
+            Gradient::Product(product) => {
+                multiplied_out = product.values();
+                Maps::Dense(&multiplied_out)
             }
         };
         // The sums run over vectors of channels: few channels would leave them mostly empty.

@@ -4,15 +4,16 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::cpu::{Aligned, filled, simd, sum};
-use crate::transpose::transpose;
+use crate::cpu::{Aligned, filled_by_columns, simd, sum};
+use crate::transpose::{transpose, transpose_to};
 
 /// Outputs that are computed together: their sums stay in registers.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 /// Sums of that many lists are made together: a tile of them stays in the first-level cache.
 const TILE: usize = 32;
 /// The share of values that may differ from the background for sums over these alone to be the faster way.
@@ -80,6 +81,7 @@ pub(super) struct Sparse {
     width: usize,
     /// Of [`TILE`] rows each, or fewer at the end.
     rows: Vec<Lists>,
+    by_column: OnceLock<SparseColumns>,
 }
 
 impl Sparse {
@@ -95,69 +97,53 @@ impl Sparse {
             return None;
         }
         let rows = xs.par_chunks(TILE * i).map(|xs| Lists::of(xs, i, background));
-        Some(Self { background, width: i, rows: rows.collect() })
+        Some(Self { background, width: i, rows: rows.collect(), by_column: OnceLock::new() })
     }
 
-    /// `xs · weightᵀ + bias`, `(n, o)`.
+    /// `xs · weightᵀ + bias`, `(n, o)`: by blocks of outputs, whose weights stay in the second-level cache for all samples.
     #[allow(unsafe_code)]
     pub fn product(&self, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let i = self.width;
-        let o = weight.len() / i;
-        let blocks = turned(weight, i);
-        let mut base = bias.map_or_else(|| vec![0.0; o], <[f32]>::to_vec);
-        if self.background != 0.0 {
-            let rows = base.par_iter_mut().zip(weight.par_chunks_exact(i)).with_min_len(BLOCK);
-            rows.for_each(|(base, row)| *base += self.background * sum(row));
-        }
-        base.resize(blocks.len() / i, 0.0);
-        let n: usize = self.rows.iter().map(|lists| lists.ends.len()).sum();
-        // SAFETY: the blocks cover all outputs of each row.
+        let (n, o) = (self.rows.iter().map(|lists| lists.ends.len()).sum(), weight.len() / i);
+        // SAFETY: every row of the block is written, for the lists are those of all rows.
         unsafe {
-            filled(n * o, TILE * o, |start, ys| {
-                let lists = &self.rows[start / o / TILE];
+            filled_by_columns((n, o), BLOCK, |first, mut ys| {
+                let weight = &weight[first * i..(first + BLOCK).min(o) * i];
+                let outputs = weight.len() / i;
+                let (mut turned, mut base) = (Aligned::new(i * BLOCK), Aligned::new(BLOCK));
+                transpose_to((outputs, i), weight, i, &mut turned, BLOCK);
+                for (o, base) in base[..outputs].iter_mut().enumerate() {
+                    *base = bias.map_or(0.0, |bias| bias[first + o]);
+                    if self.background != 0.0 {
+                        *base += self.background * sum(&weight[o * i..][..i]);
+                    }
+                }
                 let mut tile = Aligned::new(TILE * BLOCK);
-                for (b, rows) in blocks.chunks_exact(i * BLOCK).enumerate() {
-                    let (range, base) = (0..lists.ends.len(), &base[b * BLOCK..][..BLOCK]);
-                    Arch::new().dispatch(Sums { lists, range, rows, base, out: &mut tile });
-                    let own = b * BLOCK..((b + 1) * BLOCK).min(o);
-                    for (ys, sums) in ys.chunks_exact_mut(o).zip(tile.chunks_exact(BLOCK)) {
-                        ys[own.clone()].write_copy_of_slice(&sums[..own.len()]);
+                for (t, lists) in self.rows.iter().enumerate() {
+                    let range = 0..lists.ends.len();
+                    Arch::new().dispatch(Sums { lists, range, rows: &turned, base: &base, out: &mut tile });
+                    for (k, sums) in tile.chunks_exact(BLOCK).take(lists.ends.len()).enumerate() {
+                        ys.row(t * TILE + k).write_copy_of_slice(&sums[..outputs]);
                     }
                 }
             })
         }
     }
 
-    /// `gradsᵀ · xs`, `(o, i)`: the gradient of the weights from that of the result, `(n, o)`, and its sums over the
-    /// batch.
-    #[allow(unsafe_code)]
-    pub fn grad_weight(&self, grads: &[f32], sums: &[f32]) -> Vec<f32> {
-        let (o, i) = (sums.len(), self.width);
-        let columns = self.columns();
-        // SAFETY: the tiles cover all columns of each row.
-        unsafe {
-            filled(o * i, BLOCK * i, |start, rows| {
-                let own = start / i..start / i + rows.len() / i;
-                let mut block = Aligned::new(grads.len() / o * BLOCK);
-                for (to, from) in block.chunks_exact_mut(BLOCK).zip(grads.chunks_exact(o)) {
-                    to[..own.len()].copy_from_slice(&from[own.clone()]);
-                }
-                let mut base = Aligned::new(BLOCK);
-                base.iter_mut().zip(&sums[own]).for_each(|(base, sum)| *base = self.background * sum);
-                let mut tile = Aligned::new(TILE * BLOCK);
-                for first in (0..i).step_by(TILE) {
-                    let range = first..(first + TILE).min(i);
-                    let size = (range.len(), rows.len() / i);
-                    let lists = &columns;
-                    Arch::new().dispatch(Sums { lists, range, rows: &block, base: &base, out: &mut tile });
-                    transpose(size, &tile, BLOCK, &mut rows[first..], i);
-                }
-            })
-        }
+    /// At least as much as the largest magnitude of the input; infinite or NaN if one value is.
+    pub fn largest(&self) -> f32 {
+        let bits = |entry: &Entry| entry.value.abs().to_bits();
+        let largest = self.rows.iter().flat_map(|lists| &lists.entries).map(bits).max();
+        f32::from_bits(largest.unwrap_or(0)) + self.background.abs()
     }
 
-    /// The same entries by column: sorted by counting.
-    fn columns(&self) -> Lists {
+    /// The same entries by column.
+    pub fn columns(&self) -> &SparseColumns {
+        self.by_column.get_or_init(|| self.sorted())
+    }
+
+    /// Sorted by counting.
+    fn sorted(&self) -> SparseColumns {
         let mut ends = vec![0; self.width + 1];
         for entry in self.rows.iter().flat_map(|lists| &lists.entries) {
             ends[entry.at as usize + 1] += 1;
@@ -176,24 +162,47 @@ impl Sparse {
             }
         }
         ends.pop();
-        Lists { entries, ends }
+        SparseColumns { background: self.background, lists: Lists { entries, ends } }
     }
 }
 
-/// Weights `(o, i)` in blocks of [`BLOCK`] outputs, each `(i, BLOCK)`.
-#[allow(unsafe_code)]
-fn turned(weight: &[f32], i: usize) -> Vec<f32> {
-    let blocks = (weight.len() / i).div_ceil(BLOCK);
-    // SAFETY: of each block, the outputs that there are are written first, then the others.
-    unsafe {
-        filled(blocks * i * BLOCK, i * BLOCK, |start, block: &mut [MaybeUninit<f32>]| {
-            let rows = &weight[start..(start + i * BLOCK).min(weight.len())];
-            let outputs = rows.len() / i;
-            transpose((outputs, i), rows, i, block, BLOCK);
-            if outputs < BLOCK {
-                block.chunks_exact_mut(BLOCK).for_each(|line| line[outputs..].fill(MaybeUninit::new(0.0)));
-            }
-        })
+/// The values of an input that are not its background, by column.
+pub(super) struct SparseColumns {
+    background: f32,
+    lists: Lists,
+}
+
+impl SparseColumns {
+    /// `gradsᵀ · xs` for up to [`BLOCK`] outputs, row by row: the gradient of their weights from that of the result,
+    /// `(n, o)`, and its sums over the batch.
+    pub fn products(
+        &self,
+        grads: &[f32],
+        o: usize,
+        outputs: Range<usize>,
+        sums: &[f32],
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        let i = self.lists.ends.len();
+        let mut block = Aligned::new(grads.len() / o * BLOCK);
+        for (to, from) in block.chunks_exact_mut(BLOCK).zip(grads.chunks_exact(o)) {
+            to[..outputs.len()].copy_from_slice(&from[outputs.clone()]);
+        }
+        let mut base = Aligned::new(BLOCK);
+        base.iter_mut().zip(&sums[outputs.clone()]).for_each(|(base, sum)| *base = self.background * sum);
+        let mut tile = Aligned::new(TILE * BLOCK);
+        for first in (0..i).step_by(TILE) {
+            let range = first..(first + TILE).min(i);
+            let size = (range.len(), outputs.len());
+            Arch::new().dispatch(Sums {
+                lists: &self.lists,
+                range,
+                rows: &block,
+                base: &base,
+                out: &mut tile,
+            });
+            transpose(size, &tile, BLOCK, &mut out[first..], i);
+        }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
-use taper_kernels::{Rule, Slots, twin};
+use taper_kernels::{Activation, Rule, Slots, activate, all_finite, first_non_finite, linear, record, twin};
 
 use crate::goldens::load;
-use crate::{assert_close, assert_close_in_scale, cases, random, var};
+use crate::{assert_close, assert_close_in_scale, bits, cases, random, var};
 
 const SGD: Rule = Rule::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decoupled: false };
@@ -33,7 +33,7 @@ fn every_one_of_twelve_steps_is_that_of_pytorch() {
             let mut slots = Slots::new(&rule, &parameter).unwrap();
             for step in 0..12 {
                 let gradient = golden["grads"].get(step).unwrap().to_dtype(dtype).unwrap();
-                slots.step(&rule, &parameter, &gradient, rate, step as u64 + 1).unwrap();
+                slots.step(&rule, &parameter, &gradient.into(), rate, step as u64 + 1).unwrap();
                 let want = golden[name].get(step).unwrap();
                 assert_close(&format!("{name} in {dtype:?}, step {step}"), &parameter, &want, 1e-6, 1e-6);
             }
@@ -77,7 +77,7 @@ proptest! {
         let mut twins: Vec<_> = rule.slots().iter().map(|_| want.zeros_like().unwrap()).collect();
         for step in 1..=5 {
             let gradient = random(seed + 1000 * step, &[size]);
-            slots.step(&rule, &parameter, &gradient, rate, step).unwrap();
+            slots.step(&rule, &parameter, &gradient.clone().into(), rate, step).unwrap();
             want = twin::step(&rule, &want, &gradient, &mut twins, rate, step).unwrap();
             assert_close_in_scale("parameter", &parameter, &want, 2e-6);
             for (slot, twin) in slots.tensors(&parameter).unwrap().iter().zip(&twins) {
@@ -102,9 +102,9 @@ fn a_run_that_is_written_down_and_read_back_goes_on_to_the_bit() {
                 other = Some((resumed, state));
             }
             let gradient = random(10 + step, &[37]);
-            slots.step(&rule, &through, &gradient, rate, step).unwrap();
+            slots.step(&rule, &through, &gradient.clone().into(), rate, step).unwrap();
             if let Some((parameter, slots)) = &mut other {
-                slots.step(&rule, parameter, &gradient, rate, step).unwrap();
+                slots.step(&rule, parameter, &gradient.clone().into(), rate, step).unwrap();
             }
         }
         let (resumed, _) = other.unwrap();
@@ -117,7 +117,7 @@ fn a_gradient_or_state_that_does_not_fit_the_parameter_is_an_error() {
     let parameter = var(&random(1, &[4, 6]));
     let before = crate::bits(&parameter);
     let error = |slots: &mut Slots, gradient: Tensor| {
-        let error = crate::message(slots.step(&ADAM, &parameter, &gradient, 0.1, 1).unwrap_err());
+        let error = crate::message(slots.step(&ADAM, &parameter, &gradient.into(), 0.1, 1).unwrap_err());
         assert!(!error.contains('\n') && !error.contains("panicked"), "{error}");
         error
     };
@@ -135,8 +135,74 @@ fn a_gradient_that_is_a_view_moves_the_same_elements() {
     let gradient = random(2, &[5, 3]);
     let moved = |gradient: &Tensor| {
         let parameter = var(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap());
-        Slots::new(&SGD, &parameter).unwrap().step(&SGD, &parameter, gradient, 1.0, 1).unwrap();
+        Slots::new(&SGD, &parameter)
+            .unwrap()
+            .step(&SGD, &parameter, &gradient.clone().into(), 1.0, 1)
+            .unwrap();
         crate::bits(&parameter)
     };
     assert_eq!(moved(&gradient), moved(&crate::scattered(&gradient)));
+}
+
+/// Inputs of 64 samples whose columns all vary, most of which are constant, and most values of which are background.
+fn kinds_of_input(i: usize) -> [Tensor; 3] {
+    let all = random(5, &[64, i]);
+    let values = all.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let tensor = |keep: &dyn Fn(usize) -> bool| {
+        let kept = values.iter().enumerate().map(|(k, x)| if keep(k) { *x } else { -0.4 });
+        Tensor::from_vec(kept.collect(), (64, i), &Device::Cpu).unwrap()
+    };
+    let some_columns = tensor(&|k| k % i > i / 4);
+    let few_values = tensor(&|k| k > 0 && k * 7919 % 10 < 2);
+    [all, some_columns, few_values]
+}
+
+#[test]
+fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
+    for (i, o) in [(520, 300), (130, 200), (300, 520)] {
+        for (kind, input) in kinds_of_input(i).into_iter().enumerate() {
+            for (name, rule, rate) in rules() {
+                let weights = [0, 1].map(|_| var(&random(7, &[o, i])));
+                let [along_product, along_values] = &weights;
+                // Behind a kernel, so that the product is put off.
+                let (loss, tape) = record(|| {
+                    let xs = activate(&var(&input), Activation::LeakyRelu { slope: 0.5 }).unwrap();
+                    let ys = linear(&xs, along_product, None).unwrap();
+                    activate(&ys, Activation::Tanh).unwrap().sum_all().unwrap()
+                });
+                let gradients = tape.backward(&loss).unwrap();
+                let gradient = gradients.get(along_product).unwrap();
+                let values = gradient.values().unwrap();
+                assert!(all_finite([gradient]).unwrap());
+                for (weight, gradient) in [(along_product, gradient), (along_values, &values.into())] {
+                    let mut slots = Slots::new(&rule, weight).unwrap();
+                    (1..3).for_each(|step| slots.step(&rule, weight, gradient, rate, step).unwrap());
+                }
+                assert_eq!(bits(along_product), bits(along_values), "{name}, {i} to {o}, input {kind}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_that_may_not_be_finite_is_looked_at_value_by_value() {
+    for (largest, finite) in
+        [(1e10_f32, true), (1e30, true), (3e38, false), (f32::INFINITY, false), (f32::NAN, false)]
+    {
+        for (kind, input) in kinds_of_input(300).into_iter().enumerate() {
+            let mut values = input.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            values[301] = largest;
+            let input = Tensor::from_vec(values, (64, 300), &Device::Cpu).unwrap();
+            let weight = var(&random(7, &[200, 300]));
+            let (loss, tape) = record(|| {
+                let xs = activate(&var(&input), Activation::LeakyRelu { slope: 1.0 }).unwrap();
+                (linear(&xs, &weight, None).unwrap() * 1e6).unwrap().sum_all().unwrap()
+            });
+            let gradients = tape.backward(&loss).unwrap();
+            let gradient = gradients.get(&weight).unwrap();
+            assert_eq!(all_finite([gradient]).unwrap(), finite, "{largest}, input {kind}");
+            let values = gradient.values().unwrap();
+            assert_eq!(first_non_finite(&values).unwrap().is_none(), finite, "{largest}, input {kind}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ fn follow(name: &str, batch: usize, take: usize, rate: f64, build: impl Fn(&Para
             *want as f64,
             1e-4,
         );
-        optimizer.step(&loss.backward().unwrap()).unwrap();
+        optimizer.step(&loss.backward().unwrap().into()).unwrap();
     }
     for (name, var) in params.vars() {
         let after = &golden[&format!("after.{name}")];

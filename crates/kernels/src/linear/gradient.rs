@@ -1,0 +1,173 @@
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::sparse::{self, Sparse};
+use super::{Compact, write};
+use crate::cpu::{Matrix, filled, of_contiguous, part, product, product_to, tiles};
+use crate::finite::largest;
+
+/// The gradient of a weight, `(o, i)`, that is yet to be multiplied out: `gradsᵀ · xs`.
+pub(crate) struct Product {
+    pub(super) n: usize,
+    pub(super) i: usize,
+    pub(super) o: usize,
+    pub(super) factor: Factor,
+    /// Of the result, `(n, o)`.
+    pub(super) grads: Vec<f32>,
+    /// The same, summed up over the batch.
+    pub(super) sums: Vec<f32>,
+}
+
+/// `xs`, or what of it has to be multiplied.
+pub(super) enum Factor {
+    /// Contiguous.
+    All(Tensor),
+    Varying(Arc<Compact>),
+    Sparse(Arc<Sparse>),
+}
+
+/// Outputs whose gradients are computed together where a product takes whole rows.
+const ROWS: usize = 128;
+
+impl Product {
+    /// Rows and columns.
+    pub fn size(&self) -> (usize, usize) {
+        (self.o, self.i)
+    }
+
+    /// The tensor that is read when it is multiplied out, unless what is needed was copied.
+    pub fn xs(&self) -> Option<&Tensor> {
+        match &self.factor {
+            Factor::All(xs) => Some(xs),
+            Factor::Varying(_) | Factor::Sparse(_) => None,
+        }
+    }
+
+    /// Multiplied out, in row-major order.
+    #[allow(unsafe_code)]
+    pub fn values(&self) -> Vec<f32> {
+        let Self { n, i, o, .. } = *self;
+        match &self.factor {
+            Factor::All(xs) => of_contiguous(xs, |xs| product((o, i, n), self.turned(0), Matrix::new(xs, i))),
+            // SAFETY: a chunk is a number of whole rows, and a tile is written with all its values.
+            _ => unsafe {
+                let rows = self.rows();
+                filled(o * i, rows * i, |start, out| {
+                    self.tile(start / i..start / i + out.len() / i, 0..i, out);
+                })
+            },
+        }
+    }
+
+    /// Calls `op(rows, columns, values of these)` for tiles that cover it all, on all threads. They depend on nothing but
+    /// the size.
+    pub fn for_tiles(&self, op: impl Fn(Range<usize>, Range<usize>, &[f32]) + Sync) {
+        let Self { n, i, o, .. } = *self;
+        if let Factor::Sparse(sparse) = &self.factor {
+            // Sorted here, so that no thread has to wait for another that does it.
+            sparse.columns();
+        }
+        let (of_rows, of_columns) = match &self.factor {
+            // Along the longer side.
+            Factor::All(_) if o < i => tiles((o, i, n)),
+            Factor::All(_) => (tiles((i, o, n)).1, 1),
+            _ => (o.div_ceil(self.rows()), 1),
+        };
+        let unit = if of_rows > 1 && self.xs().is_none() { self.rows() } else { 1 };
+        let run = |t: usize| {
+            let rows = part(o, of_rows, unit, t / of_columns);
+            let columns = part(i, of_columns, 16, t % of_columns);
+            let mut values = Vec::with_capacity(rows.len() * columns.len());
+            self.tile(
+                rows.clone(),
+                columns.clone(),
+                &mut values.spare_capacity_mut()[..rows.len() * columns.len()],
+            );
+            // SAFETY: a tile is written with all its values.
+            #[allow(unsafe_code)]
+            unsafe {
+                values.set_len(rows.len() * columns.len());
+            }
+            op(rows, columns, &values);
+        };
+        match of_rows * of_columns {
+            1 => run(0),
+            tiles => (0..tiles).into_par_iter().with_max_len(1).for_each(run),
+        }
+    }
+
+    /// How many rows are computed together where whole rows are.
+    fn rows(&self) -> usize {
+        match &self.factor {
+            Factor::Sparse(_) => sparse::BLOCK,
+            _ => ROWS,
+        }
+    }
+
+    /// `gradsᵀ`, from output `first` on.
+    fn turned(&self, first: usize) -> Matrix<'_> {
+        Matrix::new(&self.grads[first..], self.o).transposed()
+    }
+
+    /// Writes all values of a tile, row by row; its columns are all that there are unless the factor is [`Factor::All`].
+    fn tile(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [MaybeUninit<f32>]) {
+        let Self { n, i, o, .. } = *self;
+        if out.is_empty() {
+            return;
+        }
+        let grads = self.turned(rows.start);
+        match &self.factor {
+            Factor::All(xs) => of_contiguous(xs, |xs| {
+                product_to((rows.len(), columns.len(), n), grads, Matrix::new(&xs[columns.start..], i), out);
+            }),
+            Factor::Varying(compact) => {
+                let width = compact.width;
+                let mut varying = Vec::with_capacity(rows.len() * width);
+                let room = &mut varying.spare_capacity_mut()[..rows.len() * width];
+                product_to((rows.len(), width, n), grads, Matrix::new(&compact.xs, width), room);
+                // SAFETY: the product has written all of it.
+                #[allow(unsafe_code)]
+                unsafe {
+                    varying.set_len(rows.len() * width);
+                }
+                compact.spread(&varying, &self.sums[rows], out);
+            }
+            Factor::Sparse(sparse) => sparse.columns().products(&self.grads, o, rows, &self.sums, out),
+        }
+    }
+
+    /// Whether no value can be NaN or infinite, as the factors are so small. They are few beside the values.
+    pub fn is_surely_finite(&self) -> bool {
+        let largest_x = match &self.factor {
+            Factor::All(xs) => of_contiguous(xs, largest),
+            // A sum, because a maximum would lose NaN.
+            Factor::Varying(compact) => largest(&compact.xs) + largest(&compact.first),
+            Factor::Sparse(sparse) => sparse.largest(),
+        };
+        // Sums over the batch in any order, also of what a background is set apart from.
+        4.0 * self.n as f64 * f64::from(largest(&self.grads)) * f64::from(largest_x) < f64::from(f32::MAX)
+    }
+}
+
+impl Compact {
+    /// Puts the gradients of varying columns in their places, in rows as long as those of the weights. Those of a constant
+    /// column are the sums over the batch times the constant.
+    fn spread(&self, varying: &[f32], sums: &[f32], out: &mut [MaybeUninit<f32>]) {
+        let i = self.first.len();
+        for (row, (sum, out)) in sums.iter().zip(out.chunks_exact_mut(i)).enumerate() {
+            let (mut varying, mut column, mut rest) = (&varying[row * self.width..], 0, out);
+            for run in self.runs.iter().chain([&(i..i)]) {
+                let (constant, behind) = rest.split_at_mut(run.start - column);
+                for (grad, x) in constant.iter_mut().zip(&self.first[column..]) {
+                    grad.write(sum * x);
+                }
+                rest = write(behind, &varying[..run.len()]);
+                (varying, column) = (&varying[run.len()..], run.end);
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! One pass over a batch's values: here the plain way, which reads like the definitions and takes any values;
 //! in `fast` the vectorised one for finite values, which is tested against it.
 
+mod apart;
 mod bins;
 mod fast;
 mod span;

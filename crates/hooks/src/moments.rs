@@ -48,8 +48,8 @@ impl Moments {
         moments
     }
 
-    /// Of `count` values, from the sums of the first four powers of their deviations from `shift`, which should
-    /// lie among them, and from the smallest and the largest.
+    /// Of `count` values, from the sums of the first four powers of their deviations from `shift`, which should be
+    /// near their mean (see [`Moments::keeps_digits`]), and from the smallest and the largest.
     #[inline(always)]
     pub fn about(shift: f64, [p1, p2, p3, p4]: [f64; 4], count: u64, (min, max): (f32, f32)) -> Self {
         let e = p1 / count as f64;
@@ -62,6 +62,12 @@ impl Moments {
             min,
             max,
         }
+    }
+
+    /// Whether the powers about zero that these moments came from, of which `squares` is the second, are not much
+    /// larger than they: what cancels takes digits along. Then the mean is at most √7 standard deviations from zero.
+    pub fn keeps_digits(&self, squares: f64) -> bool {
+        squares <= 8.0 * self.m2
     }
 
     pub fn merge(&mut self, other: &Self) {

@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use taper_kernels::{Activation, derivatives};
 
 use super::Batch;
-use super::span::{Span, Spans};
+use super::span::{Span, Spans, widen};
 use crate::Parts;
 use crate::moments::CHUNK;
 use crate::tally::{FLAT, Tally};
@@ -41,6 +41,9 @@ impl WithSimd for Fast<'_> {
         }
         tally.positives = tally.values - tally.zeros - tally.negatives;
         block.slopes(&mut tally);
+        if parts.moments {
+            tally.moments = spans.moments(simd, block.ys);
+        }
         if parts.histogram {
             spans.pour(&mut tally.histogram);
             tally.histogram.zeros = tally.zeros;
@@ -68,29 +71,25 @@ impl Batch<'_> {
                 tally.per_sample.add(self.units as u64, active, sum_abs, sum_squares);
             }
         }
-        self.columns(tally, parts);
+        self.columns(simd, tally, parts);
         Some(())
     }
 
     /// What every unit of `(N, units)` adds up to.
     #[inline(always)]
-    fn columns(&self, tally: &mut Tally, parts: Parts) {
-        const ROWS: usize = 4;
+    fn columns<S: Simd>(&self, simd: S, tally: &mut Tally, parts: Parts) {
         let units = self.units;
         let (nothing, mut fired) = (vec![0.0; units], vec![0; units]);
         let mut sums = [vec![0.0; units], vec![0.0; units], vec![0.0; units]];
         let [sum, sum_abs, sum_squares] = &mut sums;
-        // Several rows at once: a unit's sums are loaded and stored once for all of them.
-        for rows in self.ys.chunks(ROWS * units) {
-            let rows: [&[f32]; ROWS] =
-                std::array::from_fn(|i| rows.get(i * units..(i + 1) * units).unwrap_or(&nothing));
-            add_columns(sum, rows, f64::from);
+        // Four rows at once: a unit's sums are loaded and stored once for all of them.
+        for rows in self.ys.chunks(4 * units) {
+            let row = |i: usize| rows.get(i * units..(i + 1) * units).unwrap_or(&nothing);
+            let rows = [row(0), row(1), row(2), row(3)];
+            add_squares_too(simd, rows, sum, sum_squares);
             add_columns(&mut fired, rows, |y| u32::from(y > 0.0));
             if tally.negatives > 0 {
                 add_columns(sum_abs, rows, |y| f64::from(y.abs()));
-            }
-            if parts.samples {
-                add_columns(sum_squares, rows, |y| f64::from(y) * f64::from(y));
             }
         }
         if tally.negatives == 0 {
@@ -98,7 +97,10 @@ impl Batch<'_> {
         }
         for (i, unit) in tally.units.iter_mut().enumerate() {
             unit.fired = u64::from(fired[i]);
-            (unit.sum, unit.sum_abs, unit.sum_squares) = (sum[i], sum_abs[i], sum_squares[i]);
+            (unit.sum, unit.sum_abs) = (sum[i], sum_abs[i]);
+            if parts.samples {
+                unit.sum_squares = sum_squares[i];
+            }
         }
     }
 
@@ -115,7 +117,9 @@ impl Batch<'_> {
                     unit.fired += ys.len() as u64 - span.zeros - span.negatives;
                     unit.sum += span.sum;
                     unit.sum_abs += span.sum_abs;
-                    unit.sum_squares += span.sum_squares;
+                    if parts.samples {
+                        unit.sum_squares += span.sum_squares;
+                    }
                     active += ys.len() as u64 - span.zeros;
                     sum_abs += span.sum_abs;
                     sum_squares += span.sum_squares;
@@ -184,12 +188,34 @@ fn add_columns<T: Copy + std::ops::Add<Output = T>>(
     }
 }
 
+/// Adds every value and its square to its column's sums.
+#[inline(always)]
+fn add_squares_too<S: Simd>(simd: S, rows: [&[f32]; 4], sums: &mut [f64], squares: &mut [f64]) {
+    let whole = sums.len() / S::F64_LANES * S::F64_LANES;
+    let [a, b, c, d] = rows.map(|row| row.chunks_exact(S::F64_LANES));
+    let (vectors, sums) = S::as_mut_simd_f64s(sums);
+    let (vectors_of_squares, squares) = S::as_mut_simd_f64s(squares);
+    let vectors = vectors.iter_mut().zip(vectors_of_squares);
+    for (((((sum, square), a), b), c), d) in vectors.zip(a).zip(b).zip(c).zip(d) {
+        let (a, b, c, d) = (widen(simd, a), widen(simd, b), widen(simd, c), widen(simd, d));
+        *sum = simd.add_f64s(*sum, simd.add_f64s(simd.add_f64s(a, b), simd.add_f64s(c, d)));
+        let (ab, cd) = (simd.mul_f64s(a, a), simd.mul_add_e_f64s(c, c, *square));
+        *square = simd.add_f64s(simd.mul_add_e_f64s(b, b, ab), simd.mul_add_e_f64s(d, d, cd));
+    }
+    for row in rows {
+        for ((sum, square), &y) in sums.iter_mut().zip(&mut *squares).zip(&row[whole..]) {
+            let y = f64::from(y);
+            *sum += y;
+            *square += y * y;
+        }
+    }
+}
+
 impl Tally {
     #[inline(always)]
     fn add(&mut self, span: &Span) {
         self.zeros += span.zeros;
         self.negatives += span.negatives;
         self.near_zeros += span.near_zeros;
-        self.moments.merge(&span.moments);
     }
 }

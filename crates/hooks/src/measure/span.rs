@@ -4,9 +4,10 @@
 //! only; what is left to it here is of that kind. Counts are the same on every CPU. Sums are so to rounding, as they
 //! have as many lanes as the CPU's vectors.
 
-use pulp::Simd;
+use pulp::{Simd, bytemuck};
 use taper_report::Histogram;
 
+use super::apart::{Others, set_apart};
 use super::bins::Bins;
 use crate::Parts;
 use crate::moments::{CHUNK, Moments};
@@ -21,29 +22,34 @@ pub(super) struct Span {
     pub sum: f64,
     pub sum_abs: f64,
     pub sum_squares: f64,
-    /// Empty unless wanted.
-    pub moments: Moments,
 }
 
-/// Where spans are measured: room for one, and the histogram of all so far.
+/// Where spans are measured: room for one, and what all so far add up to.
 pub(super) struct Spans {
     parts: Parts,
-    /// The vectors that hold more than zeros and the span's background, which stands for both: these two are
-    /// only counted.
-    others: [f32; CHUNK + PADDING],
-    /// The same in f64, or what is made of them.
-    wide: [f64; CHUNK + PADDING],
+    /// What is neither zero nor the span's background: these two are only counted.
+    others: Others,
     bins: Bins,
+    /// Sums of powers of all values.
+    powers: [f64; 4],
+    min: f32,
+    max: f32,
 }
 
-/// `others` are padded to a multiple of this with the background: no CPU has more lanes.
-const PADDING: usize = 32;
+/// Others are padded to a multiple of this with zeros: two vectors, and no CPU has more lanes.
+pub(super) const PADDING: usize = 32;
 
 impl Spans {
     #[inline(always)]
     pub fn new(parts: Parts) -> Self {
-        let bins = Bins::new(parts.histogram);
-        Self { parts, others: [0.0; CHUNK + PADDING], wide: [0.0; CHUNK + PADDING], bins }
+        Self {
+            parts,
+            others: [0.0; CHUNK + PADDING],
+            bins: Bins::new(parts.histogram),
+            powers: [0.0; 4],
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+        }
     }
 
     /// Adds all that was counted to a histogram.
@@ -51,182 +57,194 @@ impl Spans {
         self.bins.pour(histogram);
     }
 
+    /// Of all values so far, which are these.
+    ///
+    /// From their powers about zero, to which most values behind ReLU add nothing. Values that keep together far from
+    /// zero are read once more, for powers about their mean.
+    #[inline(always)]
+    pub fn moments<S: Simd>(&self, simd: S, ys: &[f32]) -> Moments {
+        let (n, extremes) = (ys.len() as u64, (self.min, self.max));
+        let moments = Moments::about(0.0, self.powers, n, extremes);
+        if moments.keeps_digits(self.powers[1]) {
+            return moments;
+        }
+        let mut powers = [0.0; 4];
+        for ys in ys.chunks(CHUNK) {
+            let (vectors, rest) = ys.as_chunks();
+            let mut sums = Sums::new(simd, moments.mean);
+            for ys in vectors {
+                sums.add::<4>(simd, ys);
+            }
+            add(&mut powers, sums.powers::<4>(simd));
+            for &y in rest {
+                let d = f64::from(y) - moments.mean;
+                add(&mut powers, [d, d * d, d * d * d, d * d * d * d]);
+            }
+        }
+        Moments::about(moments.mean, powers, n, extremes)
+    }
+
     /// Measures 1 to [`CHUNK`] values; `None` if one is not finite.
     ///
     /// Behind ReLU most values are zero, and most values of a feature map may be what the background of the image
-    /// gives: so vectors of these two are only counted. Powers are summed up about the background. As one of the
-    /// values it is at most √n standard deviations from their mean, so the central moments that follow from the
-    /// powers lose few of f64's digits.
+    /// gives: so these two are only counted.
     #[inline(always)]
     pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32]) -> Option<Span> {
         let (background, parts) = (background_of(ys), self.parts);
         if !background.is_finite() {
             return None;
         }
-        let (zeros, backgrounds, others) = set_apart(simd, ys, background, &mut self.others);
-        let (others, wide) = (&self.others[..others], &mut self.wide[..others]);
-        let shift = f64::from(background);
-        for (wide, y) in wide.iter_mut().zip(others) {
-            *wide = f64::from(*y) - shift;
-        }
-        let powers = match parts {
-            Parts { moments: true, .. } => power_sums::<4, S>(simd, wide),
-            Parts { samples: true, .. } => power_sums::<2, S>(simd, wide),
-            _ => power_sums::<1, S>(simd, wide),
+        let apart = set_apart(simd, ys, background, &mut self.others);
+        let (mut powers, near_zeros) = match parts {
+            Parts { moments: true, .. } => self.sums::<4, S>(simd, apart.others),
+            Parts { samples: true, .. } => self.sums::<2, S>(simd, apart.others),
+            _ => self.sums::<1, S>(simd, apart.others),
         };
         // What is not finite in f32 stays so in every sum, and nothing finite overflows f64 here.
         if !powers[0].is_finite() {
             return None;
         }
         if parts.histogram {
-            self.bins.add(others, background, backgrounds);
+            self.bins.add_many(background, apart.backgrounds);
         }
-        let (near_zeros, mut min, mut max) = near_and_extremes(simd, others, background);
-        if zeros > 0 {
-            (min, max) = (min.min(0.0), max.max(0.0));
-        }
-        let (mut negatives, mut below) =
-            if min < 0.0 { negatives(simd, others, background, wide) } else { (0, 0.0) };
+        let others = &self.others[..apart.others.next_multiple_of(PADDING)];
+        let (mut negatives, mut below) = if apart.min < 0.0 { negatives(simd, others) } else { (0, 0.0) };
+        let (zeros, backgrounds) = (apart.zeros as u64, apart.backgrounds as u64);
         if background < 0.0 {
             negatives += backgrounds;
-            below -= backgrounds as f64 * shift;
+            below += backgrounds as f64 * f64::from(background);
         }
-        let not_zero = (ys.len() as u64 - zeros) as f64;
-        let sum = powers[0] + not_zero * shift;
-        let moments = if parts.moments {
-            Moments::about(shift, with_zeros(powers, zeros, shift), ys.len() as u64, (min, max))
-        } else {
-            Moments::default()
-        };
+        let mut power = backgrounds as f64;
+        for sum in &mut powers {
+            power *= f64::from(background);
+            *sum += power;
+        }
+        add(&mut self.powers, powers);
+        (self.min, self.max) = (self.min.min(apart.min), self.max.max(apart.max));
         Some(Span {
             zeros,
             negatives,
             near_zeros: near_zeros + zeros + if background.abs() <= NEAR_ZERO { backgrounds } else { 0 },
-            sum,
-            sum_abs: sum + 2.0 * below,
-            sum_squares: if parts.samples {
-                powers[1] + 2.0 * shift * powers[0] + not_zero * shift * shift
-            } else {
-                0.0
-            },
-            moments,
+            sum: powers[0],
+            sum_abs: powers[0] - 2.0 * below,
+            sum_squares: powers[1],
         })
+    }
+
+    /// Sums of powers of the first `n` others, and how many of them are near zero. Counts them in the histogram too:
+    /// in turn with the sums, as the CPU can do both at once.
+    #[inline(always)]
+    fn sums<const K: usize, S: Simd>(&mut self, simd: S, n: usize) -> ([f64; 4], u64) {
+        self.others[n..][..PADDING].fill(0.0);
+        let mut sums = Sums::new(simd, 0.0);
+        let (vectors, rest) = self.others[..n].as_chunks();
+        for ys in vectors {
+            sums.add::<K>(simd, ys);
+            if self.parts.histogram {
+                self.bins.add(ys);
+            }
+        }
+        if self.parts.histogram {
+            self.bins.add(rest);
+        }
+        let padding = n.next_multiple_of(PADDING) - n;
+        if padding > 0 {
+            let (padded, _) = self.others[n - rest.len()..].split_first_chunk().expect("there is room");
+            sums.add::<K>(simd, padded);
+        }
+        (sums.powers::<K>(simd), total(simd, sums.near_zeros) - padding as u64)
     }
 }
 
-/// The value at one of the ends, as the background has the corners of a feature map; the smaller one, which is less
-/// likely to lie far away from all others.
+/// The value at one of the ends, as the background has the corners of a feature map; the smaller one, which is more
+/// likely to be it.
 #[inline(always)]
 fn background_of(ys: &[f32]) -> f32 {
     let (first, last) = (ys[0], ys[ys.len() - 1]);
     if last.abs() < first.abs() { last } else { first }
 }
 
-/// Counts zeros and other values equal to the background, and keeps the vectors that hold anything else, in which
-/// zeros become the background. Returns the two counts and how many values were kept.
 #[inline(always)]
-fn set_apart<S: Simd>(simd: S, ys: &[f32], background: f32, kept: &mut [f32]) -> (u64, u64, usize) {
-    let (vectors, rest) = S::as_simd_f32s(ys);
-    let none = simd.splat_u32s(0);
-    let mut apart = Apart { background: simd.splat_f32s(background), zeros: none, same: none, kept: 0 };
-    let (room, _) = S::as_mut_simd_f32s(kept);
-    for &ys in vectors {
-        apart.add(simd, ys, room);
+fn add(sums: &mut [f64; 4], powers: [f64; 4]) {
+    for (sum, power) in sums.iter_mut().zip(powers) {
+        *sum += power;
     }
-    if !rest.is_empty() {
-        apart.add(simd, simd.partial_load_f32s(rest), room);
-    }
-    // The last vector was filled up with zeros.
-    let padding = if rest.is_empty() { 0 } else { (S::F32_LANES - rest.len()) as u64 };
-    let (zeros, same) = (total(simd, apart.zeros), total(simd, apart.same));
-    let n = apart.kept * S::F32_LANES;
-    kept[n..n.next_multiple_of(PADDING)].fill(background);
-    (zeros - padding, same - zeros, n.next_multiple_of(PADDING))
 }
 
-/// Counts in lanes, and how many vectors were kept.
-struct Apart<S: Simd> {
-    background: S::f32s,
-    zeros: S::u32s,
-    same: S::u32s,
-    kept: usize,
+/// Sums of powers of deviations from a shift, and how many values are near zero, in lanes.
+struct Sums<S: Simd> {
+    shift: S::f64s,
+    /// Two of each power, so that an addition need not wait for the one before.
+    powers: [[S::f64s; 4]; 2],
+    near_zeros: S::u32s,
 }
 
-impl<S: Simd> Apart<S> {
+impl<S: Simd> Sums<S> {
     #[inline(always)]
-    fn add(&mut self, simd: S, ys: S::f32s, room: &mut [S::f32s]) {
-        let is_zero = simd.equal_f32s(ys, simd.splat_f32s(0.0));
-        let ys = simd.select_f32s(is_zero, self.background, ys);
-        let is_background = simd.equal_f32s(ys, self.background);
-        self.zeros = count(simd, self.zeros, is_zero);
-        self.same = count(simd, self.same, is_background);
-        // No branch: where zeros begin and end is hard to foretell.
-        room[self.kept] = ys;
-        self.kept += usize::from(simd.first_true_m32s(simd.not_m32s(is_background)) < S::F32_LANES);
+    fn new(simd: S, shift: f64) -> Self {
+        let zero = simd.splat_f64s(0.0);
+        Self { shift: simd.splat_f64s(shift), powers: [[zero; 4]; 2], near_zeros: simd.splat_u32s(0) }
     }
-}
 
-/// Sums of the first `K` powers of `ds`, whose number is a multiple of [`PADDING`]; of the others zero.
-#[inline(always)]
-fn power_sums<const K: usize, S: Simd>(simd: S, ds: &[f64]) -> [f64; 4] {
-    let zero = simd.splat_f64s(0.0);
-    // Two sums of each power, so that an addition need not wait for the one before.
-    let mut sums = [[zero; 4]; 2];
-    for pair in S::as_simd_f64s(ds).0.as_chunks::<2>().0 {
-        for (sums, &d) in sums.iter_mut().zip(pair) {
-            sums[0] = simd.add_f64s(sums[0], d);
-            if K > 1 {
-                let square = simd.mul_f64s(d, d);
-                sums[1] = simd.add_f64s(sums[1], square);
-                if K > 2 {
-                    sums[2] = simd.mul_add_e_f64s(square, d, sums[2]);
-                    sums[3] = simd.mul_add_e_f64s(square, square, sums[3]);
+    /// Adds values to the sums of the first `K` powers.
+    #[inline(always)]
+    fn add<const K: usize>(&mut self, simd: S, ys: &[f32; PADDING]) {
+        let bound = simd.splat_f32s(NEAR_ZERO);
+        for &ys in S::as_simd_f32s(ys).0 {
+            self.near_zeros =
+                count(simd, self.near_zeros, simd.less_than_or_equal_f32s(simd.abs_f32s(ys), bound));
+        }
+        for pair in ys.chunks_exact(2 * S::F64_LANES) {
+            for (sums, ys) in self.powers.iter_mut().zip(pair.chunks_exact(S::F64_LANES)) {
+                let d = simd.sub_f64s(widen(simd, ys), self.shift);
+                sums[0] = simd.add_f64s(sums[0], d);
+                if K > 1 {
+                    let square = simd.mul_f64s(d, d);
+                    sums[1] = simd.add_f64s(sums[1], square);
+                    if K > 2 {
+                        sums[2] = simd.mul_add_e_f64s(square, d, sums[2]);
+                        sums[3] = simd.mul_add_e_f64s(square, square, sums[3]);
+                    }
                 }
             }
         }
     }
-    let mut powers = [0.0; 4];
-    for (i, power) in powers.iter_mut().enumerate().take(K) {
-        *power = simd.reduce_sum_f64s(simd.add_f64s(sums[0][i], sums[1][i]));
+
+    /// The sums of the first `K` powers; of the others zero.
+    #[inline(always)]
+    fn powers<const K: usize>(&self, simd: S) -> [f64; 4] {
+        let mut powers = [0.0; 4];
+        for (i, power) in powers.iter_mut().enumerate().take(K) {
+            *power = simd.reduce_sum_f64s(simd.add_f64s(self.powers[0][i], self.powers[1][i]));
+        }
+        powers
     }
-    powers
 }
 
-/// Adds the powers of so many zeros.
+/// A vector of values in f64.
 #[inline(always)]
-fn with_zeros(mut powers: [f64; 4], zeros: u64, shift: f64) -> [f64; 4] {
-    let mut power = zeros as f64;
-    for sum in &mut powers {
-        power *= -shift;
-        *sum += power;
+pub(super) fn widen<S: Simd>(simd: S, ys: &[f32]) -> S::f64s {
+    let mut wide = simd.splat_f64s(0.0);
+    let lanes: &mut [f64] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut wide));
+    for (lane, y) in lanes.iter_mut().zip(ys) {
+        *lane = f64::from(*y);
     }
-    powers
+    wide
 }
 
-/// How many values other than `background` are near zero, and the smallest and largest value.
+/// How many values are negative, and their sum.
 #[inline(always)]
-fn near_and_extremes<S: Simd>(simd: S, ys: &[f32], background: f32) -> (u64, f32, f32) {
-    let (bound, all) = (simd.splat_f32s(NEAR_ZERO), simd.splat_f32s(background));
-    let (mut near, mut min, mut max) = (simd.splat_u32s(0), all, all);
+fn negatives<S: Simd>(simd: S, ys: &[f32]) -> (u64, f64) {
+    let (zero, mut negatives, mut sum) = (simd.splat_f32s(0.0), simd.splat_u32s(0), simd.splat_f64s(0.0));
     for &ys in S::as_simd_f32s(ys).0 {
-        let is_near = simd.less_than_or_equal_f32s(simd.abs_f32s(ys), bound);
-        let is_background = simd.equal_f32s(ys, all);
-        near = count(simd, near, simd.and_m32s(is_near, simd.not_m32s(is_background)));
-        (min, max) = (simd.min_f32s(min, ys), simd.max_f32s(max, ys));
+        negatives = count(simd, negatives, simd.less_than_f32s(ys, zero));
+        let below = simd.min_f32s(ys, zero);
+        let below: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&below));
+        for below in below.chunks_exact(S::F64_LANES) {
+            sum = simd.add_f64s(sum, widen(simd, below));
+        }
     }
-    (total(simd, near), simd.reduce_min_f32s(min), simd.reduce_max_f32s(max))
-}
-
-/// How many values other than `background` are negative, and the sum of their magnitudes; `wide` is overwritten.
-#[inline(always)]
-fn negatives<S: Simd>(simd: S, ys: &[f32], background: f32, wide: &mut [f64]) -> (u64, f64) {
-    let mut count = 0_u32;
-    for (wide, &y) in wide.iter_mut().zip(ys) {
-        let negative = (y < 0.0) & (y != background);
-        count += u32::from(negative);
-        *wide = f64::from(if negative { -y } else { 0.0 });
-    }
-    (u64::from(count), power_sums::<1, S>(simd, wide)[0])
+    (total(simd, negatives), simd.reduce_sum_f64s(sum))
 }
 
 /// Adds 1 in the lanes where `mask` is set.
@@ -238,7 +256,6 @@ fn count<S: Simd>(simd: S, counts: S::u32s, mask: S::m32s) -> S::u32s {
 /// The sum of a vector's lanes.
 #[inline(always)]
 fn total<S: Simd>(_: S, counts: S::u32s) -> u64 {
-    let mut lanes = [0; PADDING];
-    S::as_mut_simd_u32s(&mut lanes).0[0] = counts;
-    u64::from(lanes[..S::U32_LANES].iter().sum::<u32>())
+    let lanes: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&counts));
+    u64::from(lanes.iter().sum::<u32>())
 }

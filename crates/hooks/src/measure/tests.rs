@@ -235,14 +235,24 @@ fn all_parts() -> impl Iterator<Item = Parts> {
     (0..8).map(|bits| Parts { moments: bits & 1 > 0, histogram: bits & 2 > 0, samples: bits & 4 > 0 })
 }
 
-/// The pass on this CPU's vectors and on one value at a time, which other CPUs may fall back on, against the twin:
-/// once with the values as a plane and once as a row, for every choice of parts.
+/// The pass on this CPU's vectors, on those of CPUs that have AVX2 at best, and on one value at a time, which others
+/// may fall back on.
+fn on_every_cpu(block: Batch<'_>, parts: Parts) -> Vec<Option<Tally>> {
+    let fast = || fast::Fast { block, parts };
+    let mut tallies = vec![block.fast(parts), fast().with_simd(pulp::Scalar)];
+    #[cfg(target_arch = "x86_64")]
+    tallies.extend(pulp::x86::V3::try_new().map(|v3| pulp::Simd::vectorize(v3, fast())));
+    tallies
+}
+
+/// The pass on every CPU against the twin: once with the values as a plane and once as a row, for every choice of
+/// parts.
 fn fast_is_plain(activation: Activation, ys: &[f32]) {
     for (units, positions) in [(1, ys.len()), (ys.len(), 1)] {
         let block = Batch { activation, units, positions, xs: ys, ys };
         for parts in all_parts() {
             let plain = block.plain(parts);
-            for fast in [block.fast(parts), fast::Fast { block, parts }.with_simd(pulp::Scalar)] {
+            for fast in on_every_cpu(block, parts) {
                 if let Err(error) = same_to(LOOSE, &fast.unwrap(), &plain) {
                     panic!("{activation} {parts:?} {units} units, {positions} positions of {ys:?}: {error}");
                 }
@@ -314,7 +324,9 @@ fn moments_keep_their_digits_far_from_zero_and_behind_an_outlier() {
     let mut outlier = near.clone();
     outlier[0] = 1e9;
     let holes: Vec<f32> = far.iter().enumerate().map(|(i, y)| if i % 5 == 0 { 0.0 } else { *y }).collect();
-    for ys in [near, far, outlier, holes] {
+    // Just near enough for powers about zero, and just too far.
+    let (nearer, farther) = (noise(0.95), noise(1.05));
+    for ys in [near, nearer, farther, far, outlier, holes] {
         fast_is_plain(Activation::Identity, &ys);
     }
 }

@@ -20,9 +20,10 @@ pub(crate) struct Source<'a> {
 impl Source<'_> {
     /// Reads to the end or to `limit` bytes, whichever comes first.
     ///
-    /// The memory taken is at most about twice what was really read, however large `limit` is.
-    pub fn read_at_most(&mut self, limit: u64) -> io::Result<Vec<u8>> {
-        let expected = self.left.map_or(0, |left| left.min(limit));
+    /// The memory taken is at most about twice what was really read, however large `limit` is; or the `expected` bytes, if
+    /// it is not known how many there can be.
+    pub fn read_at_most(&mut self, limit: u64, expected: u64) -> io::Result<Vec<u8>> {
+        let expected = self.left.unwrap_or(expected).min(limit);
         let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         (&mut self.reader).take(limit).read_to_end(&mut bytes)?;
         self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));

@@ -1,5 +1,6 @@
 use crate::{Error, Result, Scale, Split};
 use candle_core::Device;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -86,12 +87,25 @@ impl Dataset {
 
 /// Mean and standard deviation of `pixels / white`; sums are integers, so only the last steps round.
 fn moments(pixels: &[u8], white: u8) -> (f64, f64) {
-    let mut counts = [0_u64; 256];
-    pixels.iter().for_each(|&pixel| counts[usize::from(pixel)] += 1);
+    let counts = counts(pixels);
     let power = |p: u32| -> u128 {
         counts.iter().enumerate().map(|(value, &n)| (value as u128).pow(p) * u128::from(n)).sum()
     };
     let (n, sum, squares) = (pixels.len() as u128, power(1), power(2));
     let scale = n as f64 * f64::from(white);
     (sum as f64 / scale, ((n * squares - sum * sum) as f64).sqrt() / scale)
+}
+
+/// How often each value occurs.
+fn counts(pixels: &[u8]) -> [u64; 256] {
+    let add = |a: [u64; 256], b: [u64; 256]| std::array::from_fn(|value| a[value] + b[value]);
+    let parts = pixels.par_chunks(1 << 20).map(|pixels| {
+        // The next pixel is often the same and would wait for the count of this one: so they take turns.
+        let mut counts = [[0_u32; 256]; 8];
+        for pixels in pixels.chunks(8) {
+            counts.iter_mut().zip(pixels).for_each(|(counts, &pixel)| counts[usize::from(pixel)] += 1);
+        }
+        std::array::from_fn(|value| counts.iter().map(|counts| u64::from(counts[value])).sum())
+    });
+    parts.reduce(|| [0; 256], add)
 }

@@ -163,8 +163,8 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
     let most = |file: usize, rank: u64| set.files[file].content_bytes.saturating_sub(4 + 4 * rank);
     let split = |part: &str, first: usize| {
         let (images_path, labels_path) = (&paths[first], &paths[first + 1]);
-        let images = images_up_to(images_path, most(first, 3))?;
-        let labels = labels_up_to(labels_path, set.classes, most(first + 1, 1))?;
+        let images = images_up_to(images_path, Some(most(first, 3)))?;
+        let labels = labels_up_to(labels_path, set.classes, Some(most(first + 1, 1)))?;
         let bad = |path: &Path, expected: String, found: String| Error::BadFile {
             path: path.to_owned(),
             expected,
@@ -183,7 +183,8 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
         let name = format!("{} {part}", set.name);
         Split::new(&name, (1, height, width), 255, set.classes, images.pixels, labels)
     };
-    let data = Dataset::new(&set.name, split("train", 0)?, split("test", 2)?)?;
+    let (train, test) = rayon::join(|| split("train", 0), || split("test", 2));
+    let data = Dataset::new(&set.name, train?, test?)?;
     let dir = paths[0].parent().unwrap_or(Path::new("."));
     tracing::info!(
         "{}: {} training and {} test images from {}",

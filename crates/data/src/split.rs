@@ -1,6 +1,7 @@
 use crate::{Batches, Error, Result, Scale};
 use candle_core::Device;
 use rand::{Rng, seq::SliceRandom};
+use sha2::{Digest, Sha256};
 use std::{ops::Range, sync::Arc};
 
 /// Labelled images: a training, validation or test split.
@@ -18,6 +19,8 @@ pub struct Split {
     /// What each pixel value becomes in a batch.
     pub(crate) table: Arc<[f32; 256]>,
     pub(crate) device: Device,
+    /// What [`pixels_hash`](Split::pixels_hash) is for all rows, if it was made while they were read.
+    pub(crate) hash: Option<Sha256>,
 }
 
 impl Split {
@@ -73,6 +76,7 @@ impl Split {
             classes,
             table: Arc::new(Scale::Unit.table(white, 0.0, 1.0)),
             device: Device::Cpu,
+            hash: None,
         })
     }
 
@@ -111,6 +115,19 @@ impl Split {
         let (c, h, w) = self.shape;
         let size = c * h * w;
         &self.pixels[self.rows.start * size..self.rows.end * size]
+    }
+
+    /// SHA-256 that has seen what the samples are and the pixels, as the checksum of a data set begins.
+    pub(crate) fn pixels_hash(&self) -> Sha256 {
+        match &self.hash {
+            Some(hash) if self.len() == self.labels.len() => hash.clone(),
+            _ => self.add_pixels(Sha256::new()),
+        }
+    }
+
+    /// Adds the same to a checksum that goes on.
+    pub(crate) fn add_pixels(&self, hash: Sha256) -> Sha256 {
+        add_kind(hash, self.shape, self.white, self.classes, self.len()).chain_update(self.pixels())
     }
 
     /// The labels, `N`.
@@ -196,6 +213,18 @@ impl Split {
         }
         Ok(())
     }
+}
+
+/// Adds to a checksum of what kind the pixels are that follow.
+pub(crate) fn add_kind(
+    hash: Sha256,
+    (c, h, w): (usize, usize, usize),
+    white: u8,
+    classes: usize,
+    len: usize,
+) -> Sha256 {
+    let add = |hash: Sha256, n: usize| hash.chain_update((n as u64).to_le_bytes());
+    [c, h, w, usize::from(white), classes, len].into_iter().fold(hash, add)
 }
 
 pub(crate) fn zero_batch_size() -> Error {

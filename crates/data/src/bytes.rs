@@ -10,9 +10,6 @@ use std::{
 
 const CURE_MISSING: &str = "check the path, or download the file again";
 
-/// How much is read at a time.
-const PIECE: u64 = 1 << 20;
-
 /// A file that is being read, uncompressed where it is gzipped.
 pub(crate) struct Source<'a> {
     reader: Box<dyn Read + Send + 'a>,
@@ -35,7 +32,9 @@ impl Source<'_> {
         let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         let (mut piece, mut next, mut to_go) = (Vec::new(), Vec::new(), limit);
         loop {
-            let mut reader = (&mut self.reader).take(to_go.min(PIECE));
+            // Little of a short file: two pieces are in memory beside what was read.
+            let size = (bytes.len() as u64 / 8).clamp(1 << 16, 1 << 20);
+            let mut reader = (&mut self.reader).take(to_go.min(size));
             let keep = || {
                 seen(&piece);
                 bytes.extend_from_slice(&piece);

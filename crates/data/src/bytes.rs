@@ -12,19 +12,41 @@ const CURE_MISSING: &str = "check the path, or download the file again";
 
 /// A file that is being read, uncompressed where it is gzipped.
 pub(crate) struct Source<'a> {
-    reader: Box<dyn Read + 'a>,
+    reader: Box<dyn Read + Send + 'a>,
     /// How many bytes there can be, where that is known: a gzip file does not say.
     left: Option<u64>,
 }
 
 impl Source<'_> {
-    /// Reads to the end or to `limit` bytes, whichever comes first.
+    /// Reads to the end or to `limit` bytes, whichever comes first. Every piece is shown to `seen` while the next is read.
     ///
-    /// The memory taken is at most about twice what was really read, however large `limit` is.
-    pub fn read_at_most(&mut self, limit: u64) -> io::Result<Vec<u8>> {
-        let expected = self.left.map_or(0, |left| left.min(limit));
+    /// The memory taken is at most about twice what was really read, however large `limit` is; or the `expected` bytes, if
+    /// it is not known how many there can be.
+    pub fn read_at_most(
+        &mut self,
+        limit: u64,
+        expected: u64,
+        mut seen: impl FnMut(&[u8]) + Send,
+    ) -> io::Result<Vec<u8>> {
+        let expected = self.left.unwrap_or(expected).min(limit);
         let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
-        (&mut self.reader).take(limit).read_to_end(&mut bytes)?;
+        let (mut piece, mut next, mut to_go) = (Vec::new(), Vec::new(), limit);
+        loop {
+            // Little of a short file: two pieces are in memory beside what was read.
+            let size = (bytes.len() as u64 / 8).clamp(1 << 16, 1 << 20);
+            let mut reader = (&mut self.reader).take(to_go.min(size));
+            let keep = || {
+                seen(&piece);
+                bytes.extend_from_slice(&piece);
+            };
+            let (read, ()) = rayon::join(|| reader.read_to_end(&mut next), keep);
+            match read? as u64 {
+                0 => break,
+                n => to_go -= n,
+            }
+            std::mem::swap(&mut piece, &mut next);
+            next.clear();
+        }
         self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
         Ok(bytes)
     }
@@ -57,7 +79,7 @@ pub(crate) fn open(path: &Path) -> Result<Source<'static>> {
 }
 
 /// The `size` bytes themselves, or what they say once unzipped if they start with gzip's two magic bytes.
-pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + 'a, size: u64) -> io::Result<Source<'a>> {
+pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + Send + 'a, size: u64) -> io::Result<Source<'a>> {
     let zipped = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     Ok(match zipped {
         true => Source { reader: Box::new(MultiGzDecoder::new(reader)), left: None },

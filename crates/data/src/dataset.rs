@@ -1,6 +1,7 @@
 use crate::{Error, Result, Scale, Split};
 use candle_core::Device;
-use sha2::{Digest, Sha256};
+use rayon::prelude::*;
+use sha2::Digest;
 use std::sync::Arc;
 
 /// A training and a test split of the same kind of images.
@@ -64,15 +65,8 @@ impl Dataset {
     /// By it a run that goes on knows that it sees the samples that it began with, wherever they were read from. Neither the
     /// scale nor the device is part of it.
     pub fn checksum(&self) -> String {
-        let mut hash = Sha256::new();
-        for split in [&self.train, &self.test] {
-            let (c, h, w) = split.shape();
-            for n in [c, h, w, usize::from(split.white()), split.classes(), split.len()] {
-                hash.update((n as u64).to_le_bytes());
-            }
-            hash.update(split.pixels());
-            hash.update(split.labels());
-        }
+        let hash = self.train.pixels_hash().chain_update(self.train.labels());
+        let hash = self.test.add_pixels(hash).chain_update(self.test.labels());
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -86,12 +80,25 @@ impl Dataset {
 
 /// Mean and standard deviation of `pixels / white`; sums are integers, so only the last steps round.
 fn moments(pixels: &[u8], white: u8) -> (f64, f64) {
-    let mut counts = [0_u64; 256];
-    pixels.iter().for_each(|&pixel| counts[usize::from(pixel)] += 1);
+    let counts = counts(pixels);
     let power = |p: u32| -> u128 {
         counts.iter().enumerate().map(|(value, &n)| (value as u128).pow(p) * u128::from(n)).sum()
     };
     let (n, sum, squares) = (pixels.len() as u128, power(1), power(2));
     let scale = n as f64 * f64::from(white);
     (sum as f64 / scale, ((n * squares - sum * sum) as f64).sqrt() / scale)
+}
+
+/// How often each value occurs.
+fn counts(pixels: &[u8]) -> [u64; 256] {
+    let add = |a: [u64; 256], b: [u64; 256]| std::array::from_fn(|value| a[value] + b[value]);
+    let parts = pixels.par_chunks(1 << 20).map(|pixels| {
+        // The next pixel is often the same and would wait for the count of this one: so they take turns.
+        let mut counts = [[0_u32; 256]; 8];
+        for pixels in pixels.chunks(8) {
+            counts.iter_mut().zip(pixels).for_each(|(counts, &pixel)| counts[usize::from(pixel)] += 1);
+        }
+        std::array::from_fn(|value| counts.iter().map(|counts| u64::from(counts[value])).sum())
+    });
+    parts.reduce(|| [0; 256], add)
 }

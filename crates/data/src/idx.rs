@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     bytes::{Source, is_broken_gzip, open},
 };
-use std::path::Path;
+use std::{io, path::Path};
 
 /// No file with more is read: EMNIST, the largest set in this format, has half of it.
 const MAX_VALUES: u64 = 1 << 30;
@@ -33,12 +33,17 @@ pub struct Images {
 /// A file that is missing, cut off, empty, not IDX, of another rank or type than images have, with zero images, longer than
 /// its header says or longer than 1 GiB. Memory stays in proportion to the file, whatever the header claims.
 pub fn read_images(path: &Path) -> Result<Images> {
-    images_up_to(path, MAX_VALUES)
+    images_up_to(path, None, |_, _| {})
 }
 
-/// The same for a file of which it is known how many values it has at most, whatever it claims.
-pub(crate) fn images_up_to(path: &Path, most: u64) -> Result<Images> {
-    let (sizes, pixels) = decode::<3>(path, &mut open(path)?, most)?;
+/// The same for a file of which it is known how many values it has at most, whatever it claims. `seen` gets the sizes with
+/// every piece of the pixels.
+pub(crate) fn images_up_to(
+    path: &Path,
+    most: Option<u64>,
+    seen: impl FnMut([usize; 3], &[u8]) + Send,
+) -> Result<Images> {
+    let (sizes, pixels) = decode::<3>(path, &mut open(path)?, most, seen)?;
     let [count, height, width] = sizes;
     Ok(Images { count, height, width, pixels })
 }
@@ -49,12 +54,12 @@ pub(crate) fn images_up_to(path: &Path, most: u64) -> Result<Images> {
 ///
 /// As [`read_images`], and for a label out of range.
 pub fn read_labels(path: &Path, classes: usize) -> Result<Vec<u8>> {
-    labels_up_to(path, classes, MAX_VALUES)
+    labels_up_to(path, classes, None)
 }
 
 /// The same for a file of which it is known how many values it has at most, whatever it claims.
-pub(crate) fn labels_up_to(path: &Path, classes: usize, most: u64) -> Result<Vec<u8>> {
-    let (_, labels) = decode::<1>(path, &mut open(path)?, most)?;
+pub(crate) fn labels_up_to(path: &Path, classes: usize, most: Option<u64>) -> Result<Vec<u8>> {
+    let (_, labels) = decode::<1>(path, &mut open(path)?, most, |_, _| {})?;
     match labels.iter().position(|&label| usize::from(label) >= classes) {
         None => Ok(labels),
         Some(row) => Err(Error::BadFile {
@@ -67,11 +72,12 @@ pub(crate) fn labels_up_to(path: &Path, classes: usize, most: u64) -> Result<Vec
 }
 
 /// The sizes and the values of an IDX stream of unsigned bytes whose rank is `RANK`, at most `most` of them: a header
-/// that claims more is refused before anything is read for it.
+/// that claims more is refused before anything is read for it, one that claims less is believed.
 fn decode<const RANK: usize>(
     path: &Path,
     source: &mut Source<'_>,
-    most: u64,
+    most: Option<u64>,
+    mut seen: impl FnMut([usize; RANK], &[u8]) + Send,
 ) -> Result<([usize; RANK], Vec<u8>)> {
     let bad = |expected: String, found: String, cure: &str| Error::BadFile {
         path: path.to_owned(),
@@ -79,12 +85,11 @@ fn decode<const RANK: usize>(
         found,
         cure: cure.to_owned(),
     };
-    let mut read = |limit: u64| {
-        source.read_at_most(limit).map_err(|e| match is_broken_gzip(&e) {
-            true => bad("a whole gzip file".to_owned(), e.to_string(), CURE),
-            false => Error::io(path, "read")(e),
-        })
+    let broken = |e: io::Error| match is_broken_gzip(&e) {
+        true => bad("a whole gzip file".to_owned(), e.to_string(), CURE),
+        false => Error::io(path, "read")(e),
     };
+    let mut header = |bytes: usize| source.read_at_most(bytes as u64, bytes as u64, |_| {}).map_err(broken);
 
     let kind = |rank: u8| match rank {
         1 => "labels (magic 0x00000801)",
@@ -92,7 +97,7 @@ fn decode<const RANK: usize>(
         _ => "values of another rank",
     };
     let wanted = kind(RANK as u8);
-    match read(4)?[..] {
+    match header(4)?[..] {
         [0, 0, 8, rank] if usize::from(rank) == RANK => {}
         [0, 0, 8, rank @ (1 | 3)] => {
             let cure = "are the image file and the label file swapped?";
@@ -102,7 +107,7 @@ fn decode<const RANK: usize>(
         ref start => return Err(bad(format!("IDX {wanted}"), format!("a file starting {start:02x?}"), CURE)),
     }
 
-    let header = read(4 * RANK as u64)?;
+    let header = header(4 * RANK)?;
     if header.len() < 4 * RANK {
         let found = format!("{} bytes", 4 + header.len());
         return Err(bad(format!("an IDX header of {} bytes", 4 + 4 * RANK), found, CURE));
@@ -114,12 +119,15 @@ fn decode<const RANK: usize>(
         return Err(bad("at least one value".to_owned(), format!("sizes {product}"), CURE));
     }
     let values = sizes.iter().try_fold(1_u64, |n, &size| n.checked_mul(size.into()));
-    let Some(values) = values.filter(|&n| n <= most.min(MAX_VALUES)) else {
-        let expected = format!("at most {} values", most.min(MAX_VALUES));
+    let limit = most.unwrap_or(MAX_VALUES).min(MAX_VALUES);
+    let Some(values) = values.filter(|&n| n <= limit) else {
+        let expected = format!("at most {limit} values");
         return Err(bad(expected, format!("a header that claims {product}"), CURE));
     };
 
-    let data = read(values + 1)?;
+    let sizes = sizes.map(|size| size as usize);
+    let expected = most.map_or(0, |_| values + 1);
+    let data = source.read_at_most(values + 1, expected, |piece| seen(sizes, piece)).map_err(broken)?;
     let found = data.len() as u64;
     if found != values {
         let header = 4 + 4 * RANK as u64;
@@ -128,7 +136,7 @@ fn decode<const RANK: usize>(
         return Err(bad(expected, more.to_owned(), CURE));
     }
     // `values` fits: that many bytes are in memory.
-    Ok((sizes.map(|size| size as usize), data))
+    Ok((sizes, data))
 }
 
 #[cfg(test)]
@@ -139,7 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn decode_bytes<const RANK: usize>(bytes: &[u8]) -> Result<([usize; RANK], Vec<u8>)> {
-        decode(Path::new("bytes"), &mut uncompressed(bytes, bytes.len() as u64).unwrap(), MAX_VALUES)
+        decode(Path::new("bytes"), &mut uncompressed(bytes, bytes.len() as u64).unwrap(), None, |_, _| {})
     }
 
     fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
@@ -173,7 +181,7 @@ mod tests {
         #[test]
         fn memory_follows_the_file_and_not_the_claim(len in 0_usize..100_000, claim: u64) {
             let file = vec![1; len];
-            let bytes = uncompressed(&file[..], len as u64).unwrap().read_at_most(claim).unwrap();
+            let bytes = uncompressed(&file[..], len as u64).unwrap().read_at_most(claim, claim, |_| {}).unwrap();
             prop_assert!(bytes.capacity() <= 2 * len + 64, "{} bytes for {len}", bytes.capacity());
         }
     }
@@ -182,19 +190,29 @@ mod tests {
     fn reading_stops_one_byte_after_the_size_the_header_gives() {
         let file = idx(&[2, 2, 2], &[7; 1000]);
         let mut source = uncompressed(&file[..], file.len() as u64).unwrap();
-        decode::<3>(Path::new("x"), &mut source, MAX_VALUES).unwrap_err();
-        assert_eq!(source.read_at_most(u64::MAX).unwrap().len(), 1000 - 8 - 1);
+        decode::<3>(Path::new("x"), &mut source, None, |_, _| {}).unwrap_err();
+        assert_eq!(source.read_at_most(u64::MAX, 0, |_| {}).unwrap().len(), 1000 - 8 - 1);
+    }
+
+    #[test]
+    fn the_values_of_a_known_set_are_read_into_one_piece_of_memory() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, &idx(&[100, 20, 20], &[7; 40_000])).unwrap();
+        let file = encoder.finish().unwrap();
+        let mut source = uncompressed(&file[..], file.len() as u64).unwrap();
+        let (_, values) = decode::<3>(Path::new("x"), &mut source, Some(60_000), |_, _| {}).unwrap();
+        assert_eq!((values.len(), values.capacity()), (40_000, 40_001));
     }
 
     #[test]
     fn more_than_the_data_set_has_is_refused_by_the_header_alone() {
         let file = idx(&[3, 2, 2], &[7; 12]);
         let mut source = uncompressed(&file[..], 28).unwrap();
-        let error = decode::<3>(Path::new("x"), &mut source, 11).unwrap_err().to_string();
+        let error = decode::<3>(Path::new("x"), &mut source, Some(11), |_, _| {}).unwrap_err().to_string();
         assert!(
             error.contains("expected at most 11 values, found a header that claims 3 × 2 × 2"),
             "{error}"
         );
-        assert_eq!(source.read_at_most(u64::MAX).unwrap().len(), 12, "no value was read");
+        assert_eq!(source.read_at_most(u64::MAX, 0, |_| {}).unwrap().len(), 12, "no value was read");
     }
 }

@@ -2,7 +2,9 @@ use crate::{
     Choice, Dataset, Error, FileSet, Progress, Result, Split, digits,
     download::download,
     idx::{images_up_to, labels_up_to},
+    split::add_kind,
 };
+use sha2::{Digest, Sha256};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -163,8 +165,15 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
     let most = |file: usize, rank: u64| set.files[file].content_bytes.saturating_sub(4 + 4 * rank);
     let split = |part: &str, first: usize| {
         let (images_path, labels_path) = (&paths[first], &paths[first + 1]);
-        let images = images_up_to(images_path, most(first, 3))?;
-        let labels = labels_up_to(labels_path, set.classes, most(first + 1, 1))?;
+        let mut hash = None;
+        let images = images_up_to(images_path, Some(most(first, 3)), |[count, h, w], pixels| {
+            // The checksum begins with the training images, and they are most of it.
+            if first == 0 {
+                let begin = || add_kind(Sha256::new(), (1, h, w), 255, set.classes, count);
+                hash.get_or_insert_with(begin).update(pixels);
+            }
+        })?;
+        let labels = labels_up_to(labels_path, set.classes, Some(most(first + 1, 1)))?;
         let bad = |path: &Path, expected: String, found: String| Error::BadFile {
             path: path.to_owned(),
             expected,
@@ -181,9 +190,12 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
             return Err(bad(labels_path, expected, labels.len().to_string()));
         }
         let name = format!("{} {part}", set.name);
-        Split::new(&name, (1, height, width), 255, set.classes, images.pixels, labels)
+        let mut split = Split::new(&name, (1, height, width), 255, set.classes, images.pixels, labels)?;
+        split.hash = hash;
+        Ok(split)
     };
-    let data = Dataset::new(&set.name, split("train", 0)?, split("test", 2)?)?;
+    let (train, test) = rayon::join(|| split("train", 0), || split("test", 2));
+    let data = Dataset::new(&set.name, train?, test?)?;
     let dir = paths[0].parent().unwrap_or(Path::new("."));
     tracing::info!(
         "{}: {} training and {} test images from {}",

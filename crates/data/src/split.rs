@@ -1,6 +1,7 @@
 use crate::{Batches, Error, Result, Scale};
 use candle_core::Device;
 use rand::{Rng, seq::SliceRandom};
+use sha2::{Digest, Sha256};
 use std::{ops::Range, sync::Arc};
 
 /// Labelled images: a training, validation or test split.
@@ -9,7 +10,7 @@ use std::{ops::Range, sync::Arc};
 #[derive(Debug, Clone)]
 pub struct Split {
     name: Arc<str>,
-    pixels: Arc<[u8]>,
+    pixels: Arc<Vec<u8>>,
     labels: Arc<[u8]>,
     rows: Range<usize>,
     shape: (usize, usize, usize),
@@ -18,6 +19,8 @@ pub struct Split {
     /// What each pixel value becomes in a batch.
     pub(crate) table: Arc<[f32; 256]>,
     pub(crate) device: Device,
+    /// What [`pixels_hash`](Split::pixels_hash) is for all rows, if it was made while they were read.
+    pub(crate) hash: Option<Sha256>,
 }
 
 impl Split {
@@ -54,7 +57,10 @@ impl Split {
             let expected = format!("{} images of {c} × {h} × {w} for as many labels", labels.len());
             return Err(usage(expected, format!("{} pixels", pixels.len())));
         }
-        if let Some(pixel) = pixels.iter().find(|&&pixel| pixel > white) {
+        // No byte is above 255: then it takes time and finds nothing.
+        if white < u8::MAX
+            && let Some(pixel) = pixels.iter().find(|&&pixel| pixel > white)
+        {
             return Err(usage(format!("pixels up to {white}"), pixel.to_string()));
         }
         if let Some(label) = labels.iter().find(|&&label| usize::from(label) >= classes) {
@@ -63,13 +69,14 @@ impl Split {
         Ok(Self {
             name: name.into(),
             rows: 0..labels.len(),
-            pixels: pixels.into(),
+            pixels: Arc::new(pixels),
             labels: labels.into(),
             shape,
             white,
             classes,
             table: Arc::new(Scale::Unit.table(white, 0.0, 1.0)),
             device: Device::Cpu,
+            hash: None,
         })
     }
 
@@ -108,6 +115,19 @@ impl Split {
         let (c, h, w) = self.shape;
         let size = c * h * w;
         &self.pixels[self.rows.start * size..self.rows.end * size]
+    }
+
+    /// SHA-256 that has seen what the samples are and the pixels, as the checksum of a data set begins.
+    pub(crate) fn pixels_hash(&self) -> Sha256 {
+        match &self.hash {
+            Some(hash) if self.len() == self.labels.len() => hash.clone(),
+            _ => self.add_pixels(Sha256::new()),
+        }
+    }
+
+    /// Adds the same to a checksum that goes on.
+    pub(crate) fn add_pixels(&self, hash: Sha256) -> Sha256 {
+        add_kind(hash, self.shape, self.white, self.classes, self.len()).chain_update(self.pixels())
     }
 
     /// The labels, `N`.
@@ -193,6 +213,18 @@ impl Split {
         }
         Ok(())
     }
+}
+
+/// Adds to a checksum of what kind the pixels are that follow.
+pub(crate) fn add_kind(
+    hash: Sha256,
+    (c, h, w): (usize, usize, usize),
+    white: u8,
+    classes: usize,
+    len: usize,
+) -> Sha256 {
+    let add = |hash: Sha256, n: usize| hash.chain_update((n as u64).to_le_bytes());
+    [c, h, w, usize::from(white), classes, len].into_iter().fold(hash, add)
 }
 
 pub(crate) fn zero_batch_size() -> Error {

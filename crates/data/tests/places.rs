@@ -6,7 +6,7 @@ mod common;
 
 use common::{NAMES, fake_set, gzip, idx, options, write_set};
 use std::{fs, path::Path};
-use taper_data::{Choice, Dataset, Options, Result, load, load_files};
+use taper_data::{Choice, Dataset, Options, Result, Split, load, load_files};
 use tempfile::{TempDir, tempdir};
 
 /// Looks for the small set in `data_dir` and nowhere on the network.
@@ -169,5 +169,27 @@ fn a_bomb_in_place_of_a_file_is_refused_by_the_size_that_its_header_claims() {
         let error = with_file(NAMES[0], &bytes);
         let expected = ": expected at most 600 values, found a header that claims 1000000 × 4 × 5";
         assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn the_checksum_made_while_reading_is_that_of_the_samples() {
+    for zipped in [false, true] {
+        let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+        write_set(dir.path(), zipped);
+        let data = find(dir.path(), &cache).unwrap();
+        let again = |split: &Split| {
+            let (pixels, labels) = (split.pixels().to_vec(), split.labels().to_vec());
+            Split::new("again", split.shape(), split.white(), split.classes(), pixels, labels).unwrap()
+        };
+        let sum = |train: &Split| Dataset::new("again", again(train), again(&data.test)).unwrap().checksum();
+        assert_eq!(data.checksum(), sum(&data.train));
+
+        let (first, last) = data.train.clone().split_last(10).unwrap();
+        for train in [first, last, data.train.clone().take(7)] {
+            let part = Dataset { train: train.clone(), ..data.clone() };
+            assert_eq!(part.checksum(), sum(&train));
+            assert_ne!(part.checksum(), data.checksum());
+        }
     }
 }

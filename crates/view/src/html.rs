@@ -220,10 +220,14 @@ impl Page {
         let data = text::script_json(&data.to_string());
         let (title, controls, notes) = (html(&title), controls(groups), notes(groups));
         let contents = self.contents();
-        let plotly = plotly_js();
+        let scripts = Plot::offline_js_sources();
+        let plotly = plotly_js(&scripts);
         let body = &self.body;
+        // Made in one piece: to grow megabyte by megabyte takes longer than to write it.
+        let mut page = String::with_capacity(plotly.len() + data.len() + body.len() + (1 << 16));
         // No part of the page may be fetched, whatever a name contains: the browser enforces it.
-        format!(
+        let _ = write!(
+            page,
             r##"<!doctype html>
 <html lang="en">
 <head>
@@ -253,7 +257,8 @@ impl Page {
 </html>
 "##,
             version = env!("CARGO_PKG_VERSION"),
-        )
+        );
+        page
     }
 }
 
@@ -378,11 +383,10 @@ fn controls(groups: &Groups<'_>) -> String {
 }
 
 /// Plotly's library without MathJax, which the crate puts behind it: half the size, and no TeX here.
-fn plotly_js() -> String {
-    let scripts = Plot::offline_js_sources();
+fn plotly_js(scripts: &str) -> &str {
     let start = scripts.find('>').map_or(0, |at| at + 1);
     let end = scripts.find("</script>").unwrap_or(scripts.len());
-    scripts[start..end].to_string()
+    &scripts[start..end]
 }
 
 #[cfg(test)]
@@ -397,7 +401,7 @@ mod tests {
         let page = html_report(&[run("relu", 0.0, 1)]);
         assert_eq!(page.matches("* plotly.js v").count(), 1);
         assert!(!page.contains("MathJax.js"));
-        let own = page.replace(&plotly_js(), "");
+        let own = page.replace(plotly_js(&Plot::offline_js_sources()), "");
         assert!(own.len() < 400_000, "{} bytes", own.len());
         for attribute in ["src=", "href=\"http", "@import", "url("] {
             assert!(!own.contains(attribute), "{attribute}");

@@ -163,56 +163,67 @@ pub(crate) fn lanes() -> usize {
     pulp::Arch::new().dispatch(Lanes)
 }
 
-/// `size` values for each of `images`, written by `op(state, image, its values)`, which finds zeros there. Every
-/// `group` images share a state and a thread; also returned are the groups' states, in order.
+/// `size` values for each of `images`, written by `op(state, image, its values)`. Every `group` images share a state and a
+/// thread; also returned are the groups' states, in order.
 ///
-/// The zeros are written just before `op` overwrites them, while they are in the cache: those of a new vector
-/// would go all the way to memory and back.
+/// # Safety
+/// `op` leaves no value of its image as it was.
 #[allow(unsafe_code)]
-pub(crate) fn per_image<State: Send>(
+pub(crate) unsafe fn per_image<State: Send>(
     images: usize,
     size: usize,
     group: usize,
     state: impl Fn() -> State + Sync,
-    op: impl Fn(&mut State, usize, &mut [f32]) + Sync,
+    op: impl Fn(&mut State, usize, &mut [MaybeUninit<f32>]) + Sync,
 ) -> (Vec<f32>, Vec<State>) {
-    if size == 0 {
-        let group_of_images = |g: usize| {
-            let mut state = state();
-            (g * group..((g + 1) * group).min(images)).for_each(|n| op(&mut state, n, &mut []));
-            state
-        };
-        return (Vec::new(), (0..images.div_ceil(group)).into_par_iter().map(group_of_images).collect());
-    }
     let mut values = Vec::with_capacity(images * size);
-    let groups = values.spare_capacity_mut()[..images * size].par_chunks_mut(group * size).enumerate();
-    let states = groups.map(|(g, values)| {
+    let all = Lent { first: values.as_mut_ptr(), len: images * size, values: PhantomData };
+    let group_of_images = |g: usize| {
         let mut state = state();
-        for (i, values) in values.chunks_exact_mut(size).enumerate() {
-            values.fill(MaybeUninit::new(0.0));
-            // SAFETY: all of them have just been written.
-            op(&mut state, g * group + i, unsafe { values.assume_init_mut() });
+        for n in g * group..((g + 1) * group).min(images) {
+            // SAFETY: there is room for `size` values of each image, and no image is in two groups.
+            let own = unsafe { std::slice::from_raw_parts_mut(all.pointer().add(n * size).cast(), size) };
+            op(&mut state, n, own);
         }
         state
-    });
-    let states = states.collect();
-    // SAFETY: the loop above has written all of these values: the chunks cover them, and a chunk is a whole
-    // number of images.
+    };
+    let states = (0..images.div_ceil(group)).into_par_iter().map(group_of_images).collect();
+    // SAFETY: the groups cover all images, and the caller vouches for each.
     unsafe { values.set_len(images * size) };
     (values, states)
 }
 
-/// Zeros whose first value begins a cache line, so that no vector of them lies across two.
+/// Values of which the first begins a cache line, so that no vector of them lies across two.
 pub(crate) struct Aligned {
     values: Vec<f32>,
     start: usize,
 }
 
 impl Aligned {
+    /// Zeros.
+    #[allow(unsafe_code)]
     pub fn new(n: usize) -> Self {
+        // SAFETY: all are written.
+        unsafe { Self::filled(n, |values| values.fill(MaybeUninit::new(0.0))) }
+    }
+
+    /// What `write` writes.
+    ///
+    /// # Safety
+    /// It leaves no value as it was.
+    #[allow(unsafe_code)]
+    pub unsafe fn filled(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         const LINE: usize = 64;
-        let values = vec![0.0; n + LINE / size_of::<f32>()];
-        let start = values.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+        const ROOM: usize = LINE / size_of::<f32>();
+        let mut values: Vec<f32> = Vec::with_capacity(n + ROOM);
+        let start = values.as_ptr().align_offset(LINE).min(ROOM);
+        let (before, rest) = values.spare_capacity_mut()[..n + ROOM].split_at_mut(start);
+        let (own, behind) = rest.split_at_mut(n);
+        before.fill(MaybeUninit::new(0.0));
+        write(own);
+        behind.fill(MaybeUninit::new(0.0));
+        // SAFETY: the parts before and behind have been written, and the caller vouches for the one in between.
+        unsafe { values.set_len(n + ROOM) };
         Self { values, start }
     }
 }
@@ -424,19 +435,27 @@ unsafe fn gemm(
     });
 }
 
-/// Adds the rows of `rows` (each `sums.len()` long) to `sums`, in order.
-pub(crate) fn add_rows(sums: &mut [f32], rows: &[f32]) {
-    let width = sums.len();
-    simd(
-        #[inline(always)]
-        || {
-            for row in rows.chunks_exact(width.max(1)) {
-                for (sum, x) in sums.iter_mut().zip(row) {
-                    *sum += x;
+/// The sum of rows of `width` values, in order: blocks of columns on all threads.
+pub(crate) fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
+    const COLUMNS: usize = 128;
+    let mut sums = vec![0.0; width];
+    let add = |start: usize, sums: &mut [f32]| {
+        simd(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact(width.max(1)) {
+                    for (sum, x) in sums.iter_mut().zip(&row[start..]) {
+                        *sum += x;
+                    }
                 }
-            }
-        },
-    );
+            },
+        )
+    };
+    match rows.len() > CHUNK {
+        true => sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, sums)| add(i * COLUMNS, sums)),
+        false => add(0, &mut sums),
+    }
+    sums
 }
 
 /// The sum of `xs`, added up in sixteen interleaved lanes.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, add_rows, filled, is_fast, matmul, product, simd};
+use crate::cpu::{Matrix, filled, is_fast, matmul, product, simd, sum_rows};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
@@ -280,8 +280,7 @@ impl Kernel for Linear {
         let weight = inputs[1];
         let grad_ys = grad_ys.into_dense();
         let grads = Matrix::new(&grad_ys, o);
-        let mut grad_bias = vec![0.0; o];
-        add_rows(&mut grad_bias, &grad_ys);
+        let grad_bias = sum_rows(&grad_ys, o);
         let grad_xs = wanted[0].then(|| Gradient::Dense(product((n, i, o), grads, Matrix::new(weight, i))));
         let grad_weight = wanted[1].then(|| Gradient::Product(self.grad_weight(grad_ys, &grad_bias)));
         let gradients = [grad_xs, grad_weight, Some(Gradient::Dense(grad_bias))];

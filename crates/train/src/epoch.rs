@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use taper_data::Batch;
-use taper_hooks::{FirstFault, Mode, Observer, Pass, Rng, Seen, Site, bits};
-use taper_kernels::{Activation, cross_entropy, off_the_record, record, with_values};
+use taper_hooks::{FirstFault, Observer, Pass, Rng, bits};
+use taper_kernels::{cross_entropy, off_the_record, record, with_values};
 use taper_nn::Model;
 use taper_report::{NonFinite, Score, Split, SplitReport};
 
@@ -86,6 +86,7 @@ fn train_here(
 ) -> Result<()> {
     let mut next = batches.next();
     while let Some(batch) = next {
+        // The next batch is gathered by a thread that has nothing else to do meanwhile.
         let train = || train_batch(model, optimizer, batch?, observer, rng, progress);
         let (trained, following) = rayon::join(train, || off_the_record(|| batches.next()));
         trained?;
@@ -104,21 +105,20 @@ fn train_batch(
 ) -> Result<()> {
     let on_nonfinite = optimizer.on_nonfinite();
     let (before, seen) = (rng.clone(), observer.non_finite());
-    let mut later = Later::default();
+    let mut pass = Pass::train(observer, rng);
     let (outcome, tape) = record(|| {
-        let logits = model.forward(&mut Pass::train(&mut later, rng), &images)?;
+        let logits = model.forward(&mut pass, &images)?;
         let loss = cross_entropy(&logits, &labels)?;
         candle_core::Result::Ok((logits, loss))
     });
+    let observing = pass.observing();
     let (logits, loss) = outcome?;
     let value = loss.to_scalar::<f32>()?;
-    let backward = || match value.is_finite() || on_nonfinite == OnNonFinite::Continue {
-        true => tape.backward(&loss).map(Some),
-        false => Ok(None),
-    };
-    let (gradients, observing) = rayon::join(backward, || off_the_record(|| later.show(observer)));
-    let (gradients, observing) = (gradients?, observing?);
     let lost = !value.is_finite() || observer.non_finite() > seen;
+    let gradients = match lost && on_nonfinite != OnNonFinite::Continue {
+        true => None,
+        false => Some(tape.backward(&loss)?),
+    };
     let gradient = match &gradients {
         Some(gradients) if !lost => optimizer.gradient_fault(gradients)?,
         _ => None,
@@ -152,29 +152,6 @@ fn train_batch(
         _ => {}
     }
     Ok(())
-}
-
-/// What an observer is to be shown of a pass. It is put off until gradients are computed, for then there is work for
-/// every thread: what one of them would be waiting in otherwise, it measures.
-#[derive(Default)]
-struct Later(Vec<(Site, Activation, Mode, Tensor, Tensor)>);
-
-impl Observer for Later {
-    fn observe(&mut self, seen: &Seen<'_>) -> candle_core::Result<()> {
-        self.0.push((seen.site.clone(), seen.activation, seen.mode, seen.xs.clone(), seen.ys.clone()));
-        Ok(())
-    }
-}
-
-impl Later {
-    /// Shows it all, in order; returns how long that took.
-    fn show(self, observer: &mut dyn Observer) -> candle_core::Result<Duration> {
-        let start = Instant::now();
-        for (site, activation, mode, xs, ys) in &self.0 {
-            observer.observe(&Seen { site, activation: *activation, mode: *mode, xs, ys })?;
-        }
-        Ok(start.elapsed())
-    }
 }
 
 /// Measures the model on every batch in evaluation mode, with its weights as they are. Keeps no graph.

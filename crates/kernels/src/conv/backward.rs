@@ -1,3 +1,5 @@
+use std::mem::MaybeUninit;
+
 use super::{ConvShape, sparse};
 use crate::cpu::{Matrix, lanes, matmul, per_image, sum};
 use crate::gradient::{Gradient, Winners};
@@ -97,6 +99,7 @@ impl<'a> Maps<'a> {
 }
 
 /// Gradients as matrix products with an image's columns.
+#[allow(unsafe_code)]
 pub(super) fn dense(
     s: &ConvShape,
     xs: &[f32],
@@ -113,7 +116,7 @@ pub(super) fn dense(
         grad_weight: zeros(wanted.weight, s.o * s.k),
         grad_bias: vec![0.0; s.o],
     };
-    let (grad_xs, sums) = per_image(s.n, size, s.group(), scratch, |scratch, n, grad_image| {
+    let op = |scratch: &mut Scratch, n: usize, grad_image: &mut [MaybeUninit<f32>]| {
         let Scratch { maps, columns, grad_columns, grad_weight, grad_bias } = scratch;
         let maps = grad_ys.dense(s, n, maps);
         for (grad, map) in grad_bias.iter_mut().zip(maps.chunks_exact(s.p)) {
@@ -128,9 +131,13 @@ pub(super) fn dense(
         if wanted.xs {
             let weight = Matrix::new(weight, s.k).transposed();
             matmul((s.k, s.p, s.o), grad_columns, false, weight, maps, false);
-            s.add_columns(grad_columns, grad_image);
+            grad_image.fill(MaybeUninit::new(0.0));
+            // SAFETY: all of it has just been filled.
+            s.add_columns(grad_columns, unsafe { grad_image.assume_init_mut() });
         }
-    });
+    };
+    // SAFETY: an image that is wanted is filled with zeros first; one that is not has no values.
+    let (grad_xs, sums) = unsafe { per_image(s.n, size, s.group(), scratch, op) };
     let grad_weight =
         wanted.weight.then(|| add_up(s.o * s.k, sums.iter().map(|group| &group.grad_weight[..])));
     let grad_bias = add_up(s.o, sums.iter().map(|group| &group.grad_bias[..]));

@@ -1,10 +1,11 @@
 use std::array::from_fn;
+use std::mem::MaybeUninit;
 
 use pulp::bytemuck::cast_slice;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::ConvShape;
-use crate::cpu::{Matrix, lanes, matmul, per_image, simd};
+use crate::cpu::{Matrix, lanes, matmul, per_image, product_to, simd};
 
 /// Output positions and vectors of output channels that are summed at once: twelve sums, which hide the latency
 /// of an addition and leave registers for what is multiplied.
@@ -21,17 +22,19 @@ impl ConvShape {
 }
 
 /// A matrix product with the columns of each image.
+#[allow(unsafe_code)]
 fn by_columns(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    let columns = || vec![0.0; s.k * s.p];
-    let (ys, _) = per_image(s.n, s.output(), s.group(), columns, |columns, n, ys| {
+    let (columns, size) = (|| vec![0.0; s.k * s.p], (s.o, s.p, s.k));
+    let op = |columns: &mut Vec<f32>, n: usize, ys: &mut [MaybeUninit<f32>]| {
         s.to_columns(&xs[n * s.input()..][..s.input()], columns);
-        if let Some(bias) = bias {
-            ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(*b));
-        }
         let (weight, columns) = (Matrix::new(weight, s.k), Matrix::new(columns, s.p));
-        matmul((s.o, s.p, s.k), ys, bias.is_some(), weight, columns, false);
-    });
-    ys
+        let Some(bias) = bias else { return product_to(size, weight, columns, ys) };
+        ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(MaybeUninit::new(*b)));
+        // SAFETY: all maps have just been filled.
+        matmul(size, unsafe { ys.assume_init_mut() }, true, weight, columns, false);
+    };
+    // SAFETY: the product is as large as the image's result.
+    unsafe { per_image(s.n, s.output(), s.group(), columns, op).0 }
 }
 
 /// Sums straight from the image.
@@ -39,13 +42,14 @@ fn by_columns(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -
 /// Images often have a constant background, and so have the maps of what a convolution made of them. Outputs that
 /// see nothing else are computed once an image. Each output is summed in the same order wherever it is, so that
 /// not a bit of the result depends on this.
+#[allow(unsafe_code)]
 pub(super) fn direct(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let (weights, starts) = (&Weights::new(s, weight, bias), &s.starts());
     let scratch = || (vec![0.0; s.padded_input()], Foreground::new(s));
-    let (ys, _) = per_image(s.n, s.output(), s.group(), scratch, |(padded, foreground), n, ys| {
+    let op = |(padded, foreground): &mut (Vec<f32>, Foreground), n: usize, ys: &mut [MaybeUninit<f32>]| {
         let image = s.pad(&xs[n * s.input()..][..s.input()], padded);
         foreground.find(s, image);
-        let compute = |positions: &[u32], ys: &mut [f32]| {
+        let compute = |positions: &[u32], ys: &mut [MaybeUninit<f32>]| {
             Arch::new().dispatch(Outputs { weights, image, starts, positions, ys, p: s.p });
         };
         if let Some(background) = foreground.background {
@@ -53,8 +57,9 @@ pub(super) fn direct(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f
             ys.chunks_exact_mut(s.p).for_each(|map| map.fill(map[background as usize]));
         }
         compute(&foreground.outputs, ys);
-    });
-    ys
+    };
+    // SAFETY: an output either sees something or has been filled with what all have that see nothing.
+    unsafe { per_image(s.n, s.output(), s.group(), scratch, op).0 }
 }
 
 /// Which outputs of an image see anything but its background, the input that its first pixel has.
@@ -162,7 +167,7 @@ struct Outputs<'a> {
     /// See [`ConvShape::starts`].
     starts: &'a [u32],
     positions: &'a [u32],
-    ys: &'a mut [f32],
+    ys: &'a mut [MaybeUninit<f32>],
     /// Values per output channel.
     p: usize,
 }
@@ -209,7 +214,7 @@ impl Outputs<'_> {
             let sums = sums.each_ref().map(|sums| cast_slice::<S::f32s, f32>(sums));
             for (channel, map) in maps.take(V * S::F32_LANES).enumerate() {
                 for (p, sums) in positions.iter().zip(&sums) {
-                    map[*p] = sums[channel];
+                    map[*p].write(sums[channel]);
                 }
             }
         }

@@ -1,4 +1,5 @@
 use std::array::from_fn;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -6,10 +7,11 @@ use pulp::{Arch, Simd, WithSimd};
 use super::ConvShape;
 use super::backward::{Gradients, Maps, Wanted, add_up};
 use crate::cpu::{Aligned, lanes, per_image, sum};
-use crate::transpose::transpose_to;
+use crate::transpose::{transpose, transpose_to};
 
 /// Gradients as sums over the values of `grad_ys` that are not 0. A 0 hides a NaN in what it would be multiplied
 /// with; the forward pass has shown it.
+#[allow(unsafe_code)]
 pub(super) fn backward(
     s: &ConvShape,
     xs: &[f32],
@@ -21,7 +23,7 @@ pub(super) fn backward(
     let (starts, packed) = (s.starts(), plan.pack(weight));
     let size = if wanted.xs { s.input() } else { 0 };
     let scratch = || Scratch::new(&plan, grad_ys, wanted);
-    let (grad_xs, sums) = per_image(s.n, size, s.group(), scratch, |scratch, n, grad_image| {
+    let op = |scratch: &mut Scratch, n: usize, grad_image: &mut [MaybeUninit<f32>]| {
         let Scratch { image, grads, nonzeros, grad_weight, grad_bias } = scratch;
         nonzeros.find(s, grad_ys, n, &starts, grad_bias);
         if wanted.weight {
@@ -34,7 +36,9 @@ pub(super) fn backward(
             Arch::new().dispatch(InputGradient { plan: &plan, nonzeros, weight: &packed, image: grads });
             plan.separate(grads, grad_image);
         }
-    });
+    };
+    // SAFETY: an image that is wanted is separated, channel by channel; one that is not has no values.
+    let (grad_xs, sums) = unsafe { per_image(s.n, size, s.group(), scratch, op) };
     let grad_bias = add_up(s.o, sums.iter().map(|group| &group.grad_bias[..]));
     let grad_weight = wanted
         .weight
@@ -272,10 +276,10 @@ impl Plan {
         });
     }
 
-    /// The way back.
-    fn separate(&self, slices: &[f32], image: &mut [f32]) {
+    /// The way back: writes every pixel of every channel.
+    fn separate(&self, slices: &[f32], image: &mut [MaybeUninit<f32>]) {
         self.for_rows(|channels, pixels, at, from| {
-            transpose_to((pixels, channels), &slices[from..], self.width(), &mut image[at..], self.plane());
+            transpose((pixels, channels), &slices[from..], self.width(), &mut image[at..], self.plane());
         });
     }
 

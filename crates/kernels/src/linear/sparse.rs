@@ -10,7 +10,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::cpu::{Aligned, filled_by_columns, simd, sum};
-use crate::transpose::{transpose, transpose_to};
+use crate::transpose::transpose;
 
 /// Outputs that are computed together: their sums stay in registers.
 pub(super) const BLOCK: usize = 64;
@@ -105,13 +105,19 @@ impl Sparse {
     pub fn product(&self, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let i = self.width;
         let (n, o) = (self.rows.iter().map(|lists| lists.ends.len()).sum(), weight.len() / i);
-        // SAFETY: every row of the block is written, for the lists are those of all rows.
+        // SAFETY: every row of the block is written, for the lists are those of all rows; and so is what is turned.
         unsafe {
             filled_by_columns((n, o), BLOCK, |first, mut ys| {
                 let weight = &weight[first * i..(first + BLOCK).min(o) * i];
                 let outputs = weight.len() / i;
-                let (mut turned, mut base) = (Aligned::new(i * BLOCK), Aligned::new(BLOCK));
-                transpose_to((outputs, i), weight, i, &mut turned, BLOCK);
+                // Written as a whole, or filled with zeros first.
+                let turned = Aligned::filled(i * BLOCK, |turned| {
+                    if outputs < BLOCK {
+                        turned.fill(MaybeUninit::new(0.0));
+                    }
+                    transpose((outputs, i), weight, i, turned, BLOCK);
+                });
+                let mut base = Aligned::new(BLOCK);
                 for (o, base) in base[..outputs].iter_mut().enumerate() {
                     *base = bias.map_or(0.0, |bias| bias[first + o]);
                     if self.background != 0.0 {

@@ -50,7 +50,7 @@ impl VarGradient {
     /// The values, in the shape of the variable. Each call computes them.
     ///
     /// # Errors
-    /// None that are known.
+    /// When candle cannot make a tensor of them.
     pub fn values(&self) -> Result<Tensor> {
         match &self.0 {
             Form::Values(tensor) => Ok(tensor.clone()),

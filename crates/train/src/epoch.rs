@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use taper_data::Batch;
 use taper_hooks::{FirstFault, Observer, Pass, Rng, bits};
-use taper_kernels::{cross_entropy, off_the_record, record, with_values};
+use taper_kernels::{cross_entropy, record, with_values};
 use taper_nn::Model;
 use taper_report::{NonFinite, Score, Split, SplitReport};
 
@@ -79,77 +79,61 @@ pub fn train_batches(
 fn train_here(
     model: &dyn Model,
     optimizer: &mut Optimizer,
-    mut batches: impl Iterator<Item = taper_data::Result<Batch>> + Send,
-    observer: &mut dyn Observer,
-    rng: &mut Rng,
-    progress: &mut Progress,
-) -> Result<()> {
-    let mut next = batches.next();
-    while let Some(batch) = next {
-        // The next batch is gathered by a thread that has nothing else to do meanwhile.
-        let train = || train_batch(model, optimizer, batch?, observer, rng, progress);
-        let (trained, following) = rayon::join(train, || off_the_record(|| batches.next()));
-        trained?;
-        next = following;
-    }
-    Ok(())
-}
-
-fn train_batch(
-    model: &dyn Model,
-    optimizer: &mut Optimizer,
-    Batch { images, labels }: Batch,
+    batches: impl Iterator<Item = taper_data::Result<Batch>>,
     observer: &mut dyn Observer,
     rng: &mut Rng,
     progress: &mut Progress,
 ) -> Result<()> {
     let on_nonfinite = optimizer.on_nonfinite();
-    let (before, seen) = (rng.clone(), observer.non_finite());
-    let mut pass = Pass::train(observer, rng);
-    let (outcome, tape) = record(|| {
-        let logits = model.forward(&mut pass, &images)?;
-        let loss = cross_entropy(&logits, &labels)?;
-        candle_core::Result::Ok((logits, loss))
-    });
-    let observing = pass.observing();
-    let (logits, loss) = outcome?;
-    let value = loss.to_scalar::<f32>()?;
-    let lost = !value.is_finite() || observer.non_finite() > seen;
-    let gradients = match lost && on_nonfinite != OnNonFinite::Continue {
-        true => None,
-        false => Some(tape.backward(&loss)?),
-    };
-    let gradient = match &gradients {
-        Some(gradients) if !lost => optimizer.gradient_fault(gradients)?,
-        _ => None,
-    };
-    let at = progress.batches as usize + 1;
-    let faulty = lost || gradient.is_some();
-    let skipped = faulty && on_nonfinite == OnNonFinite::Skip;
-    if faulty {
-        // Asked of the first batch alone, as the same pass is made again to find where it went wrong; the weights
-        // have not moved since.
-        let find = || match gradient {
-            Some(place) => Ok(place),
-            None => locate(&images, optimizer.parameters(), |fault| {
-                let mut rng = before;
-                model.forward(&mut Pass::train(fault, &mut rng), &images).map(drop)
-            }),
+    for batch in batches {
+        let Batch { images, labels } = batch?;
+        let (before, seen) = (rng.clone(), observer.non_finite());
+        let mut pass = Pass::train(observer, rng);
+        let (outcome, tape) = record(|| {
+            let logits = model.forward(&mut pass, &images)?;
+            let loss = cross_entropy(&logits, &labels)?;
+            candle_core::Result::Ok((logits, loss))
+        });
+        let observing = pass.observing();
+        let (logits, loss) = outcome?;
+        let value = loss.to_scalar::<f32>()?;
+        let lost = !value.is_finite() || observer.non_finite() > seen;
+        let gradients = match lost && on_nonfinite != OnNonFinite::Continue {
+            true => None,
+            false => Some(tape.backward(&loss)?),
         };
-        if on_nonfinite == OnNonFinite::Stop {
-            return Err(Error::NotFinite { loss: value, epoch: None, batch: at, place: find()? });
+        let gradient = match &gradients {
+            Some(gradients) if !lost => optimizer.gradient_fault(gradients)?,
+            _ => None,
+        };
+        let at = progress.batches as usize + 1;
+        let faulty = lost || gradient.is_some();
+        let skipped = faulty && on_nonfinite == OnNonFinite::Skip;
+        if faulty {
+            // Asked of the first batch alone, as the same pass is made again to find where it went wrong; the weights
+            // have not moved since.
+            let find = || match gradient {
+                Some(place) => Ok(place),
+                None => locate(&images, optimizer.parameters(), |fault| {
+                    let mut rng = before;
+                    model.forward(&mut Pass::train(fault, &mut rng), &images).map(drop)
+                }),
+            };
+            if on_nonfinite == OnNonFinite::Stop {
+                return Err(Error::NotFinite { loss: value, epoch: None, batch: at, place: find()? });
+            }
+            progress.not_finite(value, at, skipped, find)?;
         }
-        progress.not_finite(value, at, skipped, find)?;
-    }
-    // The loss of a batch that is skipped would leave nothing of the mean.
-    let counted = if skipped && !value.is_finite() { None } else { Some(value) };
-    progress.add(counted, &logits, &labels, observing)?;
-    match gradients {
-        Some(gradients) if !skipped => {
-            progress.learning_rate = Some(optimizer.learning_rate());
-            optimizer.step(&gradients)?;
+        // The loss of a batch that is skipped would leave nothing of the mean.
+        let counted = if skipped && !value.is_finite() { None } else { Some(value) };
+        progress.add(counted, &logits, &labels, observing)?;
+        match gradients {
+            Some(gradients) if !skipped => {
+                progress.learning_rate = Some(optimizer.learning_rate());
+                optimizer.step(&gradients)?;
+            }
+            _ => {}
         }
-        _ => {}
     }
     Ok(())
 }

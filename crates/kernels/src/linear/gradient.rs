@@ -71,26 +71,22 @@ impl Product {
             // Sorted here, so that no thread has to wait for another that does it.
             sparse.columns();
         }
-        let (of_rows, of_columns) = match &self.factor {
+        let ((of_rows, of_columns), unit) = match &self.factor {
             // Along the longer side.
-            Factor::All(_) if o < i => tiles((o, i, n)),
-            Factor::All(_) => (tiles((i, o, n)).1, 1),
-            _ => (o.div_ceil(self.rows()), 1),
+            Factor::All(_) if o < i => (tiles((o, i, n)), 1),
+            Factor::All(_) => ((tiles((i, o, n)).1, 1), 1),
+            _ => ((o.div_ceil(self.rows()), 1), self.rows()),
         };
-        let unit = if of_rows > 1 && self.xs().is_none() { self.rows() } else { 1 };
         let run = |t: usize| {
             let rows = part(o, of_rows, unit, t / of_columns);
             let columns = part(i, of_columns, 16, t % of_columns);
-            let mut values = Vec::with_capacity(rows.len() * columns.len());
-            self.tile(
-                rows.clone(),
-                columns.clone(),
-                &mut values.spare_capacity_mut()[..rows.len() * columns.len()],
-            );
+            let size = rows.len() * columns.len();
+            let mut values = Vec::with_capacity(size);
+            self.tile(rows.clone(), columns.clone(), &mut values.spare_capacity_mut()[..size]);
             // SAFETY: a tile is written with all its values.
             #[allow(unsafe_code)]
             unsafe {
-                values.set_len(rows.len() * columns.len());
+                values.set_len(size);
             }
             op(rows, columns, &values);
         };
@@ -148,8 +144,9 @@ impl Product {
             Factor::Varying(compact) => largest(&compact.xs) + largest(&compact.first),
             Factor::Sparse(sparse) => sparse.largest(),
         };
-        // Sums over the batch in any order, also of what a background is set apart from.
-        4.0 * self.n as f64 * f64::from(largest(&self.grads)) * f64::from(largest_x) < f64::from(f32::MAX)
+        // Sums over the batch in any order, of products and of gradients alone, also where a background is set apart.
+        let bound = 4.0 * self.n as f64 * f64::from(largest(&self.grads)) * (1.0 + f64::from(largest_x));
+        bound < f64::from(f32::MAX)
     }
 }
 

@@ -36,6 +36,7 @@ mod kernel;
 mod linear;
 mod math;
 mod pool;
+mod product;
 mod recycle;
 mod step;
 mod tape;

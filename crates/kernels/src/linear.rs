@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, filled, is_fast, matmul, product, simd, sum_rows};
+use crate::cpu::{filled, is_fast, simd, sum_rows};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
+use crate::product::{Matrix, matmul, product};
 use crate::transpose::transposed;
 
 mod gradient;

@@ -1,8 +1,9 @@
 use std::mem::MaybeUninit;
 
 use super::{ConvShape, sparse};
-use crate::cpu::{Matrix, lanes, matmul, per_image, sum};
+use crate::cpu::{lanes, per_image, sum};
 use crate::gradient::{Gradient, Winners};
+use crate::product::{Matrix, matmul};
 
 /// Which gradients to compute; that of the bias costs next to nothing and always is.
 #[derive(Clone, Copy)]

@@ -5,7 +5,8 @@ use pulp::bytemuck::cast_slice;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::ConvShape;
-use crate::cpu::{Matrix, lanes, matmul, per_image, product_to, simd};
+use crate::cpu::{lanes, per_image, simd};
+use crate::product::{Matrix, matmul, product_to};
 
 /// Output positions and vectors of output channels that are summed at once: twelve sums, which hide the latency
 /// of an addition and leave registers for what is multiplied.

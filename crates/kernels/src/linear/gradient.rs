@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::sparse::{self, Sparse};
 use super::{Compact, write};
-use crate::cpu::{Matrix, filled, of_contiguous, part, product, product_to, tiles};
+use crate::cpu::{filled, of_contiguous};
 use crate::finite::largest;
+use crate::product::{Matrix, part, product, product_to, tiles};
 
 /// The gradient of a weight, `(o, i)`, that is yet to be multiplied out: `gradsᵀ · xs`.
 pub(crate) struct Product {

@@ -1,0 +1,161 @@
+//! The matrix product: `gemm`'s, cut into tiles.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::cpu::Lent;
+
+/// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub data: &'a [f32],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of `width` values, one after the other.
+    pub fn new(data: &'a [f32], width: usize) -> Self {
+        Self { data, row: width, column: 1 }
+    }
+
+    /// The same values with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self { row: self.column, column: self.row, ..self }
+    }
+
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        let last = |n: usize, stride: usize| (n - 1).checked_mul(stride);
+        let index = |rows, columns| last(rows, self.row)?.checked_add(last(columns, self.column)?);
+        rows == 0 || columns == 0 || index(rows, columns).is_some_and(|last| last < self.data.len())
+    }
+}
+
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
+#[allow(unsafe_code)]
+pub(crate) fn matmul(
+    size: (usize, usize, usize),
+    dst: &mut [f32],
+    accumulate: bool,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    parallel: bool,
+) {
+    assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
+    // SAFETY: `dst` has room for m×n values, all of them initialised.
+    unsafe { gemm(size, dst.as_mut_ptr(), accumulate, lhs, rhs, parallel) }
+}
+
+/// `lhs · rhs` in rows of n, written to `dst` by this thread alone; `lhs` is m×k, `rhs` k×n.
+#[allow(unsafe_code)]
+pub(crate) fn product_to(
+    size: (usize, usize, usize),
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    dst: &mut [MaybeUninit<f32>],
+) {
+    assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
+    if size.2 == 0 {
+        return dst.fill(MaybeUninit::new(0.0));
+    }
+    // SAFETY: `dst` has room for m×n values, and nothing is added to them.
+    unsafe { gemm(size, dst.as_mut_ptr().cast(), false, lhs, rhs, false) }
+}
+
+/// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.
+#[allow(unsafe_code)]
+pub(crate) fn product((m, n, k): (usize, usize, usize), lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
+    if k == 0 {
+        return vec![0.0; m * n];
+    }
+    let mut dst = Vec::with_capacity(m * n);
+    // SAFETY: `dst` has room for m×n values, and the product writes them all.
+    unsafe {
+        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, true);
+        dst.set_len(m * n);
+    }
+    dst
+}
+
+/// Into how many tiles a product is cut that all threads share: `(of rows, of columns)`.
+///
+/// `gemm`'s own way to share one leaves a second thread next to nothing to do at the sizes of a batch. A tile is worth
+/// waking a thread for, and wide enough for vectors to be full and for what is packed to be used; the longer side is cut. The
+/// number of threads plays no part, and so not a bit depends on it.
+pub(crate) fn tiles((m, n, k): (usize, usize, usize)) -> (usize, usize) {
+    const OPERATIONS: usize = 1 << 22;
+    let worth = m.saturating_mul(n).saturating_mul(k) / OPERATIONS;
+    // Of an even number two threads get as much each.
+    let even = |tiles: usize| if tiles > 2 { tiles.next_multiple_of(2) } else { tiles.max(1) };
+    match (m, n) {
+        (_, 256..) => (1, even(worth.min(n / 128))),
+        (256.., _) | (_, ..128) => (even(worth.min(m / 64)), 1),
+        _ => (1, worth.clamp(1, 2)),
+    }
+}
+
+/// The `i`-th of `parts` nearly equal parts of `0..len`; all but the last end at a multiple of `unit`.
+pub(crate) fn part(len: usize, parts: usize, unit: usize, i: usize) -> Range<usize> {
+    let end = |i: usize| (len.div_ceil(unit) * i / parts * unit).min(len);
+    end(i)..end(i + 1)
+}
+
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`.
+///
+/// # Safety
+/// `dst` is valid for writing m×n values; when adding, they are initialised.
+#[allow(unsafe_code)]
+unsafe fn gemm(
+    (m, n, k): (usize, usize, usize),
+    dst: *mut f32,
+    accumulate: bool,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    parallel: bool,
+) {
+    assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
+    let dst = Lent::at(dst, m * n);
+    let tile = |rows: Range<usize>, columns: Range<usize>| {
+        if rows.is_empty() || columns.is_empty() {
+            return;
+        }
+        // SAFETY: the assertion above keeps every element that the strides reach inside its slice; the caller vouches for
+        // `dst`, which overlaps neither, as both are borrowed; and no element of it is in two tiles.
+        unsafe {
+            gemm::gemm(
+                rows.len(),
+                columns.len(),
+                k,
+                dst.pointer().add(rows.start * n + columns.start),
+                1,
+                n as isize,
+                accumulate,
+                lhs.data.as_ptr().add(rows.start * lhs.row),
+                lhs.column as isize,
+                lhs.row as isize,
+                rhs.data.as_ptr().add(columns.start * rhs.column),
+                rhs.column as isize,
+                rhs.row as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    };
+    let (of_rows, of_columns) = if parallel { tiles((m, n, k)) } else { (1, 1) };
+    if of_rows * of_columns == 1 {
+        return tile(0..m, 0..n);
+    }
+    // Columns are those of vectors, of which sixteen values fill the longest; rows are multiplied six at a time.
+    let cut = |i: usize| (part(m, of_rows, 6, i / of_columns), part(n, of_columns, 16, i % of_columns));
+    (0..of_rows * of_columns).into_par_iter().with_max_len(1).for_each(|i| {
+        let (rows, columns) = cut(i);
+        tile(rows, columns)
+    });
+}

@@ -26,7 +26,9 @@ impl Stored {
         let (config, alone) = if own.exists() {
             (own, true)
         } else {
-            let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+            let entries = fs::read_dir(dir).with_context(|| {
+                format!("{}: expected the directory of a run to go on with: correct the path", dir.display())
+            })?;
             let mut configs: Vec<PathBuf> = entries
                 .filter_map(|entry| Some(entry.ok()?.path().join("config.json")))
                 .filter(|path| path.exists())

@@ -273,7 +273,11 @@ fn another_run_is_refused_by_name_or_taken_and_recorded() {
     let dir = dir.path();
     let config = dir.join("run/config.json");
     succeed(dir, &format!("{SMALL} --epochs 3 --out run -q"));
-    one_line(&run(mnist(dir, "--resume nowhere")), 1, &["error: nowhere: No such file"]);
+    one_line(
+        &run(mnist(dir, "--resume nowhere")),
+        1,
+        &["error: nowhere: expected the directory of a run to go on with: correct the path: No such file"],
+    );
     fs::create_dir(dir.join("empty")).unwrap();
     one_line(&run(mnist(dir, "--resume empty")), 1, &["error: empty: expected a run to go on with"]);
     one_line(&run(mnist(dir, "--resume run --out other")), 2, &["--out"]);

@@ -13,10 +13,12 @@ use crate::Parts;
 use crate::moments::Moments;
 use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, sparseness};
 
-/// Values that make a block at least, so that the work outweighs making and merging its tally.
-const BLOCK: usize = 32 * 1024;
+/// Values that make a block at least, so that the work outweighs sharing it.
+const BLOCK: usize = 16 * 1024;
 /// Blocks of a batch at most, as each has a tally; they are shared out among the threads.
 const BLOCKS: usize = 32;
+/// Rows of a block at least: with fewer, more would be read and written of a unit's sums than of its values.
+const ROWS: usize = 64;
 
 /// A batch at one site: `(N, units, positions)` in row-major order.
 #[derive(Clone, Copy)]
@@ -33,34 +35,35 @@ impl Batch<'_> {
         self.units * self.positions
     }
 
-    /// Adds this batch to its site's tally. Blocks of samples are measured on all threads and merged in order;
-    /// where they are cut depends on the shape alone.
-    pub fn add_to(self, tally: &mut Tally, parts: Parts) {
+    /// Adds this batch to its site's tallies, of which every block of samples has its own. Blocks are measured on all
+    /// threads; where they are cut depends on the shape alone.
+    pub fn add_to(self, tallies: &mut Vec<Tally>, parts: Parts) {
         if self.ys.is_empty() {
             return;
         }
-        let samples = (self.ys.len() / self.sample()).div_ceil(BLOCKS).max(BLOCK / self.sample()).max(1);
-        let size = samples * self.sample();
-        let measure = |(ys, xs)| {
+        let least = if self.positions == 1 { ROWS } else { 1 };
+        let samples = self.ys.len() / self.sample();
+        let size = samples.div_ceil(BLOCKS).max(BLOCK / self.sample()).max(least) * self.sample();
+        if tallies.len() * size < self.ys.len() {
+            tallies.resize_with(self.ys.len().div_ceil(size), || Tally::new(self.units));
+        }
+        let add = |((tally, ys), xs): ((&mut Tally, _), _)| {
             let block = Self { xs, ys, ..self };
-            block.fast(parts).unwrap_or_else(|| block.plain(parts))
-        };
-        if size >= self.ys.len() || rayon::current_num_threads() == 1 {
-            // Waking a thread costs as much as thousands of values, and a tally that is merged at once leaves its
-            // memory, still in the cache, to the next one. The order is the same.
-            for block in self.ys.chunks(size).zip(self.xs.chunks(size)) {
-                tally.merge(&measure(block));
+            if !block.fast(parts, tally) {
+                block.plain(parts, tally);
             }
+        };
+        let blocks = tallies.iter_mut().zip(self.ys.chunks(size)).zip(self.xs.chunks(size));
+        if blocks.len() == 1 || rayon::current_num_threads() == 1 {
+            // Waking a thread costs as much as thousands of values.
+            blocks.for_each(add);
         } else {
-            let blocks: Vec<Tally> =
-                self.ys.par_chunks(size).zip(self.xs.par_chunks(size)).map(measure).collect();
-            blocks.iter().for_each(|block| tally.merge(block));
+            blocks.collect::<Vec<_>>().into_par_iter().for_each(add);
         }
     }
 
     /// The definitions, value by value.
-    pub fn plain(self, parts: Parts) -> Tally {
-        let mut tally = Tally::new(self.units);
+    fn plain(self, parts: Parts, tally: &mut Tally) {
         let mut finite = Vec::new();
         for (xs, ys) in self.xs.chunks_exact(self.sample()).zip(self.ys.chunks_exact(self.sample())) {
             let (mut counted, mut active, mut sum_abs, mut sum_squares) = (0, 0, 0.0, 0.0);
@@ -103,9 +106,8 @@ impl Batch<'_> {
             }
         }
         if parts.moments {
-            tally.moments = Moments::of(&finite);
+            tally.moments.merge(&Moments::of(&finite));
         }
-        tally
     }
 }
 

@@ -58,7 +58,8 @@ struct Watched {
     #[serde(skip)]
     site: Option<Site>,
     mode: Mode,
-    tally: Tally,
+    /// One for every block of a batch, and one at least: blocks add to them side by side.
+    tallies: Vec<Tally>,
 }
 
 /// A recorder as it is read.
@@ -73,11 +74,15 @@ impl TryFrom<Written> for Recorder {
     type Error = String;
 
     fn try_from(Written { parts, sites, previous }: Written) -> std::result::Result<Self, String> {
-        for (i, Watched { name, tally, .. }) in sites.iter().enumerate() {
+        for (i, Watched { name, tallies, .. }) in sites.iter().enumerate() {
             if sites[..i].iter().any(|other| other.name == *name) {
                 return Err(format!("recorder: site '{name}' is there twice"));
             }
-            if let Some(what) = tally.contradiction() {
+            let units = |tally: &Tally| tally.units.len();
+            if tallies.is_empty() || tallies.iter().any(|tally| units(tally) != units(&tallies[0])) {
+                return Err(format!("recorder: site '{name}': expected tallies of the same units, at least one"));
+            }
+            if let Some(what) = tallies.iter().find_map(Tally::contradiction) {
                 return Err(format!("recorder: site '{name}': {what}"));
             }
         }
@@ -146,7 +151,8 @@ impl Recorder {
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
         let watched = self.sites.iter().find(|w| w.name == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
-        let scores = watched.tally.dormancy();
+        let tally = watched.tally();
+        let scores = tally.dormancy();
         let stats = |(u, dormancy): (&crate::tally::Unit, Option<f64>)| UnitStats {
             observations: u.observations,
             fired: u.fired,
@@ -155,7 +161,7 @@ impl Recorder {
             mean_abs: per(u.sum_abs, u.observations),
             dormancy: dormancy.unwrap_or(0.0),
         };
-        Some(watched.tally.units.iter().zip(scores).map(stats).collect())
+        Some(tally.units.iter().zip(scores).map(stats).collect())
     }
 
     /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.
@@ -169,12 +175,12 @@ impl Recorder {
         }
         for theirs in &other.sites {
             if let Some(own) = self.sites.iter().find(|w| w.name == theirs.name) {
-                own.check(theirs.mode, theirs.tally.units.len())?;
+                own.check(theirs.mode, theirs.units())?;
             }
         }
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.name == theirs.name) {
-                Some(own) => own.tally.merge(&theirs.tally),
+                Some(own) => own.tallies[0].merge(&theirs.tally()),
                 None => self.sites.push(Watched { site: None, ..theirs.clone() }),
             }
         }
@@ -187,7 +193,9 @@ impl Recorder {
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
-        for Watched { name, activation, zero_floored, tally, .. } in sites {
+        for watched in sites {
+            let tally = watched.tally();
+            let Watched { name, activation, zero_floored, .. } = watched;
             let mut stats = tally.stats(self.parts, zero_floored);
             (stats.site, stats.activation) = (name, activation);
             let dead = tally.dead();
@@ -209,9 +217,20 @@ impl Recorder {
 }
 
 impl Watched {
+    /// Of all blocks.
+    fn tally(&self) -> Tally {
+        let mut whole = Tally::new(self.units());
+        self.tallies.iter().for_each(|tally| whole.merge(tally));
+        whole
+    }
+
+    fn units(&self) -> usize {
+        self.tallies[0].units.len()
+    }
+
     /// Whether more of this mode and number of units may be added.
     fn check(&self, mode: Mode, units: usize) -> std::result::Result<(), Error> {
-        let (site, expected) = (self.name.clone(), self.tally.units.len());
+        let (site, expected) = (self.name.clone(), self.units());
         if self.mode != mode {
             return Err(Error::ModesMixed(site));
         }
@@ -225,7 +244,7 @@ impl Watched {
 impl Observer for Recorder {
     /// Of the window so far.
     fn non_finite(&self) -> u64 {
-        self.sites.iter().map(|w| w.tally.nan + w.tally.infinite).sum()
+        self.sites.iter().flat_map(|w| &w.tallies).map(|tally| tally.nan + tally.infinite).sum()
     }
 
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
@@ -257,15 +276,15 @@ impl Observer for Recorder {
                     zero_floored: activation.is_zero_floored(),
                     site: Some(seen.site.clone()),
                     mode,
-                    tally: Tally::new(units),
+                    tallies: vec![Tally::new(units)],
                 });
                 self.sites.len() - 1
             }
         };
         let (activation, parts) = (seen.activation, self.parts);
-        let tally = &mut self.sites[index].tally;
+        let tallies = &mut self.sites[index].tallies;
         with_values(seen.xs, |xs| {
-            with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.add_to(tally, parts))
+            with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.add_to(tallies, parts))
         })??;
         Ok(())
     }

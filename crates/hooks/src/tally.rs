@@ -95,16 +95,7 @@ impl Tally {
             moments: Moments::default(),
             histogram: Histogram::default(),
             units: vec![Unit::default(); units],
-            per_sample: PerSample {
-                counted: 0,
-                active: 0,
-                min_active: u64::MAX,
-                max_active: 0,
-                all_zero: 0,
-                scored: 0,
-                population: 0.0,
-                hoyer: 0.0,
-            },
+            per_sample: PerSample::default(),
         }
     }
 
@@ -129,15 +120,7 @@ impl Tally {
             a.sum_abs += b.sum_abs;
             a.sum_squares += b.sum_squares;
         }
-        let (a, b) = (&mut self.per_sample, &other.per_sample);
-        a.counted += b.counted;
-        a.active += b.active;
-        a.min_active = a.min_active.min(b.min_active);
-        a.max_active = a.max_active.max(b.max_active);
-        a.all_zero += b.all_zero;
-        a.scored += b.scored;
-        a.population += b.population;
-        a.hoyer += b.hoyer;
+        self.per_sample.merge(&other.per_sample);
     }
 
     /// What about these counts cannot be true, if they come from a file.
@@ -263,6 +246,34 @@ impl Tally {
             .filter_map(|u| sparseness(u.observations, u.sum_abs, u.sum_squares).map(|(s, _)| s))
             .collect();
         (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+    }
+}
+
+impl Default for PerSample {
+    fn default() -> Self {
+        Self {
+            counted: 0,
+            active: 0,
+            min_active: u64::MAX,
+            max_active: 0,
+            all_zero: 0,
+            scored: 0,
+            population: 0.0,
+            hoyer: 0.0,
+        }
+    }
+}
+
+impl PerSample {
+    pub fn merge(&mut self, other: &Self) {
+        self.counted += other.counted;
+        self.active += other.active;
+        self.min_active = self.min_active.min(other.min_active);
+        self.max_active = self.max_active.max(other.max_active);
+        self.all_zero += other.all_zero;
+        self.scored += other.scored;
+        self.population += other.population;
+        self.hoyer += other.hoyer;
     }
 }
 

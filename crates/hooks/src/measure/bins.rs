@@ -2,24 +2,22 @@ use taper_report::{Histogram, MAGNITUDES};
 
 /// A histogram that is being counted: by sign, exponent and three bits of the mantissa, so that a value's bits are
 /// only shifted. Together these tell its bin.
-pub(super) struct Bins(Vec<u32>);
+pub(super) struct Bins([u32; Self::SIZE]);
 
 impl Bins {
     const BITS: u32 = 1 + 8 + 3;
     const SIZE: usize = 1 << Self::BITS;
 
-    /// No counts yet, and room for none unless `wanted`.
-    pub fn new(wanted: bool) -> Self {
-        Self(vec![0; if wanted { Self::SIZE } else { 0 }])
+    /// No counts yet.
+    pub fn new() -> Self {
+        Self([0; Self::SIZE])
     }
 
     /// Counts values.
     #[inline(always)]
     pub fn add(&mut self, ys: &[f32]) {
-        let counts: &mut [u32; Self::SIZE] =
-            self.0.first_chunk_mut().expect("there is room where a histogram is wanted");
         for &y in ys {
-            counts[Self::of(y) as usize % Self::SIZE] += 1;
+            self.0[Self::of(y) as usize % Self::SIZE] += 1;
         }
     }
 

@@ -3,6 +3,8 @@
 //! Rows or planes are measured span by span, while they lie in the first-level cache, so the values are read from
 //! memory once.
 
+use std::cell::RefCell;
+
 use pulp::{Simd, WithSimd};
 use taper_kernels::{Activation, derivatives};
 
@@ -10,12 +12,19 @@ use super::Batch;
 use super::span::{Span, Spans, widen};
 use crate::Parts;
 use crate::moments::CHUNK;
-use crate::tally::{FLAT, Tally};
+use crate::tally::{FLAT, PerSample, Tally};
+
+thread_local! {
+    /// Kept from block to block, so that it stays in the cache of the thread's core.
+    static UNITS: RefCell<Units> = RefCell::default();
+}
 
 impl Batch<'_> {
-    /// The tally of a block, or `None` if one of `ys` is not finite.
-    pub fn fast(self, parts: Parts) -> Option<Tally> {
-        pulp::Arch::new().dispatch(Fast { block: self, parts })
+    /// Adds a block to its tally; or nothing, and is `false`, if one of `ys` is not finite.
+    pub fn fast(self, parts: Parts, tally: &mut Tally) -> bool {
+        UNITS.with_borrow_mut(|units| {
+            pulp::Arch::new().dispatch(Fast { block: self, parts, units, tally }).is_some()
+        })
     }
 }
 
@@ -23,102 +32,162 @@ impl Batch<'_> {
 pub(super) struct Fast<'a> {
     pub block: Batch<'a>,
     pub parts: Parts,
+    /// Room for what is added up for every unit.
+    pub units: &'a mut Units,
+    pub tally: &'a mut Tally,
+}
+
+/// What is added up over a block, beside its units and [`Spans`].
+#[derive(Default)]
+struct Whole {
+    zeros: u64,
+    negatives: u64,
+    near_zeros: u64,
+    flat_low: u64,
+    flat_high: u64,
+    per_sample: PerSample,
+}
+
+/// What is added up for every unit of a block.
+#[derive(Default)]
+pub(super) struct Units {
+    fired: Vec<u32>,
+    passed: Vec<u32>,
+    sum: Vec<f64>,
+    sum_abs: Vec<f64>,
+    sum_squares: Vec<f64>,
+}
+
+impl Units {
+    /// Nothing, for so many units.
+    fn clear(&mut self, units: usize) {
+        for counts in [&mut self.fired, &mut self.passed] {
+            counts.clear();
+            counts.resize(units, 0);
+        }
+        for sums in [&mut self.sum, &mut self.sum_abs, &mut self.sum_squares] {
+            sums.clear();
+            sums.resize(units, 0.0);
+        }
+    }
 }
 
 impl WithSimd for Fast<'_> {
-    type Output = Option<Tally>;
+    type Output = Option<()>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Option<Tally> {
-        let Self { block, parts } = self;
-        let (mut tally, mut spans) = (Tally::new(block.units), Spans::new(parts));
-        tally.samples = (block.ys.len() / block.sample()) as u64;
-        tally.values = block.ys.len() as u64;
+    fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
+        let Self { block, parts, units, tally } = self;
+        let (mut whole, mut spans) = (Whole::default(), Spans::new(parts));
+        units.clear(block.units);
         if block.positions == 1 {
-            block.rows(simd, parts, &mut tally, &mut spans)?;
+            block.rows(simd, parts, units, &mut whole, &mut spans)?;
         } else {
-            block.planes(simd, parts, &mut tally, &mut spans)?;
+            block.planes(simd, parts, units, &mut whole, &mut spans)?;
         }
-        tally.positives = tally.values - tally.zeros - tally.negatives;
-        block.slopes(&mut tally);
+        block.slopes(units, &mut whole);
+        let (samples, values) = ((block.ys.len() / block.sample()) as u64, block.ys.len() as u64);
+        tally.samples += samples;
+        tally.values += values;
+        tally.zeros += whole.zeros;
+        tally.negatives += whole.negatives;
+        tally.positives += values - whole.zeros - whole.negatives;
+        tally.near_zeros += whole.near_zeros;
+        tally.flat_low += whole.flat_low;
+        tally.flat_high += whole.flat_high;
         if parts.moments {
-            tally.moments = spans.moments(simd, block.ys);
+            tally.moments.merge(&spans.moments(simd, block.ys));
         }
         if parts.histogram {
             spans.pour(&mut tally.histogram);
-            tally.histogram.zeros = tally.zeros;
+            tally.histogram.zeros += whole.zeros;
         }
-        let observations = tally.samples * block.positions as u64;
-        tally.units.iter_mut().for_each(|unit| unit.observations = observations);
-        Some(tally)
+        let observations = samples * block.positions as u64;
+        for (i, unit) in tally.units.iter_mut().enumerate() {
+            unit.observations += observations;
+            unit.fired += u64::from(units.fired[i]);
+            unit.passed += u64::from(units.passed[i]);
+            unit.sum += units.sum[i];
+            unit.sum_abs += units.sum_abs[i];
+            unit.sum_squares += units.sum_squares[i];
+        }
+        tally.per_sample.merge(&whole.per_sample);
+        Some(())
     }
 }
 
 impl Batch<'_> {
     /// `(N, units)`: a row has one value of every unit.
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, parts: Parts, tally: &mut Tally, spans: &mut Spans) -> Option<()> {
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        parts: Parts,
+        units: &mut Units,
+        whole: &mut Whole,
+        spans: &mut Spans,
+    ) -> Option<()> {
         for row in self.ys.chunks_exact(self.units) {
             let (mut active, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
             for ys in row.chunks(CHUNK) {
                 let span = spans.measure(simd, ys)?;
-                tally.add(&span);
+                whole.add(&span);
                 active += ys.len() as u64 - span.zeros;
                 sum_abs += span.sum_abs;
                 sum_squares += span.sum_squares;
             }
             if parts.samples {
-                tally.per_sample.add(self.units as u64, active, sum_abs, sum_squares);
+                whole.per_sample.add(self.units as u64, active, sum_abs, sum_squares);
             }
         }
-        self.columns(simd, tally, parts);
+        self.columns(simd, parts, units, whole.negatives > 0);
         Some(())
     }
 
     /// What every unit of `(N, units)` adds up to.
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, tally: &mut Tally, parts: Parts) {
-        let units = self.units;
-        let (nothing, mut fired) = (vec![0.0; units], vec![0; units]);
-        let mut sums = [vec![0.0; units], vec![0.0; units], vec![0.0; units]];
-        let [sum, sum_abs, sum_squares] = &mut sums;
+    fn columns<S: Simd>(&self, simd: S, parts: Parts, units: &mut Units, has_negatives: bool) {
+        let Units { fired, sum, sum_abs, sum_squares, .. } = units;
+        let nothing = vec![0.0; self.units];
         // Four rows at once: a unit's sums are loaded and stored once for all of them.
-        for rows in self.ys.chunks(4 * units) {
-            let row = |i: usize| rows.get(i * units..(i + 1) * units).unwrap_or(&nothing);
+        for rows in self.ys.chunks(4 * self.units) {
+            let row = |i: usize| rows.get(i * self.units..(i + 1) * self.units).unwrap_or(&nothing);
             let rows = [row(0), row(1), row(2), row(3)];
             add_squares_too(simd, rows, sum, sum_squares);
-            add_columns(&mut fired, rows, |y| u32::from(y > 0.0));
-            if tally.negatives > 0 {
+            add_columns(fired, rows, |y| u32::from(y > 0.0));
+            if has_negatives {
                 add_columns(sum_abs, rows, |y| f64::from(y.abs()));
             }
         }
-        if tally.negatives == 0 {
+        if !has_negatives {
             sum_abs.copy_from_slice(sum);
         }
-        for (i, unit) in tally.units.iter_mut().enumerate() {
-            unit.fired = u64::from(fired[i]);
-            (unit.sum, unit.sum_abs) = (sum[i], sum_abs[i]);
-            if parts.samples {
-                unit.sum_squares = sum_squares[i];
-            }
+        if !parts.samples {
+            sum_squares.fill(0.0);
         }
     }
 
     /// `(N, units, positions)`: a plane has all values of one unit in one sample.
     #[inline(always)]
-    fn planes<S: Simd>(&self, simd: S, parts: Parts, tally: &mut Tally, spans: &mut Spans) -> Option<()> {
+    fn planes<S: Simd>(
+        &self,
+        simd: S,
+        parts: Parts,
+        units: &mut Units,
+        whole: &mut Whole,
+        spans: &mut Spans,
+    ) -> Option<()> {
         for sample in self.ys.chunks_exact(self.sample()) {
             let (mut active, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
             for (u, plane) in sample.chunks_exact(self.positions).enumerate() {
                 for ys in plane.chunks(CHUNK) {
                     let span = spans.measure(simd, ys)?;
-                    tally.add(&span);
-                    let unit = &mut tally.units[u];
-                    unit.fired += ys.len() as u64 - span.zeros - span.negatives;
-                    unit.sum += span.sum;
-                    unit.sum_abs += span.sum_abs;
+                    whole.add(&span);
+                    units.fired[u] += (ys.len() as u64 - span.zeros - span.negatives) as u32;
+                    units.sum[u] += span.sum;
+                    units.sum_abs[u] += span.sum_abs;
                     if parts.samples {
-                        unit.sum_squares += span.sum_squares;
+                        units.sum_squares[u] += span.sum_squares;
                     }
                     active += ys.len() as u64 - span.zeros;
                     sum_abs += span.sum_abs;
@@ -126,7 +195,7 @@ impl Batch<'_> {
                 }
             }
             if parts.samples {
-                tally.per_sample.add(self.sample() as u64, active, sum_abs, sum_squares);
+                whole.per_sample.add(self.sample() as u64, active, sum_abs, sum_squares);
             }
         }
         Some(())
@@ -134,15 +203,15 @@ impl Batch<'_> {
 
     /// What depends on f': values where it is flat, and observations that pass a gradient.
     #[inline(always)]
-    fn slopes(&self, tally: &mut Tally) {
+    fn slopes(&self, units: &mut Units, whole: &mut Whole) {
+        let Units { fired, passed, .. } = units;
         if self.activation == Activation::Relu {
             // f' is 1 where the unit fires and 0, hence flat, elsewhere: no need to read `xs`.
-            tally.flat_low = tally.values - tally.positives;
-            tally.units.iter_mut().for_each(|unit| unit.passed = unit.fired);
+            whole.flat_low = whole.zeros + whole.negatives;
+            passed.copy_from_slice(fired);
             return;
         }
         let mut slopes = [0.0_f32; CHUNK];
-        let mut passed = vec![0_u32; self.units];
         let run = if self.positions == 1 { self.units } else { self.positions };
         for (row, xs) in self.xs.chunks_exact(run).enumerate() {
             for (i, xs) in xs.chunks(CHUNK).enumerate() {
@@ -154,8 +223,8 @@ impl Batch<'_> {
                     low += u32::from(flat & (x <= 0.0));
                     high += u32::from(flat & (x > 0.0));
                 }
-                tally.flat_low += u64::from(low);
-                tally.flat_high += u64::from(high);
+                whole.flat_low += u64::from(low);
+                whole.flat_high += u64::from(high);
                 if self.positions == 1 {
                     for (passed, slope) in passed[i * CHUNK..].iter_mut().zip(&*slopes) {
                         *passed += u32::from(*slope != 0.0);
@@ -168,9 +237,6 @@ impl Batch<'_> {
                     passed[row % self.units] += count;
                 }
             }
-        }
-        for (unit, passed) in tally.units.iter_mut().zip(passed) {
-            unit.passed = u64::from(passed);
         }
     }
 }
@@ -211,7 +277,7 @@ fn add_squares_too<S: Simd>(simd: S, rows: [&[f32]; 4], sums: &mut [f64], square
     }
 }
 
-impl Tally {
+impl Whole {
     #[inline(always)]
     fn add(&mut self, span: &Span) {
         self.zeros += span.zeros;

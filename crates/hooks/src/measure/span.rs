@@ -45,7 +45,7 @@ impl Spans {
         Self {
             parts,
             others: [0.0; CHUNK + PADDING],
-            bins: Bins::new(parts.histogram),
+            bins: Bins::new(),
             powers: [0.0; 4],
             min: f32::INFINITY,
             max: f32::NEG_INFINITY,

@@ -18,8 +18,25 @@ fn cases(n: u32) -> Config {
 impl Batch<'_> {
     /// The tally of this batch alone.
     fn tally(self, parts: Parts) -> Tally {
+        let mut tallies = vec![Tally::new(self.units)];
+        self.add_to(&mut tallies, parts);
+        let mut whole = Tally::new(self.units);
+        tallies.iter().for_each(|tally| whole.merge(tally));
+        whole
+    }
+
+    /// By the vectorised pass; `None` if one of the values is not finite.
+    fn by_vectors(self, parts: Parts) -> Option<Tally> {
         let mut tally = Tally::new(self.units);
-        self.add_to(&mut tally, parts);
+        let is_finite = self.fast(parts, &mut tally);
+        assert!(is_finite || tally == Tally::new(self.units), "nothing is added of a block that is refused");
+        is_finite.then_some(tally)
+    }
+
+    /// By the twin.
+    fn by_definition(self, parts: Parts) -> Tally {
+        let mut tally = Tally::new(self.units);
+        self.plain(parts, &mut tally);
         tally
     }
 }
@@ -167,7 +184,7 @@ proptest! {
         shape in shapes(), activation in activations(), seed in any::<u64>(),
     ) {
         let owned = Owned::new(activation, shape, seed, false);
-        same_to(LOOSE, &owned.all().fast(Parts::FULL).unwrap(), &owned.all().plain(Parts::FULL))?;
+        same_to(LOOSE, &owned.all().by_vectors(Parts::FULL).unwrap(), &owned.all().by_definition(Parts::FULL))?;
     }
 
     #[test]
@@ -175,7 +192,7 @@ proptest! {
         shape in shapes(), activation in activations(), seed in any::<u64>(), faults in any::<bool>(),
     ) {
         let owned = Owned::new(activation, shape, seed, faults);
-        same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().plain(Parts::FULL))?;
+        same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL))?;
     }
 
     #[test]
@@ -208,7 +225,7 @@ proptest! {
 fn a_row_wider_than_an_inner_loop_is_counted_unit_by_unit() {
     for activation in 0..Activation::ALL.len() {
         let owned = Owned::new(activation, (3, 2 * CHUNK + 5, 1), activation as u64, false);
-        same_to(LOOSE, &owned.all().fast(Parts::FULL).unwrap(), &owned.all().plain(Parts::FULL)).unwrap();
+        same_to(LOOSE, &owned.all().by_vectors(Parts::FULL).unwrap(), &owned.all().by_definition(Parts::FULL)).unwrap();
     }
 }
 
@@ -216,7 +233,7 @@ fn a_row_wider_than_an_inner_loop_is_counted_unit_by_unit() {
 fn a_sample_larger_than_a_block_is_one_block() {
     let owned = Owned::new(1, (3, 37, 1100), 5, false);
     const { assert!(37 * 1100 > BLOCK) };
-    same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().plain(Parts::FULL)).unwrap();
+    same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL)).unwrap();
 }
 
 #[test]
@@ -238,10 +255,14 @@ fn all_parts() -> impl Iterator<Item = Parts> {
 /// The pass on this CPU's vectors, on those of CPUs that have AVX2 at best, and on one value at a time, which others
 /// may fall back on.
 fn on_every_cpu(block: Batch<'_>, parts: Parts) -> Vec<Option<Tally>> {
-    let fast = || fast::Fast { block, parts };
-    let mut tallies = vec![block.fast(parts), fast().with_simd(pulp::Scalar)];
+    let (mut units, new) = (fast::Units::default(), Tally::new(block.units));
+    let mut on = |run: &dyn Fn(fast::Fast<'_>) -> Option<()>| {
+        let mut tally = new.clone();
+        run(fast::Fast { block, parts, units: &mut units, tally: &mut tally }).map(|()| tally)
+    };
+    let mut tallies = vec![block.by_vectors(parts), on(&|fast| fast.with_simd(pulp::Scalar))];
     #[cfg(target_arch = "x86_64")]
-    tallies.extend(pulp::x86::V3::try_new().map(|v3| pulp::Simd::vectorize(v3, fast())));
+    tallies.extend(pulp::x86::V3::try_new().map(|v3| on(&|fast| pulp::Simd::vectorize(v3, fast))));
     tallies
 }
 
@@ -251,7 +272,7 @@ fn fast_is_plain(activation: Activation, ys: &[f32]) {
     for (units, positions) in [(1, ys.len()), (ys.len(), 1)] {
         let block = Batch { activation, units, positions, xs: ys, ys };
         for parts in all_parts() {
-            let plain = block.plain(parts);
+            let plain = block.by_definition(parts);
             for fast in on_every_cpu(block, parts) {
                 if let Err(error) = same_to(LOOSE, &fast.unwrap(), &plain) {
                     panic!("{activation} {parts:?} {units} units, {positions} positions of {ys:?}: {error}");
@@ -303,8 +324,8 @@ fn a_value_that_is_not_finite_is_found_anywhere() {
                     for (units, positions) in [(1, n), (n, 1)] {
                         let block =
                             Batch { activation: Activation::Tanh, units, positions, xs: &ys, ys: &ys };
-                        assert!(all_parts().all(|parts| block.fast(parts).is_none()), "{ys:?}");
-                        same(&block.tally(Parts::FULL), &block.plain(Parts::FULL)).unwrap();
+                        assert!(all_parts().all(|parts| block.by_vectors(parts).is_none()), "{ys:?}");
+                        same(&block.tally(Parts::FULL), &block.by_definition(Parts::FULL)).unwrap();
                     }
                 }
             }
@@ -313,7 +334,7 @@ fn a_value_that_is_not_finite_is_found_anywhere() {
     // Infinities of both signs, which would cancel.
     let ys = [1.0, f32::INFINITY, f32::NEG_INFINITY, 1.0];
     let block = Batch { activation: Activation::Tanh, units: 2, positions: 2, xs: &ys, ys: &ys };
-    assert!(block.fast(Parts::FULL).is_none());
+    assert!(block.by_vectors(Parts::FULL).is_none());
 }
 
 #[test]
@@ -329,4 +350,19 @@ fn moments_keep_their_digits_far_from_zero_and_behind_an_outlier() {
     for ys in [near, nearer, farther, far, outlier, holes] {
         fast_is_plain(Activation::Identity, &ys);
     }
+}
+
+#[test]
+fn blocks_of_rows_count_what_the_definitions_count_batch_after_batch() {
+    let owned = Owned::new(1, (6 * ROWS + 1, 150, 1), 3, false);
+    const { assert!(3 * ROWS * 150 > BLOCK) };
+    let mut tallies = vec![Tally::new(owned.units)];
+    // Of three blocks, one, and two.
+    for samples in [0..3 * ROWS, 3 * ROWS..4 * ROWS + 1, 4 * ROWS + 1..6 * ROWS + 1] {
+        owned.batch(samples).add_to(&mut tallies, Parts::FULL);
+    }
+    assert!(tallies.len() > 1, "there are blocks to share");
+    let mut whole = Tally::new(owned.units);
+    tallies.iter().for_each(|tally| whole.merge(tally));
+    same_to(LOOSE, &whole, &owned.all().by_definition(Parts::FULL)).unwrap();
 }

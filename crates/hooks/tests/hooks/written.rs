@@ -78,11 +78,11 @@ fn written() -> String {
 fn counts_that_contradict_each_other_are_refused() {
     let good: Value = from_str(&written()).unwrap();
     for (path, says) in [
-        ("/sites/0/tally/zeros", "more values"),
-        ("/sites/0/tally/histogram/zeros", "more values"),
-        ("/sites/0/tally/flat_low", "than are finite"),
-        ("/sites/0/tally/units/1/1", "than it was observed"),
-        ("/sites/0/tally/per_sample/scored", "more samples"),
+        ("/sites/0/tallies/0/zeros", "more values"),
+        ("/sites/0/tallies/0/histogram/zeros", "more values"),
+        ("/sites/0/tallies/0/flat_low", "than are finite"),
+        ("/sites/0/tallies/0/units/1/1", "than it was observed"),
+        ("/sites/0/tallies/0/per_sample/scored", "more samples"),
     ] {
         let mut bad = good.clone();
         *bad.pointer_mut(path).unwrap() = 1_000_000_u64.into();

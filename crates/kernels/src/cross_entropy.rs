@@ -1,4 +1,5 @@
 use candle_core::{DType, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 use crate::cpu::is_fast;
 use crate::error::argument;
@@ -46,10 +47,17 @@ struct CrossEntropy {
     targets: Vec<u32>,
 }
 
+/// Rows that one task handles at least.
+const ROWS: usize = 32;
+
+/// The largest of a row; NaN if there is one.
+fn max(logits: &[f32]) -> f64 {
+    logits.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max || x.is_nan() { x } else { max }).into()
+}
+
 /// `ln Σ e^x` in f64; with an infinite or undefined logit it is not finite, as it should be.
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max =
-        logits.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max || x.is_nan() { x } else { max }) as f64;
+    let max = max(logits);
     max + logits.iter().map(|&x| (x as f64 - max).exp()).sum::<f64>().ln()
 }
 
@@ -63,10 +71,10 @@ impl Kernel for CrossEntropy {
     }
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
-        let mut loss = 0.0;
-        for (row, &target) in inputs[0].chunks_exact(self.classes).zip(&self.targets) {
-            loss += log_sum_exp(row) - row[target as usize] as f64;
-        }
+        let rows = inputs[0].par_chunks_exact(self.classes).zip(&self.targets).with_min_len(ROWS);
+        let losses: Vec<f64> =
+            rows.map(|(row, &target)| log_sum_exp(row) - row[target as usize] as f64).collect();
+        let loss: f64 = losses.iter().sum();
         vec![(loss / self.targets.len() as f64) as f32]
     }
 
@@ -78,14 +86,20 @@ impl Kernel for CrossEntropy {
         _: &[bool],
     ) -> Vec<Option<Gradient>> {
         let scale = grad_ys.into_dense()[0] as f64 / self.targets.len() as f64;
-        let mut grad = Vec::with_capacity(inputs[0].len());
-        for (row, &target) in inputs[0].chunks_exact(self.classes).zip(&self.targets) {
-            let norm = log_sum_exp(row);
-            grad.extend(row.iter().enumerate().map(|(class, &x)| {
-                let hit = f64::from(class == target as usize);
-                (((x as f64 - norm).exp() - hit) * scale) as f32
-            }));
-        }
+        let mut grad = inputs[0].to_vec();
+        let rows = grad.par_chunks_exact_mut(self.classes).zip(&self.targets).with_min_len(ROWS);
+        rows.for_each_init(
+            || vec![0.0; self.classes],
+            |powers, (row, &target)| {
+                let max = max(row);
+                powers.iter_mut().zip(&*row).for_each(|(power, &x)| *power = (x as f64 - max).exp());
+                let sum: f64 = powers.iter().sum();
+                for (class, (grad, power)) in row.iter_mut().zip(&*powers).enumerate() {
+                    let hit = f64::from(class == target as usize);
+                    *grad = ((power / sum - hit) * scale) as f32;
+                }
+            },
+        );
         vec![Some(Gradient::Dense(grad))]
     }
 }

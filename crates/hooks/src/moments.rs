@@ -118,9 +118,9 @@ impl Moments {
     }
 }
 
-/// Values that are measured together at most: they stay in the first-level cache, and few enough to sum up
-/// powers of.
-pub(crate) const CHUNK: usize = 1024;
+/// Values that are measured together at most: few enough to stay in the first-level cache and to sum up powers of, and
+/// a plane of 26×26.
+pub(crate) const CHUNK: usize = 704;
 
 #[cfg(test)]
 mod tests {

@@ -80,7 +80,9 @@ impl TryFrom<Written> for Recorder {
             }
             let units = |tally: &Tally| tally.units.len();
             if tallies.is_empty() || tallies.iter().any(|tally| units(tally) != units(&tallies[0])) {
-                return Err(format!("recorder: site '{name}': expected tallies of the same units, at least one"));
+                return Err(format!(
+                    "recorder: site '{name}': expected tallies of the same units, at least one"
+                ));
             }
             if let Some(what) = tallies.iter().find_map(Tally::contradiction) {
                 return Err(format!("recorder: site '{name}': {what}"));

@@ -25,11 +25,17 @@ pub(super) struct Span {
 }
 
 /// Where spans are measured: room for one, and what all so far add up to.
+///
+/// A CPU takes a load for one of a value that is still being stored where both addresses are the same modulo 4096, and
+/// waits. Bins that are counted up between loads of values must therefore lie elsewhere within their page: those of
+/// magnitudes from 2^-6 to 2^3 are around the start of one, and the others between.
+#[repr(C, align(4096))]
 pub(super) struct Spans {
-    parts: Parts,
+    bins: Bins,
+    between: [f32; 112],
     /// What is neither zero nor the span's background: these two are only counted.
     others: Others,
-    bins: Bins,
+    parts: Parts,
     /// Sums of powers of all values.
     powers: [f64; 4],
     min: f32,
@@ -44,6 +50,7 @@ impl Spans {
     pub fn new(parts: Parts) -> Self {
         Self {
             parts,
+            between: [0.0; 112],
             others: [0.0; CHUNK + PADDING],
             bins: Bins::new(),
             powers: [0.0; 4],
@@ -54,7 +61,7 @@ impl Spans {
 
     /// Adds all that was counted to a histogram.
     pub fn pour(&self, histogram: &mut Histogram) {
-        self.bins.pour(histogram);
+        self.bins.pour(histogram, self.min < 0.0);
     }
 
     /// Of all values so far, which are these.

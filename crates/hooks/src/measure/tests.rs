@@ -225,7 +225,12 @@ proptest! {
 fn a_row_wider_than_an_inner_loop_is_counted_unit_by_unit() {
     for activation in 0..Activation::ALL.len() {
         let owned = Owned::new(activation, (3, 2 * CHUNK + 5, 1), activation as u64, false);
-        same_to(LOOSE, &owned.all().by_vectors(Parts::FULL).unwrap(), &owned.all().by_definition(Parts::FULL)).unwrap();
+        same_to(
+            LOOSE,
+            &owned.all().by_vectors(Parts::FULL).unwrap(),
+            &owned.all().by_definition(Parts::FULL),
+        )
+        .unwrap();
     }
 }
 

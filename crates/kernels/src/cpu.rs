@@ -106,6 +106,28 @@ pub(crate) unsafe fn filled(
     values
 }
 
+/// Two vectors of `len` values side by side, made as [`filled`] makes one.
+///
+/// # Safety
+/// `write` leaves no element of either chunk as it was.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn filled_both<A: Send, B: Send>(
+    len: usize,
+    chunk: usize,
+    write: impl Fn(usize, &mut [MaybeUninit<A>], &mut [MaybeUninit<B>]) + Sync,
+) -> (Vec<A>, Vec<B>) {
+    let (mut first, mut second) = (Vec::with_capacity(len), Vec::with_capacity(len));
+    let chunks = first.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1));
+    let chunks = chunks.zip(second.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)));
+    chunks.enumerate().for_each(|(i, (a, b))| write(i * chunk, a, b));
+    // SAFETY: the chunks cover all of both, and the caller vouches for each.
+    unsafe {
+        first.set_len(len);
+        second.set_len(len);
+    }
+    (first, second)
+}
+
 /// A matrix of `rows` times `width`, made by blocks of `block` columns on all threads: `write(first column, columns)`
 /// writes every element of its block.
 ///

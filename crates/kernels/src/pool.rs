@@ -1,9 +1,10 @@
+use std::mem::MaybeUninit;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{CHUNK, is_fast, simd};
+use crate::cpu::{CHUNK, filled_both, is_fast, simd};
 use crate::error::argument;
 use crate::gradient::{Gradient, Winners};
 use crate::kernel::{Kernel, apply};
@@ -86,7 +87,7 @@ impl PoolShape {
     }
 
     /// The largest value of every window of a plane, and where it is.
-    fn max_of_windows(&self, xs: &[f32], ys: &mut [f32], winners: &mut [u32]) {
+    fn max_of_windows(&self, xs: &[f32], ys: &mut [MaybeUninit<f32>], winners: &mut [MaybeUninit<u32>]) {
         self.for_windows(|out, first| {
             let mut best = (xs[first], first as u32);
             for dy in 0..self.kernel.0 {
@@ -95,12 +96,13 @@ impl PoolShape {
                     best = larger(best, (x, (row + i) as u32));
                 }
             }
-            (ys[out], winners[out]) = best;
+            ys[out].write(best.0);
+            winners[out].write(best.1);
         });
     }
 
     /// The same for windows of 2×2 side by side, by far the most common, as vector code.
-    fn max_of_pairs(&self, xs: &[f32], ys: &mut [f32], winners: &mut [u32]) {
+    fn max_of_pairs(&self, xs: &[f32], ys: &mut [MaybeUninit<f32>], winners: &mut [MaybeUninit<u32>]) {
         let (w, out_w) = (self.w, self.out.1);
         simd(
             #[inline(always)]
@@ -114,7 +116,9 @@ impl PoolShape {
                         let at = (2 * y * w + 2 * x) as u32;
                         let best = larger((top[0], at), (top[1], at + 1));
                         let best = larger(best, (bottom[0], at + w as u32));
-                        (*y_out, *winner) = larger(best, (bottom[1], at + w as u32 + 1));
+                        let best = larger(best, (bottom[1], at + w as u32 + 1));
+                        y_out.write(best.0);
+                        winner.write(best.1);
                     }
                 }
             },
@@ -149,19 +153,21 @@ impl Kernel for MaxPool2d {
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let (s, xs) = (self.shape, inputs[0]);
-        let mut ys = vec![0.0; s.n * s.c * s.out_plane()];
-        let mut winners = vec![0_u32; ys.len()];
         let size = s.group() * s.out_plane();
-        let groups = ys.par_chunks_mut(size).zip(winners.par_chunks_mut(size));
-        groups.zip(xs.par_chunks(s.group() * s.plane)).for_each(|((ys, winners), xs)| {
-            let planes = ys.chunks_exact_mut(s.out_plane()).zip(winners.chunks_exact_mut(s.out_plane()));
-            for ((ys, winners), xs) in planes.zip(xs.chunks_exact(s.plane)) {
-                match (s.kernel, s.stride) {
-                    ((2, 2), (2, 2)) => s.max_of_pairs(xs, ys, winners),
-                    _ => s.max_of_windows(xs, ys, winners),
+        // SAFETY: windows have an output each, and `max_of_pairs` and `max_of_windows` write those of all.
+        #[allow(unsafe_code)]
+        let (ys, winners) = unsafe {
+            filled_both(s.n * s.c * s.out_plane(), size, |start, ys, winners| {
+                let xs = &xs[start / s.out_plane() * s.plane..];
+                let planes = ys.chunks_exact_mut(s.out_plane()).zip(winners.chunks_exact_mut(s.out_plane()));
+                for ((ys, winners), xs) in planes.zip(xs.chunks_exact(s.plane)) {
+                    match (s.kernel, s.stride) {
+                        ((2, 2), (2, 2)) => s.max_of_pairs(xs, ys, winners),
+                        _ => s.max_of_windows(xs, ys, winners),
+                    }
                 }
-            }
-        });
+            })
+        };
         // The operation was made for this one call, so nothing can have been stored before.
         let _ = self.winners.set(Arc::new(winners));
         ys

@@ -3,8 +3,6 @@
 //! Rows or planes are measured span by span, while they lie in the first-level cache, so the values are read from
 //! memory once.
 
-use std::cell::RefCell;
-
 use pulp::{Simd, WithSimd};
 use taper_kernels::{Activation, derivatives};
 
@@ -14,17 +12,10 @@ use crate::Parts;
 use crate::moments::CHUNK;
 use crate::tally::{FLAT, PerSample, Tally};
 
-thread_local! {
-    /// Kept from block to block, so that it stays in the cache of the thread's core.
-    static UNITS: RefCell<Units> = RefCell::default();
-}
-
 impl Batch<'_> {
     /// Adds a block to its tally; or nothing, and is `false`, if one of `ys` is not finite.
     pub fn fast(self, parts: Parts, tally: &mut Tally) -> bool {
-        UNITS.with_borrow_mut(|units| {
-            pulp::Arch::new().dispatch(Fast { block: self, parts, units, tally }).is_some()
-        })
+        pulp::Arch::new().dispatch(Fast { block: self, parts, tally }).is_some()
     }
 }
 
@@ -32,8 +23,6 @@ impl Batch<'_> {
 pub(super) struct Fast<'a> {
     pub block: Batch<'a>,
     pub parts: Parts,
-    /// Room for what is added up for every unit.
-    pub units: &'a mut Units,
     pub tally: &'a mut Tally,
 }
 
@@ -49,8 +38,7 @@ struct Whole {
 }
 
 /// What is added up for every unit of a block.
-#[derive(Default)]
-pub(super) struct Units {
+struct Units {
     fired: Vec<u32>,
     passed: Vec<u32>,
     sum: Vec<f64>,
@@ -60,15 +48,9 @@ pub(super) struct Units {
 
 impl Units {
     /// Nothing, for so many units.
-    fn clear(&mut self, units: usize) {
-        for counts in [&mut self.fired, &mut self.passed] {
-            counts.clear();
-            counts.resize(units, 0);
-        }
-        for sums in [&mut self.sum, &mut self.sum_abs, &mut self.sum_squares] {
-            sums.clear();
-            sums.resize(units, 0.0);
-        }
+    fn new(units: usize) -> Self {
+        let (none, nothing) = (|| vec![0; units], || vec![0.0; units]);
+        Self { fired: none(), passed: none(), sum: nothing(), sum_abs: nothing(), sum_squares: nothing() }
     }
 }
 
@@ -77,15 +59,15 @@ impl WithSimd for Fast<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
-        let Self { block, parts, units, tally } = self;
-        let (mut whole, mut spans) = (Whole::default(), Spans::new(parts));
-        units.clear(block.units);
+        let Self { block, parts, tally } = self;
+        let (mut whole, mut units, mut spans) =
+            (Whole::default(), Units::new(block.units), Spans::new(parts));
         if block.positions == 1 {
-            block.rows(simd, parts, units, &mut whole, &mut spans)?;
+            block.rows(simd, parts, &mut units, &mut whole, &mut spans)?;
         } else {
-            block.planes(simd, parts, units, &mut whole, &mut spans)?;
+            block.planes(simd, parts, &mut units, &mut whole, &mut spans)?;
         }
-        block.slopes(units, &mut whole);
+        block.slopes(&mut units, &mut whole);
         let (samples, values) = ((block.ys.len() / block.sample()) as u64, block.ys.len() as u64);
         tally.samples += samples;
         tally.values += values;

@@ -260,10 +260,9 @@ fn all_parts() -> impl Iterator<Item = Parts> {
 /// The pass on this CPU's vectors, on those of CPUs that have AVX2 at best, and on one value at a time, which others
 /// may fall back on.
 fn on_every_cpu(block: Batch<'_>, parts: Parts) -> Vec<Option<Tally>> {
-    let (mut units, new) = (fast::Units::default(), Tally::new(block.units));
-    let mut on = |run: &dyn Fn(fast::Fast<'_>) -> Option<()>| {
-        let mut tally = new.clone();
-        run(fast::Fast { block, parts, units: &mut units, tally: &mut tally }).map(|()| tally)
+    let on = |run: &dyn Fn(fast::Fast<'_>) -> Option<()>| {
+        let mut tally = Tally::new(block.units);
+        run(fast::Fast { block, parts, tally: &mut tally }).map(|()| tally)
     };
     let mut tallies = vec![block.by_vectors(parts), on(&|fast| fast.with_simd(pulp::Scalar))];
     #[cfg(target_arch = "x86_64")]

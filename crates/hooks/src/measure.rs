@@ -17,8 +17,9 @@ use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, sparseness};
 const BLOCK: usize = 16 * 1024;
 /// Blocks of a batch at most, as each has a tally; they are shared out among the threads.
 const BLOCKS: usize = 32;
-/// Rows of a block at least: with fewer, more would be read and written of a unit's sums than of its values.
-const ROWS: usize = 64;
+/// Observations of a unit in a block at least: with fewer, more would be read and written of its sums than of its
+/// values.
+const OBSERVATIONS: usize = 64;
 
 /// A batch at one site: `(N, units, positions)` in row-major order.
 #[derive(Clone, Copy)]
@@ -41,7 +42,7 @@ impl Batch<'_> {
         if self.ys.is_empty() {
             return;
         }
-        let least = if self.positions == 1 { ROWS } else { 1 };
+        let least = OBSERVATIONS.div_ceil(self.positions);
         let samples = self.ys.len() / self.sample();
         let size = samples.div_ceil(BLOCKS).max(BLOCK / self.sample()).max(least) * self.sample();
         if tallies.len() * size < self.ys.len() {

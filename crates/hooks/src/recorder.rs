@@ -30,7 +30,8 @@ impl Parts {
 /// ends: all training batches of an epoch, or one evaluation pass.
 ///
 /// A recorder lives as long as the run and has one window at a time; use one per split, so that `died` and
-/// `revived` compare like with like. Its memory grows with units, never with samples or epochs.
+/// `revived` compare like with like. Its memory grows with units,
+/// and with batches up to 32 times of that, never with the number of samples or epochs.
 /// Recorders that saw different parts of a window [merge](Recorder::merge).
 ///
 /// It can be written down and read back with serde, in the middle of a window too, and goes on as if nothing had
@@ -153,7 +154,7 @@ impl Recorder {
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
         let watched = self.sites.iter().find(|w| w.name == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
-        let tally = watched.tally();
+        let tally = Tally::of(&watched.tallies);
         let scores = tally.dormancy();
         let stats = |(u, dormancy): (&crate::tally::Unit, Option<f64>)| UnitStats {
             observations: u.observations,
@@ -182,7 +183,7 @@ impl Recorder {
         }
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.name == theirs.name) {
-                Some(own) => own.tallies[0].merge(&theirs.tally()),
+                Some(own) => own.tallies[0].merge(&Tally::of(&theirs.tallies)),
                 None => self.sites.push(Watched { site: None, ..theirs.clone() }),
             }
         }
@@ -195,9 +196,8 @@ impl Recorder {
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
-        for watched in sites {
-            let tally = watched.tally();
-            let Watched { name, activation, zero_floored, .. } = watched;
+        for Watched { name, activation, zero_floored, tallies, .. } in sites {
+            let tally = Tally::of(&tallies);
             let mut stats = tally.stats(self.parts, zero_floored);
             (stats.site, stats.activation) = (name, activation);
             let dead = tally.dead();
@@ -219,13 +219,6 @@ impl Recorder {
 }
 
 impl Watched {
-    /// Of all blocks.
-    fn tally(&self) -> Tally {
-        let mut whole = Tally::new(self.units());
-        self.tallies.iter().for_each(|tally| whole.merge(tally));
-        whole
-    }
-
     fn units(&self) -> usize {
         self.tallies[0].units.len()
     }

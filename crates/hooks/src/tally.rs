@@ -99,6 +99,13 @@ impl Tally {
         }
     }
 
+    /// Of all blocks together, of which there is one at least.
+    pub fn of(blocks: &[Self]) -> Self {
+        let mut whole = blocks[0].clone();
+        blocks[1..].iter().for_each(|block| whole.merge(block));
+        whole
+    }
+
     pub fn merge(&mut self, other: &Self) {
         self.samples += other.samples;
         self.values += other.values;

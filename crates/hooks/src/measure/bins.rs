@@ -27,12 +27,11 @@ impl Bins {
         self.0[Self::of(y) as usize] += n as u32;
     }
 
-    /// Adds the counts to a histogram: those of positive values, and of negative ones if there are any.
-    pub fn pour(&self, histogram: &mut Histogram, has_negatives: bool) {
+    /// Adds the counts to a histogram.
+    pub fn pour(&self, histogram: &mut Histogram) {
         let (positive, negative) = self.0.split_at(Self::SIZE / 2);
         let first = Self::of(Histogram::edges(1).0 as f32) as usize;
-        let both = [(positive, &mut histogram.positive), (negative, &mut histogram.negative)];
-        for (counts, bins) in both.into_iter().take(if has_negatives { 2 } else { 1 }) {
+        for (counts, bins) in [(positive, &mut histogram.positive), (negative, &mut histogram.negative)] {
             let (below, counts) = counts.split_at(first);
             let (regular, above) = counts.split_at(MAGNITUDES - 2);
             bins[0] += sum(below);

@@ -62,10 +62,9 @@ impl WithSimd for Fast<'_> {
         let Self { block, parts, tally } = self;
         let (mut whole, mut units, mut spans) =
             (Whole::default(), Units::new(block.units), Spans::new(parts));
+        block.samples(simd, parts, &mut units, &mut whole, &mut spans)?;
         if block.positions == 1 {
-            block.rows(simd, parts, &mut units, &mut whole, &mut spans)?;
-        } else {
-            block.planes(simd, parts, &mut units, &mut whole, &mut spans)?;
+            block.columns(simd, parts, &mut units, whole.negatives > 0);
         }
         block.slopes(&mut units, &mut whole);
         let (samples, values) = ((block.ys.len() / block.sample()) as u64, block.ys.len() as u64);
@@ -99,9 +98,15 @@ impl WithSimd for Fast<'_> {
 }
 
 impl Batch<'_> {
-    /// `(N, units)`: a row has one value of every unit.
+    /// Values that lie side by side: a row of `(N, units)`, which has one of every unit, or a plane of
+    /// `(N, units, positions)`, which has all of one unit in one sample.
+    fn run(&self) -> usize {
+        if self.positions == 1 { self.units } else { self.positions }
+    }
+
+    /// What samples add up to, and the units of planes.
     #[inline(always)]
-    fn rows<S: Simd>(
+    fn samples<S: Simd>(
         &self,
         simd: S,
         parts: Parts,
@@ -109,20 +114,29 @@ impl Batch<'_> {
         whole: &mut Whole,
         spans: &mut Spans,
     ) -> Option<()> {
-        for row in self.ys.chunks_exact(self.units) {
+        for sample in self.ys.chunks_exact(self.sample()) {
             let (mut active, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
-            for ys in row.chunks(CHUNK) {
-                let span = spans.measure(simd, ys)?;
-                whole.add(&span);
-                active += ys.len() as u64 - span.zeros;
-                sum_abs += span.sum_abs;
-                sum_squares += span.sum_squares;
+            for (u, run) in sample.chunks_exact(self.run()).enumerate() {
+                for ys in run.chunks(CHUNK) {
+                    let span = spans.measure(simd, ys)?;
+                    whole.add(&span);
+                    active += ys.len() as u64 - span.zeros;
+                    sum_abs += span.sum_abs;
+                    sum_squares += span.sum_squares;
+                    if self.positions > 1 {
+                        units.fired[u] += (ys.len() as u64 - span.zeros - span.negatives) as u32;
+                        units.sum[u] += span.sum;
+                        units.sum_abs[u] += span.sum_abs;
+                        if parts.samples {
+                            units.sum_squares[u] += span.sum_squares;
+                        }
+                    }
+                }
             }
             if parts.samples {
-                whole.per_sample.add(self.units as u64, active, sum_abs, sum_squares);
+                whole.per_sample.add(self.sample() as u64, active, sum_abs, sum_squares);
             }
         }
-        self.columns(simd, parts, units, whole.negatives > 0);
         Some(())
     }
 
@@ -149,40 +163,6 @@ impl Batch<'_> {
         }
     }
 
-    /// `(N, units, positions)`: a plane has all values of one unit in one sample.
-    #[inline(always)]
-    fn planes<S: Simd>(
-        &self,
-        simd: S,
-        parts: Parts,
-        units: &mut Units,
-        whole: &mut Whole,
-        spans: &mut Spans,
-    ) -> Option<()> {
-        for sample in self.ys.chunks_exact(self.sample()) {
-            let (mut active, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
-            for (u, plane) in sample.chunks_exact(self.positions).enumerate() {
-                for ys in plane.chunks(CHUNK) {
-                    let span = spans.measure(simd, ys)?;
-                    whole.add(&span);
-                    units.fired[u] += (ys.len() as u64 - span.zeros - span.negatives) as u32;
-                    units.sum[u] += span.sum;
-                    units.sum_abs[u] += span.sum_abs;
-                    if parts.samples {
-                        units.sum_squares[u] += span.sum_squares;
-                    }
-                    active += ys.len() as u64 - span.zeros;
-                    sum_abs += span.sum_abs;
-                    sum_squares += span.sum_squares;
-                }
-            }
-            if parts.samples {
-                whole.per_sample.add(self.sample() as u64, active, sum_abs, sum_squares);
-            }
-        }
-        Some(())
-    }
-
     /// What depends on f': values where it is flat, and observations that pass a gradient.
     #[inline(always)]
     fn slopes(&self, units: &mut Units, whole: &mut Whole) {
@@ -194,8 +174,7 @@ impl Batch<'_> {
             return;
         }
         let mut slopes = [0.0_f32; CHUNK];
-        let run = if self.positions == 1 { self.units } else { self.positions };
-        for (row, xs) in self.xs.chunks_exact(run).enumerate() {
+        for (row, xs) in self.xs.chunks_exact(self.run()).enumerate() {
             for (i, xs) in xs.chunks(CHUNK).enumerate() {
                 let slopes = &mut slopes[..xs.len()];
                 derivatives(self.activation, xs, slopes);

@@ -61,7 +61,7 @@ impl Spans {
 
     /// Adds all that was counted to a histogram.
     pub fn pour(&self, histogram: &mut Histogram) {
-        self.bins.pour(histogram, self.min < 0.0);
+        self.bins.pour(histogram);
     }
 
     /// Of all values so far, which are these.

@@ -20,9 +20,7 @@ impl Batch<'_> {
     fn tally(self, parts: Parts) -> Tally {
         let mut tallies = vec![Tally::new(self.units)];
         self.add_to(&mut tallies, parts);
-        let mut whole = Tally::new(self.units);
-        tallies.iter().for_each(|tally| whole.merge(tally));
-        whole
+        Tally::of(&tallies)
     }
 
     /// By the vectorised pass; `None` if one of the values is not finite.
@@ -365,7 +363,5 @@ fn blocks_of_rows_count_what_the_definitions_count_batch_after_batch() {
         owned.batch(samples).add_to(&mut tallies, Parts::FULL);
     }
     assert_eq!(tallies.len(), 3);
-    let mut whole = Tally::new(owned.units);
-    tallies.iter().for_each(|tally| whole.merge(tally));
-    same_to(LOOSE, &whole, &owned.all().by_definition(Parts::FULL)).unwrap();
+    same_to(LOOSE, &Tally::of(&tallies), &owned.all().by_definition(Parts::FULL)).unwrap();
 }

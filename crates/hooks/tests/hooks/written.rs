@@ -89,6 +89,15 @@ fn counts_that_contradict_each_other_are_refused() {
         let error = serde_json::from_value::<Recorder>(bad).unwrap_err().to_string();
         assert!(error.contains("'fc1'") && error.contains(says), "{path}: {error}");
     }
+    let (mut none, mut unlike) = (good.clone(), good.clone());
+    none["sites"][0]["tallies"] = Value::Array(Vec::new());
+    let mut other = good["sites"][0]["tallies"][0].clone();
+    other["units"].as_array_mut().unwrap().pop();
+    unlike["sites"][0]["tallies"].as_array_mut().unwrap().push(other);
+    for bad in [none, unlike] {
+        let error = serde_json::from_value::<Recorder>(bad).unwrap_err().to_string();
+        assert!(error.contains("'fc1': expected tallies of the same units"), "{error}");
+    }
     let mut twice = good;
     let site = twice["sites"][0].clone();
     twice["sites"].as_array_mut().unwrap().push(site);

@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use taper_hooks::{Activation, Mode, Observer, Parts, Recorder, Seen, Site};
+use taper_hooks::{Activation, Parts, Pass, Recorder, Site};
 
 /// Pre-activations of a fully connected layer: they look random, half of them below zero.
 fn rows(samples: usize, units: usize) -> Result<Tensor> {
@@ -55,8 +55,8 @@ fn recorder(c: &mut Criterion) {
         group.throughput(Throughput::Elements(ys.elem_count() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
-                let seen = Seen { site: &site, activation, mode: Mode::Eval, xs: &xs, ys: &ys };
-                recorder.observe(black_box(&seen)).expect("one site, one shape");
+                let mut pass = Pass::eval(&mut recorder);
+                pass.see(&site, activation, black_box(&xs), black_box(&ys)).expect("one site, one shape");
             })
         });
     }

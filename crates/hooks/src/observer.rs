@@ -107,12 +107,12 @@ impl Observer for FirstFault {
             return Ok(());
         }
         let first = |t| taper_kernels::with_values(t, |ys| ys.iter().position(|y| !y.is_finite()));
-        let at = match first(seen.xs)? {
+        let at = match first(&seen.xs()?)? {
             Some(at) => Some(at),
             None => first(seen.ys)?,
         };
         if let Some(at) = at {
-            let (units, positions) = match seen.xs.dims() {
+            let (units, positions) = match seen.ys.dims() {
                 [_, units, rest @ ..] => (*units, rest.iter().product::<usize>()),
                 _ => (1, 1),
             };

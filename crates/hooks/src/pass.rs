@@ -52,8 +52,23 @@ impl<'a> Pass<'a> {
     /// `xs` and `ys`: the same, `(N, units, ..)`.
     ///
     /// # Errors
-    /// What the observer returns.
+    /// When `xs` and `ys` differ in shape, and what the observer returns.
     pub fn see(&mut self, site: &Site, activation: Activation, xs: &Tensor, ys: &Tensor) -> Result<()> {
+        site.check_shapes(xs, ys)?;
+        self.see_with(site, activation, &|| Ok(xs.clone()), ys)
+    }
+
+    /// The same where `xs` would have to be computed first, which happens if the observer asks for it.
+    ///
+    /// # Errors
+    /// What the observer returns.
+    pub fn see_with(
+        &mut self,
+        site: &Site,
+        activation: Activation,
+        xs: &dyn Fn() -> Result<Tensor>,
+        ys: &Tensor,
+    ) -> Result<()> {
         let start = Instant::now();
         let mode = self.mode();
         off_the_record(|| self.observer.observe(&Seen { site, activation, mode, xs, ys }))?;

@@ -39,7 +39,7 @@ impl Parts {
 ///
 /// # Errors
 /// It ends a pass with this crate's [`enum@Error`] when two sites have one name, the number of units of a site
-/// changes or the modes mix within a window, `xs` and `ys` differ in shape, or there is no dimension of units.
+/// changes or the modes mix within a window, or there is no dimension of units.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Recorder {
@@ -244,10 +244,8 @@ impl Observer for Recorder {
 
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         let name = seen.site.name();
-        if seen.xs.dims() != seen.ys.dims() {
-            let (xs, ys) = (seen.xs.dims().to_vec(), seen.ys.dims().to_vec());
-            return Err(Error::ShapesDiffer { site: name.to_string(), xs, ys }.into());
-        }
+        // What the definitions ask of an input shows in the value, or the input is needed.
+        let inputs = (!seen.activation.slope_shows_in_value()).then(|| seen.xs()).transpose()?;
         let (units, positions) = match seen.ys.dims() {
             [_, units, rest @ ..] => (*units, rest.iter().product()),
             found => return Err(Error::Shape { site: name.to_string(), found: found.to_vec() }.into()),
@@ -278,9 +276,8 @@ impl Observer for Recorder {
         };
         let (activation, parts) = (seen.activation, self.parts);
         let tallies = &mut self.sites[index].tallies;
-        with_values(seen.xs, |xs| {
+        with_values(inputs.as_ref().unwrap_or(seen.ys), |xs| {
             with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.add_to(tallies, parts))
-        })??;
-        Ok(())
+        })?
     }
 }

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 use taper_kernels::Activation;
 
-use crate::Mode;
+use crate::{Error, Mode};
 
 /// A named place in a model, right behind an activation function and before any dropout.
 ///
@@ -34,6 +34,15 @@ impl Site {
         self.0.activation
     }
 
+    /// That pre- and post-activations have one shape.
+    pub(crate) fn check_shapes(&self, xs: &Tensor, ys: &Tensor) -> Result<()> {
+        if xs.dims() == ys.dims() {
+            return Ok(());
+        }
+        let (site, xs, ys) = (self.name().to_string(), xs.dims().to_vec(), ys.dims().to_vec());
+        Err(Error::ShapesDiffer { site, xs, ys }.into())
+    }
+
     /// Whether both are one place, not just two of one name.
     pub fn is_same_place(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -49,8 +58,22 @@ pub struct Seen<'a> {
     pub activation: Activation,
     /// Train or evaluation mode.
     pub mode: Mode,
-    /// Pre-activations, `(N, units, ..)`. In train mode part of the graph: keep what was `detach()`ed only.
-    pub xs: &'a Tensor,
-    /// Post-activations `f(xs)`, of the same shape.
+    /// Post-activations `f(xs)`, `(N, units, ..)`. In train mode part of the graph: keep what was `detach()`ed only.
     pub ys: &'a Tensor,
+    pub(crate) xs: &'a dyn Fn() -> Result<Tensor>,
+}
+
+impl Seen<'_> {
+    /// Pre-activations, of the shape of `ys`; in train mode part of the graph too.
+    ///
+    /// Where a layer computes its activation along with its products they were never written down: then they are
+    /// computed here, which takes as long as the layer itself.
+    ///
+    /// # Errors
+    /// Those of the layer; and when they have another shape than `ys`.
+    pub fn xs(&self) -> Result<Tensor> {
+        let xs = (self.xs)()?;
+        self.site.check_shapes(&xs, self.ys)?;
+        Ok(xs)
+    }
 }

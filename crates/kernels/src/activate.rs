@@ -2,7 +2,7 @@ use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::activation::{Activation, per_activation};
-use crate::cpu::{CHUNK, filled, for_chunks, is_fast, simd};
+use crate::cpu::{CHUNK, filled, for_chunks, is_fast, of_contiguous, simd};
 use crate::error::argument;
 use crate::gradient::{Gradient, Winners};
 use crate::kernel::{Kernel, apply};
@@ -72,7 +72,7 @@ impl Kernel for Activate {
     fn backward(
         &self,
         inputs: &[&[f32]],
-        _ys: &[f32],
+        _ys: &Tensor,
         grad_ys: Gradient,
         _: &[bool],
     ) -> Vec<Option<Gradient>> {
@@ -107,6 +107,11 @@ fn backward(f: Activation, xs: &[f32], grad_ys: Gradient) -> Gradient {
         return Gradient::Dense(grads);
     };
     let Winners { windows, plane, .. } = winners;
+    if f.slope_shows_in_value() {
+        let Winners { values, ys, .. } = &mut winners;
+        of_contiguous(ys, |ys| for_chunks(values, |start, grads| scale(f, &ys[start..], grads)));
+        return Gradient::Winners(winners);
+    }
     let grads = winners.values.par_chunks_mut(windows).zip(winners.positions.par_chunks(windows));
     grads.zip(xs.par_chunks(plane)).for_each_init(
         || vec![0.0; windows],
@@ -118,8 +123,25 @@ fn backward(f: Activation, xs: &[f32], grad_ys: Gradient) -> Gradient {
     Gradient::Winners(winners)
 }
 
+/// `f(xs)` in the place of `xs`.
+pub(crate) fn apply_to(f: Activation, xs: &mut [f32]) {
+    if f == Activation::Identity {
+        return;
+    }
+    simd(
+        #[inline(always)]
+        || {
+            per_activation!(f, f => {
+                for x in xs.iter_mut() {
+                    *x = f.value(*x);
+                }
+            })
+        },
+    )
+}
+
 /// Multiplies every gradient with `f'` at its value.
-fn scale(f: Activation, xs: &[f32], grads: &mut [f32]) {
+pub(crate) fn scale(f: Activation, xs: &[f32], grads: &mut [f32]) {
     simd(
         #[inline(always)]
         || {
@@ -172,7 +194,7 @@ impl Kernel for Prelu {
     fn backward(
         &self,
         inputs: &[&[f32]],
-        _ys: &[f32],
+        _ys: &Tensor,
         grad_ys: Gradient,
         _: &[bool],
     ) -> Vec<Option<Gradient>> {

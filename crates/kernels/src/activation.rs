@@ -373,6 +373,16 @@ impl Activation {
         }
     }
 
+    /// Whether `f'(x) = f'(f(x))` for every x, and `f(x)` has the sign of x unless it is 0: then everything that is to
+    /// be known about an input shows in the value, and inputs need not be kept.
+    pub fn slope_shows_in_value(self) -> bool {
+        match self {
+            Self::Identity | Self::Relu | Self::Relu6 | Self::Hardtanh => true,
+            Self::LeakyRelu { slope } => slope as f32 > 0.0,
+            _ => false,
+        }
+    }
+
     /// The name without the parameter: `celu`.
     pub fn name(self) -> &'static str {
         match self {
@@ -512,6 +522,29 @@ mod tests {
                     assert!(d.is_finite(), "{f}'({x}) = {d}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn where_the_slope_shows_in_the_value_it_is_that_of_the_input() {
+        let leaky = [0.01, 1.5, 1e-30].map(|slope| Activation::LeakyRelu { slope });
+        let mut shown = Vec::new();
+        for f in Activation::ALL.into_iter().chain(leaky).filter(|f| f.slope_shows_in_value()) {
+            shown.push(f.name());
+            for magnitude in
+                [0.0, f32::MIN_POSITIVE, 1e-42, 0.5, 1.0, 1.0 + f32::EPSILON, 6.0, 7.0, f32::INFINITY]
+            {
+                for x in [magnitude, -magnitude] {
+                    let y = f.value(x);
+                    assert_eq!(f.derivative(x), f.derivative(y), "{f} at {x}");
+                    assert_eq!(x > 0.0, y > 0.0, "{f} at {x}");
+                }
+            }
+        }
+        shown.dedup();
+        assert_eq!(shown, ["identity", "relu", "leaky_relu", "hardtanh", "relu6", "leaky_relu"]);
+        for slope in [0.0, -0.5, f64::NAN, 1e-60] {
+            assert!(!Activation::LeakyRelu { slope }.slope_shows_in_value(), "{slope}");
         }
     }
 

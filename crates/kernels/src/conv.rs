@@ -2,7 +2,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Shape, Tensor};
 
-use crate::cpu::is_fast;
+use crate::activate::activate;
+use crate::activation::Activation;
+use crate::cpu::{is_fast, of_contiguous};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
@@ -45,6 +47,28 @@ pub fn conv2d(
     bias: Option<&Tensor>,
     geometry: Conv2dGeometry,
 ) -> Result<Tensor> {
+    conv2d_act(xs, weight, bias, geometry, Activation::Identity)
+}
+
+/// [`activate`] of [`conv2d`]. To the bit the same; where the function's slope [shows in its
+/// value](Activation::slope_shows_in_value), as ReLU's does, it is applied where the convolution writes, and the
+/// pre-activations are neither written to memory nor kept for the way back.
+///
+/// # Shapes
+/// As [`conv2d`].
+///
+/// # Errors
+/// Those of both.
+pub fn conv2d_act(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2dGeometry,
+    f: Activation,
+) -> Result<Tensor> {
+    if !f.slope_shows_in_value() {
+        return activate(&conv2d(xs, weight, bias, geometry)?, f);
+    }
     let shape = ConvShape::new(xs.dims4()?, weight.dims4()?, geometry)?;
     if let Some(bias) = bias
         && bias.dims() != [shape.o]
@@ -56,11 +80,11 @@ pub fn conv2d(
         ));
     }
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
-        return twin::conv2d(xs, weight, bias, geometry);
+        return activate(&twin::conv2d(xs, weight, bias, geometry)?, f);
     }
     match bias {
-        Some(bias) => apply(Conv2d(shape), &[xs, weight, bias]),
-        None => apply(Conv2d(shape), &[xs, weight]),
+        Some(bias) => apply(Conv2d { shape, f }, &[xs, weight, bias]),
+        None => apply(Conv2d { shape, f }, &[xs, weight]),
     }
 }
 
@@ -213,7 +237,11 @@ impl ConvShape {
     }
 }
 
-struct Conv2d(ConvShape);
+struct Conv2d {
+    shape: ConvShape,
+    /// Applied to the result. Its slope shows in its value.
+    f: Activation,
+}
 
 impl Kernel for Conv2d {
     fn name(&self) -> &'static str {
@@ -221,23 +249,24 @@ impl Kernel for Conv2d {
     }
 
     fn shape(&self) -> Shape {
-        let s = self.0;
+        let s = self.shape;
         (s.n, s.o, s.out.0, s.out.1).into()
     }
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
-        self.0.forward(inputs[0], inputs[1], inputs.get(2).copied())
+        self.shape.forward(inputs[0], inputs[1], inputs.get(2).copied(), self.f)
     }
 
     fn backward(
         &self,
         inputs: &[&[f32]],
-        _ys: &[f32],
+        ys: &Tensor,
         grad_ys: Gradient,
         wanted: &[bool],
     ) -> Vec<Option<Gradient>> {
         let wanted = Wanted { xs: wanted[0], weight: wanted[1] };
-        let Gradients { xs, weight, bias } = self.0.backward(inputs[0], inputs[1], &grad_ys, wanted);
+        let Gradients { xs, weight, bias } =
+            of_contiguous(ys, |ys| self.shape.backward(inputs[0], inputs[1], (self.f, ys), &grad_ys, wanted));
         let gradients = [xs, weight, Some(bias)];
         gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()
     }

@@ -309,29 +309,6 @@ impl<'a> Lent<'a> {
     }
 }
 
-/// The sum of rows of `width` values, in order: blocks of columns on all threads.
-pub(crate) fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
-    const COLUMNS: usize = 128;
-    let mut sums = vec![0.0; width];
-    let add = |start: usize, sums: &mut [f32]| {
-        simd(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact(width.max(1)) {
-                    for (sum, x) in sums.iter_mut().zip(&row[start..]) {
-                        *sum += x;
-                    }
-                }
-            },
-        )
-    };
-    match rows.len() > CHUNK {
-        true => sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, sums)| add(i * COLUMNS, sums)),
-        false => add(0, &mut sums),
-    }
-    sums
-}
-
 /// The sum of `xs`, added up in sixteen interleaved lanes.
 pub(crate) fn sum(xs: &[f32]) -> f32 {
     simd(

@@ -81,7 +81,7 @@ impl Kernel for CrossEntropy {
     fn backward(
         &self,
         inputs: &[&[f32]],
-        _ys: &[f32],
+        _ys: &Tensor,
         grad_ys: Gradient,
         _: &[bool],
     ) -> Vec<Option<Gradient>> {

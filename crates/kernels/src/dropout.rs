@@ -142,7 +142,7 @@ impl Kernel for Masked {
         ys
     }
 
-    fn backward(&self, _: &[&[f32]], _ys: &[f32], grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
+    fn backward(&self, _: &[&[f32]], _ys: &Tensor, grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
         let (mask, grad_ys) = (self.mask, grad_ys.into_dense());
         let mut grad_xs = vec![0.0; grad_ys.len()];
         for_chunks(&mut grad_xs, |start, grad_xs| {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::linear::Product;
@@ -18,6 +19,8 @@ pub(crate) enum Gradient {
 pub(crate) struct Winners {
     /// The gradient of every pooled value, `(N, C, H', W')` in row-major order. Many may be 0 (ReLU in front of the pool).
     pub values: Vec<f32>,
+    /// The pooled values themselves, of the same shape: those of the winners. Contiguous, in f32, on the CPU.
+    pub ys: Tensor,
     /// Where in its own plane of H·W values each belongs; the same place may come more than once (overlapping windows: they add).
     pub positions: Arc<Vec<u32>>,
     /// Pooled values per plane, H'·W'.

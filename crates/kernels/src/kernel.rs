@@ -17,7 +17,7 @@ pub(crate) trait Kernel: Send + Sync + 'static {
     fn backward(
         &self,
         inputs: &[&[f32]],
-        ys: &[f32],
+        ys: &Tensor,
         grad_ys: Gradient,
         wanted: &[bool],
     ) -> Vec<Option<Gradient>>;
@@ -76,7 +76,7 @@ pub(crate) fn backward(
     let wanted: Vec<bool> = inputs.iter().map(|t| t.track_op()).collect();
     let inputs: Vec<Values<'_>> = inputs.iter().map(|t| Values::of(t)).collect::<Result<_>>()?;
     let inputs: Vec<&[f32]> = inputs.iter().map(|values| &**values).collect();
-    Ok(kernel.backward(&inputs, &Values::of(ys)?, grad_ys, &wanted))
+    Ok(kernel.backward(&inputs, ys, grad_ys, &wanted))
 }
 
 impl<K: Kernel> CustomOp1 for Operation<K> {

@@ -44,14 +44,14 @@ mod transpose;
 
 pub use activate::{activate, derivatives, prelu};
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
-pub use conv::{Conv2dGeometry, conv2d};
+pub use conv::{Conv2dGeometry, conv2d, conv2d_act};
 pub use cpu::{simd, with_values};
 pub use cross_entropy::cross_entropy;
 pub use dropout::{alpha_dropout, dropout};
 pub use error::Error;
 pub use finite::{all_finite, first_non_finite};
 pub use gradients::{Gradients, VarGradient};
-pub use linear::linear;
+pub use linear::{linear, linear_act};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use recycle::Recycle;
 pub use step::{Rule, Slots};

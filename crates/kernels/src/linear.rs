@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{filled, is_fast, simd, sum_rows};
+use crate::activate::{activate, apply_to, scale};
+use crate::activation::Activation;
+use crate::cpu::{Lent, filled, is_fast, of_contiguous, simd};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
-use crate::product::{Matrix, matmul, product};
+use crate::product::{Matrix, product, product_then};
 use crate::transpose::transposed;
 
 mod gradient;
@@ -30,6 +32,22 @@ use sparse::Sparse;
 /// # Errors
 /// When the shapes do not belong together.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    linear_act(xs, weight, bias, Activation::Identity)
+}
+
+/// [`activate`] of [`linear`]. To the bit the same; where the function's slope [shows in its
+/// value](Activation::slope_shows_in_value), as ReLU's does, it is applied where the products are written, and the
+/// pre-activations are neither written to memory nor kept for the way back.
+///
+/// # Shapes
+/// As [`linear`].
+///
+/// # Errors
+/// Those of both.
+pub fn linear_act(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, f: Activation) -> Result<Tensor> {
+    if !f.slope_shows_in_value() {
+        return activate(&linear(xs, weight, bias)?, f);
+    }
     let (o, i) = weight.dims2()?;
     let Some((_, rest)) = xs.dims().split_last().filter(|(last, _)| **last == i) else {
         return argument(format!("linear: expected inputs of {i} features, found shape {:?}", xs.dims()));
@@ -40,11 +58,11 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
         return argument(format!("linear: expected a bias of {o} values, found shape {:?}", bias.dims()));
     }
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
-        return twin::linear(xs, weight, bias);
+        return activate(&twin::linear(xs, weight, bias)?, f);
     }
     let xs = xs.contiguous()?;
     let shape = [rest, &[o]].concat().into();
-    let kernel = Linear { n: rest.iter().product(), i, o, shape, xs: xs.clone(), input: OnceLock::new() };
+    let kernel = Linear { n: rest.iter().product(), i, o, f, shape, xs: xs.clone(), input: OnceLock::new() };
     match bias {
         Some(bias) => apply(kernel, &[&xs, weight, bias]),
         None => apply(kernel, &[&xs, weight]),
@@ -56,6 +74,8 @@ struct Linear {
     n: usize,
     i: usize,
     o: usize,
+    /// Applied to the result. Its slope shows in its value.
+    f: Activation,
     shape: Shape,
     /// Contiguous.
     xs: Tensor,
@@ -98,6 +118,8 @@ struct Compact {
 const SHORTEST: usize = 8;
 /// Rows that one task of a loop over a matrix handles.
 const ROWS: usize = 64;
+/// Values that are worth sharing out among threads.
+const SMALLEST_SHARED: usize = 16 * 1024;
 /// Products smaller than this (in multiplications) gain less than looking for constant columns costs.
 const SMALLEST: usize = 1 << 20;
 
@@ -211,20 +233,61 @@ impl Linear {
     }
 }
 
-/// `xs · weightᵀ`, with `base` added to every row; `xs` is n×k, `weight` o×k.
-fn dense((n, o, k): (usize, usize, usize), xs: &[f32], weight: &[f32], base: Vec<f32>) -> Vec<f32> {
+/// `f(xs · weightᵀ + base)`, with the base added to every row; `xs` is n×k, `weight` o×k.
+fn dense(
+    (n, o, k): (usize, usize, usize),
+    xs: &[f32],
+    weight: &[f32],
+    base: &[f32],
+    f: Activation,
+) -> Vec<f32> {
     if n * (k + o) > o * k {
-        let mut ys = base.repeat(n);
-        matmul((n, o, k), &mut ys, true, Matrix::new(xs, k), Matrix::new(weight, k).transposed(), true);
-        return ys;
+        let (xs, weight) = (Matrix::new(xs, k), Matrix::new(weight, k).transposed());
+        return product_then((n, o, k), xs, weight, &|_, first, ys| {
+            ys.iter_mut().zip(&base[first..]).for_each(|(y, base)| *y += base);
+            apply_to(f, ys);
+        });
     }
     // The product would copy the weights first, to have those of one input side by side. With fewer samples than outputs it
     // is less work to turn the samples and the result.
-    let mut turned = Vec::with_capacity(o * n);
-    base.iter().for_each(|base| turned.resize(turned.len() + n, *base));
     let xs = transposed((n, k), xs);
-    matmul((o, n, k), &mut turned, true, Matrix::new(weight, k), Matrix::new(&xs, n), true);
+    let turned = product_then((o, n, k), Matrix::new(weight, k), Matrix::new(&xs, n), &|output, _, ys| {
+        ys.iter_mut().for_each(|y| *y += base[output]);
+        apply_to(f, ys);
+    });
     transposed((o, n), &turned)
+}
+
+/// Brings gradients in rows of `width` back through `f`, which gave `ys`, in their place. Returns the sum of all rows. By
+/// blocks of columns on all threads.
+#[allow(unsafe_code)]
+fn through(f: Activation, ys: &[f32], grads: &mut [f32], width: usize) -> Vec<f32> {
+    const COLUMNS: usize = 128;
+    let mut sums = vec![0.0; width];
+    let grads = Lent::of(grads);
+    let block = |(b, sums): (usize, &mut [f32])| {
+        simd(
+            #[inline(always)]
+            || {
+                for row in (0..ys.len()).step_by(width) {
+                    let own = row + b * COLUMNS..row + b * COLUMNS + sums.len();
+                    // SAFETY: no column is in two blocks.
+                    let grads = unsafe { grads.part(own.clone()) };
+                    if f != Activation::Identity {
+                        scale(f, &ys[own], grads);
+                    }
+                    for (sum, grad) in sums.iter_mut().zip(grads) {
+                        *sum += *grad;
+                    }
+                }
+            },
+        );
+    };
+    match ys.len() > SMALLEST_SHARED {
+        true => sums.par_chunks_mut(COLUMNS).enumerate().for_each(block),
+        false => sums.chunks_mut(COLUMNS).enumerate().for_each(block),
+    }
+    sums
 }
 
 /// The scalar product, summed up in eight interleaved lanes.
@@ -256,32 +319,32 @@ impl Kernel for Linear {
     }
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
-        let Self { n, i, o, .. } = *self;
+        let Self { n, i, o, f, .. } = *self;
         let (xs, weight) = (inputs[0], inputs[1]);
         // The operation was made for this one call, so nothing has been stored before.
         let input = self.input.get_or_init(|| Input::of(xs, n, i, o));
         match input {
-            Input::Sparse(sparse) => sparse.product(weight, inputs.get(2).copied()),
+            Input::Sparse(sparse) => sparse.product(weight, inputs.get(2).copied(), f),
             Input::Varying(compact) => {
                 let weight = compact.columns(weight, i);
-                dense((n, o, compact.width), &compact.xs, &weight, self.base(inputs, compact))
+                dense((n, o, compact.width), &compact.xs, &weight, &self.base(inputs, compact), f)
             }
-            Input::All => dense((n, o, i), xs, weight, self.bias(inputs)),
+            Input::All => dense((n, o, i), xs, weight, &self.bias(inputs), f),
         }
     }
 
     fn backward(
         &self,
         inputs: &[&[f32]],
-        _ys: &[f32],
+        ys: &Tensor,
         grad_ys: Gradient,
         wanted: &[bool],
     ) -> Vec<Option<Gradient>> {
         let Self { n, i, o, .. } = *self;
         let weight = inputs[1];
-        let grad_ys = grad_ys.into_dense();
+        let mut grad_ys = grad_ys.into_dense();
+        let grad_bias = of_contiguous(ys, |ys| through(self.f, ys, &mut grad_ys, o));
         let grads = Matrix::new(&grad_ys, o);
-        let grad_bias = sum_rows(&grad_ys, o);
         let grad_xs = wanted[0].then(|| Gradient::Dense(product((n, i, o), grads, Matrix::new(weight, i))));
         let grad_weight = wanted[1].then(|| Gradient::Product(self.grad_weight(grad_ys, &grad_bias)));
         let gradients = [grad_xs, grad_weight, Some(Gradient::Dense(grad_bias))];

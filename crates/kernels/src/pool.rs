@@ -173,10 +173,11 @@ impl Kernel for MaxPool2d {
         ys
     }
 
-    fn backward(&self, _: &[&[f32]], _ys: &[f32], grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
+    fn backward(&self, _: &[&[f32]], ys: &Tensor, grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
         let s = self.shape;
         let winners = self.winners.get().map(|positions| Winners {
             values: grad_ys.into_dense(),
+            ys: ys.clone(),
             positions: Arc::clone(positions),
             windows: s.out_plane(),
             plane: s.plane,
@@ -212,7 +213,7 @@ impl Kernel for AvgPool2d {
         ys
     }
 
-    fn backward(&self, _: &[&[f32]], _ys: &[f32], grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
+    fn backward(&self, _: &[&[f32]], _ys: &Tensor, grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
         let (s, grad_ys) = (self.0, grad_ys.into_dense());
         let scale = 1.0 / (s.kernel.0 * s.kernel.1) as f32;
         let mut grad_xs = vec![0.0; s.n * s.c * s.plane];

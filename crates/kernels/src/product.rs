@@ -34,7 +34,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `dst = lhs · rhs`, or `dst += lhs · rhs`; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`, by this thread alone; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
 #[allow(unsafe_code)]
 pub(crate) fn matmul(
     size: (usize, usize, usize),
@@ -42,11 +42,10 @@ pub(crate) fn matmul(
     accumulate: bool,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
-    parallel: bool,
 ) {
     assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
     // SAFETY: `dst` has room for m×n values, all of them initialised.
-    unsafe { gemm(size, dst.as_mut_ptr(), accumulate, lhs, rhs, parallel) }
+    unsafe { gemm(size, dst.as_mut_ptr(), accumulate, lhs, rhs, None) }
 }
 
 /// `lhs · rhs` in rows of n, written to `dst` by this thread alone; `lhs` is m×k, `rhs` k×n.
@@ -62,23 +61,38 @@ pub(crate) fn product_to(
         return dst.fill(MaybeUninit::new(0.0));
     }
     // SAFETY: `dst` has room for m×n values, and nothing is added to them.
-    unsafe { gemm(size, dst.as_mut_ptr().cast(), false, lhs, rhs, false) }
+    unsafe { gemm(size, dst.as_mut_ptr().cast(), false, lhs, rhs, None) }
 }
 
 /// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.
+pub(crate) fn product(size: (usize, usize, usize), lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
+    product_then(size, lhs, rhs, &|_, _, _| ())
+}
+
+/// The same, of which every part of a row is finished while it is in the cache: `finish(row, first column, values)`.
 #[allow(unsafe_code)]
-pub(crate) fn product((m, n, k): (usize, usize, usize), lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
+pub(crate) fn product_then(
+    (m, n, k): (usize, usize, usize),
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    finish: Finish<'_>,
+) -> Vec<f32> {
     if k == 0 {
-        return vec![0.0; m * n];
+        let mut zeros = vec![0.0; m * n];
+        zeros.chunks_exact_mut(n.max(1)).enumerate().for_each(|(row, values)| finish(row, 0, values));
+        return zeros;
     }
     let mut dst = Vec::with_capacity(m * n);
     // SAFETY: `dst` has room for m×n values, and the product writes them all.
     unsafe {
-        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, true);
+        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, Some(finish));
         dst.set_len(m * n);
     }
     dst
 }
+
+/// What is done with a part of a row: `(row, first column, values)`.
+type Finish<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
 
 /// Into how many tiles a product is cut that all threads share: `(of rows, of columns)`.
 ///
@@ -103,7 +117,7 @@ pub(crate) fn part(len: usize, parts: usize, unit: usize, i: usize) -> Range<usi
     end(i)..end(i + 1)
 }
 
-/// `dst = lhs · rhs`, or `dst += lhs · rhs`.
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`: by this thread, or by all, who finish what they have written.
 ///
 /// # Safety
 /// `dst` is valid for writing m×n values; when adding, they are initialised.
@@ -114,7 +128,7 @@ unsafe fn gemm(
     accumulate: bool,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
-    parallel: bool,
+    finish: Option<Finish<'_>>,
 ) {
     assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
     let dst = Lent::at(dst, m * n);
@@ -147,8 +161,13 @@ unsafe fn gemm(
                 Parallelism::None,
             );
         }
+        let Some(finish) = finish else { return };
+        for row in rows {
+            // SAFETY: as above, and the tile has just been written.
+            finish(row, columns.start, unsafe { dst.part(row * n + columns.start..row * n + columns.end) });
+        }
     };
-    let (of_rows, of_columns) = if parallel { tiles((m, n, k)) } else { (1, 1) };
+    let (of_rows, of_columns) = if finish.is_some() { tiles((m, n, k)) } else { (1, 1) };
     if of_rows * of_columns == 1 {
         return tile(0..m, 0..n);
     }

@@ -16,6 +16,14 @@ pub struct Act {
     slope: Option<Tensor>,
 }
 
+/// Cuts the graph in evaluation mode.
+fn kept(pass: &Pass<'_>, ys: Tensor) -> Tensor {
+    match pass.mode() {
+        Mode::Train => ys,
+        Mode::Eval => ys.detach(),
+    }
+}
+
 impl Act {
     /// `activation` at the site named by `vb`'s prefix. A PReLU's slope is the parameter `<prefix>.slope`.
     ///
@@ -57,9 +65,22 @@ impl Act {
             None => (self.activation, activate(xs, self.activation)?),
         };
         pass.see(&self.site, activation, xs, &ys)?;
-        match pass.mode() {
-            Mode::Train => Ok(ys),
-            Mode::Eval => Ok(ys.detach()),
+        Ok(kept(pass, ys))
+    }
+
+    /// `f(layer)`, where `layer(g)` computes the layer with `g` applied to its results. If it can apply f as it
+    /// writes them, pre-activations are computed for an observer who asks for them, and for nobody else.
+    pub(crate) fn behind(
+        &self,
+        pass: &mut Pass<'_>,
+        layer: impl Fn(Activation) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let plain = || layer(Activation::Identity);
+        if !self.activation.slope_shows_in_value() {
+            return self.forward(pass, &plain()?);
         }
+        let ys = layer(self.activation)?;
+        pass.see_with(&self.site, self.activation, &plain, &ys)?;
+        Ok(kept(pass, ys))
     }
 }

@@ -120,8 +120,7 @@ impl Model for Cnn {
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         let mut xs = xs.clone();
         for (conv, act) in &self.convolutions {
-            xs = conv.forward(&xs)?;
-            xs = act.forward(pass, &xs)?;
+            xs = conv.forward_act(pass, &xs, act)?;
         }
         let xs = max_pool2d(&xs, (self.pool, self.pool), (self.pool, self.pool))?;
         let xs = self.dropout.forward(pass, &xs)?;

@@ -1,8 +1,9 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use taper_kernels::{Conv2dGeometry, Error, conv2d};
+use taper_hooks::Pass;
+use taper_kernels::{Conv2dGeometry, Error, conv2d, conv2d_act};
 
-use crate::Init;
+use crate::{Act, Init};
 
 /// A 2-d convolution (cross-correlation, as everywhere in this field) with square kernels and a bias.
 #[derive(Clone, Debug)]
@@ -56,6 +57,15 @@ impl Conv2d {
     /// When `xs` has another number of channels, or is smaller than the kernels.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         conv2d(xs, &self.weight, Some(&self.bias), self.geometry)
+    }
+
+    /// [`Act::forward`] of [`Conv2d::forward`], to the bit, in less time and memory: see
+    /// [`taper_kernels::conv2d_act`].
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
+        act.behind(pass, |f| conv2d_act(xs, &self.weight, Some(&self.bias), self.geometry, f))
     }
 }
 

@@ -74,8 +74,7 @@ impl Model for Mlp {
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         let mut xs = xs.flatten_from(1)?;
         for (linear, act) in &self.hidden {
-            xs = linear.forward(&xs)?;
-            xs = act.forward(pass, &xs)?;
+            xs = linear.forward_act(pass, &xs, act)?;
             xs = self.dropout.forward(pass, &xs)?;
         }
         self.out.forward(&xs)

@@ -1,9 +1,11 @@
 //! Who is told what, and what a pass hands out.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use candle_core::{Result, Tensor, bail};
 use taper_hooks::{Activation, Mode, Observer, Pass, Recorder, Seen, Site, observer_fn};
+use taper_kernels::activate;
 
 use crate::{random, tensor};
 
@@ -28,7 +30,7 @@ fn closures_pairs_and_options_observe() {
     let mut count = 0;
     let mut both = (
         observer_fn(|seen: &Seen<'_>| {
-            names.push((seen.site.name().to_string(), seen.activation, seen.xs.dims().to_vec()));
+            names.push((seen.site.name().to_string(), seen.activation, seen.xs()?.dims().to_vec()));
             Ok(())
         }),
         Some(observer_fn(|_: &Seen<'_>| {
@@ -124,6 +126,34 @@ fn observing_changes_no_value() {
     let mut recorder = Recorder::new();
     Pass::eval(&mut recorder).see(&Site::new("fc1", Activation::Relu), Activation::Relu, &xs, &xs).unwrap();
     assert_eq!(xs.to_vec2::<f32>().unwrap(), before);
+}
+
+#[test]
+fn a_recorder_asks_for_pre_activations_only_where_the_value_does_not_tell() {
+    let xs = random(1, &[3, 4]);
+    for f in Activation::ALL {
+        let asked = Cell::new(0);
+        let compute = || {
+            asked.set(asked.get() + 1);
+            Ok(xs.clone())
+        };
+        let (mut told, mut told_all) = (Recorder::new(), Recorder::new());
+        let (site, ys) = (Site::new("fc1", f), activate(&xs, f).unwrap());
+        Pass::eval(&mut told).see_with(&site, f, &compute, &ys).unwrap();
+        assert_eq!(asked.get(), usize::from(!f.slope_shows_in_value()), "{f}");
+        Pass::eval(&mut told_all).see(&site, f, &xs, &ys).unwrap();
+        assert_eq!(told.finish(), told_all.finish());
+    }
+}
+
+#[test]
+fn pre_activations_that_are_computed_must_have_the_shape_of_the_others() {
+    let (xs, ys) = (random(1, &[3, 4]), random(1, &[3, 5]));
+    let mut observer = observer_fn(|seen: &Seen<'_>| seen.xs().map(|_| ()));
+    let site = Site::new("fc1", Activation::Relu);
+    let error =
+        Pass::eval(&mut observer).see_with(&site, Activation::Relu, &|| Ok(xs.clone()), &ys).unwrap_err();
+    assert!(error.to_string().contains("site 'fc1'"), "{error}");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 use std::array::from_fn;
 use std::mem::MaybeUninit;
 
-use pulp::bytemuck::cast_slice;
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::ConvShape;
+use crate::activate::apply_to;
+use crate::activation::Activation;
 use crate::cpu::{lanes, per_image, simd};
 use crate::product::{Matrix, matmul, product_to};
 
@@ -14,25 +16,41 @@ const POSITIONS: usize = 6;
 const VECTORS: usize = 2;
 
 impl ConvShape {
-    /// The convolution of `xs`, `(N, C, H, W)`: `(N, O, H', W')`.
-    pub(crate) fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// `f` of the convolution of `xs`, `(N, C, H, W)`: `(N, O, H', W')`.
+    pub(crate) fn forward(
+        &self,
+        xs: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        f: Activation,
+    ) -> Vec<f32> {
         // With few inputs an output costs less to compute than to put in its place, which a matrix product does
         // by vectors.
-        if self.c < lanes() { by_columns(self, xs, weight, bias) } else { direct(self, xs, weight, bias) }
+        if self.c < lanes() {
+            by_columns(self, xs, weight, bias, f)
+        } else {
+            direct(self, xs, weight, bias, f)
+        }
     }
 }
 
 /// A matrix product with the columns of each image.
 #[allow(unsafe_code)]
-fn by_columns(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+fn by_columns(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, f: Activation) -> Vec<f32> {
     let (columns, size) = (|| vec![0.0; s.k * s.p], (s.o, s.p, s.k));
     let op = |columns: &mut Vec<f32>, n: usize, ys: &mut [MaybeUninit<f32>]| {
         s.to_columns(&xs[n * s.input()..][..s.input()], columns);
         let (weight, columns) = (Matrix::new(weight, s.k), Matrix::new(columns, s.p));
-        let Some(bias) = bias else { return product_to(size, weight, columns, ys) };
-        ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(MaybeUninit::new(*b)));
-        // SAFETY: all maps have just been filled.
-        matmul(size, unsafe { ys.assume_init_mut() }, true, weight, columns, false);
+        match bias {
+            Some(bias) => {
+                ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(MaybeUninit::new(*b)));
+                // SAFETY: all maps have just been filled.
+                matmul(size, unsafe { ys.assume_init_mut() }, true, weight, columns);
+            }
+            None => product_to(size, weight, columns, ys),
+        }
+        // SAFETY: the product has written all of them.
+        apply_to(f, unsafe { ys.assume_init_mut() });
     };
     // SAFETY: the product is as large as the image's result.
     unsafe { per_image(s.n, s.output(), s.group(), columns, op).0 }
@@ -44,14 +62,20 @@ fn by_columns(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -
 /// see nothing else are computed once an image. Each output is summed in the same order wherever it is, so that
 /// not a bit of the result depends on this.
 #[allow(unsafe_code)]
-pub(super) fn direct(s: &ConvShape, xs: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn direct(
+    s: &ConvShape,
+    xs: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    f: Activation,
+) -> Vec<f32> {
     let (weights, starts) = (&Weights::new(s, weight, bias), &s.starts());
     let scratch = || (vec![0.0; s.padded_input()], Foreground::new(s));
     let op = |(padded, foreground): &mut (Vec<f32>, Foreground), n: usize, ys: &mut [MaybeUninit<f32>]| {
         let image = s.pad(&xs[n * s.input()..][..s.input()], padded);
         foreground.find(s, image);
         let compute = |positions: &[u32], ys: &mut [MaybeUninit<f32>]| {
-            Arch::new().dispatch(Outputs { weights, image, starts, positions, ys, p: s.p });
+            Arch::new().dispatch(Outputs { weights, f, image, starts, positions, ys, p: s.p });
         };
         if let Some(background) = foreground.background {
             compute(&[background], ys);
@@ -163,6 +187,7 @@ impl Weights {
 /// Computes all channels of the outputs at `positions`.
 struct Outputs<'a> {
     weights: &'a Weights,
+    f: Activation,
     /// Padded.
     image: &'a [f32],
     /// See [`ConvShape::starts`].
@@ -212,10 +237,14 @@ impl Outputs<'_> {
                 }
             }
             let maps = self.ys[first * self.p..].chunks_exact_mut(self.p).take(o - first);
-            let sums = sums.each_ref().map(|sums| cast_slice::<S::f32s, f32>(sums));
+            // A copy, so that the sums stay in registers while they are made: 1.5 times as fast.
+            let mut results = sums;
+            apply_to(self.f, cast_slice_mut(results.as_flattened_mut()));
+            let results = results.each_ref().map(|results| cast_slice::<S::f32s, f32>(results));
+            let maps = self.ys[first * self.p..].chunks_exact_mut(self.p).take(o - first);
             for (channel, map) in maps.take(V * S::F32_LANES).enumerate() {
-                for (p, sums) in positions.iter().zip(&sums) {
-                    map[*p].write(sums[channel]);
+                for (p, results) in positions.iter().zip(&results) {
+                    map[*p].write(results[channel]);
                 }
             }
         }

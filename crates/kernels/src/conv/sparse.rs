@@ -24,8 +24,8 @@ pub(super) fn backward(
     let size = if wanted.xs { s.input() } else { 0 };
     let scratch = || Scratch::new(&plan, grad_ys, wanted);
     let op = |scratch: &mut Scratch, n: usize, grad_image: &mut [MaybeUninit<f32>]| {
-        let Scratch { image, grads, nonzeros, grad_weight, grad_bias } = scratch;
-        nonzeros.find(s, grad_ys, n, &starts, grad_bias);
+        let Scratch { image, grads, scaled, nonzeros, grad_weight, grad_bias } = scratch;
+        nonzeros.find(s, grad_ys, n, &starts, scaled, grad_bias);
         if wanted.weight {
             plan.interleave(&xs[n * s.input()..][..s.input()], image);
             Arch::new().dispatch(WeightGradient { plan: &plan, nonzeros, image, sums: grad_weight });
@@ -50,6 +50,7 @@ pub(super) fn backward(
 struct Scratch {
     image: Aligned,
     grads: Aligned,
+    scaled: Vec<f32>,
     nonzeros: NonZeros,
     grad_weight: Aligned,
     grad_bias: Vec<f32>,
@@ -62,7 +63,8 @@ impl Scratch {
         Self {
             image: aligned(wanted.weight, plan.image()),
             grads: aligned(wanted.xs, plan.image()),
-            nonzeros: NonZeros::new(s.o * grad_ys.candidates(&s), plan.area()),
+            scaled: Vec::new(),
+            nonzeros: NonZeros::new(s.o * grad_ys.size, plan.area()),
             grad_weight: aligned(wanted.weight, plan.weights),
             grad_bias: vec![0.0; s.o],
         }
@@ -98,22 +100,25 @@ impl NonZeros {
     }
 
     /// Lists those of image `n`, and adds the gradient of the bias.
-    fn find(&mut self, s: &ConvShape, grad_ys: Maps<'_>, n: usize, starts: &[u32], grad_bias: &mut [f32]) {
+    fn find(
+        &mut self,
+        s: &ConvShape,
+        grad_ys: Maps<'_>,
+        n: usize,
+        starts: &[u32],
+        scaled: &mut Vec<f32>,
+        grad_bias: &mut [f32],
+    ) {
         self.channel_ends.clear();
         for (o, grad_bias) in grad_bias.iter_mut().enumerate() {
             let map = n * s.o + o;
-            match grad_ys {
-                Maps::Dense(grads) => {
-                    let grads = &grads[map * s.p..][..s.p];
-                    *grad_bias += sum(grads);
-                    self.list(starts.iter().copied().zip(grads));
-                }
-                Maps::Winners(winners) => {
-                    let own = map * winners.windows..(map + 1) * winners.windows;
-                    let grads = &winners.values[own.clone()];
-                    *grad_bias += sum(grads);
-                    let starts = winners.positions[own].iter().map(|p| starts[*p as usize]);
-                    self.list(starts.zip(grads));
+            let grads = grad_ys.by_input(map..map + 1, scaled);
+            *grad_bias += sum(grads);
+            match grad_ys.positions {
+                None => self.list(starts.iter().copied().zip(grads)),
+                Some(positions) => {
+                    let positions = &positions[map * grad_ys.size..];
+                    self.list(positions.iter().map(|p| starts[*p as usize]).zip(grads));
                 }
             }
         }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use candle_core::Device;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -41,6 +42,18 @@ fn shapes() -> impl Strategy<Value = ConvShape> {
 
 fn densities() -> impl Strategy<Value = f64> {
     prop_oneof![Just(0.0), Just(0.05), Just(1.0), 0.0..1.0]
+}
+
+/// Those that a convolution can apply as it writes.
+fn functions() -> impl Strategy<Value = Activation> {
+    let all =
+        [Activation::Identity, Activation::Relu, Activation::LeakyRelu { slope: 0.25 }, Activation::Hardtanh];
+    prop::sample::select(all.to_vec())
+}
+
+/// The gradient by what `f` was given, by the formula.
+fn through(f: Activation, ys: &[f32], grads: &[f32]) -> Vec<f32> {
+    ys.iter().zip(grads).map(|(y, grad)| grad * f.derivative(*y)).collect()
 }
 
 /// Every value within `1e-5` of the largest that is wanted.
@@ -87,19 +100,21 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
-    fn sparse_and_dense_gradients_are_those_of_the_formula(s in shapes(), density in densities(), seed: u64) {
+    fn sparse_and_dense_gradients_are_those_of_the_formula(s in shapes(), density in densities(), f in functions(), seed: u64) {
         let rng = &mut Xoshiro256PlusPlus::seed_from_u64(seed);
         let (xs, weight) = (random(rng, s.n * s.input()), random(rng, s.o * s.k));
         let grad_ys = sparse_values(rng, s.n * s.output(), density);
-        let want = by_definition(&s, &xs, &weight, &grad_ys);
-        agree(&dense(&s, &xs, &weight, Maps::Dense(&grad_ys), BOTH), &want);
-        agree(&sparse::backward(&s, &xs, &weight, Maps::Dense(&grad_ys), BOTH), &want);
-        agree(&s.backward(&xs, &weight, &Gradient::Dense(grad_ys), BOTH), &want);
+        let ys = random(rng, grad_ys.len());
+        let want = by_definition(&s, &xs, &weight, &through(f, &ys, &grad_ys));
+        let maps = Maps { f, values: &grad_ys, ys: &ys, size: s.p, positions: None };
+        agree(&dense(&s, &xs, &weight, maps, BOTH), &want);
+        agree(&sparse::backward(&s, &xs, &weight, maps, BOTH), &want);
+        agree(&s.backward(&xs, &weight, (f, &ys), &Gradient::Dense(grad_ys), BOTH), &want);
     }
 
     #[test]
     fn winners_give_the_gradients_of_the_maps_that_they_stand_for(
-        s in shapes(), density in densities(), windows in 0..12_usize, seed: u64,
+        s in shapes(), density in densities(), windows in 0..12_usize, f in functions(), seed: u64,
     ) {
         let rng = &mut Xoshiro256PlusPlus::seed_from_u64(seed);
         let (xs, weight) = (random(rng, s.n * s.input()), random(rng, s.o * s.k));
@@ -110,11 +125,16 @@ proptest! {
         for (i, (value, position)) in values.iter().zip(&positions).enumerate() {
             grad_ys[i / windows * s.p + *position as usize] += value;
         }
-        let want = by_definition(&s, &xs, &weight, &grad_ys);
-        let winners = Winners { values, positions: Arc::new(positions), windows, plane: s.p };
-        agree(&dense(&s, &xs, &weight, Maps::Winners(&winners), BOTH), &want);
-        agree(&sparse::backward(&s, &xs, &weight, Maps::Winners(&winners), BOTH), &want);
-        agree(&s.backward(&xs, &weight, &Gradient::Winners(winners), BOTH), &want);
+        let ys = random(rng, grad_ys.len());
+        let at = |i: usize| i / windows * s.p + positions[i] as usize;
+        let pooled: Vec<f32> = (0..values.len()).map(|i| ys[at(i)]).collect();
+        let want = by_definition(&s, &xs, &weight, &through(f, &ys, &grad_ys));
+        let maps = Maps { f, values: &values, ys: &pooled, size: windows, positions: Some(&positions) };
+        agree(&dense(&s, &xs, &weight, maps, BOTH), &want);
+        agree(&sparse::backward(&s, &xs, &weight, maps, BOTH), &want);
+        let pooled = Tensor::from_slice(&pooled, pooled.len(), &Device::Cpu).unwrap();
+        let winners = Winners { values, ys: pooled, positions: Arc::new(positions), windows, plane: s.p };
+        agree(&s.backward(&xs, &weight, (f, &ys), &Gradient::Winners(winners), BOTH), &want);
     }
 
     #[test]
@@ -130,8 +150,8 @@ proptest! {
                 *x = background[i / (s.h * s.w) % s.c];
             }
         }
-        let ys = direct(&s, &xs, &weight, Some(&bias));
-        assert_close("ys", &s.forward(&xs, &weight, Some(&bias)), &ys);
+        let ys = direct(&s, &xs, &weight, Some(&bias), Activation::Identity);
+        assert_close("ys", &s.forward(&xs, &weight, Some(&bias), Activation::Identity), &ys);
         // With one more channel, different everywhere but of no weight, no image has a background.
         let more = ConvShape::new((s.n, s.c + 1, s.h, s.w), (s.o, s.c + 1, s.kernel.0, s.kernel.1), s.geometry);
         let more = more.unwrap();
@@ -140,7 +160,7 @@ proptest! {
         let noisy: Vec<f32> = images.flat_map(|(image, noise)| [image, noise].concat()).collect();
         let longer = |w: &[f32]| [w, &vec![0.0; s.kernel.0 * s.kernel.1]].concat();
         let weight: Vec<f32> = weight.chunks_exact(s.k).flat_map(longer).collect();
-        prop_assert_eq!(ys, direct(&more, &noisy, &weight, Some(&bias)));
+        prop_assert_eq!(ys, direct(&more, &noisy, &weight, Some(&bias), Activation::Identity));
     }
 }
 
@@ -150,7 +170,7 @@ fn images_of_one_colour_are_convolved() {
     let rng = &mut Xoshiro256PlusPlus::seed_from_u64(1);
     let weight = random(rng, s.o * s.k);
     let xs = [vec![0.5; s.input()], vec![-2.0; s.input()]].concat();
-    let ys = s.forward(&xs, &weight, None);
+    let ys = s.forward(&xs, &weight, None, Activation::Identity);
     for (i, map) in ys.chunks_exact(s.p).enumerate() {
         let sum: f32 = weight[i % s.o * s.k..][..s.k].iter().sum();
         assert_close("map", map, &vec![sum * if i < s.o { 0.5 } else { -2.0 }; s.p]);
@@ -163,9 +183,10 @@ fn sparse_gradients_have_the_same_bits_with_any_number_of_threads() {
     let rng = &mut Xoshiro256PlusPlus::seed_from_u64(1);
     let (xs, weight) = (random(rng, s.n * s.input()), random(rng, s.o * s.k));
     let grad_ys = Gradient::Dense(sparse_values(rng, s.n * s.output(), 0.1));
+    let ys = random(rng, s.n * s.output());
     let run = |threads: usize, wanted: Wanted| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let grads = pool.install(|| s.backward(&xs, &weight, &grad_ys, wanted));
+        let grads = pool.install(|| s.backward(&xs, &weight, (Activation::Relu, &ys), &grad_ys, wanted));
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         (grads.xs.map(bits), grads.weight.map(bits), bits(grads.bias))
     };

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::activate::apply_to;
+use crate::activation::Activation;
 use crate::cpu::{Aligned, filled_by_columns, simd, sum};
 use crate::transpose::transpose;
 
@@ -100,9 +102,9 @@ impl Sparse {
         Some(Self { background, width: i, rows: rows.collect(), by_column: OnceLock::new() })
     }
 
-    /// `xs · weightᵀ + bias`, `(n, o)`: by blocks of outputs, whose weights stay in the second-level cache for all samples.
+    /// `f(xs · weightᵀ + bias)`, `(n, o)`: by blocks of outputs, whose weights stay in the second-level cache for all samples.
     #[allow(unsafe_code)]
-    pub fn product(&self, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    pub fn product(&self, weight: &[f32], bias: Option<&[f32]>, f: Activation) -> Vec<f32> {
         let i = self.width;
         let (n, o) = (self.rows.iter().map(|lists| lists.ends.len()).sum(), weight.len() / i);
         // SAFETY: every row of the block is written, for the lists are those of all rows; and so is what is turned.
@@ -128,6 +130,7 @@ impl Sparse {
                 for (t, lists) in self.rows.iter().enumerate() {
                     let range = 0..lists.ends.len();
                     Arch::new().dispatch(Sums { lists, range, rows: &turned, base: &base, out: &mut tile });
+                    apply_to(f, &mut tile);
                     for (k, sums) in tile.chunks_exact(BLOCK).take(lists.ends.len()).enumerate() {
                         ys.row(t * TILE + k).write_copy_of_slice(&sums[..outputs]);
                     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod activations;
+mod applied;
 mod arguments;
 mod dropout;
 mod edges;

@@ -2,8 +2,8 @@
 
 use candle_core::{Tensor, Var};
 use taper_hooks::{Pass, Recorder, Seen, observer_fn};
-use taper_kernels::activate;
-use taper_nn::{Act, Activation, Init, Linear};
+use taper_kernels::{Conv2dGeometry, activate};
+use taper_nn::{Act, Activation, Conv2d, Init, Linear};
 
 use crate::{CPU, bits, named, params, random, shapes, values};
 
@@ -24,12 +24,49 @@ fn every_function_is_the_kernels_and_its_input_and_output_are_shown() {
         let act = Act::new(f, params().builder().pp("fc1")).unwrap();
         let mut shown = Vec::new();
         let mut observer = observer_fn(|seen: &Seen<'_>| {
-            shown.push((seen.activation, bits(seen.xs), bits(seen.ys)));
+            shown.push((seen.activation, bits(&seen.xs()?), bits(seen.ys)));
             Ok(())
         });
         let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
         assert_eq!(bits(&ys), bits(&activate(&xs, f).unwrap()), "{f}");
         assert_eq!(shown, [(f, bits(&xs), bits(&ys))]);
+    }
+}
+
+#[test]
+fn a_layer_that_applies_it_gives_and_shows_the_same() {
+    let params = params();
+    let vb = params.builder();
+    let linear = Linear::new(4, 3, Init::He, vb.pp("fc1")).unwrap();
+    let conv = Conv2d::new(2, 3, 3, Conv2dGeometry::default(), Init::He, vb.pp("conv1")).unwrap();
+    let (rows, images) = (random(1, &[5, 4]), random(2, &[5, 2, 6, 6]));
+    for f in Activation::ALL {
+        let act = Act::new(f, taper_nn::Params::new(1, CPU).builder().pp("fc1")).unwrap();
+        let shown = |train: bool, run: &dyn Fn(&mut Pass<'_>) -> Tensor| {
+            let mut shown = Vec::new();
+            let mut observer = observer_fn(|seen: &Seen<'_>| {
+                shown.push((seen.activation, seen.mode, bits(&seen.xs()?), bits(seen.ys)));
+                Ok(())
+            });
+            let mut rng = taper_hooks::rng(1);
+            let mut pass =
+                if train { Pass::train(&mut observer, &mut rng) } else { Pass::eval(&mut observer) };
+            let ys = run(&mut pass);
+            (bits(&ys), ys.track_op(), shown)
+        };
+        for train in [false, true] {
+            let both = [
+                shown(train, &|pass| linear.forward_act(pass, &rows, &act).unwrap()),
+                shown(train, &|pass| act.forward(pass, &linear.forward(&rows).unwrap()).unwrap()),
+            ];
+            assert_eq!(both[0], both[1], "{f}");
+            assert_eq!((both[0].1, both[0].2.len()), (train, 1));
+            let both = [
+                shown(train, &|pass| conv.forward_act(pass, &images, &act).unwrap()),
+                shown(train, &|pass| act.forward(pass, &conv.forward(&images).unwrap()).unwrap()),
+            ];
+            assert_eq!(both[0], both[1], "{f}");
+        }
     }
 }
 

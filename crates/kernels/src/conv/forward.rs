@@ -236,7 +236,6 @@ impl Outputs<'_> {
                     }
                 }
             }
-            let maps = self.ys[first * self.p..].chunks_exact_mut(self.p).take(o - first);
             // A copy, so that the sums stay in registers while they are made: 1.5 times as fast.
             let mut results = sums;
             apply_to(self.f, cast_slice_mut(results.as_flattened_mut()));

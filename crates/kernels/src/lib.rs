@@ -6,6 +6,9 @@
 //! built with default flags gets the speed of the CPU it runs on. Elementwise kernels compute the same bits
 //! on every CPU; matrix products need not, because they use what the CPU has.
 //!
+//! Where a linear layer or a convolution can leave out what adds nothing, it looks at its input or gradient and chooses; events of
+//! [`tracing`] at level `DEBUG` say what it chose, and for which density.
+//!
 //! Reductions have a fixed order: the same input gives the same bits, whatever the number of threads.
 //!
 //! ```

@@ -96,8 +96,24 @@ impl Input {
             return Self::All;
         }
         match Sparse::of(xs, i) {
-            Some(sparse) => Self::Sparse(Arc::new(sparse)),
-            None => Compact::of(xs, i).map_or(Self::All, |compact| Self::Varying(Arc::new(compact))),
+            Some(sparse) => {
+                tracing::debug!(
+                    density = sparse.density(),
+                    "linear {i}→{o}: sums over what is not background"
+                );
+                Self::Sparse(Arc::new(sparse))
+            }
+            None => match Compact::of(xs, i) {
+                Some(compact) => {
+                    let varying = compact.width;
+                    tracing::debug!(varying, "linear {i}→{o}: matrix products of the columns that vary");
+                    Self::Varying(Arc::new(compact))
+                }
+                None => {
+                    tracing::debug!("linear {i}→{o}: matrix products of all columns");
+                    Self::All
+                }
+            },
         }
     }
 }

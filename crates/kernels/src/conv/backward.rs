@@ -52,10 +52,18 @@ impl ConvShape {
                 Maps { f, values, ys: &pooled, size: *windows, positions: Some(positions) }
             }
         };
+        let (c, o) = (self.c, self.o);
         // The sums run over vectors of channels: few channels would leave them mostly empty.
-        if self.c < lanes() || grad_ys.density(self) > DENSE {
+        if c < lanes() {
+            tracing::debug!("conv2d {c}→{o}: gradient by matrix products, as there are few input channels");
+            return dense(self, xs, weight, grad_ys, wanted);
+        }
+        let density = grad_ys.density(self);
+        if density > DENSE {
+            tracing::debug!(density, "conv2d {c}→{o}: gradient by matrix products");
             dense(self, xs, weight, grad_ys, wanted)
         } else {
+            tracing::debug!(density, "conv2d {c}→{o}: gradient by sums over what is not 0");
             sparse::backward(self, xs, weight, grad_ys, wanted)
         }
     }

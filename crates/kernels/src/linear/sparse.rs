@@ -102,6 +102,13 @@ impl Sparse {
         Some(Self { background, width: i, rows: rows.collect(), by_column: OnceLock::new() })
     }
 
+    /// The share of values that are not the background.
+    pub fn density(&self) -> f64 {
+        let entries: usize = self.rows.iter().map(|lists| lists.entries.len()).sum();
+        let samples: usize = self.rows.iter().map(|lists| lists.ends.len()).sum();
+        entries as f64 / (samples * self.width) as f64
+    }
+
     /// `f(xs · weightᵀ + bias)`, `(n, o)`: by blocks of outputs, whose weights stay in the second-level cache for all samples.
     #[allow(unsafe_code)]
     pub fn product(&self, weight: &[f32], bias: Option<&[f32]>, f: Activation) -> Vec<f32> {

@@ -4,6 +4,7 @@
 mod activations;
 mod applied;
 mod arguments;
+mod choices;
 mod dropout;
 mod edges;
 mod goldens;

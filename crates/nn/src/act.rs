@@ -16,14 +16,6 @@ pub struct Act {
     slope: Option<Tensor>,
 }
 
-/// Cuts the graph in evaluation mode.
-fn kept(pass: &Pass<'_>, ys: Tensor) -> Tensor {
-    match pass.mode() {
-        Mode::Train => ys,
-        Mode::Eval => ys.detach(),
-    }
-}
-
 impl Act {
     /// `activation` at the site named by `vb`'s prefix. A PReLU's slope is the parameter `<prefix>.slope`.
     ///
@@ -82,5 +74,13 @@ impl Act {
         let ys = layer(self.activation)?;
         pass.see_with(&self.site, self.activation, &plain, &ys)?;
         Ok(kept(pass, ys))
+    }
+}
+
+/// Cuts the graph in evaluation mode.
+fn kept(pass: &Pass<'_>, ys: Tensor) -> Tensor {
+    match pass.mode() {
+        Mode::Train => ys,
+        Mode::Eval => ys.detach(),
     }
 }

@@ -106,12 +106,12 @@ fn backward(f: Activation, xs: &[f32], grad_ys: Gradient) -> Gradient {
         for_chunks(&mut grads, |start, grads| scale(f, &xs[start..], grads));
         return Gradient::Dense(grads);
     };
-    let Winners { windows, plane, .. } = winners;
     if f.slope_shows_in_value() {
         let Winners { values, ys, .. } = &mut winners;
         of_contiguous(ys, |ys| for_chunks(values, |start, grads| scale(f, &ys[start..], grads)));
         return Gradient::Winners(winners);
     }
+    let Winners { windows, plane, .. } = winners;
     let grads = winners.values.par_chunks_mut(windows).zip(winners.positions.par_chunks(windows));
     grads.zip(xs.par_chunks(plane)).for_each_init(
         || vec![0.0; windows],

@@ -17,7 +17,7 @@ pub(crate) enum Gradient {
 
 /// Gradients at the winners of pooling windows; everywhere else it is 0.
 pub(crate) struct Winners {
-    /// The gradient of every pooled value, `(N, C, H', W')` in row-major order. Many may be 0 (ReLU in front of the pool).
+    /// The gradient of every pooled value, `(N, C, H', W')` in row-major order. Many are 0 once they have gone back through a ReLU.
     pub values: Vec<f32>,
     /// The pooled values themselves, of the same shape: those of the winners. Contiguous, in f32, on the CPU.
     pub ys: Tensor,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::activate::{activate, apply_to, scale};
 use crate::activation::Activation;
-use crate::cpu::{Lent, filled, is_fast, of_contiguous, simd};
+use crate::cpu::{CHUNK, Lent, filled, is_fast, of_contiguous, simd};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
@@ -134,8 +134,6 @@ struct Compact {
 const SHORTEST: usize = 8;
 /// Rows that one task of a loop over a matrix handles.
 const ROWS: usize = 64;
-/// Values that are worth sharing out among threads.
-const SMALLEST_SHARED: usize = 16 * 1024;
 /// Products smaller than this (in multiplications) gain less than looking for constant columns costs.
 const SMALLEST: usize = 1 << 20;
 
@@ -299,7 +297,7 @@ fn through(f: Activation, ys: &[f32], grads: &mut [f32], width: usize) -> Vec<f3
             },
         );
     };
-    match ys.len() > SMALLEST_SHARED {
+    match ys.len() > CHUNK {
         true => sums.par_chunks_mut(COLUMNS).enumerate().for_each(block),
         false => sums.chunks_mut(COLUMNS).enumerate().for_each(block),
     }

@@ -14,9 +14,13 @@ use crate::kernel::{Kernel, apply};
 use crate::product::{Matrix, product, product_then};
 use crate::transpose::transposed;
 
+mod active;
 mod gradient;
+mod lists;
 mod sparse;
+mod sums;
 
+use active::Active;
 use gradient::Factor;
 pub(crate) use gradient::Product;
 use sparse::Sparse;
@@ -134,6 +138,10 @@ struct Compact {
 const SHORTEST: usize = 8;
 /// Rows that one task of a loop over a matrix handles.
 const ROWS: usize = 64;
+/// The share of gradients other than 0 above which a matrix product of all is faster than sums over these.
+const DENSE: f64 = 0.42;
+/// With fewer samples, sums over lists gain less than making these costs.
+const FEWEST: usize = 32;
 /// Products smaller than this (in multiplications) gain less than looking for constant columns costs.
 const SMALLEST: usize = 1 << 20;
 
@@ -236,14 +244,30 @@ impl Linear {
         inputs.get(2).map_or_else(|| vec![0.0; self.o], |bias| bias.to_vec())
     }
 
+    /// The gradients that are not zero, if sums over these alone are the faster way.
+    fn active(&self, grads: &[f32], wanted: &[bool]) -> Option<Active> {
+        let Self { n, i, o, .. } = *self;
+        let of_use = wanted[0] || wanted[1] && !matches!(self.input.get(), Some(Input::Sparse(_)));
+        if !of_use || n < FEWEST || n.saturating_mul(i).saturating_mul(o) < SMALLEST {
+            return None;
+        }
+        let density = active::density(grads, o);
+        if density > DENSE {
+            tracing::debug!(density, "linear {i}→{o}: gradient by matrix products");
+            return None;
+        }
+        tracing::debug!(density, "linear {i}→{o}: gradient by sums over what is not 0");
+        Some(Active::of(grads, o))
+    }
+
     /// What is to be multiplied for the gradient of the weights, from that of the result and its sums over the batch.
-    fn grad_weight(&self, grads: Vec<f32>, sums: &[f32]) -> Product {
+    fn grad_weight(&self, grads: Vec<f32>, active: Option<Active>, sums: &[f32]) -> Product {
         let factor = match self.input.get() {
             Some(Input::Sparse(sparse)) => Factor::Sparse(Arc::clone(sparse)),
             Some(Input::Varying(compact)) => Factor::Varying(Arc::clone(compact)),
             Some(Input::All) | None => Factor::All(self.xs.clone()),
         };
-        Product { n: self.n, i: self.i, o: self.o, factor, grads, sums: sums.to_vec() }
+        Product { n: self.n, i: self.i, o: self.o, factor, grads, active, sums: sums.to_vec() }
     }
 }
 
@@ -358,9 +382,14 @@ impl Kernel for Linear {
         let weight = inputs[1];
         let mut grad_ys = grad_ys.into_dense();
         let grad_bias = of_contiguous(ys, |ys| through(self.f, ys, &mut grad_ys, o));
-        let grads = Matrix::new(&grad_ys, o);
-        let grad_xs = wanted[0].then(|| Gradient::Dense(product((n, i, o), grads, Matrix::new(weight, i))));
-        let grad_weight = wanted[1].then(|| Gradient::Product(self.grad_weight(grad_ys, &grad_bias)));
+        let active = self.active(&grad_ys, wanted);
+        let grad_xs = wanted[0].then(|| {
+            Gradient::Dense(match &active {
+                Some(active) => active.grad_xs(weight),
+                None => product((n, i, o), Matrix::new(&grad_ys, o), Matrix::new(weight, i)),
+            })
+        });
+        let grad_weight = wanted[1].then(|| Gradient::Product(self.grad_weight(grad_ys, active, &grad_bias)));
         let gradients = [grad_xs, grad_weight, Some(Gradient::Dense(grad_bias))];
         gradients.into_iter().take(inputs.len()).collect()
     }

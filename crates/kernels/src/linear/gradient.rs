@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::sparse::{self, Sparse};
+use super::active::Active;
+use super::sparse::Sparse;
+use super::sums::BLOCK;
 use super::{Compact, write};
 use crate::cpu::{filled, of_contiguous};
 use crate::finite::largest;
@@ -19,6 +21,8 @@ pub(crate) struct Product {
     pub(super) factor: Factor,
     /// Of the result, `(n, o)`.
     pub(super) grads: Vec<f32>,
+    /// Those that are not zero, if many are.
+    pub(super) active: Option<Active>,
     /// The same, summed up over the batch.
     pub(super) sums: Vec<f32>,
 }
@@ -33,6 +37,8 @@ pub(super) enum Factor {
 
 /// Outputs whose gradients are computed together where a product takes whole rows.
 const ROWS: usize = 128;
+/// The same where it is made by sums over gradients that are not zero.
+const HEIGHT: usize = 1024;
 
 impl Product {
     /// Rows and columns.
@@ -53,7 +59,9 @@ impl Product {
     pub fn values(&self) -> Vec<f32> {
         let Self { n, i, o, .. } = *self;
         match &self.factor {
-            Factor::All(xs) => of_contiguous(xs, |xs| product((o, i, n), self.turned(0), Matrix::new(xs, i))),
+            Factor::All(xs) if self.active.is_none() => {
+                of_contiguous(xs, |xs| product((o, i, n), self.turned(0), Matrix::new(xs, i)))
+            }
             // SAFETY: a chunk is a number of whole rows, and a tile is written with all its values.
             _ => unsafe {
                 let rows = self.rows();
@@ -73,6 +81,7 @@ impl Product {
             sparse.columns();
         }
         let ((of_rows, of_columns), unit) = match &self.factor {
+            Factor::All(_) if self.active.is_some() => ((o.div_ceil(HEIGHT), i.div_ceil(BLOCK)), 1),
             // Along the longer side.
             Factor::All(_) if o < i => (tiles((o, i, n)), 1),
             Factor::All(_) => ((tiles((i, o, n)).1, 1), 1),
@@ -80,7 +89,7 @@ impl Product {
         };
         let run = |t: usize| {
             let rows = part(o, of_rows, unit, t / of_columns);
-            let columns = part(i, of_columns, 16, t % of_columns);
+            let columns = part(i, of_columns, if self.active.is_some() { BLOCK } else { 16 }, t % of_columns);
             let size = rows.len() * columns.len();
             let mut values = Vec::with_capacity(size);
             self.tile(rows.clone(), columns.clone(), &mut values.spare_capacity_mut()[..size]);
@@ -100,7 +109,7 @@ impl Product {
     /// How many rows are computed together where whole rows are.
     fn rows(&self) -> usize {
         match &self.factor {
-            Factor::Sparse(_) => sparse::BLOCK,
+            Factor::Sparse(_) => BLOCK,
             _ => ROWS,
         }
     }
@@ -118,14 +127,21 @@ impl Product {
         }
         let grads = self.turned(rows.start);
         match &self.factor {
-            Factor::All(xs) => of_contiguous(xs, |xs| {
-                product_to((rows.len(), columns.len(), n), grads, Matrix::new(&xs[columns.start..], i), out);
+            Factor::All(xs) => of_contiguous(xs, |xs| match &self.active {
+                Some(active) => active.grad_weight(xs, i, (rows, columns), out),
+                None => {
+                    let xs = Matrix::new(&xs[columns.start..], i);
+                    product_to((rows.len(), columns.len(), n), grads, xs, out);
+                }
             }),
             Factor::Varying(compact) => {
                 let width = compact.width;
                 let mut varying = Vec::with_capacity(rows.len() * width);
                 let room = &mut varying.spare_capacity_mut()[..rows.len() * width];
-                product_to((rows.len(), width, n), grads, Matrix::new(&compact.xs, width), room);
+                match &self.active {
+                    Some(active) => active.grad_weight(&compact.xs, width, (rows.clone(), 0..width), room),
+                    None => product_to((rows.len(), width, n), grads, Matrix::new(&compact.xs, width), room),
+                }
                 // SAFETY: the product has written all of it.
                 #[allow(unsafe_code)]
                 unsafe {

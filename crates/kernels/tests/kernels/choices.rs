@@ -63,6 +63,20 @@ fn a_linear_layer_says_which_part_of_its_input_it_multiplies() {
 }
 
 #[test]
+fn a_linear_layer_says_how_dense_its_gradient_is_and_how_it_is_computed() {
+    let weight = var(&random(2, &[128, 400]));
+    for (wanted, way) in [(0.2, "sums over what is not 0"), (1.0, "matrix products")] {
+        let ys = linear(&random(1, &[64, 400]), &weight, None).unwrap();
+        let grad_ys = sparse(ys.dims(), wanted);
+        let text = said(|| drop(gradients(&ys, &grad_ys, &[&weight])));
+        let density =
+            text.strip_prefix(&format!("DEBUG linear 400→128: gradient by {way} density=")).unwrap();
+        let density: f64 = density.trim().parse().unwrap();
+        assert!((density - wanted).abs() < 0.05, "{density}");
+    }
+}
+
+#[test]
 fn a_convolution_says_how_dense_its_gradient_is_and_how_it_is_computed() {
     let weight = var(&random(2, &[8, 32, 3, 3]));
     let run = |density: f64| {

@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
-use taper_kernels::{Activation, Rule, Slots, activate, all_finite, first_non_finite, linear, record, twin};
+use taper_kernels::{
+    Activation, Rule, Slots, activate, all_finite, dropout, first_non_finite, linear, record, twin,
+};
 
 use crate::goldens::load;
 use crate::{assert_close, assert_close_in_scale, bits, cases, random, var};
@@ -159,7 +161,10 @@ fn kinds_of_input(i: usize) -> [Tensor; 3] {
 
 #[test]
 fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
-    for (i, o) in [(520, 300), (130, 200), (300, 520)] {
+    // Behind dropout the gradient is sparse.
+    for (i, o, dropped) in
+        [(520, 300, 0.0), (130, 200, 0.0), (300, 520, 0.0), (520, 300, 0.7), (300, 520, 0.7), (64, 1100, 0.7)]
+    {
         for (kind, input) in kinds_of_input(i).into_iter().enumerate() {
             for (name, rule, rate) in rules() {
                 let weights = [0, 1].map(|_| var(&random(7, &[o, i])));
@@ -167,7 +172,7 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
                 // Behind a kernel, so that the product is put off.
                 let (loss, tape) = record(|| {
                     let xs = activate(&var(&input), Activation::LeakyRelu { slope: 0.5 }).unwrap();
-                    let ys = linear(&xs, along_product, None).unwrap();
+                    let ys = dropout(&linear(&xs, along_product, None).unwrap(), dropped, 1).unwrap();
                     activate(&ys, Activation::Tanh).unwrap().sum_all().unwrap()
                 });
                 let gradients = tape.backward(&loss).unwrap();
@@ -178,7 +183,11 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
                     let mut slots = Slots::new(&rule, weight).unwrap();
                     (1..3).for_each(|step| slots.step(&rule, weight, gradient, rate, step).unwrap());
                 }
-                assert_eq!(bits(along_product), bits(along_values), "{name}, {i} to {o}, input {kind}");
+                assert_eq!(
+                    bits(along_product),
+                    bits(along_values),
+                    "{name}, {i} to {o}, input {kind}, {dropped}"
+                );
             }
         }
     }

@@ -67,6 +67,16 @@ fn linear_over_a_background_or_constant_columns_gives_the_same_bits() {
 }
 
 #[test]
+fn linear_with_few_gradients_gives_the_same_bits() {
+    for (n, i, o) in [(300, 200, 300), (64, 1001, 70), (128, 512, 256)] {
+        let args = [random(1, &[n, i]), random(2, &[o, i]), random(3, &[o])];
+        the_same_with_any_number_of_threads(&format!("{n}×{i} to {o}"), || {
+            run(&args, |a| dropout(&linear(&a[0], &a[1], Some(&a[2]))?, 0.7, 1))
+        });
+    }
+}
+
+#[test]
 fn conv2d_gives_the_same_bits() {
     for (n, c, size, o, stride, padding) in
         [(37, 3, 13, 5, 1, 0), (5, 16, 14, 32, 2, 1), (128, 1, 28, 32, 1, 0)]

@@ -106,6 +106,26 @@ proptest! {
     }
 
     #[test]
+    fn gradients_of_linear_agree_with_its_twin_however_few_there_are(
+        density in prop_oneof![Just(0.0), Just(1.0), 0.0..0.8_f64], (n, i, o) in (32..300_usize, 560..700_usize, 60..300_usize),
+        constant in prop_oneof![Just(0), Just(300)], seed: u64,
+    ) {
+        // Where a share of the columns is constant, only the others are multiplied.
+        let xs = Tensor::cat(&[&random(seed, &[n, i - constant]), &random(0, &[1, constant]).repeat((n, 1)).unwrap()], 1).unwrap();
+        let args = [xs, random(seed ^ 1, &[o, i]), random(seed ^ 2, &[o])];
+        let chosen = random(seed ^ 3, &[n, o]).lt(4.0 * density - 2.0).unwrap().to_dtype(DType::F32).unwrap();
+        let grad_ys = (random(seed ^ 4, &[n, o]) * chosen).unwrap();
+        let run = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor>, dtype: DType| {
+            let vars: Vec<Var> = args.iter().map(|a| var(&a.to_dtype(dtype).unwrap())).collect();
+            let ys = f(&vars[0], &vars[1], Some(&vars[2])).unwrap();
+            gradients(&ys, &grad_ys.to_dtype(dtype).unwrap(), &vars.iter().collect::<Vec<_>>())
+        };
+        for (k, (got, want)) in run(linear, DType::F32).iter().zip(&run(twin::linear, DType::F64)).enumerate() {
+            assert_close(&format!("gradient {k}"), got, want, 0.0, 1e-5 * largest(want).max(1e-3));
+        }
+    }
+
+    #[test]
     fn conv2d_agrees_with_its_twin(
         (n, c, o) in (1..20_usize, 1..5_usize, 1..6_usize), (kh, kw) in (1..5_usize, 1..5_usize),
         (more_h, more_w) in (0..9_usize, 0..9_usize), stride in 1..4_usize, padding in 0..3_usize,

@@ -8,6 +8,11 @@ use rayon::prelude::*;
 
 use crate::cpu::Lent;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod amx;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use amx::Panel;
+
 /// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -131,13 +136,50 @@ unsafe fn gemm(
     finish: Option<Finish<'_>>,
 ) {
     assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
-    let dst = Lent::at(dst, m * n);
+    let to = Product { size: (m, n, k), dst: Lent::at(dst, m * n), accumulate, lhs, rhs };
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    if let Some(simd) = amx::available()
+        && to.suits_registers()
+    {
+        return to.in_registers(simd, finish);
+    }
+    let (of_rows, of_columns) = if finish.is_some() { tiles((m, n, k)) } else { (1, 1) };
     let tile = |rows: Range<usize>, columns: Range<usize>| {
+        to.tile(rows.clone(), columns.clone());
+        to.finish(rows, columns, finish);
+    };
+    if of_rows * of_columns == 1 {
+        return tile(0..m, 0..n);
+    }
+    // Columns are those of vectors, of which sixteen values fill the longest; rows are multiplied six at a time.
+    let cut = |i: usize| (part(m, of_rows, 6, i / of_columns), part(n, of_columns, 16, i % of_columns));
+    (0..of_rows * of_columns).into_par_iter().with_max_len(1).for_each(|i| {
+        let (rows, columns) = cut(i);
+        tile(rows, columns)
+    });
+}
+
+/// A product that is being made: `dst` is valid for writing m×n values, and when adding, they are initialised; the
+/// operands hold as many values as the size says.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    size: (usize, usize, usize),
+    dst: Lent<'a>,
+    accumulate: bool,
+    lhs: Matrix<'a>,
+    rhs: Matrix<'a>,
+}
+
+impl Product<'_> {
+    /// A tile by `gemm`. No tile is made by two threads.
+    #[allow(unsafe_code)]
+    fn tile(&self, rows: Range<usize>, columns: Range<usize>) {
+        let ((_, n, k), Self { dst, lhs, rhs, .. }) = (self.size, self);
         if rows.is_empty() || columns.is_empty() {
             return;
         }
-        // SAFETY: the assertion above keeps every element that the strides reach inside its slice; the caller vouches for
-        // `dst`, which overlaps neither, as both are borrowed; and no element of it is in two tiles.
+        // SAFETY: the operands hold every element that the strides reach, and `dst` all that are written, which overlaps
+        // neither, as both are borrowed; and no element of it is in two tiles.
         unsafe {
             gemm::gemm(
                 rows.len(),
@@ -146,7 +188,7 @@ unsafe fn gemm(
                 dst.pointer().add(rows.start * n + columns.start),
                 1,
                 n as isize,
-                accumulate,
+                self.accumulate,
                 lhs.data.as_ptr().add(rows.start * lhs.row),
                 lhs.column as isize,
                 lhs.row as isize,
@@ -161,20 +203,88 @@ unsafe fn gemm(
                 Parallelism::None,
             );
         }
+    }
+
+    /// Finishes a tile that this thread has written.
+    #[allow(unsafe_code)]
+    fn finish(&self, rows: Range<usize>, columns: Range<usize>, finish: Option<Finish<'_>>) {
         let Some(finish) = finish else { return };
         for row in rows {
-            // SAFETY: as above, and the tile has just been written.
-            finish(row, columns.start, unsafe { dst.part(row * n + columns.start..row * n + columns.end) });
+            let own = row * self.size.1 + columns.start..row * self.size.1 + columns.end;
+            // SAFETY: the tile has been written, and nobody else has it.
+            finish(row, columns.start, unsafe { self.dst.part(own) });
         }
-    };
-    let (of_rows, of_columns) = if finish.is_some() { tiles((m, n, k)) } else { (1, 1) };
-    if of_rows * of_columns == 1 {
-        return tile(0..m, 0..n);
     }
-    // Columns are those of vectors, of which sixteen values fill the longest; rows are multiplied six at a time.
-    let cut = |i: usize| (part(m, of_rows, 6, i / of_columns), part(n, of_columns, 16, i % of_columns));
-    (0..of_rows * of_columns).into_par_iter().with_max_len(1).for_each(|i| {
-        let (rows, columns) = cut(i);
-        tile(rows, columns)
-    });
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+impl Product<'_> {
+    /// Whether tile registers are the faster way: panels are full, and strides those of rows or columns.
+    fn suits_registers(&self) -> bool {
+        let (m, n, k) = self.size;
+        let is_plain = |matrix: &Matrix<'_>| matrix.row == 1 || matrix.column == 1;
+        m.min(n).min(k) >= amx::SIDE
+            && m.saturating_mul(n).saturating_mul(k) >= 1 << 20
+            && is_plain(&self.lhs)
+            && is_plain(&self.rhs)
+    }
+
+    /// In tile registers, by bands of the longer side; the panels of the shorter one are made once.
+    fn in_registers(self, simd: pulp::x86::V4, finish: Option<Finish<'_>>) {
+        /// Longer panels would not stay in the second-level cache.
+        const LONGEST: usize = 1024;
+        let (m, n, k) = self.size;
+        if k > LONGEST {
+            for start in (0..k).step_by(LONGEST) {
+                let k = LONGEST.min(k - start);
+                let lhs = Matrix { data: &self.lhs.data[start * self.lhs.column..], ..self.lhs };
+                let rhs = Matrix { data: &self.rhs.data[start * self.rhs.row..], ..self.rhs };
+                let accumulate = self.accumulate || start > 0;
+                let part = Product { size: (m, n, k), accumulate, lhs, rhs, dst: self.dst };
+                // Everybody helps with every part, and the last one is finished.
+                let nothing: Finish<'_> = &|_, _, _| ();
+                part.in_registers(
+                    simd,
+                    finish.map(|finish| if start + LONGEST < self.size.2 { nothing } else { finish }),
+                );
+            }
+            return;
+        }
+        let (by_rows, shared) = (m >= n, finish.is_some());
+        let side = |i: usize, len: usize| i * amx::SIDE..((i + 1) * amx::SIDE).min(len);
+        let rows_of = |i: usize| Panel::of_rows(simd, self.lhs, side(i, m), k);
+        let columns_of = |i: usize| Panel::of_columns(simd, self.rhs, side(i, n), k);
+        let (short, long) = if by_rows { (n, m) } else { (m, n) };
+        let panel = |i: usize| if by_rows { columns_of(i) } else { rows_of(i) };
+        let panels: Vec<Option<Panel>> = match (0..short.div_ceil(amx::SIDE), shared) {
+            (all, true) => all.into_par_iter().with_max_len(1).map(panel).collect(),
+            (all, false) => all.map(panel).collect(),
+        };
+        let band = |i: usize| {
+            let own = if by_rows { rows_of(i) } else { columns_of(i) };
+            let registers = amx::Registers::new(simd);
+            for (j, other) in panels.iter().enumerate() {
+                let (own_side, other_side) = (side(i, long), side(j, short));
+                let (rows, columns) = if by_rows { (own_side, other_side) } else { (other_side, own_side) };
+                let pair =
+                    if by_rows { (own.as_ref(), other.as_ref()) } else { (other.as_ref(), own.as_ref()) };
+                let (Some(lhs), Some(rhs)) = pair else {
+                    self.tile(rows, columns);
+                    continue;
+                };
+                // SAFETY: as for tiles by `gemm`.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let to = self.dst.pointer().add(rows.start * n + columns.start);
+                    registers.product((lhs, rhs), (rows.len(), columns.len()), to, n, self.accumulate);
+                }
+            }
+            let (rows, columns) = if by_rows { (side(i, m), 0..n) } else { (0..m, side(i, n)) };
+            self.finish(rows, columns, finish);
+        };
+        match (0..long.div_ceil(amx::SIDE), shared) {
+            (all, true) => all.into_par_iter().with_max_len(1).for_each(band),
+            (all, false) => all.into_iter().for_each(band),
+        }
+    }
 }

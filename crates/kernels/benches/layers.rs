@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use candle_core::{Device, Tensor, Var};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use taper_kernels::{
@@ -109,5 +109,38 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, linears, elementwise, pooling_and_loss, steps);
+/// The gradient of a layer's inputs, and a step of SGD with the gradient of its weights multiplied out in it, where so many
+/// of the result's gradients are not 0.
+fn densities(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("density");
+    let (i, o) = (1000, 1000);
+    group.throughput(Throughput::Elements((SAMPLES * i * o) as u64));
+    for density in [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0] {
+        let (input, weight) = (var(1, &[SAMPLES, i]), var(2, &[o, i]));
+        let record = || {
+            record(|| {
+                let xs = activate(&input, Activation::Relu).unwrap();
+                let ys = linear(&xs, &weight, None).unwrap();
+                dropout(&ys, 1.0 - density, 3).unwrap().sum_all().unwrap()
+            })
+        };
+        group.bench_function(BenchmarkId::new("inputs", density), |bencher| {
+            bencher.iter_batched(
+                record,
+                |(loss, tape)| tape.backward(&loss).unwrap(),
+                BatchSize::PerIteration,
+            )
+        });
+        let (loss, tape) = record();
+        let gradients = tape.backward(&loss).unwrap();
+        let product = gradients.get(&weight).unwrap();
+        let mut slots = Slots::new(&Rule::SGD, &weight).unwrap();
+        group.bench_function(BenchmarkId::new("weights", density), |bencher| {
+            bencher.iter(|| slots.step(&Rule::SGD, &weight, product, 1e-9, 1).unwrap())
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, linears, elementwise, pooling_and_loss, steps, densities);
 criterion_main!(benches);

@@ -172,6 +172,26 @@ impl Columns<'_> {
     }
 }
 
+/// Has the CPU bring values into its second-level cache, for they will be needed soon. No matter whether there are any.
+#[inline(always)]
+pub(crate) fn prefetch(first: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        const LINE: usize = 64 / size_of::<f32>();
+        // They may begin within a line, and then end in one more.
+        for at in (0..len + LINE - 1).step_by(LINE) {
+            // SAFETY: nothing is read, so any address will do.
+            #[allow(unsafe_code)]
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at).cast());
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, len);
+}
+
 /// How many `f32` a vector has on this CPU.
 pub(crate) fn lanes() -> usize {
     struct Lanes;
@@ -301,6 +321,14 @@ impl<'a> Lent<'a> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
         // SAFETY: the range is one of the values, and they are the caller's alone.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
+    }
+
+    /// Has the CPU fetch those of a range, if there are so many.
+    #[inline(always)]
+    pub fn prefetch(&self, range: Range<usize>) {
+        if range.end <= self.len {
+            prefetch(self.first.wrapping_add(range.start), range.len());
+        }
     }
 
     /// To the first of them. Takes the whole wrapper into a closure, not the pointer alone.

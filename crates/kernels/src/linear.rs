@@ -14,16 +14,16 @@ use crate::kernel::{Kernel, apply};
 use crate::product::{Matrix, product, product_then};
 use crate::transpose::transposed;
 
-mod active;
 mod gradient;
 mod lists;
 mod sparse;
 mod sums;
+mod tiles;
 
-use active::Active;
 use gradient::Factor;
 pub(crate) use gradient::Product;
-use sparse::Sparse;
+use sparse::{Sparse, density};
+use tiles::Tiles;
 
 /// `xs · weightᵀ + bias`, as PyTorch's `F.linear`. No gradient is computed for an `xs` that needs none.
 ///
@@ -91,7 +91,7 @@ struct Linear {
 enum Input {
     All,
     Varying(Arc<Compact>),
-    Sparse(Arc<Sparse>),
+    Sparse(Sparse),
 }
 
 impl Input {
@@ -105,7 +105,7 @@ impl Input {
                     density = sparse.density(),
                     "linear {i}→{o}: sums over what is not background"
                 );
-                Self::Sparse(Arc::new(sparse))
+                Self::Sparse(sparse)
             }
             None => match Compact::of(xs, i) {
                 Some(compact) => {
@@ -138,8 +138,11 @@ struct Compact {
 const SHORTEST: usize = 8;
 /// Rows that one task of a loop over a matrix handles.
 const ROWS: usize = 64;
-/// The share of gradients other than 0 above which a matrix product of all is faster than sums over these.
-const DENSE: f64 = 0.42;
+/// The share of values that are not zero, or not the background, above which a matrix product of all is faster than sums
+/// over these.
+const DENSE: f64 = 0.5;
+/// The share of an input up to which sums over it give the gradient of the weights, and not those over the result's gradient.
+const FEW: f64 = 0.35;
 /// With fewer samples, sums over lists gain less than making these costs.
 const FEWEST: usize = 32;
 /// Products smaller than this (in multiplications) gain less than looking for constant columns costs.
@@ -245,27 +248,39 @@ impl Linear {
     }
 
     /// The gradients that are not zero, if sums over these alone are the faster way.
-    fn active(&self, grads: &[f32], wanted: &[bool]) -> Option<Active> {
+    fn active(&self, grads: &[f32], wanted: &[bool]) -> Option<Tiles> {
         let Self { n, i, o, .. } = *self;
-        let of_use = wanted[0] || wanted[1] && !matches!(self.input.get(), Some(Input::Sparse(_)));
+        let of_use = wanted[0] || wanted[1] && self.few_inputs().is_none();
         if !of_use || n < FEWEST || n.saturating_mul(i).saturating_mul(o) < SMALLEST {
             return None;
         }
-        let density = active::density(grads, o);
+        let density = density(grads, o, 0.0);
         if density > DENSE {
             tracing::debug!(density, "linear {i}→{o}: gradient by matrix products");
             return None;
         }
         tracing::debug!(density, "linear {i}→{o}: gradient by sums over what is not 0");
-        Some(Active::of(grads, o))
+        Some(Tiles::of(grads, o, 0.0))
+    }
+
+    /// The input, if little of it has to be multiplied.
+    fn few_inputs(&self) -> Option<&Sparse> {
+        match self.input.get() {
+            Some(Input::Sparse(sparse)) if sparse.density() <= FEW => Some(sparse),
+            _ => None,
+        }
     }
 
     /// What is to be multiplied for the gradient of the weights, from that of the result and its sums over the batch.
-    fn grad_weight(&self, grads: Vec<f32>, active: Option<Active>, sums: &[f32]) -> Product {
-        let factor = match self.input.get() {
-            Some(Input::Sparse(sparse)) => Factor::Sparse(Arc::clone(sparse)),
-            Some(Input::Varying(compact)) => Factor::Varying(Arc::clone(compact)),
-            Some(Input::All) | None => Factor::All(self.xs.clone()),
+    fn grad_weight(&self, grads: Vec<f32>, active: Option<Tiles>, sums: &[f32]) -> Product {
+        let factor = match (self.few_inputs(), self.input.get()) {
+            (Some(sparse), _) => Factor::Sparse(sparse.columns()),
+            (None, Some(Input::Varying(compact))) => Factor::Varying(Arc::clone(compact)),
+            _ => Factor::All(self.xs.clone()),
+        };
+        let active = match &factor {
+            Factor::Sparse(_) => None,
+            _ => active.map(|active| active.turned()),
         };
         Product { n: self.n, i: self.i, o: self.o, factor, grads, active, sums: sums.to_vec() }
     }
@@ -362,7 +377,7 @@ impl Kernel for Linear {
         // The operation was made for this one call, so nothing has been stored before.
         let input = self.input.get_or_init(|| Input::of(xs, n, i, o));
         match input {
-            Input::Sparse(sparse) => sparse.product(weight, inputs.get(2).copied(), f),
+            Input::Sparse(sparse) => sparse.product(weight, i, inputs.get(2).copied(), f),
             Input::Varying(compact) => {
                 let weight = compact.columns(weight, i);
                 dense((n, o, compact.width), &compact.xs, &weight, &self.base(inputs, compact), f)
@@ -385,7 +400,7 @@ impl Kernel for Linear {
         let active = self.active(&grad_ys, wanted);
         let grad_xs = wanted[0].then(|| {
             Gradient::Dense(match &active {
-                Some(active) => active.grad_xs(weight),
+                Some(active) => active.times(Matrix::new(weight, i), i, |_, _| (), |_| ()),
                 None => product((n, i, o), Matrix::new(&grad_ys, o), Matrix::new(weight, i)),
             })
         });

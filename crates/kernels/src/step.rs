@@ -333,6 +333,8 @@ impl InplaceOp1 for Step<'_, &Product> {
     /// Multiplies the gradient out tile by tile, and moves the tile's parameters while it is in the cache.
     #[allow(unsafe_code)]
     fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        /// Rows from the one that is moved to the one that is asked for.
+        const AHEAD: usize = 8;
         self.with(parameter, layout, |p, a, b| {
             let (p, a, b) = (Lent::of(p), Lent::of(a), Lent::of(b));
             self.along.for_tiles(|rows, columns, gradients| {
@@ -342,6 +344,11 @@ impl InplaceOp1 for Step<'_, &Product> {
                     || {
                         for (row, gradient) in rows.zip(gradients.chunks_exact(columns.len())) {
                             let own = row * width + columns.start..row * width + columns.end;
+                            // Parts of rows lie apart, and would each be waited for.
+                            if columns.len() < width {
+                                let ahead = own.start + AHEAD * width..own.end + AHEAD * width;
+                                [p, a, b].iter().for_each(|values| values.prefetch(ahead.clone()));
+                            }
                             // SAFETY: no element is in two tiles.
                             let (p, a, b) =
                                 unsafe { (p.part(own.clone()), a.part(own.clone()), b.part(own)) };

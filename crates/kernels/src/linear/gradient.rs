@@ -5,11 +5,10 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::active::Active;
-use super::sparse::Sparse;
-use super::sums::BLOCK;
+use super::sparse::SparseColumns;
+use super::tiles::{BLOCK, SIDE, Tiles};
 use super::{Compact, write};
-use crate::cpu::{filled, of_contiguous};
+use crate::cpu::{Aligned, filled, of_contiguous};
 use crate::finite::largest;
 use crate::product::{Matrix, part, product, product_to, tiles};
 
@@ -21,8 +20,8 @@ pub(crate) struct Product {
     pub(super) factor: Factor,
     /// Of the result, `(n, o)`.
     pub(super) grads: Vec<f32>,
-    /// Those that are not zero, if many are.
-    pub(super) active: Option<Active>,
+    /// Those that are not zero, by output, if many are zero.
+    pub(super) active: Option<Tiles>,
     /// The same, summed up over the batch.
     pub(super) sums: Vec<f32>,
 }
@@ -32,13 +31,13 @@ pub(super) enum Factor {
     /// Contiguous.
     All(Tensor),
     Varying(Arc<Compact>),
-    Sparse(Arc<Sparse>),
+    Sparse(SparseColumns),
 }
 
 /// Outputs whose gradients are computed together where a product takes whole rows.
 const ROWS: usize = 128;
 /// The same where it is made by sums over gradients that are not zero.
-const HEIGHT: usize = 1024;
+const HEIGHT: usize = 4 * SIDE;
 
 impl Product {
     /// Rows and columns.
@@ -76,12 +75,8 @@ impl Product {
     /// the size.
     pub fn for_tiles(&self, op: impl Fn(Range<usize>, Range<usize>, &[f32]) + Sync) {
         let Self { n, i, o, .. } = *self;
-        if let Factor::Sparse(sparse) = &self.factor {
-            // Sorted here, so that no thread has to wait for another that does it.
-            sparse.columns();
-        }
         let ((of_rows, of_columns), unit) = match &self.factor {
-            Factor::All(_) if self.active.is_some() => ((o.div_ceil(HEIGHT), i.div_ceil(BLOCK)), 1),
+            Factor::All(_) if self.active.is_some() => ((o.div_ceil(HEIGHT), i.div_ceil(BLOCK)), HEIGHT),
             // Along the longer side.
             Factor::All(_) if o < i => (tiles((o, i, n)), 1),
             Factor::All(_) => ((tiles((i, o, n)).1, 1), 1),
@@ -128,7 +123,7 @@ impl Product {
         let grads = self.turned(rows.start);
         match &self.factor {
             Factor::All(xs) => of_contiguous(xs, |xs| match &self.active {
-                Some(active) => active.grad_weight(xs, i, (rows, columns), out),
+                Some(active) => sums_of_rows(active, xs, i, (rows, columns), out),
                 None => {
                     let xs = Matrix::new(&xs[columns.start..], i);
                     product_to((rows.len(), columns.len(), n), grads, xs, out);
@@ -139,7 +134,7 @@ impl Product {
                 let mut varying = Vec::with_capacity(rows.len() * width);
                 let room = &mut varying.spare_capacity_mut()[..rows.len() * width];
                 match &self.active {
-                    Some(active) => active.grad_weight(&compact.xs, width, (rows.clone(), 0..width), room),
+                    Some(active) => sums_of_rows(active, &compact.xs, width, (rows.clone(), 0..width), room),
                     None => product_to((rows.len(), width, n), grads, Matrix::new(&compact.xs, width), room),
                 }
                 // SAFETY: the product has written all of it.
@@ -149,7 +144,7 @@ impl Product {
                 }
                 compact.spread(&varying, &self.sums[rows], out);
             }
-            Factor::Sparse(sparse) => sparse.columns().products(&self.grads, o, rows, &self.sums, out),
+            Factor::Sparse(sparse) => sparse.products((i, o), &self.grads, rows, &self.sums, out),
         }
     }
 
@@ -164,6 +159,31 @@ impl Product {
         // Sums over the batch in any order, of products and of gradients alone, also where a background is set apart.
         let bound = 4.0 * self.n as f64 * f64::from(largest(&self.grads)) * (1.0 + f64::from(largest_x));
         bound < f64::from(f32::MAX)
+    }
+}
+
+/// The tile of `active · xs` at these rows and columns, row by row; `xs` is in rows of `width`.
+#[allow(unsafe_code)]
+fn sums_of_rows(
+    active: &Tiles,
+    xs: &[f32],
+    width: usize,
+    (rows, columns): (Range<usize>, Range<usize>),
+    out: &mut [MaybeUninit<f32>],
+) {
+    let product = |columns: Range<usize>, out: &mut [_]| {
+        active.product(rows.clone(), Matrix::new(xs, width), columns, &[0.0; BLOCK], out);
+    };
+    if columns.len() == BLOCK {
+        return product(columns, out);
+    }
+    for first in columns.clone().step_by(BLOCK) {
+        let block = first..(first + BLOCK).min(columns.end);
+        // SAFETY: as many values as are asked for.
+        let apart = unsafe { Aligned::filled(rows.len() * BLOCK, |apart| product(block.clone(), apart)) };
+        for (to, from) in out.chunks_exact_mut(columns.len()).zip(apart.chunks_exact(BLOCK)) {
+            to[first - columns.start..][..block.len()].write_copy_of_slice(&from[..block.len()]);
+        }
     }
 }
 

@@ -36,35 +36,26 @@ impl Lists {
         Arch::new().dispatch(Pick { rows, background, lists })
     }
 
-    /// The same entries by column, from lists of the rows of one matrix. Sorted by counting.
-    pub fn turned(of_rows: &[Self]) -> Self {
-        let width = of_rows.first().map_or(0, |lists| lists.width);
-        let mut ends = vec![0; width + 1];
-        for entry in of_rows.iter().flat_map(|lists| &lists.entries) {
+    /// The same entries by column, as there are rows. Sorted by counting.
+    pub fn turned(&self) -> Self {
+        let mut ends = vec![0; self.width + 1];
+        for entry in &self.entries {
             ends[entry.at as usize + 1] += 1;
         }
         for j in 1..ends.len() {
             ends[j] += ends[j - 1];
         }
         // Now where each list starts; when all entries are in their places, where it ends.
-        let mut entries = vec![Entry::default(); ends[width]];
-        let rows = of_rows.iter().flat_map(|lists| (0..lists.len()).map(|k| lists.list(k)));
-        let mut row = 0;
-        for entries_of_row in rows {
-            for entry in entries_of_row {
+        let mut entries = vec![Entry::default(); self.entries.len()];
+        for (row, list) in (0..).zip(self.iter()) {
+            for entry in list {
                 let end = &mut ends[entry.at as usize];
                 entries[*end] = Entry { at: row, value: entry.value };
                 *end += 1;
             }
-            row += 1;
         }
         ends.pop();
-        Self { entries, ends, width: row as usize }
-    }
-
-    /// How many lists there are.
-    pub fn len(&self) -> usize {
-        self.ends.len()
+        Self { entries, width: self.ends.len(), ends }
     }
 
     /// Every entry is at less than this.
@@ -72,13 +63,18 @@ impl Lists {
         self.width
     }
 
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    pub fn list(&self, k: usize) -> &[Entry] {
-        let start = if k == 0 { 0 } else { self.ends[k - 1] };
-        &self.entries[start..self.ends[k]]
+    /// All lists, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[Entry]> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| &self.entries[std::mem::replace(&mut start, *end)..*end])
     }
 }
 
@@ -203,7 +199,7 @@ mod tests {
                     Pick { rows: rows(), background, lists }.with_simd(pulp::Scalar)
                 };
                 for found in [Lists::of(rows(), width, background), plain] {
-                    let found: Vec<Vec<Entry>> = (0..found.len()).map(|k| found.list(k).to_vec()).collect();
+                    let found: Vec<Vec<Entry>> = found.iter().map(<[Entry]>::to_vec).collect();
                     assert_eq!(found, expected, "{width} values, background {background}");
                 }
             }

@@ -1,0 +1,173 @@
+//! Products with a matrix many of whose values are zero, or a background: over the others alone.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::lists::Lists;
+pub(super) use super::sums::BLOCK;
+use super::sums::{Ahead, Sums};
+use crate::cpu::{Aligned, filled_by_columns, simd};
+use crate::product::Matrix;
+use crate::transpose::transpose;
+
+/// Rows and columns of a tile. So many rows of [`BLOCK`] values stay in the first-level cache.
+pub(super) const SIDE: usize = 64;
+/// Rows of a product that are computed together.
+const ROWS: usize = 16 * SIDE;
+
+/// The values of a matrix other than its background, less the background.
+pub(super) struct Tiles {
+    rows: usize,
+    columns: usize,
+    /// Of [`SIDE`] rows and columns, or fewer at the ends: those of the first rows, then those of the next.
+    tiles: Vec<Lists>,
+}
+
+impl Tiles {
+    /// Of a matrix in rows of so many columns.
+    pub fn of(matrix: &[f32], columns: usize, background: f32) -> Self {
+        let rows = matrix.len() / columns;
+        let (down, across) = (rows.div_ceil(SIDE), columns.div_ceil(SIDE));
+        let tile = |t: usize| {
+            let (row, column) = (t / across * SIDE, t % across * SIDE);
+            let width = SIDE.min(columns - column);
+            let rows = matrix[row * columns..].chunks_exact(columns).take(SIDE);
+            Lists::of(rows.map(|row| &row[column..][..width]), width, background)
+        };
+        Self { rows, columns, tiles: (0..down * across).into_par_iter().map(tile).collect() }
+    }
+
+    /// The same with rows and columns exchanged.
+    pub fn turned(&self) -> Self {
+        let (down, across) = (self.rows.div_ceil(SIDE), self.across());
+        let tile = |t: usize| self.tiles[t % down * across + t / down].turned();
+        let tiles = (0..across * down).into_par_iter().map(tile).collect();
+        Self { rows: self.columns, columns: self.rows, tiles }
+    }
+
+    fn across(&self) -> usize {
+        self.columns.div_ceil(SIDE)
+    }
+
+    /// The share of values that are not the background.
+    pub fn density(&self) -> f64 {
+        let entries: usize = self.tiles.iter().map(|lists| lists.entries().len()).sum();
+        entries as f64 / (self.rows * self.columns) as f64
+    }
+
+    /// The largest magnitude.
+    pub fn largest(&self) -> f32 {
+        let bits = self.tiles.iter().flat_map(Lists::entries).map(|entry| entry.value.abs().to_bits());
+        f32::from_bits(bits.max().unwrap_or(0))
+    }
+
+    /// The product with a matrix of `width` columns, by blocks of these on all threads. `base(columns, values)` says where the
+    /// sums of these columns start, which are zeros before; `finish` is called with results while they are in the cache.
+    #[allow(unsafe_code)]
+    pub fn times(
+        &self,
+        dense: Matrix<'_>,
+        width: usize,
+        base: impl Fn(Range<usize>, &mut [f32]) + Sync,
+        finish: impl Fn(&mut [f32]) + Sync,
+    ) -> Vec<f32> {
+        // SAFETY: all rows are written.
+        unsafe {
+            filled_by_columns((self.rows, width), BLOCK, |first, mut results| {
+                let columns = first..(first + BLOCK).min(width);
+                let mut start = [0.0; BLOCK];
+                base(columns.clone(), &mut start[..columns.len()]);
+                for row in (0..self.rows).step_by(ROWS) {
+                    let rows = row..(row + ROWS).min(self.rows);
+                    // SAFETY: as many values as are asked for.
+                    let mut products = Aligned::filled(rows.len() * BLOCK, |products| {
+                        self.product(rows.clone(), dense, columns.clone(), &start, products);
+                    });
+                    finish(&mut products);
+                    for (row, products) in rows.zip(products.chunks_exact(BLOCK)) {
+                        results.row(row).write_copy_of_slice(&products[..columns.len()]);
+                    }
+                }
+            })
+        }
+    }
+
+    /// Writes `base` and what these rows make with up to [`BLOCK`] columns of a matrix, row by row of [`BLOCK`]. The first row
+    /// begins a tile, and the last one ends one.
+    #[allow(unsafe_code)]
+    pub fn product(
+        &self,
+        rows: Range<usize>,
+        dense: Matrix<'_>,
+        columns: Range<usize>,
+        base: &[f32; BLOCK],
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        let (across, mut panel) = (self.across(), Panel([MaybeUninit::uninit(); SIDE * BLOCK]));
+        for t in 0..across {
+            let beside = self.beside(t);
+            let panel = panel.fill(dense, beside, columns.clone());
+            let mut next = Ahead::of(dense, self.beside(t + 1), columns.clone());
+            let lists = self.tiles[rows.start / SIDE * across + t..].iter().step_by(across);
+            for (lists, out) in lists.zip(out[..rows.len() * BLOCK].chunks_mut(SIDE * BLOCK)) {
+                let sums = Sums { lists, rows: panel, next: std::mem::take(&mut next) };
+                match t {
+                    0 => sums.write(base, out),
+                    // SAFETY: those of the first tiles have been written.
+                    _ => sums.add(unsafe { out.assume_init_mut() }),
+                }
+            }
+        }
+    }
+
+    /// The columns of the `t`-th tile of a row of them.
+    fn beside(&self, t: usize) -> Range<usize> {
+        let end = |t: usize| (t * SIDE).min(self.columns);
+        end(t)..end(t + 1)
+    }
+}
+
+/// On a thread's own stack, so that no other thread has it in its cache.
+#[repr(align(64))]
+struct Panel([MaybeUninit<f32>; SIDE * BLOCK]);
+
+impl Panel {
+    /// These rows and columns of a matrix in rows, or of one in columns, row by row of [`BLOCK`], with zeros behind.
+    #[allow(unsafe_code)]
+    fn fill(&mut self, matrix: Matrix<'_>, rows: Range<usize>, columns: Range<usize>) -> &[f32] {
+        let to = &mut self.0[..rows.len() * BLOCK];
+        if matrix.column == 1 {
+            gather(matrix, rows, columns, to);
+        } else {
+            if columns.len() < BLOCK {
+                to.fill(MaybeUninit::new(0.0));
+            }
+            let from = &matrix.data[columns.start * matrix.column + rows.start..];
+            transpose((columns.len(), rows.len()), from, matrix.column, to, BLOCK);
+        }
+        // SAFETY: all of it has been written.
+        unsafe { to.assume_init_ref() }
+    }
+}
+
+/// Writes these rows and columns of a matrix in rows, with zeros behind.
+fn gather(matrix: Matrix<'_>, rows: Range<usize>, columns: Range<usize>, to: &mut [MaybeUninit<f32>]) {
+    let from = rows.map(|row| &matrix.data[row * matrix.row..][columns.clone()]);
+    let rows = from.zip(to.as_chunks_mut::<BLOCK>().0);
+    simd(
+        #[inline(always)]
+        || {
+            for (from, to) in rows {
+                match from.as_array::<BLOCK>() {
+                    Some(from) => *to = from.map(MaybeUninit::new),
+                    None => {
+                        to.fill(MaybeUninit::new(0.0));
+                        to[..from.len()].write_copy_of_slice(from);
+                    }
+                }
+            }
+        },
+    );
+}

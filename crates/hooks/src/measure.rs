@@ -9,9 +9,11 @@ mod span;
 use rayon::prelude::*;
 use taper_kernels::Activation;
 
+use self::fast::Samples;
+
 use crate::Parts;
 use crate::moments::Moments;
-use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, sparseness};
+use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, scores, sparseness};
 
 /// Values that make a block at least, so that the work outweighs sharing it.
 const BLOCK: usize = 16 * 1024;
@@ -82,15 +84,15 @@ impl Batch<'_> {
                 tally.near_zeros += u64::from(y.abs() <= NEAR_ZERO);
                 tally.flat_low += u64::from(slope.abs() < FLAT && x <= 0.0);
                 tally.flat_high += u64::from(slope.abs() < FLAT && x > 0.0);
-                let unit = &mut tally.units[i / self.positions];
-                unit.observations += 1;
-                unit.fired += u64::from(y > 0.0);
-                unit.passed += u64::from(slope != 0.0);
+                let (unit, units) = (i / self.positions, &mut tally.units);
+                units.observations[unit] += 1;
+                units.fired[unit] += u64::from(y > 0.0);
+                units.passed[unit] += u64::from(slope != 0.0);
                 let y64 = y as f64;
-                unit.sum += y64;
-                unit.sum_abs += y64.abs();
+                units.sum[unit] += y64;
+                units.sum_abs[unit] += y64.abs();
                 if parts.samples {
-                    unit.sum_squares += y64 * y64;
+                    units.sum_squares[unit] += y64 * y64;
                 }
                 counted += 1;
                 active += u64::from(y != 0.0);
@@ -129,6 +131,33 @@ impl PerSample {
             self.population += population;
             self.hoyer += hoyer;
         }
+    }
+
+    /// Adds samples with `n` finite values each: the roots of all are drawn side by side.
+    #[inline(always)]
+    fn add_all(&mut self, n: u64, samples: Samples) {
+        let Samples { active, mut sum_abs, mut sum_squares } = samples;
+        self.counted += active.len() as u64;
+        for active in active {
+            self.active += active;
+            self.min_active = self.min_active.min(active);
+            self.max_active = self.max_active.max(active);
+            self.all_zero += u64::from(active == 0);
+        }
+        if n < 2 {
+            return;
+        }
+        let mut scored = 0;
+        for (sum_abs, sum_squares) in sum_abs.iter_mut().zip(&mut sum_squares) {
+            let is_scored = *sum_squares > 0.0;
+            let (population, hoyer) = scores(n as f64, *sum_abs, *sum_squares);
+            scored += u64::from(is_scored);
+            *sum_abs = if is_scored { population } else { 0.0 };
+            *sum_squares = if is_scored { hoyer } else { 0.0 };
+        }
+        self.scored += scored;
+        self.population += sum_abs.iter().sum::<f64>();
+        self.hoyer += sum_squares.iter().sum::<f64>();
     }
 }
 

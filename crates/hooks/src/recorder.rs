@@ -156,7 +156,7 @@ impl Recorder {
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
         let tally = Tally::of(&watched.tallies);
         let scores = tally.dormancy();
-        let stats = |(u, dormancy): (&crate::tally::Unit, Option<f64>)| UnitStats {
+        let stats = |(u, dormancy): (crate::tally::Unit, Option<f64>)| UnitStats {
             observations: u.observations,
             fired: u.fired,
             passed: u.passed,

@@ -30,13 +30,25 @@ pub(crate) struct Tally {
     pub flat_high: u64,
     pub moments: Moments,
     pub histogram: Histogram,
-    pub units: Vec<Unit>,
+    pub units: Units,
     pub per_sample: PerSample,
 }
 
-/// What is summed up for one unit. Only finite values count. Written as a list, since there may be thousands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "[u64; 6]", into = "[u64; 6]")]
+/// What is summed up for each unit, number by number side by side, for a step adds to all units at once. Written unit by unit
+/// as lists, since there may be thousands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<[u64; 6]>", into = "Vec<[u64; 6]>")]
+pub(crate) struct Units {
+    pub observations: Vec<u64>,
+    pub fired: Vec<u64>,
+    pub passed: Vec<u64>,
+    pub sum: Vec<f64>,
+    pub sum_abs: Vec<f64>,
+    pub sum_squares: Vec<f64>,
+}
+
+/// What is summed up for one unit. Only finite values count.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Unit {
     pub observations: u64,
     /// Observations with `ys > 0`.
@@ -65,17 +77,74 @@ pub(crate) struct PerSample {
     pub hoyer: f64,
 }
 
-impl From<[u64; 6]> for Unit {
-    fn from([observations, fired, passed, sum, sum_abs, sum_squares]: [u64; 6]) -> Self {
-        let [sum, sum_abs, sum_squares] = [sum, sum_abs, sum_squares].map(f64::from_bits);
-        Self { observations, fired, passed, sum, sum_abs, sum_squares }
+impl From<Vec<[u64; 6]>> for Units {
+    fn from(written: Vec<[u64; 6]>) -> Self {
+        let mut units = Self::new(written.len());
+        for (i, [observations, fired, passed, sum, sum_abs, sum_squares]) in written.into_iter().enumerate() {
+            (units.observations[i], units.fired[i], units.passed[i]) = (observations, fired, passed);
+            [units.sum[i], units.sum_abs[i], units.sum_squares[i]] =
+                [sum, sum_abs, sum_squares].map(f64::from_bits);
+        }
+        units
     }
 }
 
-impl From<Unit> for [u64; 6] {
-    fn from(u: Unit) -> Self {
-        let [sum, sum_abs, sum_squares] = [u.sum, u.sum_abs, u.sum_squares].map(f64::to_bits);
-        [u.observations, u.fired, u.passed, sum, sum_abs, sum_squares]
+impl From<Units> for Vec<[u64; 6]> {
+    fn from(units: Units) -> Self {
+        let written = |u: Unit| {
+            let [sum, sum_abs, sum_squares] = [u.sum, u.sum_abs, u.sum_squares].map(f64::to_bits);
+            [u.observations, u.fired, u.passed, sum, sum_abs, sum_squares]
+        };
+        units.iter().map(written).collect()
+    }
+}
+
+impl Units {
+    /// Nothing yet, for so many units.
+    pub fn new(units: usize) -> Self {
+        let (none, nothing) = (|| vec![0; units], || vec![0.0; units]);
+        Self {
+            observations: none(),
+            fired: none(),
+            passed: none(),
+            sum: nothing(),
+            sum_abs: nothing(),
+            sum_squares: nothing(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.observations.len()
+    }
+
+    /// Unit by unit.
+    pub fn iter(&self) -> impl Iterator<Item = Unit> {
+        (0..self.len()).map(|i| Unit {
+            observations: self.observations[i],
+            fired: self.fired[i],
+            passed: self.passed[i],
+            sum: self.sum[i],
+            sum_abs: self.sum_abs[i],
+            sum_squares: self.sum_squares[i],
+        })
+    }
+
+    /// Adds what was summed up elsewhere for the same units.
+    #[inline(always)]
+    pub fn add(&mut self, other: &Self) {
+        add(&mut self.observations, &other.observations);
+        add(&mut self.fired, &other.fired);
+        add(&mut self.passed, &other.passed);
+        add(&mut self.sum, &other.sum);
+        add(&mut self.sum_abs, &other.sum_abs);
+        add(&mut self.sum_squares, &other.sum_squares);
+    }
+}
+
+#[inline(always)]
+fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], others: &[T]) {
+    for (sum, other) in sums.iter_mut().zip(others) {
+        *sum += *other;
     }
 }
 
@@ -94,7 +163,7 @@ impl Tally {
             flat_high: 0,
             moments: Moments::default(),
             histogram: Histogram::default(),
-            units: vec![Unit::default(); units],
+            units: Units::new(units),
             per_sample: PerSample::default(),
         }
     }
@@ -119,14 +188,7 @@ impl Tally {
         self.flat_high += other.flat_high;
         self.moments.merge(&other.moments);
         self.histogram.merge(&other.histogram);
-        for (a, b) in self.units.iter_mut().zip(&other.units) {
-            a.observations += b.observations;
-            a.fired += b.fired;
-            a.passed += b.passed;
-            a.sum += b.sum;
-            a.sum_abs += b.sum_abs;
-            a.sum_squares += b.sum_squares;
-        }
+        self.units.add(&other.units);
         self.per_sample.merge(&other.per_sample);
     }
 
@@ -138,8 +200,11 @@ impl Tally {
         let counted = [self.zeros, self.negatives, self.positives, self.nan, self.infinite];
         let h = &self.histogram;
         let binned: Vec<u64> = h.positive.iter().chain(&h.negative).copied().chain([h.zeros]).collect();
-        let units: Vec<u64> = self.units.iter().map(|u| u.observations).collect();
-        if !within(&counted, self.values) || !within(&binned, self.values) || !within(&units, self.values) {
+        let observations = &self.units.observations;
+        if !within(&counted, self.values)
+            || !within(&binned, self.values)
+            || !within(observations, self.values)
+        {
             return Some("more values are counted than there are");
         }
         let finite = self.values - self.nan - self.infinite;
@@ -225,7 +290,7 @@ impl Tally {
     /// Mean |activation| of each unit over the mean of that over the layer (Sokar et al. 2023); `None` for a unit
     /// without observations.
     pub fn dormancy(&self) -> Vec<Option<f64>> {
-        let mean_abs = |u: &Unit| (u.observations > 0).then(|| u.sum_abs / u.observations as f64);
+        let mean_abs = |u: Unit| (u.observations > 0).then(|| u.sum_abs / u.observations as f64);
         let seen: Vec<f64> = self.units.iter().filter_map(mean_abs).collect();
         let mean = seen.iter().sum::<f64>() / seen.len().max(1) as f64;
         self.units.iter().map(|u| mean_abs(u).map(|h| h / (mean + DORMANT_EPS))).collect()
@@ -288,14 +353,16 @@ impl PerSample {
 /// magnitudes and squares; `None` where all are zero or there are fewer than two.
 #[inline(always)]
 pub(crate) fn sparseness(n: u64, sum_abs: f64, sum_squares: f64) -> Option<(f64, f64)> {
-    if n < 2 || sum_squares <= 0.0 {
-        return None;
-    }
-    let n = n as f64;
+    (n >= 2 && sum_squares > 0.0).then(|| scores(n as f64, sum_abs, sum_squares))
+}
+
+/// The formulas of [`sparseness`].
+#[inline(always)]
+pub(crate) fn scores(n: f64, sum_abs: f64, sum_squares: f64) -> (f64, f64) {
     // a = (mean |y|)² / mean y²
     let a = sum_abs * sum_abs / (n * sum_squares);
     let hoyer = (n.sqrt() - sum_abs / sum_squares.sqrt()) / (n.sqrt() - 1.0);
-    Some(((1.0 - a) / (1.0 - 1.0 / n), hoyer))
+    ((1.0 - a) / (1.0 - 1.0 / n), hoyer)
 }
 
 fn quantiles(h: &Histogram) -> Option<Quantiles> {

@@ -28,6 +28,7 @@ impl Bins {
     }
 
     /// Adds the counts to a histogram.
+    #[inline(always)]
     pub fn pour(&self, histogram: &mut Histogram) {
         let (positive, negative) = self.0.split_at(Self::SIZE / 2);
         let first = Self::of(Histogram::edges(1).0 as f32) as usize;
@@ -48,6 +49,7 @@ impl Bins {
     }
 }
 
+#[inline(always)]
 fn sum(counts: &[u32]) -> u64 {
     counts.iter().map(|n| u64::from(*n)).sum()
 }

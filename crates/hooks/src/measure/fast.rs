@@ -3,14 +3,14 @@
 //! Rows or planes are measured span by span, while they lie in the first-level cache, so the values are read from
 //! memory once.
 
-use pulp::{Simd, WithSimd};
+use pulp::{Simd, WithSimd, bytemuck};
 use taper_kernels::{Activation, derivatives};
 
 use super::Batch;
-use super::span::{Span, Spans, widen};
+use super::span::{Spans, count, widen};
 use crate::Parts;
 use crate::moments::CHUNK;
-use crate::tally::{FLAT, PerSample, Tally};
+use crate::tally::{FLAT, PerSample, Tally, Units};
 
 impl Batch<'_> {
     /// Adds a block to its tally; or nothing, and is `false`, if one of `ys` is not finite.
@@ -37,20 +37,18 @@ struct Whole {
     per_sample: PerSample,
 }
 
-/// What is added up for every unit of a block.
-struct Units {
-    fired: Vec<u32>,
-    passed: Vec<u32>,
-    sum: Vec<f64>,
-    sum_abs: Vec<f64>,
-    sum_squares: Vec<f64>,
+/// What single samples add up to, side by side.
+pub(super) struct Samples {
+    /// Values other than zero.
+    pub active: Vec<u64>,
+    pub sum_abs: Vec<f64>,
+    pub sum_squares: Vec<f64>,
 }
 
-impl Units {
-    /// Nothing, for so many units.
-    fn new(units: usize) -> Self {
-        let (none, nothing) = (|| vec![0; units], || vec![0.0; units]);
-        Self { fired: none(), passed: none(), sum: nothing(), sum_abs: nothing(), sum_squares: nothing() }
+impl Samples {
+    fn new(samples: usize) -> Self {
+        let room = || Vec::with_capacity(samples);
+        Self { active: Vec::with_capacity(samples), sum_abs: room(), sum_squares: room() }
     }
 }
 
@@ -60,8 +58,8 @@ impl WithSimd for Fast<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
         let Self { block, parts, tally } = self;
-        let (mut whole, mut units, mut spans) =
-            (Whole::default(), Units::new(block.units), Spans::new(parts));
+        let (mut whole, mut units) = (Whole::default(), Units::new(block.units));
+        let mut spans = Spans::new(parts);
         block.samples(simd, parts, &mut units, &mut whole, &mut spans)?;
         if block.positions == 1 {
             block.columns(simd, parts, &mut units, whole.negatives > 0);
@@ -83,15 +81,8 @@ impl WithSimd for Fast<'_> {
             spans.pour(&mut tally.histogram);
             tally.histogram.zeros += whole.zeros;
         }
-        let observations = samples * block.positions as u64;
-        for (i, unit) in tally.units.iter_mut().enumerate() {
-            unit.observations += observations;
-            unit.fired += u64::from(units.fired[i]);
-            unit.passed += u64::from(units.passed[i]);
-            unit.sum += units.sum[i];
-            unit.sum_abs += units.sum_abs[i];
-            unit.sum_squares += units.sum_squares[i];
-        }
+        units.observations.fill(samples * block.positions as u64);
+        tally.units.add(&units);
         tally.per_sample.merge(&whole.per_sample);
         Some(())
     }
@@ -114,17 +105,19 @@ impl Batch<'_> {
         whole: &mut Whole,
         spans: &mut Spans,
     ) -> Option<()> {
+        let mut samples = Samples::new(self.ys.len() / self.sample());
         for sample in self.ys.chunks_exact(self.sample()) {
-            let (mut active, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
+            let (mut zeros, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
             for (u, run) in sample.chunks_exact(self.run()).enumerate() {
                 for ys in run.chunks(CHUNK) {
                     let span = spans.measure(simd, ys)?;
-                    whole.add(&span);
-                    active += ys.len() as u64 - span.zeros;
+                    zeros += span.zeros;
+                    whole.negatives += span.negatives;
+                    whole.near_zeros += span.near_zeros;
                     sum_abs += span.sum_abs;
                     sum_squares += span.sum_squares;
                     if self.positions > 1 {
-                        units.fired[u] += (ys.len() as u64 - span.zeros - span.negatives) as u32;
+                        units.fired[u] += ys.len() as u64 - span.zeros - span.negatives;
                         units.sum[u] += span.sum;
                         units.sum_abs[u] += span.sum_abs;
                         if parts.samples {
@@ -133,46 +126,75 @@ impl Batch<'_> {
                     }
                 }
             }
-            if parts.samples {
-                whole.per_sample.add(self.sample() as u64, active, sum_abs, sum_squares);
-            }
+            whole.zeros += zeros;
+            samples.active.push(self.sample() as u64 - zeros);
+            samples.sum_abs.push(sum_abs);
+            samples.sum_squares.push(sum_squares);
+        }
+        if parts.samples {
+            whole.per_sample.add_all(self.sample() as u64, samples);
         }
         Some(())
     }
 
-    /// What every unit of `(N, units)` adds up to.
+    /// What every unit of `(N, units)` adds up to: as many units at a time as a vector has lanes, so that their sums stay in
+    /// registers.
     #[inline(always)]
     fn columns<S: Simd>(&self, simd: S, parts: Parts, units: &mut Units, has_negatives: bool) {
-        let Units { fired, sum, sum_abs, sum_squares, .. } = units;
-        let nothing = vec![0.0; self.units];
-        // Four rows at once: a unit's sums are loaded and stored once for all of them.
-        for rows in self.ys.chunks(4 * self.units) {
-            let row = |i: usize| rows.get(i * self.units..(i + 1) * self.units).unwrap_or(&nothing);
-            let rows = [row(0), row(1), row(2), row(3)];
-            add_squares_too(simd, rows, sum, sum_squares);
-            add_columns(fired, rows, |y| u32::from(y > 0.0));
-            if has_negatives {
-                add_columns(sum_abs, rows, |y| f64::from(y.abs()));
+        let together = self.units / S::F32_LANES * S::F32_LANES;
+        for first in (0..together).step_by(S::F32_LANES) {
+            let own = first..first + S::F32_LANES;
+            let (zero, nothing) = (simd.splat_f32s(0.0), [simd.splat_f64s(0.0); 2]);
+            let (mut fired, mut sums, mut sums_abs, mut squares) =
+                (simd.splat_u32s(0), nothing, nothing, nothing);
+            for row in self.ys.chunks_exact(self.units) {
+                let ys = S::as_simd_f32s(&row[own.clone()]).0[0];
+                fired = count(simd, fired, simd.less_than_f32s(zero, ys));
+                let ys: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&ys));
+                for (half, ys) in ys.chunks_exact(S::F64_LANES).enumerate() {
+                    let ys = widen(simd, ys);
+                    sums[half] = simd.add_f64s(sums[half], ys);
+                    squares[half] = simd.mul_add_e_f64s(ys, ys, squares[half]);
+                    if has_negatives {
+                        sums_abs[half] = simd.add_f64s(sums_abs[half], simd.abs_f64s(ys));
+                    }
+                }
+            }
+            let fired: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&fired));
+            units.fired[own.clone()].iter_mut().zip(fired).for_each(|(unit, n)| *unit += u64::from(*n));
+            let add = |units: &mut [f64], sums: [S::f64s; 2]| {
+                let units = S::as_mut_simd_f64s(&mut units[own.clone()]).0;
+                units.iter_mut().zip(sums).for_each(|(unit, sum)| *unit = simd.add_f64s(*unit, sum));
+            };
+            add(&mut units.sum, sums);
+            add(&mut units.sum_abs, if has_negatives { sums_abs } else { sums });
+            if parts.samples {
+                add(&mut units.sum_squares, squares);
             }
         }
-        if !has_negatives {
-            sum_abs.copy_from_slice(sum);
-        }
-        if !parts.samples {
-            sum_squares.fill(0.0);
+        for row in self.ys.chunks_exact(self.units) {
+            for (u, y) in (together..).zip(&row[together..]) {
+                let y64 = f64::from(*y);
+                units.fired[u] += u64::from(*y > 0.0);
+                units.sum[u] += y64;
+                units.sum_abs[u] += y64.abs();
+                if parts.samples {
+                    units.sum_squares[u] += y64 * y64;
+                }
+            }
         }
     }
 
     /// What depends on f': values where it is flat, and observations that pass a gradient.
     #[inline(always)]
     fn slopes(&self, units: &mut Units, whole: &mut Whole) {
-        let Units { fired, passed, .. } = units;
         if self.activation == Activation::Relu {
             // f' is 1 where the unit fires and 0, hence flat, elsewhere: no need to read `xs`.
             whole.flat_low = whole.zeros + whole.negatives;
-            passed.copy_from_slice(fired);
+            units.passed.copy_from_slice(&units.fired);
             return;
         }
+        let mut passed = vec![0_u32; self.units];
         let mut slopes = [0.0_f32; CHUNK];
         for (row, xs) in self.xs.chunks_exact(self.run()).enumerate() {
             for (i, xs) in xs.chunks(CHUNK).enumerate() {
@@ -199,50 +221,6 @@ impl Batch<'_> {
                 }
             }
         }
-    }
-}
-
-/// Adds `of` every value to its column's sum.
-#[inline(always)]
-fn add_columns<T: Copy + std::ops::Add<Output = T>>(
-    sums: &mut [T],
-    rows: [&[f32]; 4],
-    of: impl Fn(f32) -> T,
-) {
-    let [a, b, c, d] = rows;
-    for ((((sum, &a), &b), &c), &d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        *sum = *sum + ((of(a) + of(b)) + (of(c) + of(d)));
-    }
-}
-
-/// Adds every value and its square to its column's sums.
-#[inline(always)]
-fn add_squares_too<S: Simd>(simd: S, rows: [&[f32]; 4], sums: &mut [f64], squares: &mut [f64]) {
-    let whole = sums.len() / S::F64_LANES * S::F64_LANES;
-    let [a, b, c, d] = rows.map(|row| row.chunks_exact(S::F64_LANES));
-    let (vectors, sums) = S::as_mut_simd_f64s(sums);
-    let (vectors_of_squares, squares) = S::as_mut_simd_f64s(squares);
-    let vectors = vectors.iter_mut().zip(vectors_of_squares);
-    for (((((sum, square), a), b), c), d) in vectors.zip(a).zip(b).zip(c).zip(d) {
-        let (a, b, c, d) = (widen(simd, a), widen(simd, b), widen(simd, c), widen(simd, d));
-        *sum = simd.add_f64s(*sum, simd.add_f64s(simd.add_f64s(a, b), simd.add_f64s(c, d)));
-        let (ab, cd) = (simd.mul_f64s(a, a), simd.mul_add_e_f64s(c, c, *square));
-        *square = simd.add_f64s(simd.mul_add_e_f64s(b, b, ab), simd.mul_add_e_f64s(d, d, cd));
-    }
-    for row in rows {
-        for ((sum, square), &y) in sums.iter_mut().zip(&mut *squares).zip(&row[whole..]) {
-            let y = f64::from(y);
-            *sum += y;
-            *square += y * y;
-        }
-    }
-}
-
-impl Whole {
-    #[inline(always)]
-    fn add(&mut self, span: &Span) {
-        self.zeros += span.zeros;
-        self.negatives += span.negatives;
-        self.near_zeros += span.near_zeros;
+        units.passed.iter_mut().zip(passed).for_each(|(unit, n)| *unit = u64::from(n));
     }
 }

@@ -60,6 +60,7 @@ impl Spans {
     }
 
     /// Adds all that was counted to a histogram.
+    #[inline(always)]
     pub fn pour(&self, histogram: &mut Histogram) {
         self.bins.pour(histogram);
     }
@@ -256,7 +257,7 @@ fn negatives<S: Simd>(simd: S, ys: &[f32]) -> (u64, f64) {
 
 /// Adds 1 in the lanes where `mask` is set.
 #[inline(always)]
-fn count<S: Simd>(simd: S, counts: S::u32s, mask: S::m32s) -> S::u32s {
+pub(super) fn count<S: Simd>(simd: S, counts: S::u32s, mask: S::m32s) -> S::u32s {
     simd.add_u32s(counts, simd.select_u32s(mask, simd.splat_u32s(1), simd.splat_u32s(0)))
 }
 

@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::*;
 use crate::moments::CHUNK;
-use crate::tally::Unit;
+use crate::tally::Units;
 
 /// Property tests with a fixed seed: the same cases on every run and machine.
 fn cases(n: u32) -> Config {
@@ -125,7 +125,7 @@ fn same_to(tolerance: f64, a: &Tally, b: &Tally) -> Result<(), TestCaseError> {
     prop_assert_eq!(counts(a), counts(b));
     prop_assert_eq!(&a.histogram, &b.histogram);
     prop_assert_eq!(a.units.len(), b.units.len());
-    for (a, b) in a.units.iter().zip(&b.units) {
+    for (a, b) in a.units.iter().zip(b.units.iter()) {
         prop_assert_eq!((a.observations, a.fired, a.passed), (b.observations, b.fired, b.passed));
         near(a.sum, b.sum, b.sum_abs, "sum")?;
         near(a.sum_abs, b.sum_abs, b.sum_abs, "sum of magnitudes")?;
@@ -245,7 +245,7 @@ fn counts_are_the_same_whichever_parts_are_wanted() {
     let (counts, full) = (owned.all().tally(Parts::COUNTS), owned.all().tally(Parts::FULL));
     // Squares are for sparseness alone, so they are summed up only where that is wanted.
     assert!(counts.units.iter().all(|unit| unit.sum_squares == 0.0));
-    let units: Vec<Unit> = full.units.iter().map(|unit| Unit { sum_squares: 0.0, ..*unit }).collect();
+    let units = Units { sum_squares: vec![0.0; full.units.len()], ..full.units };
     assert_eq!((counts.zeros, counts.positives, counts.units), (full.zeros, full.positives, units));
     assert_eq!((counts.moments.count, counts.histogram.total()), (0, 0));
 }

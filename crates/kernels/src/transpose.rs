@@ -1,12 +1,13 @@
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use crate::cpu::filled;
 
 /// Writes a matrix of `rows` times `columns` with the two exchanged: what is at `i * from_row + j` of `from` goes to
 /// `j * to_row + i` of `to`.
 ///
-/// Where the CPU has AVX2, in tiles of 8×8 that are turned in registers: value by value, each would be a store to
-/// another cache line.
+/// In tiles that are turned in registers, of 16×16 where the CPU has AVX-512, of 8×8 where it has AVX2: value by value, each
+/// would be a store to another cache line.
 pub(crate) fn transpose(
     size: (usize, usize),
     from: &[f32],
@@ -17,9 +18,19 @@ pub(crate) fn transpose(
     let mut turn = Turn { size, from, from_row, to, to_row };
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {
+        let (rows, columns) = match pulp::x86::V4::try_new() {
+            Some(wide) => wide.vectorize(
+                #[inline(always)]
+                || turn.by_wide_tiles(wide),
+            ),
+            None => (0, 0),
+        };
         simd.vectorize(
             #[inline(always)]
-            || turn.by_tiles(simd),
+            || {
+                turn.by_tiles(simd, 0..rows, columns..size.1);
+                turn.by_tiles(simd, rows..size.0, 0..size.1);
+            },
         );
         return;
     }
@@ -62,7 +73,7 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     #[inline(always)]
-    fn one_by_one(&mut self, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) {
+    fn one_by_one(&mut self, rows: Range<usize>, columns: Range<usize>) {
         for i in rows {
             for j in columns.clone() {
                 self.to[j * self.to_row + i].write(self.from[i * self.from_row + j]);
@@ -78,27 +89,27 @@ mod avx2 {
     use pulp::bytemuck::cast;
     use pulp::x86::V3;
 
-    use super::Turn;
+    use super::{Range, Turn};
 
     /// Rows and columns of a tile: the values of a vector.
     const SIDE: usize = 8;
 
     impl Turn<'_> {
         #[inline(always)]
-        pub fn by_tiles(&mut self, simd: V3) {
-            let (rows, columns) = self.size;
-            let (whole_rows, whole_columns) = (rows / SIDE * SIDE, columns / SIDE * SIDE);
+        pub fn by_tiles(&mut self, simd: V3, rows: Range<usize>, columns: Range<usize>) {
+            let whole = |range: &Range<usize>| range.start + range.len() / SIDE * SIDE;
+            let (last_row, last_column) = (whole(&rows), whole(&columns));
             // Two tiles side by side share the cache lines that they are read from.
-            for j in (0..whole_columns).step_by(2 * SIDE) {
-                for i in (0..whole_rows).step_by(SIDE) {
+            for j in (columns.start..last_column).step_by(2 * SIDE) {
+                for i in (rows.start..last_row).step_by(SIDE) {
                     self.tile(simd, i, j);
-                    if j + SIDE < whole_columns {
+                    if j + SIDE < last_column {
                         self.tile(simd, i, j + SIDE);
                     }
                 }
             }
-            self.one_by_one(0..whole_rows, whole_columns..columns);
-            self.one_by_one(whole_rows..rows, 0..columns);
+            self.one_by_one(rows.start..last_row, last_column..columns.end);
+            self.one_by_one(last_row..rows.end, columns);
         }
 
         #[inline(always)]
@@ -146,13 +157,91 @@ mod avx2 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{__m512, __m512d};
+
+    use pulp::bytemuck::cast;
+    use pulp::x86::V4;
+
+    use super::Turn;
+
+    /// Rows and columns of a tile: the values of a vector.
+    const SIDE: usize = 16;
+
+    impl Turn<'_> {
+        /// Turns what whole tiles cover, the first rows and columns; returns how many.
+        #[inline(always)]
+        pub fn by_wide_tiles(&mut self, simd: V4) -> (usize, usize) {
+            let (rows, columns) = (self.size.0 / SIDE * SIDE, self.size.1 / SIDE * SIDE);
+            for j in (0..columns).step_by(SIDE) {
+                for i in (0..rows).step_by(SIDE) {
+                    let mut tile = [[0.0; SIDE]; SIDE];
+                    for (k, row) in tile.iter_mut().enumerate() {
+                        row.copy_from_slice(&self.from[(i + k) * self.from_row + j..][..SIDE]);
+                    }
+                    for (k, column) in turned(simd, tile).iter().enumerate() {
+                        self.to[(j + k) * self.to_row + i..][..SIDE].write_copy_of_slice(column);
+                    }
+                }
+            }
+            (rows, columns)
+        }
+    }
+
+    type Quads = [__m512; 4];
+
+    /// By pairs of values, pairs of pairs, and quarters.
+    ///
+    /// Without closures, as above.
+    #[inline(always)]
+    fn turned(simd: V4, rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+        let (rows, _) = rows.as_chunks::<4>();
+        let (a, b, c, d) =
+            (quads(simd, rows[0]), quads(simd, rows[1]), quads(simd, rows[2]), quads(simd, rows[3]));
+        let mut columns = [[0.0; SIDE]; SIDE];
+        for k in 0..4 {
+            let f = simd.avx512f;
+            // The first and third quarters of the rows' columns, and the others.
+            let (top, top_odd) =
+                (f._mm512_shuffle_f32x4::<0x88>(a[k], b[k]), f._mm512_shuffle_f32x4::<0xdd>(a[k], b[k]));
+            let (bottom, bottom_odd) =
+                (f._mm512_shuffle_f32x4::<0x88>(c[k], d[k]), f._mm512_shuffle_f32x4::<0xdd>(c[k], d[k]));
+            columns[k] = cast(f._mm512_shuffle_f32x4::<0x88>(top, bottom));
+            columns[k + 4] = cast(f._mm512_shuffle_f32x4::<0x88>(top_odd, bottom_odd));
+            columns[k + 8] = cast(f._mm512_shuffle_f32x4::<0xdd>(top, bottom));
+            columns[k + 12] = cast(f._mm512_shuffle_f32x4::<0xdd>(top_odd, bottom_odd));
+        }
+        columns
+    }
+
+    /// Of four rows, in every quarter its four columns: the first of each, the second, the third and the fourth.
+    #[inline(always)]
+    fn quads(simd: V4, rows: [[f32; SIDE]; 4]) -> Quads {
+        let f = simd.avx512f;
+        let [a, b, c, d]: [__m512; 4] = [cast(rows[0]), cast(rows[1]), cast(rows[2]), cast(rows[3])];
+        let (ab, ab_high): (__m512d, __m512d) =
+            (cast(f._mm512_unpacklo_ps(a, b)), cast(f._mm512_unpackhi_ps(a, b)));
+        let (cd, cd_high): (__m512d, __m512d) =
+            (cast(f._mm512_unpacklo_ps(c, d)), cast(f._mm512_unpackhi_ps(c, d)));
+        [
+            cast(f._mm512_unpacklo_pd(ab, cd)),
+            cast(f._mm512_unpackhi_pd(ab, cd)),
+            cast(f._mm512_unpacklo_pd(ab_high, cd_high)),
+            cast(f._mm512_unpackhi_pd(ab_high, cd_high)),
+        ]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn rows_become_columns_in_matrices_of_any_size() {
-        for (rows, columns) in [(1, 1), (8, 8), (64, 784), (7, 17), (16, 8), (33, 40), (0, 3), (3, 0)] {
+        for (rows, columns) in
+            [(1, 1), (8, 8), (64, 784), (7, 17), (16, 8), (33, 40), (48, 30), (0, 3), (3, 0)]
+        {
             let (from_row, to_row) = (columns + 3, rows + 5);
             let from: Vec<f32> = (0..rows * from_row).map(|i| i as f32).collect();
             let mut to = vec![MaybeUninit::new(-1.0); columns * to_row];

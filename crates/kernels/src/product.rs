@@ -1,4 +1,4 @@
-//! The matrix product: `gemm`'s, cut into tiles.
+//! The matrix product: `gemm`'s, cut into tiles; large ones in the tile registers of CPUs that have them.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -10,8 +10,6 @@ use crate::cpu::Lent;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod amx;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-use amx::Panel;
 
 /// A matrix in memory: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
@@ -50,7 +48,7 @@ pub(crate) fn matmul(
 ) {
     assert!(size.0.checked_mul(size.1).is_some_and(|size| size <= dst.len()), "matrix product out of bounds");
     // SAFETY: `dst` has room for m×n values, all of them initialised.
-    unsafe { gemm(size, dst.as_mut_ptr(), accumulate, lhs, rhs, None) }
+    unsafe { alone(size, dst.as_mut_ptr(), accumulate, lhs, rhs) }
 }
 
 /// `lhs · rhs` in rows of n, written to `dst` by this thread alone; `lhs` is m×k, `rhs` k×n.
@@ -66,7 +64,7 @@ pub(crate) fn product_to(
         return dst.fill(MaybeUninit::new(0.0));
     }
     // SAFETY: `dst` has room for m×n values, and nothing is added to them.
-    unsafe { gemm(size, dst.as_mut_ptr().cast(), false, lhs, rhs, None) }
+    unsafe { alone(size, dst.as_mut_ptr().cast(), false, lhs, rhs) }
 }
 
 /// `lhs · rhs` in rows of n; `lhs` is m×k, `rhs` k×n.
@@ -90,7 +88,7 @@ pub(crate) fn product_then(
     let mut dst = Vec::with_capacity(m * n);
     // SAFETY: `dst` has room for m×n values, and the product writes them all.
     unsafe {
-        gemm((m, n, k), dst.as_mut_ptr(), false, lhs, rhs, Some(finish));
+        shared((m, n, k), dst.as_mut_ptr(), lhs, rhs, finish);
         dst.set_len(m * n);
     }
     dst
@@ -122,28 +120,43 @@ pub(crate) fn part(len: usize, parts: usize, unit: usize, i: usize) -> Range<usi
     end(i)..end(i + 1)
 }
 
-/// `dst = lhs · rhs`, or `dst += lhs · rhs`: by this thread, or by all, who finish what they have written.
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`, by this thread.
 ///
 /// # Safety
 /// `dst` is valid for writing m×n values; when adding, they are initialised.
 #[allow(unsafe_code)]
-unsafe fn gemm(
-    (m, n, k): (usize, usize, usize),
+unsafe fn alone(
+    size: (usize, usize, usize),
     dst: *mut f32,
     accumulate: bool,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
-    finish: Option<Finish<'_>>,
 ) {
-    assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
-    let to = Product { size: (m, n, k), dst: Lent::at(dst, m * n), accumulate, lhs, rhs };
+    // SAFETY: the caller vouches for it.
+    unsafe { Product::new(size, dst, accumulate, lhs, rhs) }.tile(0..size.0, 0..size.1);
+}
+
+/// `dst = lhs · rhs`, by all threads, who finish what they have written.
+///
+/// # Safety
+/// `dst` is valid for writing m×n values.
+#[allow(unsafe_code)]
+unsafe fn shared(
+    (m, n, k): (usize, usize, usize),
+    dst: *mut f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    finish: Finish<'_>,
+) {
+    // SAFETY: the caller vouches for it, and nothing is added.
+    let to = unsafe { Product::new((m, n, k), dst, false, lhs, rhs) };
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if let Some(simd) = amx::available()
-        && to.suits_registers()
+    if to.suits_registers()
+        && let Some(amx) = amx::available()
     {
-        return to.in_registers(simd, finish);
+        return to.in_registers(amx, finish);
     }
-    let (of_rows, of_columns) = if finish.is_some() { tiles((m, n, k)) } else { (1, 1) };
+    let (of_rows, of_columns) = tiles((m, n, k));
     let tile = |rows: Range<usize>, columns: Range<usize>| {
         to.tile(rows.clone(), columns.clone());
         to.finish(rows, columns, finish);
@@ -161,7 +174,6 @@ unsafe fn gemm(
 
 /// A product that is being made: `dst` is valid for writing m×n values, and when adding, they are initialised; the
 /// operands hold as many values as the size says.
-#[derive(Clone, Copy)]
 struct Product<'a> {
     size: (usize, usize, usize),
     dst: Lent<'a>,
@@ -170,7 +182,21 @@ struct Product<'a> {
     rhs: Matrix<'a>,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    /// # Safety
+    /// `dst` is valid for writing m×n values; when adding, they are initialised.
+    #[allow(unsafe_code)]
+    unsafe fn new(
+        (m, n, k): (usize, usize, usize),
+        dst: *mut f32,
+        accumulate: bool,
+        lhs: Matrix<'a>,
+        rhs: Matrix<'a>,
+    ) -> Self {
+        assert!(lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
+        Self { size: (m, n, k), dst: Lent::at(dst, m * n), accumulate, lhs, rhs }
+    }
+
     /// A tile by `gemm`. No tile is made by two threads.
     #[allow(unsafe_code)]
     fn tile(&self, rows: Range<usize>, columns: Range<usize>) {
@@ -207,84 +233,11 @@ impl Product<'_> {
 
     /// Finishes a tile that this thread has written.
     #[allow(unsafe_code)]
-    fn finish(&self, rows: Range<usize>, columns: Range<usize>, finish: Option<Finish<'_>>) {
-        let Some(finish) = finish else { return };
+    fn finish(&self, rows: Range<usize>, columns: Range<usize>, finish: Finish<'_>) {
         for row in rows {
             let own = row * self.size.1 + columns.start..row * self.size.1 + columns.end;
             // SAFETY: the tile has been written, and nobody else has it.
             finish(row, columns.start, unsafe { self.dst.part(own) });
-        }
-    }
-}
-
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-impl Product<'_> {
-    /// Whether tile registers are the faster way: panels are full, and strides those of rows or columns.
-    fn suits_registers(&self) -> bool {
-        let (m, n, k) = self.size;
-        let is_plain = |matrix: &Matrix<'_>| matrix.row == 1 || matrix.column == 1;
-        m.min(n).min(k) >= amx::SIDE
-            && m.saturating_mul(n).saturating_mul(k) >= 1 << 20
-            && is_plain(&self.lhs)
-            && is_plain(&self.rhs)
-    }
-
-    /// In tile registers, by bands of the longer side; the panels of the shorter one are made once.
-    fn in_registers(self, simd: pulp::x86::V4, finish: Option<Finish<'_>>) {
-        /// Longer panels would not stay in the second-level cache.
-        const LONGEST: usize = 1024;
-        let (m, n, k) = self.size;
-        if k > LONGEST {
-            for start in (0..k).step_by(LONGEST) {
-                let k = LONGEST.min(k - start);
-                let lhs = Matrix { data: &self.lhs.data[start * self.lhs.column..], ..self.lhs };
-                let rhs = Matrix { data: &self.rhs.data[start * self.rhs.row..], ..self.rhs };
-                let accumulate = self.accumulate || start > 0;
-                let part = Product { size: (m, n, k), accumulate, lhs, rhs, dst: self.dst };
-                // Everybody helps with every part, and the last one is finished.
-                let nothing: Finish<'_> = &|_, _, _| ();
-                part.in_registers(
-                    simd,
-                    finish.map(|finish| if start + LONGEST < self.size.2 { nothing } else { finish }),
-                );
-            }
-            return;
-        }
-        let (by_rows, shared) = (m >= n, finish.is_some());
-        let side = |i: usize, len: usize| i * amx::SIDE..((i + 1) * amx::SIDE).min(len);
-        let rows_of = |i: usize| Panel::of_rows(simd, self.lhs, side(i, m), k);
-        let columns_of = |i: usize| Panel::of_columns(simd, self.rhs, side(i, n), k);
-        let (short, long) = if by_rows { (n, m) } else { (m, n) };
-        let panel = |i: usize| if by_rows { columns_of(i) } else { rows_of(i) };
-        let panels: Vec<Option<Panel>> = match (0..short.div_ceil(amx::SIDE), shared) {
-            (all, true) => all.into_par_iter().with_max_len(1).map(panel).collect(),
-            (all, false) => all.map(panel).collect(),
-        };
-        let band = |i: usize| {
-            let own = if by_rows { rows_of(i) } else { columns_of(i) };
-            let registers = amx::Registers::new(simd);
-            for (j, other) in panels.iter().enumerate() {
-                let (own_side, other_side) = (side(i, long), side(j, short));
-                let (rows, columns) = if by_rows { (own_side, other_side) } else { (other_side, own_side) };
-                let pair =
-                    if by_rows { (own.as_ref(), other.as_ref()) } else { (other.as_ref(), own.as_ref()) };
-                let (Some(lhs), Some(rhs)) = pair else {
-                    self.tile(rows, columns);
-                    continue;
-                };
-                // SAFETY: as for tiles by `gemm`.
-                #[allow(unsafe_code)]
-                unsafe {
-                    let to = self.dst.pointer().add(rows.start * n + columns.start);
-                    registers.product((lhs, rhs), (rows.len(), columns.len()), to, n, self.accumulate);
-                }
-            }
-            let (rows, columns) = if by_rows { (side(i, m), 0..n) } else { (0..m, side(i, n)) };
-            self.finish(rows, columns, finish);
-        };
-        match (0..long.div_ceil(amx::SIDE), shared) {
-            (all, true) => all.into_par_iter().with_max_len(1).for_each(band),
-            (all, false) => all.into_iter().for_each(band),
         }
     }
 }

@@ -2,37 +2,46 @@
 //!
 //! A number of 24 significant bits is the sum of three bfloat16 of 8, exactly: v = a + b + c, each cut from what the ones
 //! before left over. Of the nine products of the parts of two numbers the six largest are added up in f32,
-//! aa' + ab' + ba' + bb' + ac' + ca'; what is left out is below 2⁻²¹ of the product of the two, on average below 2⁻²³ (Henry, Tang and
-//! Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"). Sums
-//! come out closer to the true ones than `gemm`'s do, as a test shows.
+//! aa' + ab' + ba' + bb' + ac' + ca'; what is left out is below 2⁻²¹ of the product of the two, on average below 2⁻²³
+//! (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision
+//! computations"). Sums come out closer to the true ones than `gemm`'s do, as a test shows.
 //!
 //! AMX takes subnormal numbers for zero, and the parts of infinity do not add up to it. So panels with a number that is
-//! not finite, or so small that a part of it may be subnormal, are left to `gemm`.
+//! not finite, or so small that a part of it may be subnormal, are left to `gemm`. What comes out below 2⁻¹²⁶ on
+//! the way becomes zero, so sums about that small are not as exact.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __m512, __m512i};
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use pulp::bytemuck::cast;
 use pulp::x86::V4;
+use rayon::prelude::*;
 
-use super::Matrix;
+use super::{Finish, Matrix, Product};
 use crate::cpu::Aligned;
 use crate::transpose::transpose;
 
 /// Rows of a left and columns of a right panel, and the terms that go into one tile of them.
-pub(super) const SIDE: usize = 32;
+const SIDE: usize = 32;
 /// A tile in dwords, each of which holds a pair of terms: sixteen rows of sixteen.
 const TILE: usize = 256;
 const PARTS: usize = 3;
 /// Two tiles of each part: what of a panel belongs to the same terms.
 const STEP: usize = 2 * PARTS * TILE;
 
-/// The instruction set that panels are made with, if this CPU has AMX too and Linux lets this process use it.
-pub(super) fn available() -> Option<V4> {
-    static AVAILABLE: LazyLock<Option<V4>> = LazyLock::new(|| {
+/// This CPU has AMX, and Linux lets this process use it.
+#[derive(Clone, Copy)]
+pub(super) struct Amx {
+    /// What panels are made with.
+    simd: V4,
+}
+
+pub(super) fn available() -> Option<Amx> {
+    static AVAILABLE: LazyLock<Option<Amx>> = LazyLock::new(|| {
         const TILES_AND_BFLOAT16: u32 = 1 << 24 | 1 << 22;
         const TILE_DATA: libc::c_long = 18;
         const REQUEST_PERMISSION: libc::c_long = 0x1023;
@@ -43,21 +52,77 @@ pub(super) fn available() -> Option<V4> {
         // SAFETY: asks the kernel for room to save tile registers in; it refuses what it does not know.
         #[allow(unsafe_code)]
         let refused = unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) };
-        (refused == 0).then_some(simd)
+        (refused == 0).then_some(Amx { simd })
     });
     *AVAILABLE
 }
 
+impl Product<'_> {
+    /// Whether tile registers are the faster way, as measured: panels are full, strides those of rows or columns, panels
+    /// stay in the second-level cache, and there is enough to multiply for making them to pay.
+    pub fn suits_registers(&self) -> bool {
+        const LONGEST: usize = 1024;
+        const MULTIPLICATIONS: usize = 1 << 25;
+        let (m, n, k) = self.size;
+        let is_plain = |matrix: &Matrix<'_>| matrix.row == 1 || matrix.column == 1;
+        m.min(n).min(k) >= SIDE
+            && k <= LONGEST
+            && m.saturating_mul(n).saturating_mul(k) >= MULTIPLICATIONS
+            && is_plain(&self.lhs)
+            && is_plain(&self.rhs)
+    }
+
+    /// In tile registers, by bands of the longer side; the panels of the shorter one are made once. Nothing is added.
+    pub fn in_registers(&self, amx: Amx, finish: Finish<'_>) {
+        let (m, n, k) = self.size;
+        let by_rows = m >= n;
+        let (long, short) = if by_rows { (m, n) } else { (n, m) };
+        let side = |i: usize, len: usize| i * SIDE..((i + 1) * SIDE).min(len);
+        let panel = |of_rows: bool, side: Range<usize>| match of_rows {
+            true => Panel::of_rows(amx.simd, self.lhs, side, k),
+            false => Panel::of_columns(amx.simd, self.rhs, side, k),
+        };
+        let others = (0..short.div_ceil(SIDE)).into_par_iter().with_max_len(1);
+        let others: Vec<_> = others.map(|j| panel(!by_rows, side(j, short))).collect();
+        (0..long.div_ceil(SIDE)).into_par_iter().with_max_len(1).for_each(|i| {
+            let band = side(i, long);
+            let own = panel(by_rows, band.clone());
+            let registers = Registers::new(amx);
+            for (j, other) in others.iter().enumerate() {
+                let ((rows, lhs), (columns, rhs)) = if by_rows {
+                    ((band.clone(), &own), (side(j, short), other))
+                } else {
+                    ((side(j, short), other), (band.clone(), &own))
+                };
+                let (Some(lhs), Some(rhs)) = (lhs, rhs) else {
+                    self.tile(rows, columns);
+                    continue;
+                };
+                // SAFETY: `dst` has room for these rows and columns, which nobody else writes.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let to = self.dst.pointer().add(rows.start * n + columns.start);
+                    registers.product((lhs, rhs), (rows.len(), columns.len()), to, n);
+                }
+            }
+            // `finish` may have this thread work on another band meanwhile.
+            drop(registers);
+            let (rows, columns) = if by_rows { (band, 0..n) } else { (0..m, band) };
+            self.finish(rows, columns, finish);
+        });
+    }
+}
+
 /// Up to [`SIDE`] rows of a left matrix, or columns of a right one, in tiles of parts, step by step along the sum. For each
 /// step there are the parts of the first sixteen, then those of the others; where there is no value, zeros.
-pub(super) struct Panel {
+struct Panel {
     tiles: Aligned,
     steps: usize,
 }
 
 impl Panel {
     /// Of rows of a left matrix, with sums of `k` terms; `None` if it has numbers that do not suit.
-    pub fn of_rows(simd: V4, lhs: Matrix<'_>, rows: Range<usize>, k: usize) -> Option<Self> {
+    fn of_rows(simd: V4, lhs: Matrix<'_>, rows: Range<usize>, k: usize) -> Option<Self> {
         let data = &lhs.data[rows.start * lhs.row..];
         if lhs.column == 1 {
             return Self::filled(
@@ -80,7 +145,7 @@ impl Panel {
     }
 
     /// Of columns of a right matrix, with sums of `k` terms; `None` if it has numbers that do not suit.
-    pub fn of_columns(simd: V4, rhs: Matrix<'_>, columns: Range<usize>, k: usize) -> Option<Self> {
+    fn of_columns(simd: V4, rhs: Matrix<'_>, columns: Range<usize>, k: usize) -> Option<Self> {
         let data = &rhs.data[columns.start * rhs.column..];
         if rhs.column == 1 {
             let row = |k_: usize| if k_ < k { &data[k_ * rhs.row..][..columns.len()] } else { &[] };
@@ -196,12 +261,12 @@ impl Split {
 }
 
 /// This thread's tile registers, while they are in use.
-pub(super) struct Registers(());
+struct Registers(PhantomData<*const ()>);
 
 impl Registers {
     /// Eight of sixteen rows of 64 bytes.
     #[allow(unsafe_code)]
-    pub fn new(_: V4) -> Self {
+    fn new(_: Amx) -> Self {
         #[repr(C, align(64))]
         struct Palette([u8; 64]);
         let mut palette = Palette([0; 64]);
@@ -210,21 +275,21 @@ impl Registers {
             palette.0[16 + 2 * register] = 64;
             palette.0[48 + register] = 16;
         }
-        // SAFETY: there are tile registers, for which `available` has asked, and this is one of the ways to lay them out.
+        // SAFETY: there are tile registers, and this is one of the ways to lay them out.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &palette.0, options(nostack, readonly)) };
-        Self(())
+        Self(PhantomData)
     }
 
     /// Writes the product of two panels, [`SIDE`] rows of [`SIDE`] values, the rows `row` values apart.
     ///
     /// # Safety
-    /// All of these may be written; the panels have equally many steps.
+    /// All of these may be written; the panels have equally many steps, and at least one.
     #[allow(unsafe_code)]
     unsafe fn multiply(&self, lhs: &Panel, rhs: &Panel, to: *mut f32, row: usize) {
         // Registers 0 to 3 are the sums, by halves of rows and columns; 4 and 5 hold a part of the left panel's halves, 6
         // and 7 one of the right's. Each is used four times before the next is loaded.
         //
-        // SAFETY: a step of a panel is 6144 bytes, of which each part of a half is 1024.
+        // SAFETY: as the caller says; a step of a panel is 6144 bytes, of which each part of a half is 1024.
         unsafe {
             asm!(
                 "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
@@ -268,33 +333,29 @@ impl Registers {
         }
     }
 
-    /// Writes, or adds, the first rows and columns of the product of two panels; the rows are `row` values apart.
+    /// Writes the first rows and columns of the product of two panels; the rows are `row` values apart.
     ///
     /// # Safety
-    /// All of these may be written, and when adding are initialised.
+    /// All of these may be written.
     #[allow(unsafe_code)]
-    pub unsafe fn product(
+    unsafe fn product(
         &self,
         (lhs, rhs): (&Panel, &Panel),
         (rows, columns): (usize, usize),
         to: *mut f32,
         row: usize,
-        accumulate: bool,
     ) {
         assert!(lhs.steps == rhs.steps && lhs.steps > 0 && rows <= SIDE && columns <= SIDE);
-        if (rows, columns) == (SIDE, SIDE) && !accumulate {
+        if (rows, columns) == (SIDE, SIDE) {
             // SAFETY: the caller vouches for it.
             return unsafe { self.multiply(lhs, rhs, to, row) };
         }
         let mut all = Sums([0.0; SIDE * SIDE]);
-        // SAFETY: there is room for all; of `to` no more is touched than the caller vouches for.
+        // SAFETY: there is room for all; of `to` no more is written than the caller vouches for.
         unsafe {
             self.multiply(lhs, rhs, all.0.as_mut_ptr(), SIDE);
             for (i, sums) in all.0.chunks_exact(SIDE).take(rows).enumerate() {
-                for (j, sum) in sums.iter().take(columns).enumerate() {
-                    let to = to.add(i * row + j);
-                    to.write(if accumulate { to.read() + sum } else { *sum });
-                }
+                to.add(i * row).copy_from_nonoverlapping(sums.as_ptr(), columns);
             }
         }
     }

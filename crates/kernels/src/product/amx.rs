@@ -371,3 +371,7 @@ impl Drop for Registers {
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -38,6 +38,8 @@ pub(super) enum Factor {
 const ROWS: usize = 128;
 /// The same where it is made by sums over gradients that are not zero.
 const HEIGHT: usize = 4 * SIDE;
+/// Inputs whose gradients are computed together where sums over these make it.
+const WIDTH: usize = 18 * SIDE;
 
 impl Product {
     /// Rows and columns.
@@ -75,16 +77,22 @@ impl Product {
     /// the size.
     pub fn for_tiles(&self, op: impl Fn(Range<usize>, Range<usize>, &[f32]) + Sync) {
         let Self { n, i, o, .. } = *self;
-        let ((of_rows, of_columns), unit) = match &self.factor {
-            Factor::All(_) if self.active.is_some() => ((o.div_ceil(HEIGHT), i.div_ceil(BLOCK)), HEIGHT),
+        let ((of_rows, row), (of_columns, column)) = match &self.factor {
+            Factor::All(_) if self.active.is_some() => {
+                ((o.div_ceil(HEIGHT), HEIGHT), (i.div_ceil(BLOCK), BLOCK))
+            }
             // Along the longer side.
-            Factor::All(_) if o < i => (tiles((o, i, n)), 1),
-            Factor::All(_) => ((tiles((i, o, n)).1, 1), 1),
-            _ => ((o.div_ceil(self.rows()), 1), self.rows()),
+            Factor::All(_) if o < i => {
+                let (of_rows, of_columns) = tiles((o, i, n));
+                ((of_rows, 1), (of_columns, 16))
+            }
+            Factor::All(_) => ((tiles((i, o, n)).1, 1), (1, 1)),
+            Factor::Sparse(_) => ((o.div_ceil(BLOCK), BLOCK), (i.div_ceil(WIDTH), SIDE)),
+            Factor::Varying(_) => ((o.div_ceil(ROWS), ROWS), (1, 1)),
         };
         let run = |t: usize| {
-            let rows = part(o, of_rows, unit, t / of_columns);
-            let columns = part(i, of_columns, if self.active.is_some() { BLOCK } else { 16 }, t % of_columns);
+            let rows = part(o, of_rows, row, t / of_columns);
+            let columns = part(i, of_columns, column, t % of_columns);
             let size = rows.len() * columns.len();
             let mut values = Vec::with_capacity(size);
             self.tile(rows.clone(), columns.clone(), &mut values.spare_capacity_mut()[..size]);
@@ -114,7 +122,7 @@ impl Product {
         Matrix::new(&self.grads[first..], self.o).transposed()
     }
 
-    /// Writes all values of a tile, row by row; its columns are all that there are unless the factor is [`Factor::All`].
+    /// Writes all values of a tile, row by row; its columns are all that there are if the factor is [`Factor::Varying`].
     fn tile(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [MaybeUninit<f32>]) {
         let Self { n, i, o, .. } = *self;
         if out.is_empty() {
@@ -144,7 +152,7 @@ impl Product {
                 }
                 compact.spread(&varying, &self.sums[rows], out);
             }
-            Factor::Sparse(sparse) => sparse.products((i, o), &self.grads, rows, &self.sums, out),
+            Factor::Sparse(sparse) => sparse.products((&self.grads, o), &self.sums, (rows, columns), out),
         }
     }
 

@@ -81,29 +81,29 @@ impl SparseColumns {
         self.tiles.largest() + self.background.abs()
     }
 
-    /// `gradsᵀ · xs` for up to [`BLOCK`] outputs, row by row of `i`: the gradient of their weights from that of the result,
-    /// `(n, o)`, and its sums over the batch.
+    /// `gradsᵀ · xs` for up to [`BLOCK`] outputs and some inputs, row by row: the gradient of their weights from that of the
+    /// result, in rows of `o`, and its sums over the batch. The first input begins a tile, and the last one ends one.
     #[allow(unsafe_code)]
     pub fn products(
         &self,
-        (i, o): (usize, usize),
-        grads: &[f32],
-        outputs: Range<usize>,
+        (grads, o): (&[f32], usize),
         sums: &[f32],
+        (outputs, inputs): (Range<usize>, Range<usize>),
         out: &mut [MaybeUninit<f32>],
     ) {
         let mut base = [0.0; BLOCK];
         base.iter_mut().zip(&sums[outputs.clone()]).for_each(|(base, sum)| *base = self.background * sum);
-        for first in (0..i).step_by(INPUTS) {
-            let inputs = first..(first + INPUTS).min(i);
-            let size = (inputs.len(), outputs.len());
+        let width = inputs.len();
+        for first in inputs.clone().step_by(INPUTS) {
+            let together = first..(first + INPUTS).min(inputs.end);
+            let size = (together.len(), outputs.len());
             // SAFETY: as many values as are asked for.
             let turned = unsafe {
-                Aligned::filled(inputs.len() * BLOCK, |turned| {
-                    self.tiles.product(inputs, Matrix::new(grads, o), outputs.clone(), &base, turned);
+                Aligned::filled(together.len() * BLOCK, |turned| {
+                    self.tiles.product(together, Matrix::new(grads, o), outputs.clone(), &base, turned);
                 })
             };
-            transpose(size, &turned, BLOCK, &mut out[first..], i);
+            transpose(size, &turned, BLOCK, &mut out[first - inputs.start..], width);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::lists::Lists;
 pub(super) use super::sums::BLOCK;
 use super::sums::{Ahead, Sums};
 use crate::cpu::{Aligned, filled_by_columns, simd};
-use crate::product::Matrix;
+use crate::product::{Matrix, part};
 use crate::transpose::transpose;
 
 /// Rows and columns of a tile. So many rows of [`BLOCK`] values stay in the first-level cache.
@@ -73,6 +73,7 @@ impl Tiles {
         base: impl Fn(Range<usize>, &mut [f32]) + Sync,
         finish: impl Fn(&mut [f32]) + Sync,
     ) -> Vec<f32> {
+        let parts = self.parts(width);
         // SAFETY: all rows are written.
         unsafe {
             filled_by_columns((self.rows, width), BLOCK, |first, mut results| {
@@ -81,11 +82,20 @@ impl Tiles {
                 base(columns.clone(), &mut start[..columns.len()]);
                 for row in (0..self.rows).step_by(ROWS) {
                     let rows = row..(row + ROWS).min(self.rows);
-                    // SAFETY: as many values as are asked for.
-                    let mut products = Aligned::filled(rows.len() * BLOCK, |products| {
-                        self.product(rows.clone(), dense, columns.clone(), &start, products);
-                    });
-                    finish(&mut products);
+                    let sums = |p: usize| {
+                        let (tiles, base) =
+                            (part(self.across(), parts, 1, p), if p == 0 { &start } else { &NOTHING });
+                        // SAFETY: as many values as are asked for.
+                        Aligned::filled(rows.len() * BLOCK, |sums| {
+                            self.sums(rows.clone(), tiles, dense, columns.clone(), base, sums);
+                        })
+                    };
+                    let mut sums: Vec<Aligned> = (0..parts).into_par_iter().map(sums).collect();
+                    let (products, others) = sums.split_first_mut().expect("there is one part at least");
+                    for other in others {
+                        products.iter_mut().zip(other.iter()).for_each(|(sum, other)| *sum += other);
+                    }
+                    finish(products);
                     for (row, products) in rows.zip(products.chunks_exact(BLOCK)) {
                         results.row(row).write_copy_of_slice(&products[..columns.len()]);
                     }
@@ -94,9 +104,16 @@ impl Tiles {
         }
     }
 
+    /// In how many parts the sums of a product are made that has too few blocks of columns for all threads; each is worth
+    /// waking a thread for. The number of threads plays no part, and so not a bit depends on it.
+    fn parts(&self, width: usize) -> usize {
+        const BLOCKS: usize = 4;
+        const TILES: usize = 16;
+        (BLOCKS / width.div_ceil(BLOCK).max(1)).min(self.across() / TILES).max(1)
+    }
+
     /// Writes `base` and what these rows make with up to [`BLOCK`] columns of a matrix, row by row of [`BLOCK`]. The first row
     /// begins a tile, and the last one ends one.
-    #[allow(unsafe_code)]
     pub fn product(
         &self,
         rows: Range<usize>,
@@ -105,18 +122,33 @@ impl Tiles {
         base: &[f32; BLOCK],
         out: &mut [MaybeUninit<f32>],
     ) {
+        self.sums(rows, 0..self.across(), dense, columns, base, out);
+    }
+
+    /// The same of some tiles of these rows, of which there is one at least.
+    #[allow(unsafe_code)]
+    fn sums(
+        &self,
+        rows: Range<usize>,
+        tiles: Range<usize>,
+        dense: Matrix<'_>,
+        columns: Range<usize>,
+        base: &[f32; BLOCK],
+        out: &mut [MaybeUninit<f32>],
+    ) {
         let (across, mut panel) = (self.across(), Panel([MaybeUninit::uninit(); SIDE * BLOCK]));
-        for t in 0..across {
+        for t in tiles.clone() {
             let beside = self.beside(t);
             let panel = panel.fill(dense, beside, columns.clone());
             let mut next = Ahead::of(dense, self.beside(t + 1), columns.clone());
             let lists = self.tiles[rows.start / SIDE * across + t..].iter().step_by(across);
             for (lists, out) in lists.zip(out[..rows.len() * BLOCK].chunks_mut(SIDE * BLOCK)) {
                 let sums = Sums { lists, rows: panel, next: std::mem::take(&mut next) };
-                match t {
-                    0 => sums.write(base, out),
+                if t == tiles.start {
+                    sums.write(base, out);
+                } else {
                     // SAFETY: those of the first tiles have been written.
-                    _ => sums.add(unsafe { out.assume_init_mut() }),
+                    sums.add(unsafe { out.assume_init_mut() });
                 }
             }
         }
@@ -128,6 +160,9 @@ impl Tiles {
         end(t)..end(t + 1)
     }
 }
+
+/// Where sums start that are added to others.
+static NOTHING: [f32; BLOCK] = [0.0; BLOCK];
 
 /// On a thread's own stack, so that no other thread has it in its cache.
 #[repr(align(64))]

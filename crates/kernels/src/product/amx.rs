@@ -4,7 +4,7 @@
 //! before left over. Of the nine products of the parts of two numbers the six largest are added up in f32,
 //! aa' + ab' + ba' + bb' + ac' + ca'; what is left out is below 2⁻²¹ of the product of the two, on average below 2⁻²³
 //! (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision
-//! computations"). Sums come out closer to the true ones than `gemm`'s do, as a test shows.
+//! computations"). Sums come out about as close to the true ones as `gemm`'s do, as a test shows.
 //!
 //! AMX takes subnormal numbers for zero, and the parts of infinity do not add up to it. So panels with a number that is
 //! not finite, or so small that a part of it may be subnormal, are left to `gemm`. What comes out below 2⁻¹²⁶ on

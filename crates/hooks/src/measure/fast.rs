@@ -58,13 +58,19 @@ impl WithSimd for Fast<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
         let Self { block, parts, tally } = self;
-        let (mut whole, mut units) = (Whole::default(), Units::new(block.units));
-        let mut spans = Spans::new(parts);
-        block.samples(simd, parts, &mut units, &mut whole, &mut spans)?;
+        let (mut whole, mut spans) = (Whole::default(), Spans::new(parts));
+        // Planes may yet turn out not to be finite when some have been added up; rows are added to units when all are known to be.
+        let mut of_planes = Units::new(if block.positions == 1 { 0 } else { block.units });
+        block.samples(simd, parts, &mut of_planes, &mut whole, &mut spans)?;
         if block.positions == 1 {
-            block.columns(simd, parts, &mut units, whole.negatives > 0);
+            block.columns(simd, parts, &mut tally.units, whole.negatives > 0);
+        } else {
+            if block.activation == Activation::Relu {
+                of_planes.passed.copy_from_slice(&of_planes.fired);
+            }
+            tally.units.add(&of_planes);
         }
-        block.slopes(&mut units, &mut whole);
+        block.slopes(&mut tally.units, &mut whole);
         let (samples, values) = ((block.ys.len() / block.sample()) as u64, block.ys.len() as u64);
         tally.samples += samples;
         tally.values += values;
@@ -81,8 +87,8 @@ impl WithSimd for Fast<'_> {
             spans.pour(&mut tally.histogram);
             tally.histogram.zeros += whole.zeros;
         }
-        units.observations.fill(samples * block.positions as u64);
-        tally.units.add(&units);
+        let observations = samples * block.positions as u64;
+        tally.units.observations.iter_mut().for_each(|n| *n += observations);
         tally.per_sample.merge(&whole.per_sample);
         Some(())
     }
@@ -137,7 +143,7 @@ impl Batch<'_> {
         Some(())
     }
 
-    /// What every unit of `(N, units)` adds up to: as many units at a time as a vector has lanes, so that their sums stay in
+    /// Adds what every unit of `(N, units)` adds up to: as many units at a time as a vector has lanes, so that their sums stay in
     /// registers.
     #[inline(always)]
     fn columns<S: Simd>(&self, simd: S, parts: Parts, units: &mut Units, has_negatives: bool) {
@@ -161,7 +167,13 @@ impl Batch<'_> {
                 }
             }
             let fired: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&fired));
-            units.fired[own.clone()].iter_mut().zip(fired).for_each(|(unit, n)| *unit += u64::from(*n));
+            let add_to = |units: &mut [u64]| {
+                units[own.clone()].iter_mut().zip(fired).for_each(|(unit, n)| *unit += u64::from(*n));
+            };
+            add_to(&mut units.fired);
+            if self.activation == Activation::Relu {
+                add_to(&mut units.passed);
+            }
             let add = |units: &mut [f64], sums: [S::f64s; 2]| {
                 let units = S::as_mut_simd_f64s(&mut units[own.clone()]).0;
                 units.iter_mut().zip(sums).for_each(|(unit, sum)| *unit = simd.add_f64s(*unit, sum));
@@ -176,6 +188,7 @@ impl Batch<'_> {
             for (u, y) in (together..).zip(&row[together..]) {
                 let y64 = f64::from(*y);
                 units.fired[u] += u64::from(*y > 0.0);
+                units.passed[u] += u64::from(self.activation == Activation::Relu && *y > 0.0);
                 units.sum[u] += y64;
                 units.sum_abs[u] += y64.abs();
                 if parts.samples {
@@ -189,9 +202,8 @@ impl Batch<'_> {
     #[inline(always)]
     fn slopes(&self, units: &mut Units, whole: &mut Whole) {
         if self.activation == Activation::Relu {
-            // f' is 1 where the unit fires and 0, hence flat, elsewhere: no need to read `xs`.
+            // f' is 1 where the unit fires, which is counted, and 0, hence flat, elsewhere: no need to read `xs`.
             whole.flat_low = whole.zeros + whole.negatives;
-            units.passed.copy_from_slice(&units.fired);
             return;
         }
         let mut passed = vec![0_u32; self.units];
@@ -221,6 +233,6 @@ impl Batch<'_> {
                 }
             }
         }
-        units.passed.iter_mut().zip(passed).for_each(|(unit, n)| *unit = u64::from(n));
+        units.passed.iter_mut().zip(passed).for_each(|(unit, n)| *unit += u64::from(n));
     }
 }

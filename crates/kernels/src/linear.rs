@@ -11,7 +11,7 @@ use crate::cpu::{CHUNK, Lent, filled, is_fast, of_contiguous, simd};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
-use crate::product::{Matrix, product, product_then};
+use crate::product::{Matrix, product, product_then, runs_in_registers};
 use crate::transpose::transposed;
 
 mod gradient;
@@ -100,7 +100,7 @@ impl Input {
         if n < 2 || n.saturating_mul(i).saturating_mul(o) < SMALLEST {
             return Self::All;
         }
-        match Sparse::of(xs, i) {
+        match Sparse::of(xs, i, dense_from((o, n, i))) {
             Some(sparse) => {
                 tracing::debug!(
                     density = sparse.density(),
@@ -142,6 +142,8 @@ const ROWS: usize = 64;
 /// The share of values that are not zero, or not the background, above which a matrix product of all is faster than sums
 /// over these.
 const DENSE: f64 = 0.5;
+/// The same where the product would run in tile registers: an estimate, as it was not measured on such a CPU.
+const DENSE_BESIDE_REGISTERS: f64 = 0.35;
 /// The share of an input up to which sums over it give the gradient of the weights, and not those over the result's gradient.
 const FEW: f64 = 0.35;
 /// With fewer samples, sums over lists gain less than making these costs.
@@ -256,7 +258,7 @@ impl Linear {
             return None;
         }
         let density = density(grads, o, 0.0);
-        if density > DENSE {
+        if density > dense_from((n, i, o)) {
             tracing::debug!(density, "linear {i}→{o}: gradient by matrix products");
             return None;
         }
@@ -285,6 +287,11 @@ impl Linear {
         };
         Product { n: self.n, i: self.i, o: self.o, factor, grads, active, sums: sums.to_vec() }
     }
+}
+
+/// The density above which a product of this size is made of all values.
+fn dense_from(size: (usize, usize, usize)) -> f64 {
+    if runs_in_registers(size) { DENSE_BESIDE_REGISTERS } else { DENSE }
 }
 
 /// `f(xs · weightᵀ + base)`, with the base added to every row; `xs` is n×k, `weight` o×k.

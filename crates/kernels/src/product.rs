@@ -94,6 +94,17 @@ pub(crate) fn product_then(
     dst
 }
 
+/// Whether a product of this size that all threads share runs in tile registers on this CPU.
+pub(crate) fn runs_in_registers(size: (usize, usize, usize)) -> bool {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    return amx::suits(size) && amx::available().is_some();
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    {
+        let _ = size;
+        false
+    }
+}
+
 /// What is done with a part of a row: `(row, first column, values)`.
 type Finish<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
 

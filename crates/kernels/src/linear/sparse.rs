@@ -6,8 +6,8 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::FEWEST;
 use super::tiles::{BLOCK, SIDE, Tiles};
-use super::{DENSE, FEWEST};
 use crate::activate::apply_to;
 use crate::activation::Activation;
 use crate::cpu::{Aligned, sum};
@@ -34,9 +34,10 @@ pub(super) fn density(values: &[f32], width: usize, background: f32) -> f64 {
 }
 
 impl Sparse {
-    /// Of an input in rows of `i` values, most of which are 0, or as its first value, the corner of an image.
-    pub fn of(xs: &[f32], i: usize) -> Option<Self> {
-        let suits = |background: &f32| background.is_finite() && density(xs, i, *background) <= DENSE;
+    /// Of an input in rows of `i` values, of which at most a share of `most` is not 0, or not like its first value, the
+    /// corner of an image.
+    pub fn of(xs: &[f32], i: usize, most: f64) -> Option<Self> {
+        let suits = |background: &f32| background.is_finite() && density(xs, i, *background) <= most;
         if xs.len() / i < FEWEST {
             return None;
         }

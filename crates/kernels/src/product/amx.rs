@@ -57,19 +57,19 @@ pub(super) fn available() -> Option<Amx> {
     *AVAILABLE
 }
 
+/// Whether tile registers are the faster way for a product of this size, as measured: panels are full and stay in the
+/// second-level cache, and there is enough to multiply for making them to pay.
+pub(super) fn suits((m, n, k): (usize, usize, usize)) -> bool {
+    const LONGEST: usize = 1024;
+    const MULTIPLICATIONS: usize = 1 << 25;
+    m.min(n).min(k) >= SIDE && k <= LONGEST && m.saturating_mul(n).saturating_mul(k) >= MULTIPLICATIONS
+}
+
 impl Product<'_> {
-    /// Whether tile registers are the faster way, as measured: panels are full, strides those of rows or columns, panels
-    /// stay in the second-level cache, and there is enough to multiply for making them to pay.
+    /// Whether tile registers are the faster way: the size [`suits`], and strides are those of rows or columns.
     pub fn suits_registers(&self) -> bool {
-        const LONGEST: usize = 1024;
-        const MULTIPLICATIONS: usize = 1 << 25;
-        let (m, n, k) = self.size;
         let is_plain = |matrix: &Matrix<'_>| matrix.row == 1 || matrix.column == 1;
-        m.min(n).min(k) >= SIDE
-            && k <= LONGEST
-            && m.saturating_mul(n).saturating_mul(k) >= MULTIPLICATIONS
-            && is_plain(&self.lhs)
-            && is_plain(&self.rhs)
+        suits(self.size) && is_plain(&self.lhs) && is_plain(&self.rhs)
     }
 
     /// In tile registers, by bands of the longer side; the panels of the shorter one are made once. Nothing is added.

@@ -30,6 +30,7 @@ use tiles::Tiles;
 /// Columns of `xs` that are constant over the batch, such as the margins of images or units that are dead or
 /// dropped, take no part in the matrix products: they act like a bias. Where at least half of the values are zero, as behind
 /// ReLU, or have the value of a background, only the others are multiplied; so are gradients.
+/// A weight that is not finite shows through what it is multiplied with, and not through zeros.
 ///
 /// # Shapes
 /// `xs`: `(.., I)`, `weight`: `(O, I)`, `bias`: `(O)`; the result is `(.., O)`.

@@ -121,11 +121,7 @@ impl PerSample {
         if counted == 0 {
             return;
         }
-        self.counted += 1;
-        self.active += active;
-        self.min_active = self.min_active.min(active);
-        self.max_active = self.max_active.max(active);
-        self.all_zero += u64::from(active == 0);
+        self.count(active);
         if let Some((population, hoyer)) = sparseness(counted, sum_abs, sum_squares) {
             self.scored += 1;
             self.population += population;
@@ -133,17 +129,21 @@ impl PerSample {
         }
     }
 
+    /// Counts a sample of which so many values are not zero.
+    #[inline(always)]
+    fn count(&mut self, active: u64) {
+        self.counted += 1;
+        self.active += active;
+        self.min_active = self.min_active.min(active);
+        self.max_active = self.max_active.max(active);
+        self.all_zero += u64::from(active == 0);
+    }
+
     /// Adds samples with `n` finite values each: the roots of all are drawn side by side.
     #[inline(always)]
     fn add_all(&mut self, n: u64, samples: Samples) {
         let Samples { active, mut sum_abs, mut sum_squares } = samples;
-        self.counted += active.len() as u64;
-        for active in active {
-            self.active += active;
-            self.min_active = self.min_active.min(active);
-            self.max_active = self.max_active.max(active);
-            self.all_zero += u64::from(active == 0);
-        }
+        active.into_iter().for_each(|active| self.count(active));
         if n < 2 {
             return;
         }

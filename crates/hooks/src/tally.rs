@@ -141,8 +141,9 @@ impl Units {
     }
 }
 
+/// Adds numbers to sums.
 #[inline(always)]
-fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], others: &[T]) {
+pub(crate) fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], others: &[T]) {
     for (sum, other) in sums.iter_mut().zip(others) {
         *sum += *other;
     }

@@ -383,8 +383,10 @@ impl Kernel for Linear {
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let Self { n, i, o, f, .. } = *self;
         let (xs, weight) = (inputs[0], inputs[1]);
-        // The operation was made for this one call, so nothing has been stored before.
-        let input = self.input.get_or_init(|| Input::of(xs, n, i, o));
+        // Found before the lock is taken, as it is found on all threads. The operation was made for this one call, so nothing has
+        // been stored before.
+        let found = Input::of(xs, n, i, o);
+        let input = self.input.get_or_init(|| found);
         match input {
             Input::Sparse(sparse) => sparse.product(weight, i, inputs.get(2).copied(), f),
             Input::Varying(compact) => {

@@ -10,7 +10,7 @@ use super::Batch;
 use super::span::{Spans, count, widen};
 use crate::Parts;
 use crate::moments::CHUNK;
-use crate::tally::{FLAT, PerSample, Tally, Units};
+use crate::tally::{FLAT, PerSample, Tally, Units, add};
 
 impl Batch<'_> {
     /// Adds a block to its tally; or nothing, and is `false`, if one of `ys` is not finite.
@@ -59,18 +59,18 @@ impl WithSimd for Fast<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
         let Self { block, parts, tally } = self;
         let (mut whole, mut spans) = (Whole::default(), Spans::new(parts));
-        // Planes may yet turn out not to be finite when some have been added up; rows are added to units when all are known to be.
+        let mut fired = vec![0; block.units];
+        // Planes may yet turn out not to be finite when some have been added up; rows are added to the tally's units when all
+        // are known to be.
         let mut of_planes = Units::new(if block.positions == 1 { 0 } else { block.units });
-        block.samples(simd, parts, &mut of_planes, &mut whole, &mut spans)?;
+        block.samples(simd, parts, (&mut of_planes, &mut fired), &mut whole, &mut spans)?;
         if block.positions == 1 {
-            block.columns(simd, parts, &mut tally.units, whole.negatives > 0);
+            block.columns(simd, parts, (&mut tally.units, &mut fired), whole.negatives > 0);
         } else {
-            if block.activation == Activation::Relu {
-                of_planes.passed.copy_from_slice(&of_planes.fired);
-            }
             tally.units.add(&of_planes);
         }
-        block.slopes(&mut tally.units, &mut whole);
+        add(&mut tally.units.fired, &fired);
+        block.slopes(&mut tally.units.passed, &fired, &mut whole);
         let (samples, values) = ((block.ys.len() / block.sample()) as u64, block.ys.len() as u64);
         tally.samples += samples;
         tally.values += values;
@@ -107,7 +107,7 @@ impl Batch<'_> {
         &self,
         simd: S,
         parts: Parts,
-        units: &mut Units,
+        (units, fired): (&mut Units, &mut [u64]),
         whole: &mut Whole,
         spans: &mut Spans,
     ) -> Option<()> {
@@ -123,7 +123,7 @@ impl Batch<'_> {
                     sum_abs += span.sum_abs;
                     sum_squares += span.sum_squares;
                     if self.positions > 1 {
-                        units.fired[u] += ys.len() as u64 - span.zeros - span.negatives;
+                        fired[u] += ys.len() as u64 - span.zeros - span.negatives;
                         units.sum[u] += span.sum;
                         units.sum_abs[u] += span.sum_abs;
                         if parts.samples {
@@ -146,7 +146,13 @@ impl Batch<'_> {
     /// Adds what every unit of `(N, units)` adds up to: as many units at a time as a vector has lanes, so that their sums stay in
     /// registers.
     #[inline(always)]
-    fn columns<S: Simd>(&self, simd: S, parts: Parts, units: &mut Units, has_negatives: bool) {
+    fn columns<S: Simd>(
+        &self,
+        simd: S,
+        parts: Parts,
+        (units, all_fired): (&mut Units, &mut [u64]),
+        has_negatives: bool,
+    ) {
         let together = self.units / S::F32_LANES * S::F32_LANES;
         for first in (0..together).step_by(S::F32_LANES) {
             let own = first..first + S::F32_LANES;
@@ -167,13 +173,7 @@ impl Batch<'_> {
                 }
             }
             let fired: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&fired));
-            let add_to = |units: &mut [u64]| {
-                units[own.clone()].iter_mut().zip(fired).for_each(|(unit, n)| *unit += u64::from(*n));
-            };
-            add_to(&mut units.fired);
-            if self.activation == Activation::Relu {
-                add_to(&mut units.passed);
-            }
+            all_fired[own.clone()].iter_mut().zip(fired).for_each(|(unit, n)| *unit = u64::from(*n));
             let add = |units: &mut [f64], sums: [S::f64s; 2]| {
                 let units = S::as_mut_simd_f64s(&mut units[own.clone()]).0;
                 units.iter_mut().zip(sums).for_each(|(unit, sum)| *unit = simd.add_f64s(*unit, sum));
@@ -187,8 +187,7 @@ impl Batch<'_> {
         for row in self.ys.chunks_exact(self.units) {
             for (u, y) in (together..).zip(&row[together..]) {
                 let y64 = f64::from(*y);
-                units.fired[u] += u64::from(*y > 0.0);
-                units.passed[u] += u64::from(self.activation == Activation::Relu && *y > 0.0);
+                all_fired[u] += u64::from(*y > 0.0);
                 units.sum[u] += y64;
                 units.sum_abs[u] += y64.abs();
                 if parts.samples {
@@ -200,11 +199,11 @@ impl Batch<'_> {
 
     /// What depends on f': values where it is flat, and observations that pass a gradient.
     #[inline(always)]
-    fn slopes(&self, units: &mut Units, whole: &mut Whole) {
+    fn slopes(&self, all_passed: &mut [u64], fired: &[u64], whole: &mut Whole) {
         if self.activation == Activation::Relu {
-            // f' is 1 where the unit fires, which is counted, and 0, hence flat, elsewhere: no need to read `xs`.
+            // f' is 1 where the unit fires and 0, hence flat, elsewhere: no need to read `xs`.
             whole.flat_low = whole.zeros + whole.negatives;
-            return;
+            return add(all_passed, fired);
         }
         let mut passed = vec![0_u32; self.units];
         let mut slopes = [0.0_f32; CHUNK];
@@ -233,6 +232,6 @@ impl Batch<'_> {
                 }
             }
         }
-        units.passed.iter_mut().zip(passed).for_each(|(unit, n)| *unit += u64::from(n));
+        all_passed.iter_mut().zip(passed).for_each(|(unit, n)| *unit += u64::from(n));
     }
 }

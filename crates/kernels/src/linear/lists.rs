@@ -63,6 +63,7 @@ impl Lists {
         self.width
     }
 
+    /// How many lists there are.
     pub fn len(&self) -> usize {
         self.ends.len()
     }

@@ -90,7 +90,7 @@ proptest! {
 
     #[test]
     fn linear_over_mostly_one_value_agrees_with_its_twin(
-        density in prop_oneof![Just(0.0), Just(1.0), 0.0..0.7_f64], value in prop::sample::select(vec![0.0_f32, -0.4242, 3.0]),
+        density in prop_oneof![Just(0.0), 0.0..0.5_f64], value in prop::sample::select(vec![0.0_f32, -0.4242, 3.0]),
         (n, o) in (32..70_usize, 60..140_usize), bias: bool, seed: u64,
     ) {
         let i = 600;

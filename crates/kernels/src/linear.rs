@@ -142,7 +142,10 @@ const SHORTEST: usize = 8;
 const ROWS: usize = 64;
 /// The share of values that are not zero, or not the background, above which a matrix product of all is faster than sums
 /// over these.
-const DENSE: f64 = 0.5;
+const DENSE: f64 = 0.4;
+/// The same of products of at least [`LARGE`] multiplications, beside which making lists costs less.
+const DENSE_IF_LARGE: f64 = 0.6;
+const LARGE: usize = 1 << 26;
 /// The same where the product would run in tile registers: an estimate, as it was not measured on such a CPU.
 const DENSE_BESIDE_REGISTERS: f64 = 0.35;
 /// The share of an input up to which sums over it give the gradient of the weights, and not those over the result's gradient.
@@ -291,8 +294,12 @@ impl Linear {
 }
 
 /// The density above which a product of this size is made of all values.
-fn dense_from(size: (usize, usize, usize)) -> f64 {
-    if runs_in_registers(size) { DENSE_BESIDE_REGISTERS } else { DENSE }
+fn dense_from((m, n, k): (usize, usize, usize)) -> f64 {
+    match m.saturating_mul(n).saturating_mul(k) {
+        _ if runs_in_registers((m, n, k)) => DENSE_BESIDE_REGISTERS,
+        LARGE.. => DENSE_IF_LARGE,
+        _ => DENSE,
+    }
 }
 
 /// `f(xs · weightᵀ + base)`, with the base added to every row; `xs` is n×k, `weight` o×k.

@@ -28,8 +28,8 @@ use tiles::Tiles;
 /// `xs · weightᵀ + bias`, as PyTorch's `F.linear`. No gradient is computed for an `xs` that needs none.
 ///
 /// Columns of `xs` that are constant over the batch, such as the margins of images or units that are dead or
-/// dropped, take no part in the matrix products: they act like a bias. Where at least half of the values are zero, as behind
-/// ReLU, or have the value of a background, only the others are multiplied; so are gradients.
+/// dropped, take no part in the matrix products: they act like a bias. Where many of the values are zero, as behind ReLU, or
+/// have the value of a background, only the others are multiplied; so are gradients.
 /// A weight that is not finite shows through what it is multiplied with, and not through zeros.
 ///
 /// # Shapes

@@ -1,8 +1,20 @@
+use std::ops::Range;
+
 use taper_report::{Histogram, MAGNITUDES};
 
 /// A histogram that is being counted: by sign, exponent and three bits of the mantissa, so that a value's bits are
 /// only shifted. Together these tell its bin.
-pub(super) struct Bins([u32; Self::SIZE]);
+///
+/// There are two counts of each, which values use in turn: a CPU that counts up what it has just stored waits for it.
+#[repr(C)]
+pub(super) struct Bins {
+    even: [u32; Self::SIZE],
+    /// See `Spans` on where counts lie.
+    between: [u32; 128],
+    odd: [u32; Self::SIZE],
+    /// How many values are counted in both.
+    values: u64,
+}
 
 impl Bins {
     const BITS: u32 = 1 + 8 + 3;
@@ -10,46 +22,100 @@ impl Bins {
 
     /// No counts yet.
     pub fn new() -> Self {
-        Self([0; Self::SIZE])
+        Self { even: [0; Self::SIZE], between: [0; 128], odd: [0; Self::SIZE], values: 0 }
     }
 
     /// Counts values.
     #[inline(always)]
     pub fn add(&mut self, ys: &[f32]) {
-        for &y in ys {
-            self.0[Self::of(y) as usize % Self::SIZE] += 1;
+        let (pairs, rest) = ys.as_chunks();
+        for &[a, b] in pairs {
+            self.even[Self::of(a) % Self::SIZE] += 1;
+            self.odd[Self::of(b) % Self::SIZE] += 1;
         }
+        for &y in rest {
+            self.even[Self::of(y) % Self::SIZE] += 1;
+        }
+        self.values += ys.len() as u64;
     }
 
     /// Counts a value `n` times.
     #[inline(always)]
     pub fn add_many(&mut self, y: f32, n: usize) {
-        self.0[Self::of(y) as usize] += n as u32;
+        self.even[Self::of(y)] += n as u32;
+        self.values += n as u64;
     }
 
-    /// Adds the counts to a histogram.
+    /// Moves all counts to a histogram. Where values are likely to be it looks first, and ends when it has found all.
     #[inline(always)]
-    pub fn pour(&self, histogram: &mut Histogram) {
-        let (positive, negative) = self.0.split_at(Self::SIZE / 2);
-        let first = Self::of(Histogram::edges(1).0 as f32) as usize;
-        for (counts, bins) in [(positive, &mut histogram.positive), (negative, &mut histogram.negative)] {
-            let (below, counts) = counts.split_at(first);
-            let (regular, above) = counts.split_at(MAGNITUDES - 2);
-            bins[0] += sum(below);
-            for (bin, n) in bins[1..].iter_mut().zip(regular) {
-                *bin += u64::from(*n);
-            }
-            bins[MAGNITUDES - 1] += sum(above);
+    pub fn pour(&mut self, histogram: &mut Histogram) {
+        let first = Self::of(Histogram::edges(1).0 as f32);
+        let (last, half) = (MAGNITUDES - 1, Self::SIZE / 2);
+        let mut signs = [(0, &mut histogram.positive), (half, &mut histogram.negative)];
+        for (sign, bins) in &mut signs {
+            self.move_to(&mut bins[1..last], *sign + first);
+        }
+        for (sign, bins) in signs {
+            bins[0] += self.take(sign..sign + first);
+            bins[last] += self.take(sign + first + last - 1..sign + half);
         }
     }
 
+    /// Adds as many counts, from one on, to as many bins.
     #[inline(always)]
-    fn of(y: f32) -> u32 {
-        y.to_bits() >> (u32::BITS - Self::BITS)
+    fn move_to(&mut self, bins: &mut [u64], from: usize) {
+        if self.values == 0 {
+            return;
+        }
+        let all = from..from + bins.len();
+        let counts = self.even[all.clone()].iter_mut().zip(&mut self.odd[all]);
+        let mut moved = 0;
+        for (bin, (even, odd)) in bins.iter_mut().zip(counts) {
+            let n = u64::from(*even) + u64::from(*odd);
+            (*even, *odd) = (0, 0);
+            *bin += n;
+            moved += n;
+        }
+        self.values -= moved;
+    }
+
+    /// What these counts add up to.
+    #[inline(always)]
+    fn take(&mut self, all: Range<usize>) -> u64 {
+        if self.values == 0 {
+            return 0;
+        }
+        let mut taken = 0;
+        for counts in [&mut self.even[all.clone()], &mut self.odd[all]] {
+            taken += counts.iter().map(|n| u64::from(*n)).sum::<u64>();
+            counts.fill(0);
+        }
+        self.values -= taken;
+        taken
+    }
+
+    #[inline(always)]
+    fn of(y: f32) -> usize {
+        (y.to_bits() >> (u32::BITS - Self::BITS)) as usize
     }
 }
 
-#[inline(always)]
-fn sum(counts: &[u32]) -> u64 {
-    counts.iter().map(|n| u64::from(*n)).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_poured_once_wherever_values_lie() {
+        let everywhere = [1.0, -1.0, 0.3, 1e-9, -1e-9, 1e-45, 255.9, 256.0, -1e30, f32::MAX, -0.7, 1.0, 1.0];
+        let mut bins = Bins::new();
+        for ys in [&everywhere[..], &everywhere[..3], &[], &everywhere[3..8]] {
+            let (mut poured, mut expected) = (Histogram::default(), Histogram::default());
+            bins.add(ys);
+            bins.add_many(-0.01, 3);
+            ys.iter().chain(&[-0.01; 3]).for_each(|y| expected.add(*y));
+            bins.pour(&mut poured);
+            assert_eq!(poured, expected, "{ys:?}");
+            assert_eq!(bins.values, 0);
+        }
+    }
 }

@@ -83,8 +83,8 @@ impl WithSimd for Fast<'_> {
         if parts.moments {
             tally.moments.merge(&spans.moments(simd, block.ys));
         }
+        spans.pour(&mut tally.histogram);
         if parts.histogram {
-            spans.pour(&mut tally.histogram);
             tally.histogram.zeros += whole.zeros;
         }
         let observations = samples * block.positions as u64;

@@ -4,6 +4,8 @@
 //! only; what is left to it here is of that kind. Counts are the same on every CPU. Sums are so to rounding, as they
 //! have as many lanes as the CPU's vectors.
 
+use std::cell::Cell;
+
 use pulp::{Simd, bytemuck};
 use taper_report::Histogram;
 
@@ -28,11 +30,13 @@ pub(super) struct Span {
 ///
 /// A CPU takes a load for one of a value that is still being stored where both addresses are the same modulo 4096, and
 /// waits. Bins that are counted up between loads of values must therefore lie elsewhere within their page: those of
-/// magnitudes from 2^-6 to 2^3 are around the start of one, and the others between.
+/// magnitudes from 2^-6 to 2^3 are around the start of one and 512 bytes behind it, and the others between.
+///
+/// Each thread keeps its own, with all bins at 0: there are more of them than values in a small block.
 #[repr(C, align(4096))]
 pub(super) struct Spans {
     bins: Bins,
-    between: [f32; 112],
+    between: [f32; 30],
     /// What is neither zero nor the span's background: these two are only counted.
     others: Others,
     parts: Parts,
@@ -45,24 +49,35 @@ pub(super) struct Spans {
 /// Others are padded to a multiple of this with zeros: two vectors, and no CPU has more lanes.
 pub(super) const PADDING: usize = 32;
 
+thread_local! {
+    static KEPT: Cell<Option<Box<Spans>>> = const { Cell::new(None) };
+}
+
 impl Spans {
+    /// Nothing yet, where this thread measured its last ones.
     #[inline(always)]
-    pub fn new(parts: Parts) -> Self {
-        Self {
-            parts,
-            between: [0.0; 112],
-            others: [0.0; CHUNK + PADDING],
-            bins: Bins::new(),
-            powers: [0.0; 4],
-            min: f32::INFINITY,
-            max: f32::NEG_INFINITY,
-        }
+    pub fn new(parts: Parts) -> Box<Self> {
+        let mut spans = KEPT.take().unwrap_or_else(|| {
+            Box::new(Self {
+                bins: Bins::new(),
+                between: [0.0; 30],
+                others: [0.0; CHUNK + PADDING],
+                parts,
+                powers: [0.0; 4],
+                min: 0.0,
+                max: 0.0,
+            })
+        });
+        (spans.parts, spans.powers) = (parts, [0.0; 4]);
+        (spans.min, spans.max) = (f32::INFINITY, f32::NEG_INFINITY);
+        spans
     }
 
-    /// Adds all that was counted to a histogram.
+    /// Adds all that was counted to a histogram, and is kept for the thread's next block.
     #[inline(always)]
-    pub fn pour(&self, histogram: &mut Histogram) {
+    pub fn pour(mut self: Box<Self>, histogram: &mut Histogram) {
         self.bins.pour(histogram);
+        KEPT.set(Some(self));
     }
 
     /// Of all values so far, which are these.

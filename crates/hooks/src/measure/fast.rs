@@ -58,7 +58,7 @@ impl WithSimd for Fast<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Option<()> {
         let Self { block, parts, tally } = self;
-        let (mut whole, mut spans) = (Whole::default(), Spans::new(parts));
+        let (mut whole, mut spans) = (Whole::default(), Spans::start(parts));
         let mut fired = vec![0; block.units];
         // Planes may yet turn out not to be finite when some have been added up; rows are added to the tally's units when all
         // are known to be.
@@ -83,7 +83,7 @@ impl WithSimd for Fast<'_> {
         if parts.moments {
             tally.moments.merge(&spans.moments(simd, block.ys));
         }
-        spans.pour(&mut tally.histogram);
+        spans.end(&mut tally.histogram);
         if parts.histogram {
             tally.histogram.zeros += whole.zeros;
         }

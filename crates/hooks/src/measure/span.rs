@@ -32,7 +32,8 @@ pub(super) struct Span {
 /// waits. Bins that are counted up between loads of values must therefore lie elsewhere within their page: those of
 /// magnitudes from 2^-6 to 2^3 are around the start of one and 512 bytes behind it, and the others between.
 ///
-/// Each thread keeps its own, with all bins at 0: there are more of them than values in a small block.
+/// Each thread keeps its own for its next block, with all bins at 0: there are 8,192 counts, and a block may have 16,384
+/// values.
 #[repr(C, align(4096))]
 pub(super) struct Spans {
     bins: Bins,
@@ -54,9 +55,9 @@ thread_local! {
 }
 
 impl Spans {
-    /// Nothing yet, where this thread measured its last ones.
+    /// Nothing is measured yet.
     #[inline(always)]
-    pub fn new(parts: Parts) -> Box<Self> {
+    pub fn start(parts: Parts) -> Box<Self> {
         let mut spans = KEPT.take().unwrap_or_else(|| {
             Box::new(Self {
                 bins: Bins::new(),
@@ -73,9 +74,9 @@ impl Spans {
         spans
     }
 
-    /// Adds all that was counted to a histogram, and is kept for the thread's next block.
+    /// Adds all that was counted to a histogram.
     #[inline(always)]
-    pub fn pour(mut self: Box<Self>, histogram: &mut Histogram) {
+    pub fn end(mut self: Box<Self>, histogram: &mut Histogram) {
         self.bins.pour(histogram);
         KEPT.set(Some(self));
     }

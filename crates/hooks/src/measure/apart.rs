@@ -20,8 +20,8 @@ pub(super) struct Apart {
     pub max: f32,
 }
 
-/// Counts zeros and values equal to the background, which is one of `ys`, and writes all others to `others`, one
-/// behind the other in their order.
+/// Counts zeros and values equal to the background, and writes all others to `others`, one behind the other in their
+/// order. Where the background is 0 it takes less time.
 #[inline(always)]
 pub(super) fn set_apart<S: Simd>(simd: S, ys: &[f32], background: f32, others: &mut Others) -> Apart {
     #[cfg(target_arch = "x86_64")]
@@ -40,7 +40,7 @@ pub(super) fn set_apart<S: Simd>(simd: S, ys: &[f32], background: f32, others: &
 
 #[inline(always)]
 fn one_by_one(ys: &[f32], background: f32, others: &mut Others) -> Apart {
-    let (mut zeros, mut kept, mut min, mut max) = (0, 0, background, background);
+    let (mut zeros, mut kept, mut min, mut max) = (0, 0, ys[0], ys[0]);
     for &y in ys {
         zeros += usize::from(y == 0.0);
         // No branch: where zeros begin and end is hard to foretell.
@@ -67,15 +67,30 @@ mod x86 {
 
     /// Vectors whose lanes can move together.
     pub trait Compress: Simd {
-        /// Moves the lanes that are neither zero nor the background to the front. Also returns how many lanes are
-        /// not zero, and how many have moved.
-        fn compress(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32);
+        /// Moves the lanes that are neither zero nor, if there is any, the background to the front. Also returns how
+        /// many lanes are not zero, and how many have moved.
+        fn compress<const ANY: bool>(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32);
     }
 
     #[inline(always)]
     pub fn by_vectors<S: Compress>(simd: S, ys: &[f32], background: f32, others: &mut Others) -> Apart {
-        let all = simd.splat_f32s(background);
-        let mut lanes = Lanes { background: all, not_zero: 0, others: 0, min: all, max: all };
+        if background == 0.0 {
+            against::<false, S>(simd, ys, background, others)
+        } else {
+            against::<true, S>(simd, ys, background, others)
+        }
+    }
+
+    #[inline(always)]
+    fn against<const ANY: bool, S: Compress>(
+        simd: S,
+        ys: &[f32],
+        background: f32,
+        others: &mut Others,
+    ) -> Apart {
+        let first = simd.splat_f32s(ys[0]);
+        let mut lanes =
+            Lanes { background: simd.splat_f32s(background), not_zero: 0, others: 0, min: first, max: first };
         let (vectors, rest) = S::as_simd_f32s(ys);
         for vector in vectors {
             let ahead = std::ptr::from_ref(vector).cast::<f32>().wrapping_add(AHEAD);
@@ -84,15 +99,15 @@ mod x86 {
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             }
-            lanes.add(simd, *vector, others);
+            lanes.add::<ANY>(simd, *vector, others);
+            lanes.reach(simd, *vector);
         }
         if !rest.is_empty() {
-            let mut filled = [background; PADDING];
+            let mut filled = [0.0; PADDING];
             filled[..rest.len()].copy_from_slice(rest);
-            lanes.add(simd, S::as_simd_f32s(&filled).0[0], others);
-            if background != 0.0 {
-                lanes.not_zero -= (S::F32_LANES - rest.len()) as u32;
-            }
+            lanes.add::<ANY>(simd, S::as_simd_f32s(&filled).0[0], others);
+            filled[rest.len()..].fill(ys[0]);
+            lanes.reach(simd, S::as_simd_f32s(&filled).0[0]);
         }
         let not_zero = lanes.not_zero as usize;
         Apart {
@@ -114,12 +129,16 @@ mod x86 {
 
     impl<S: Compress> Lanes<S> {
         #[inline(always)]
-        fn add(&mut self, simd: S, ys: S::f32s, others: &mut Others) {
-            let (together, not_zero, moved) = simd.compress(ys, self.background);
+        fn add<const ANY: bool>(&mut self, simd: S, ys: S::f32s, others: &mut Others) {
+            let (together, not_zero, moved) = simd.compress::<ANY>(ys, self.background);
             // The whole vector, which is faster than a part: the next one overwrites the rest.
             others[self.others..][..S::F32_LANES].copy_from_slice(cast_slice(&[together]));
             self.not_zero += not_zero;
             self.others += moved as usize;
+        }
+
+        #[inline(always)]
+        fn reach(&mut self, simd: S, ys: S::f32s) {
             self.min = simd.min_f32s(self.min, ys);
             self.max = simd.max_f32s(self.max, ys);
         }
@@ -127,11 +146,14 @@ mod x86 {
 
     impl Compress for V4 {
         #[inline(always)]
-        fn compress(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32) {
+        fn compress<const ANY: bool>(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32) {
             let f = self.avx512f;
             let (ys, background): (__m512, __m512) = (cast(ys), cast(background));
             let not_zero = f._mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(ys, f._mm512_setzero_ps());
-            let other = f._mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(not_zero, ys, background);
+            let other = match ANY {
+                true => f._mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(not_zero, ys, background),
+                false => not_zero,
+            };
             (cast(f._mm512_maskz_compress_ps(other, ys)), not_zero.count_ones(), other.count_ones())
         }
     }
@@ -156,11 +178,14 @@ mod x86 {
 
     impl Compress for V3 {
         #[inline(always)]
-        fn compress(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32) {
+        fn compress<const ANY: bool>(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32) {
             let (avx, avx2) = (self.avx, self.avx2);
             let (ys, background): (__m256, __m256) = (cast(ys), cast(background));
             let not_zero = avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, avx._mm256_setzero_ps());
-            let other = avx._mm256_and_ps(not_zero, avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, background));
+            let other = match ANY {
+                true => avx._mm256_and_ps(not_zero, avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, background)),
+                false => not_zero,
+            };
             let (not_zero, other) = (avx._mm256_movemask_ps(not_zero), avx._mm256_movemask_ps(other));
             let chosen: __m128i = cast([CHOSEN[other as usize % 256], [0; 8]]);
             let together = avx2._mm256_permutevar8x32_ps(ys, avx2._mm256_cvtepu8_epi32(chosen));
@@ -197,7 +222,7 @@ mod tests {
             for kinds in 1..=9 {
                 let kinds = &[0.0, 0.5, -0.0, -1.5, 1e-45, f32::MAX, f32::INFINITY, -3.0, 2.0][..kinds];
                 let ys: Vec<f32> = (0..n).map(|_| kinds[rng.random_range(0..kinds.len())]).collect();
-                for background in [ys[0], ys[n - 1]] {
+                for background in [0.0, ys[0], ys[n - 1]] {
                     let set_apart = || SetApart(&ys, background);
                     let expected = set_apart().with_simd(pulp::Scalar);
                     assert_eq!(expected.0.zeros, ys.iter().filter(|y| **y == 0.0).count());

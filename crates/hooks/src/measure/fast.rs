@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd, bytemuck};
 use taper_kernels::{Activation, derivatives};
 
 use super::Batch;
-use super::span::{Spans, count, widen};
+use super::span::{Spans, background_of, count, widen};
 use crate::Parts;
 use crate::moments::CHUNK;
 use crate::tally::{FLAT, PerSample, Tally, Units, add};
@@ -83,7 +83,7 @@ impl WithSimd for Fast<'_> {
         if parts.moments {
             tally.moments.merge(&spans.moments(simd, block.ys));
         }
-        spans.end(&mut tally.histogram);
+        spans.end(values - whole.zeros, &mut tally.histogram);
         if parts.histogram {
             tally.histogram.zeros += whole.zeros;
         }
@@ -116,7 +116,8 @@ impl Batch<'_> {
             let (mut zeros, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
             for (u, run) in sample.chunks_exact(self.run()).enumerate() {
                 for ys in run.chunks(CHUNK) {
-                    let span = spans.measure(simd, ys)?;
+                    let background = if self.positions > 1 { background_of(ys) } else { 0.0 };
+                    let span = spans.measure(simd, ys, background)?;
                     zeros += span.zeros;
                     whole.negatives += span.negatives;
                     whole.near_zeros += span.near_zeros;

@@ -37,7 +37,7 @@ pub(super) struct Span {
 #[repr(C, align(4096))]
 pub(super) struct Spans {
     bins: Bins,
-    between: [f32; 30],
+    between: [f32; 32],
     /// What is neither zero nor the span's background: these two are only counted.
     others: Others,
     parts: Parts,
@@ -61,7 +61,7 @@ impl Spans {
         let mut spans = KEPT.take().unwrap_or_else(|| {
             Box::new(Self {
                 bins: Bins::new(),
-                between: [0.0; 30],
+                between: [0.0; 32],
                 others: [0.0; CHUNK + PADDING],
                 parts,
                 powers: [0.0; 4],
@@ -74,10 +74,12 @@ impl Spans {
         spans
     }
 
-    /// Adds all that was counted to a histogram.
+    /// Adds all that was counted, of so many values that are not zero, to a histogram.
     #[inline(always)]
-    pub fn end(mut self: Box<Self>, histogram: &mut Histogram) {
-        self.bins.pour(histogram);
+    pub fn end(mut self: Box<Self>, values: u64, histogram: &mut Histogram) {
+        if self.parts.histogram {
+            self.bins.pour(values, histogram);
+        }
         KEPT.set(Some(self));
     }
 
@@ -111,10 +113,10 @@ impl Spans {
     /// Measures 1 to [`CHUNK`] values; `None` if one is not finite.
     ///
     /// Behind ReLU most values are zero, and most values of a feature map may be what the background of the image
-    /// gives: so these two are only counted.
+    /// gives: so these two are only counted. The background may be 0, too.
     #[inline(always)]
-    pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32]) -> Option<Span> {
-        let (background, parts) = (background_of(ys), self.parts);
+    pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32], background: f32) -> Option<Span> {
+        let parts = self.parts;
         if !background.is_finite() {
             return None;
         }
@@ -160,15 +162,15 @@ impl Spans {
     #[inline(always)]
     fn sums<const K: usize, S: Simd>(&mut self, simd: S, n: usize) -> ([f64; 4], u64) {
         self.others[n..][..PADDING].fill(0.0);
-        let mut sums = Sums::new(simd, 0.0);
+        let (mut sums, histogram) = (Sums::new(simd, 0.0), self.parts.histogram);
         let (vectors, rest) = self.others[..n].as_chunks();
         for ys in vectors {
             sums.add::<K>(simd, ys);
-            if self.parts.histogram {
+            if histogram {
                 self.bins.add(ys);
             }
         }
-        if self.parts.histogram {
+        if histogram {
             self.bins.add(rest);
         }
         let padding = n.next_multiple_of(PADDING) - n;
@@ -180,10 +182,10 @@ impl Spans {
     }
 }
 
-/// The value at one of the ends, as the background has the corners of a feature map; the smaller one, which is more
-/// likely to be it.
+/// What most values of a feature map may be: that at one of the ends, as the background has the corners; the smaller
+/// one, which is more likely to be it.
 #[inline(always)]
-fn background_of(ys: &[f32]) -> f32 {
+pub(super) fn background_of(ys: &[f32]) -> f32 {
     let (first, last) = (ys[0], ys[ys.len() - 1]);
     if last.abs() < first.abs() { last } else { first }
 }

@@ -71,10 +71,12 @@ impl Batch<'_> {
         for (xs, ys) in self.xs.chunks_exact(self.sample()).zip(self.ys.chunks_exact(self.sample())) {
             let (mut counted, mut active, mut sum_abs, mut sum_squares) = (0, 0, 0.0, 0.0);
             for (i, (&x, &y)) in xs.iter().zip(ys).enumerate() {
+                let (unit, units) = (i / self.positions, &mut tally.units);
                 tally.values += 1;
                 tally.nan += u64::from(y.is_nan());
                 tally.infinite += u64::from(y.is_infinite());
                 if !y.is_finite() {
+                    units.faulty[unit] += 1;
                     continue;
                 }
                 let slope = self.activation.derivative(x);
@@ -84,13 +86,11 @@ impl Batch<'_> {
                 tally.near_zeros += u64::from(y.abs() <= NEAR_ZERO);
                 tally.flat_low += u64::from(slope.abs() < FLAT && x <= 0.0);
                 tally.flat_high += u64::from(slope.abs() < FLAT && x > 0.0);
-                let (unit, units) = (i / self.positions, &mut tally.units);
-                units.observations[unit] += 1;
                 units.fired[unit] += u64::from(y > 0.0);
                 units.passed[unit] += u64::from(slope != 0.0);
                 let y64 = y as f64;
                 units.sum[unit] += y64;
-                units.sum_abs[unit] += y64.abs();
+                units.below[unit] += y64.min(0.0);
                 if parts.samples {
                     units.sum_squares[unit] += y64 * y64;
                 }
@@ -104,6 +104,7 @@ impl Batch<'_> {
                 finite.push(y);
             }
             tally.samples += 1;
+            tally.units.observed += self.positions as u64;
             if parts.samples {
                 tally.per_sample.add(counted, active, sum_abs, sum_squares);
             }

@@ -36,15 +36,27 @@ pub(crate) struct Tally {
 
 /// What is summed up for each unit, number by number side by side, for a step adds to all units at once. Written unit by unit
 /// as lists, since there may be thousands.
+///
+/// What is mostly the same for all units, or nothing, is kept so that a step need not touch it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Vec<[u64; 6]>", into = "Vec<[u64; 6]>")]
+#[serde(from = "Written", into = "Written")]
 pub(crate) struct Units {
-    pub observations: Vec<u64>,
+    /// Observations of each unit, finite or not.
+    pub observed: u64,
+    /// Those that are not finite.
+    pub faulty: Vec<u64>,
     pub fired: Vec<u64>,
     pub passed: Vec<u64>,
     pub sum: Vec<f64>,
-    pub sum_abs: Vec<f64>,
+    /// Of the negative values.
+    pub below: Vec<f64>,
     pub sum_squares: Vec<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    observed: u64,
+    units: Vec<[u64; 6]>,
 }
 
 /// What is summed up for one unit. Only finite values count.
@@ -77,25 +89,26 @@ pub(crate) struct PerSample {
     pub hoyer: f64,
 }
 
-impl From<Vec<[u64; 6]>> for Units {
-    fn from(written: Vec<[u64; 6]>) -> Self {
-        let mut units = Self::new(written.len());
-        for (i, [observations, fired, passed, sum, sum_abs, sum_squares]) in written.into_iter().enumerate() {
-            (units.observations[i], units.fired[i], units.passed[i]) = (observations, fired, passed);
-            [units.sum[i], units.sum_abs[i], units.sum_squares[i]] =
-                [sum, sum_abs, sum_squares].map(f64::from_bits);
+impl From<Written> for Units {
+    fn from(written: Written) -> Self {
+        let mut units = Self { observed: written.observed, ..Self::new(written.units.len()) };
+        for (i, [faulty, fired, passed, sum, below, sum_squares]) in written.units.into_iter().enumerate() {
+            (units.faulty[i], units.fired[i], units.passed[i]) = (faulty, fired, passed);
+            [units.sum[i], units.below[i], units.sum_squares[i]] =
+                [sum, below, sum_squares].map(f64::from_bits);
         }
         units
     }
 }
 
-impl From<Units> for Vec<[u64; 6]> {
-    fn from(units: Units) -> Self {
-        let written = |u: Unit| {
-            let [sum, sum_abs, sum_squares] = [u.sum, u.sum_abs, u.sum_squares].map(f64::to_bits);
-            [u.observations, u.fired, u.passed, sum, sum_abs, sum_squares]
+impl From<Units> for Written {
+    fn from(u: Units) -> Self {
+        let of = |i| {
+            let [sum, below, sum_squares]: [f64; 3] = [u.sum[i], u.below[i], u.sum_squares[i]];
+            let [sum, below, sum_squares] = [sum, below, sum_squares].map(f64::to_bits);
+            [u.faulty[i], u.fired[i], u.passed[i], sum, below, sum_squares]
         };
-        units.iter().map(written).collect()
+        Self { observed: u.observed, units: (0..u.len()).map(of).collect() }
     }
 }
 
@@ -104,27 +117,28 @@ impl Units {
     pub fn new(units: usize) -> Self {
         let (none, nothing) = (|| vec![0; units], || vec![0.0; units]);
         Self {
-            observations: none(),
+            observed: 0,
+            faulty: none(),
             fired: none(),
             passed: none(),
             sum: nothing(),
-            sum_abs: nothing(),
+            below: nothing(),
             sum_squares: nothing(),
         }
     }
 
     pub fn len(&self) -> usize {
-        self.observations.len()
+        self.fired.len()
     }
 
     /// Unit by unit.
     pub fn iter(&self) -> impl Iterator<Item = Unit> {
         (0..self.len()).map(|i| Unit {
-            observations: self.observations[i],
+            observations: self.observed - self.faulty[i],
             fired: self.fired[i],
             passed: self.passed[i],
             sum: self.sum[i],
-            sum_abs: self.sum_abs[i],
+            sum_abs: self.sum[i] - 2.0 * self.below[i],
             sum_squares: self.sum_squares[i],
         })
     }
@@ -132,11 +146,12 @@ impl Units {
     /// Adds what was summed up elsewhere for the same units.
     #[inline(always)]
     pub fn add(&mut self, other: &Self) {
-        add(&mut self.observations, &other.observations);
+        self.observed += other.observed;
+        add(&mut self.faulty, &other.faulty);
         add(&mut self.fired, &other.fired);
         add(&mut self.passed, &other.passed);
         add(&mut self.sum, &other.sum);
-        add(&mut self.sum_abs, &other.sum_abs);
+        add(&mut self.below, &other.below);
         add(&mut self.sum_squares, &other.sum_squares);
     }
 }
@@ -201,10 +216,11 @@ impl Tally {
         let counted = [self.zeros, self.negatives, self.positives, self.nan, self.infinite];
         let h = &self.histogram;
         let binned: Vec<u64> = h.positive.iter().chain(&h.negative).copied().chain([h.zeros]).collect();
-        let observations = &self.units.observations;
+        let (units, observed) = (&self.units, self.units.observed);
         if !within(&counted, self.values)
             || !within(&binned, self.values)
-            || !within(observations, self.values)
+            || !within(&units.faulty, self.nan + self.infinite)
+            || observed.checked_mul(units.len() as u64) != Some(self.values)
         {
             return Some("more values are counted than there are");
         }
@@ -212,7 +228,9 @@ impl Tally {
         if [self.near_zeros, self.flat_low, self.flat_high, self.moments.count].iter().any(|n| *n > finite) {
             return Some("more values are counted than are finite");
         }
-        if self.units.iter().any(|u| u.fired > u.observations || u.passed > u.observations) {
+        if units.faulty.iter().any(|n| *n > observed)
+            || units.iter().any(|u| u.fired > u.observations || u.passed > u.observations)
+        {
             return Some("a unit fired more often than it was observed");
         }
         let s = &self.per_sample;

@@ -87,8 +87,7 @@ impl WithSimd for Fast<'_> {
         if parts.histogram {
             tally.histogram.zeros += whole.zeros;
         }
-        let observations = samples * block.positions as u64;
-        tally.units.observations.iter_mut().for_each(|n| *n += observations);
+        tally.units.observed += samples * block.positions as u64;
         tally.per_sample.merge(&whole.per_sample);
         Some(())
     }
@@ -121,12 +120,12 @@ impl Batch<'_> {
                     zeros += span.zeros;
                     whole.negatives += span.negatives;
                     whole.near_zeros += span.near_zeros;
-                    sum_abs += span.sum_abs;
+                    sum_abs += span.sum - 2.0 * span.below;
                     sum_squares += span.sum_squares;
                     if self.positions > 1 {
                         fired[u] += ys.len() as u64 - span.zeros - span.negatives;
                         units.sum[u] += span.sum;
-                        units.sum_abs[u] += span.sum_abs;
+                        units.below[u] += span.below;
                         if parts.samples {
                             units.sum_squares[u] += span.sum_squares;
                         }
@@ -158,7 +157,7 @@ impl Batch<'_> {
         for first in (0..together).step_by(S::F32_LANES) {
             let own = first..first + S::F32_LANES;
             let (zero, nothing) = (simd.splat_f32s(0.0), [simd.splat_f64s(0.0); 2]);
-            let (mut fired, mut sums, mut sums_abs, mut squares) =
+            let (mut fired, mut sums, mut below, mut squares) =
                 (simd.splat_u32s(0), nothing, nothing, nothing);
             for row in self.ys.chunks_exact(self.units) {
                 let ys = S::as_simd_f32s(&row[own.clone()]).0[0];
@@ -169,7 +168,7 @@ impl Batch<'_> {
                     sums[half] = simd.add_f64s(sums[half], ys);
                     squares[half] = simd.mul_add_e_f64s(ys, ys, squares[half]);
                     if has_negatives {
-                        sums_abs[half] = simd.add_f64s(sums_abs[half], simd.abs_f64s(ys));
+                        below[half] = simd.add_f64s(below[half], simd.min_f64s(ys, nothing[0]));
                     }
                 }
             }
@@ -180,7 +179,9 @@ impl Batch<'_> {
                 units.iter_mut().zip(sums).for_each(|(unit, sum)| *unit = simd.add_f64s(*unit, sum));
             };
             add(&mut units.sum, sums);
-            add(&mut units.sum_abs, if has_negatives { sums_abs } else { sums });
+            if has_negatives {
+                add(&mut units.below, below);
+            }
             if parts.samples {
                 add(&mut units.sum_squares, squares);
             }
@@ -190,7 +191,7 @@ impl Batch<'_> {
                 let y64 = f64::from(*y);
                 all_fired[u] += u64::from(*y > 0.0);
                 units.sum[u] += y64;
-                units.sum_abs[u] += y64.abs();
+                units.below[u] += y64.min(0.0);
                 if parts.samples {
                     units.sum_squares[u] += y64 * y64;
                 }

@@ -20,9 +20,9 @@ pub(super) struct Span {
     pub zeros: u64,
     pub negatives: u64,
     pub near_zeros: u64,
-    /// Of the values, of their magnitudes, and, if `Parts::samples`, of their squares.
+    /// Of the values, of the negative ones, and, if `Parts::samples`, of all squares.
     pub sum: f64,
-    pub sum_abs: f64,
+    pub below: f64,
     pub sum_squares: f64,
 }
 
@@ -152,7 +152,7 @@ impl Spans {
             negatives,
             near_zeros: near_zeros + zeros + if background.abs() <= NEAR_ZERO { backgrounds } else { 0 },
             sum: powers[0],
-            sum_abs: powers[0] - 2.0 * below,
+            below,
             sum_squares: powers[1],
         })
     }
@@ -165,10 +165,10 @@ impl Spans {
         let (mut sums, histogram) = (Sums::new(simd, 0.0), self.parts.histogram);
         let (vectors, rest) = self.others[..n].as_chunks();
         for ys in vectors {
-            sums.add::<K>(simd, ys);
             if histogram {
                 self.bins.add(ys);
             }
+            sums.add::<K>(simd, ys);
         }
         if histogram {
             self.bins.add(rest);

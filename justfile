@@ -26,6 +26,10 @@ deny *CHECKS="licenses bans sources":
 bench *ARGS:
     python3 benches/run.py {{ARGS}}
 
+# What recording everything costs, by steps in turns; needs MNIST in $TAPER_DATA: `just recording mlp`.
+recording *CASES:
+    cargo bench -p taper --bench recording --profile dev -- {{CASES}}
+
 # Kill a training process fifty times, go on each time, and say what was found.
 crash:
     cargo test -p taper-examples --test crash -- --nocapture

@@ -1,0 +1,153 @@
+//! What recording everything costs of training: `TAPER_DATA=DIR cargo bench -p taper --bench recording --profile dev`,
+//! with parts of names behind `--` to run some of the cases only.
+//!
+//! One process trains a network, and every other turn of some steps is recorded. What else the machine does then hits
+//! both alike, where two processes one after the other may differ by more than what is asked for.
+
+#![allow(missing_docs)]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::{Device, Result};
+use taper::data::{Choice, Dataset, Options};
+use taper::hooks::{Observer, Recorder, Seen, rng};
+use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
+use taper::train::{Optimizer, OptimizerConfig, Rule, train_epoch};
+
+// As in the `mnist` example.
+#[global_allocator]
+static ALLOCATOR: taper::kernels::Recycle = taper::kernels::Recycle::new();
+
+const BATCH: usize = 128;
+
+struct Case {
+    name: &'static str,
+    rule: Rule,
+    learning_rate: f64,
+    /// In an epoch.
+    samples: usize,
+    epochs: usize,
+    /// Steps before the recorder is switched on or off.
+    turn: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Some(dir) = std::env::var_os("TAPER_DATA") else {
+        println!("skipped: set TAPER_DATA to the directory of the MNIST files");
+        return Ok(());
+    };
+    // Cargo runs benchmarks in the directory of their crate; a relative path is one from the root.
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(dir);
+    let options = Options { data_dir: Some(dir), download: false, ..Default::default() };
+    let mnist = taper::data::load(Choice::Mnist, &options, &mut |_| {})?;
+    let (sgd, adamw) = (Rule::SGD, Rule::adam(0.01));
+    let mlp = Case { name: "mlp/sgd", rule: sgd, learning_rate: 0.05, samples: 60_000, epochs: 20, turn: 16 };
+    let cases = [
+        Case { name: "mlp/adamw", rule: adamw, learning_rate: 0.001, ..mlp },
+        Case { name: "mlp1000/sgd", samples: 20_000, epochs: 10, ..mlp },
+        Case { name: "cnn/sgd", samples: 7680, epochs: 6, turn: 4, ..mlp },
+    ];
+    let cases: Vec<Case> = [mlp].into_iter().chain(cases).collect();
+    let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let is_chosen =
+        |case: &&Case| parts.is_empty() || parts.iter().any(|part| case.name.contains(part.as_str()));
+    let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
+    anyhow::ensure!(
+        cases.iter().any(|case| is_chosen(&case)),
+        "expected parts of {}, found {}",
+        names.join(", "),
+        parts.join(", ")
+    );
+    println!(
+        "microseconds a step, medians over all; costs in per cent, medians and quartiles over epochs\n{:12} {:>9} {:>9} {:>6} {:>13} {:>15}",
+        "", "off", "full", "cost", "quartiles", "recorder's own"
+    );
+    cases.iter().filter(is_chosen).try_for_each(|case| case.run(&mnist))
+}
+
+impl Case {
+    fn network(&self, params: &Params) -> Result<Box<dyn Model>> {
+        Ok(match self.name.split('/').next() {
+            Some("cnn") => Box::new(Cnn::new(&CnnConfig::default(), params.builder())?),
+            Some("mlp1000") => {
+                let config = MlpConfig { widths: vec![1000; 3], ..Default::default() };
+                Box::new(Mlp::new(&config, params.builder())?)
+            }
+            _ => Box::new(Mlp::new(
+                &MlpConfig { widths: vec![512, 256], ..Default::default() },
+                params.builder(),
+            )?),
+        })
+    }
+
+    fn run(&self, mnist: &Dataset) -> anyhow::Result<()> {
+        let params = Params::new(1, &Device::Cpu);
+        let network = self.network(&params)?;
+        let config = OptimizerConfig::new(self.rule, self.learning_rate);
+        let (mut optimizer, mut rng) = (Optimizer::new(params.vars(), config)?, rng(2));
+        let split = mnist.train.clone().take(self.samples);
+        let (mut off, mut full, mut costs, mut own) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for epoch in 0..=self.epochs {
+            let records = AtomicBool::new(false);
+            let mut observer = InTurns { recorder: Recorder::new(), records: &records };
+            let (mut steps, mut begin, mut recorded) = ([Vec::new(), Vec::new()], Instant::now(), 0);
+            let batches = split.shuffled(&mut rng, BATCH).enumerate().map(|(i, batch)| {
+                let end = Instant::now();
+                // The first step of a turn finds in the caches what the other kind has left there.
+                if i > 0 && (i - 1) % self.turn > 0 {
+                    steps[usize::from(records.load(Ordering::Relaxed))]
+                        .push((end - begin).as_secs_f64() * 1e6);
+                }
+                begin = end;
+                records.store((i / self.turn + epoch) % 2 == 1, Ordering::Relaxed);
+                recorded += usize::from(records.load(Ordering::Relaxed));
+                batch
+            });
+            let report = train_epoch(&*network, &mut optimizer, batches, &mut observer, &mut rng)?;
+            // The first epoch finds nothing where it will lie later.
+            if epoch > 0 {
+                let [a, b] = steps.each_ref().map(|steps| quantile(steps, 0.5));
+                costs.push(100.0 * (b / a - 1.0));
+                own.push(100.0 * report.tracking_seconds * 1e6 / recorded as f64 / a);
+                off.append(&mut steps[0]);
+                full.append(&mut steps[1]);
+            }
+        }
+        let middle = |values: &[f64]| quantile(values, 0.5);
+        let quartiles = format!("{:.1} to {:.1}", quantile(&costs, 0.25), quantile(&costs, 0.75));
+        println!(
+            "{:12} {:9.1} {:9.1} {:6.2} {quartiles:>13} {:15.2}",
+            self.name,
+            middle(&off),
+            middle(&full),
+            middle(&costs),
+            middle(&own)
+        );
+        Ok(())
+    }
+}
+
+/// A recorder that sees what it is shown while it is switched on.
+struct InTurns<'a> {
+    recorder: Recorder,
+    records: &'a AtomicBool,
+}
+
+impl Observer for InTurns<'_> {
+    fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
+        if self.records.load(Ordering::Relaxed) { self.recorder.observe(seen) } else { Ok(()) }
+    }
+
+    fn non_finite(&self) -> u64 {
+        self.recorder.non_finite()
+    }
+}
+
+/// The value that a share `q` of all are below.
+fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * q) as usize]
+}

@@ -37,7 +37,7 @@ pub(crate) struct Tally {
 /// What is summed up for each unit, number by number side by side, for a step adds to all units at once. Written unit by unit
 /// as lists, since there may be thousands.
 ///
-/// What is mostly the same for all units, or nothing, is kept so that a step need not touch it.
+/// What is the same for all units, or nothing for most, is kept so that a step of a fully connected layer need not touch it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
 pub(crate) struct Units {
@@ -210,23 +210,22 @@ impl Tally {
 
     /// What about these counts cannot be true, if they come from a file.
     pub fn contradiction(&self) -> Option<&'static str> {
-        let within = |parts: &[u64], whole: u64| {
-            parts.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n)).is_some_and(|sum| sum <= whole)
-        };
+        let sum = |parts: &[u64]| parts.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n));
+        let within = |parts: &[u64], whole: u64| sum(parts).is_some_and(|sum| sum <= whole);
         let counted = [self.zeros, self.negatives, self.positives, self.nan, self.infinite];
         let h = &self.histogram;
         let binned: Vec<u64> = h.positive.iter().chain(&h.negative).copied().chain([h.zeros]).collect();
-        let (units, observed) = (&self.units, self.units.observed);
-        if !within(&counted, self.values)
-            || !within(&binned, self.values)
-            || !within(&units.faulty, self.nan + self.infinite)
-            || observed.checked_mul(units.len() as u64) != Some(self.values)
-        {
+        if !within(&counted, self.values) || !within(&binned, self.values) {
             return Some("more values are counted than there are");
         }
         let finite = self.values - self.nan - self.infinite;
         if [self.near_zeros, self.flat_low, self.flat_high, self.moments.count].iter().any(|n| *n > finite) {
             return Some("more values are counted than are finite");
+        }
+        let (units, observed) = (&self.units, self.units.observed);
+        let of_all = observed.checked_mul(units.len().max(1) as u64);
+        if of_all != Some(self.values) || sum(&units.faulty) != Some(self.nan + self.infinite) {
+            return Some("the units' observations do not add up to the values");
         }
         if units.faulty.iter().any(|n| *n > observed)
             || units.iter().any(|u| u.fired > u.observations || u.passed > u.observations)

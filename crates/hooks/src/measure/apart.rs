@@ -67,9 +67,13 @@ mod x86 {
 
     /// Vectors whose lanes can move together.
     pub trait Compress: Simd {
-        /// Moves the lanes that are neither zero nor, if there is any, the background to the front. Also returns how
+        /// Moves the lanes that are neither zero nor, if there is one, the background to the front. Also returns how
         /// many lanes are not zero, and how many have moved.
-        fn compress<const ANY: bool>(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32);
+        fn compress<const BACKGROUND: bool>(
+            self,
+            ys: Self::f32s,
+            background: Self::f32s,
+        ) -> (Self::f32s, u32, u32);
     }
 
     #[inline(always)]
@@ -82,7 +86,7 @@ mod x86 {
     }
 
     #[inline(always)]
-    fn against<const ANY: bool, S: Compress>(
+    fn against<const BACKGROUND: bool, S: Compress>(
         simd: S,
         ys: &[f32],
         background: f32,
@@ -99,13 +103,13 @@ mod x86 {
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             }
-            lanes.add::<ANY>(simd, *vector, others);
+            lanes.add::<BACKGROUND>(simd, *vector, others);
             lanes.reach(simd, *vector);
         }
         if !rest.is_empty() {
             let mut filled = [0.0; PADDING];
             filled[..rest.len()].copy_from_slice(rest);
-            lanes.add::<ANY>(simd, S::as_simd_f32s(&filled).0[0], others);
+            lanes.add::<BACKGROUND>(simd, S::as_simd_f32s(&filled).0[0], others);
             filled[rest.len()..].fill(ys[0]);
             lanes.reach(simd, S::as_simd_f32s(&filled).0[0]);
         }
@@ -129,8 +133,8 @@ mod x86 {
 
     impl<S: Compress> Lanes<S> {
         #[inline(always)]
-        fn add<const ANY: bool>(&mut self, simd: S, ys: S::f32s, others: &mut Others) {
-            let (together, not_zero, moved) = simd.compress::<ANY>(ys, self.background);
+        fn add<const BACKGROUND: bool>(&mut self, simd: S, ys: S::f32s, others: &mut Others) {
+            let (together, not_zero, moved) = simd.compress::<BACKGROUND>(ys, self.background);
             // The whole vector, which is faster than a part: the next one overwrites the rest.
             others[self.others..][..S::F32_LANES].copy_from_slice(cast_slice(&[together]));
             self.not_zero += not_zero;
@@ -146,11 +150,15 @@ mod x86 {
 
     impl Compress for V4 {
         #[inline(always)]
-        fn compress<const ANY: bool>(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32) {
+        fn compress<const BACKGROUND: bool>(
+            self,
+            ys: Self::f32s,
+            background: Self::f32s,
+        ) -> (Self::f32s, u32, u32) {
             let f = self.avx512f;
             let (ys, background): (__m512, __m512) = (cast(ys), cast(background));
             let not_zero = f._mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(ys, f._mm512_setzero_ps());
-            let other = match ANY {
+            let other = match BACKGROUND {
                 true => f._mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(not_zero, ys, background),
                 false => not_zero,
             };
@@ -178,11 +186,15 @@ mod x86 {
 
     impl Compress for V3 {
         #[inline(always)]
-        fn compress<const ANY: bool>(self, ys: Self::f32s, background: Self::f32s) -> (Self::f32s, u32, u32) {
+        fn compress<const BACKGROUND: bool>(
+            self,
+            ys: Self::f32s,
+            background: Self::f32s,
+        ) -> (Self::f32s, u32, u32) {
             let (avx, avx2) = (self.avx, self.avx2);
             let (ys, background): (__m256, __m256) = (cast(ys), cast(background));
             let not_zero = avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, avx._mm256_setzero_ps());
-            let other = match ANY {
+            let other = match BACKGROUND {
                 true => avx._mm256_and_ps(not_zero, avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, background)),
                 false => not_zero,
             };

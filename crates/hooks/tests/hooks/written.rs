@@ -81,8 +81,8 @@ fn counts_that_contradict_each_other_are_refused() {
         ("/sites/0/tallies/0/zeros", "more values"),
         ("/sites/0/tallies/0/histogram/zeros", "more values"),
         ("/sites/0/tallies/0/flat_low", "than are finite"),
-        ("/sites/0/tallies/0/units/observed", "more values"),
-        ("/sites/0/tallies/0/units/units/1/0", "more values"),
+        ("/sites/0/tallies/0/units/observed", "do not add up"),
+        ("/sites/0/tallies/0/units/units/1/0", "do not add up"),
         ("/sites/0/tallies/0/units/units/1/1", "than it was observed"),
         ("/sites/0/tallies/0/per_sample/scored", "more samples"),
     ] {

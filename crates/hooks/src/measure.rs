@@ -104,7 +104,6 @@ impl Batch<'_> {
                 finite.push(y);
             }
             tally.samples += 1;
-            tally.units.observed += self.positions as u64;
             if parts.samples {
                 tally.per_sample.add(counted, active, sum_abs, sum_squares);
             }

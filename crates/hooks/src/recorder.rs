@@ -164,7 +164,7 @@ impl Recorder {
             mean_abs: per(u.sum_abs, u.observations),
             dormancy: dormancy.unwrap_or(0.0),
         };
-        Some(tally.units.iter().zip(scores).map(stats).collect())
+        Some(tally.each_unit().zip(scores).map(stats).collect())
     }
 
     /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.

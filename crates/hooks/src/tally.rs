@@ -37,13 +37,12 @@ pub(crate) struct Tally {
 /// What is summed up for each unit, number by number side by side, for a step adds to all units at once. Written unit by unit
 /// as lists, since there may be thousands.
 ///
-/// What is the same for all units, or nothing for most, is kept so that a step of a fully connected layer need not touch it.
+/// What is the same for all units is not kept, and what is mostly nothing is kept apart, so that a step of a fully
+/// connected layer need not touch it: [`Tally::each_unit`] has what the definitions speak of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(from = "Vec<[u64; 6]>", into = "Vec<[u64; 6]>")]
 pub(crate) struct Units {
-    /// Observations of each unit, finite or not.
-    pub observed: u64,
-    /// Those that are not finite.
+    /// Observations that are not finite.
     pub faulty: Vec<u64>,
     pub fired: Vec<u64>,
     pub passed: Vec<u64>,
@@ -51,12 +50,6 @@ pub(crate) struct Units {
     /// Of the negative values.
     pub below: Vec<f64>,
     pub sum_squares: Vec<f64>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Written {
-    observed: u64,
-    units: Vec<[u64; 6]>,
 }
 
 /// What is summed up for one unit. Only finite values count.
@@ -89,10 +82,10 @@ pub(crate) struct PerSample {
     pub hoyer: f64,
 }
 
-impl From<Written> for Units {
-    fn from(written: Written) -> Self {
-        let mut units = Self { observed: written.observed, ..Self::new(written.units.len()) };
-        for (i, [faulty, fired, passed, sum, below, sum_squares]) in written.units.into_iter().enumerate() {
+impl From<Vec<[u64; 6]>> for Units {
+    fn from(written: Vec<[u64; 6]>) -> Self {
+        let mut units = Self::new(written.len());
+        for (i, [faulty, fired, passed, sum, below, sum_squares]) in written.into_iter().enumerate() {
             (units.faulty[i], units.fired[i], units.passed[i]) = (faulty, fired, passed);
             [units.sum[i], units.below[i], units.sum_squares[i]] =
                 [sum, below, sum_squares].map(f64::from_bits);
@@ -101,14 +94,14 @@ impl From<Written> for Units {
     }
 }
 
-impl From<Units> for Written {
+impl From<Units> for Vec<[u64; 6]> {
     fn from(u: Units) -> Self {
-        let of = |i| {
-            let [sum, below, sum_squares]: [f64; 3] = [u.sum[i], u.below[i], u.sum_squares[i]];
-            let [sum, below, sum_squares] = [sum, below, sum_squares].map(f64::to_bits);
+        let written = |i| {
+            let sums: [f64; 3] = [u.sum[i], u.below[i], u.sum_squares[i]];
+            let [sum, below, sum_squares] = sums.map(f64::to_bits);
             [u.faulty[i], u.fired[i], u.passed[i], sum, below, sum_squares]
         };
-        Self { observed: u.observed, units: (0..u.len()).map(of).collect() }
+        (0..u.len()).map(written).collect()
     }
 }
 
@@ -117,7 +110,6 @@ impl Units {
     pub fn new(units: usize) -> Self {
         let (none, nothing) = (|| vec![0; units], || vec![0.0; units]);
         Self {
-            observed: 0,
             faulty: none(),
             fired: none(),
             passed: none(),
@@ -131,22 +123,9 @@ impl Units {
         self.fired.len()
     }
 
-    /// Unit by unit.
-    pub fn iter(&self) -> impl Iterator<Item = Unit> {
-        (0..self.len()).map(|i| Unit {
-            observations: self.observed - self.faulty[i],
-            fired: self.fired[i],
-            passed: self.passed[i],
-            sum: self.sum[i],
-            sum_abs: self.sum[i] - 2.0 * self.below[i],
-            sum_squares: self.sum_squares[i],
-        })
-    }
-
     /// Adds what was summed up elsewhere for the same units.
     #[inline(always)]
     pub fn add(&mut self, other: &Self) {
-        self.observed += other.observed;
         add(&mut self.faulty, &other.faulty);
         add(&mut self.fired, &other.fired);
         add(&mut self.passed, &other.passed);
@@ -182,6 +161,19 @@ impl Tally {
             units: Units::new(units),
             per_sample: PerSample::default(),
         }
+    }
+
+    /// Unit by unit. All have as many observations, finite or not.
+    pub fn each_unit(&self) -> impl Iterator<Item = Unit> {
+        let (u, observed) = (&self.units, self.values / self.units.len().max(1) as u64);
+        (0..u.len()).map(move |i| Unit {
+            observations: observed - u.faulty[i],
+            fired: u.fired[i],
+            passed: u.passed[i],
+            sum: u.sum[i],
+            sum_abs: u.sum[i] - 2.0 * u.below[i],
+            sum_squares: u.sum_squares[i],
+        })
     }
 
     /// Of all blocks together, of which there is one at least.
@@ -222,14 +214,14 @@ impl Tally {
         if [self.near_zeros, self.flat_low, self.flat_high, self.moments.count].iter().any(|n| *n > finite) {
             return Some("more values are counted than are finite");
         }
-        let (units, observed) = (&self.units, self.units.observed);
-        let of_all = observed.checked_mul(units.len().max(1) as u64);
-        if of_all != Some(self.values) || sum(&units.faulty) != Some(self.nan + self.infinite) {
+        let (faulty, units) = (&self.units.faulty, self.units.len().max(1) as u64);
+        if !self.values.is_multiple_of(units)
+            || faulty.iter().any(|n| *n > self.values / units)
+            || sum(faulty) != Some(self.nan + self.infinite)
+        {
             return Some("the units' observations do not add up to the values");
         }
-        if units.faulty.iter().any(|n| *n > observed)
-            || units.iter().any(|u| u.fired > u.observations || u.passed > u.observations)
-        {
+        if self.each_unit().any(|u| u.fired > u.observations || u.passed > u.observations) {
             return Some("a unit fired more often than it was observed");
         }
         let s = &self.per_sample;
@@ -241,7 +233,7 @@ impl Tally {
 
     /// Which units no gradient reached. A window without observations says nothing, so nothing is dead in it.
     pub fn dead(&self) -> Vec<bool> {
-        self.units.iter().map(|u| u.observations > 0 && u.passed == 0).collect()
+        self.each_unit().map(|u| u.observations > 0 && u.passed == 0).collect()
     }
 
     /// The window's numbers, but for names and for what the window before it is needed for.
@@ -250,7 +242,7 @@ impl Tally {
         let fraction = |n: u64| (finite > 0).then(|| n as f64 / finite as f64);
         let dead = self.dead();
         let count = |which: &dyn Fn(&Unit) -> bool| {
-            self.units.iter().filter(|u| u.observations > 0 && which(u)).count() as u64
+            self.each_unit().filter(|u| u.observations > 0 && which(u)).count() as u64
         };
         let rate = |u: &Unit| u.fired as f64 / u.observations as f64;
         let scores = self.dormancy();
@@ -309,14 +301,14 @@ impl Tally {
     /// without observations.
     pub fn dormancy(&self) -> Vec<Option<f64>> {
         let mean_abs = |u: Unit| (u.observations > 0).then(|| u.sum_abs / u.observations as f64);
-        let seen: Vec<f64> = self.units.iter().filter_map(mean_abs).collect();
+        let seen: Vec<f64> = self.each_unit().filter_map(mean_abs).collect();
         let mean = seen.iter().sum::<f64>() / seen.len().max(1) as f64;
-        self.units.iter().map(|u| mean_abs(u).map(|h| h / (mean + DORMANT_EPS))).collect()
+        self.each_unit().map(|u| mean_abs(u).map(|h| h / (mean + DORMANT_EPS))).collect()
     }
 
     fn firing_rates(&self) -> FiringRates {
         let mut rates = FiringRates::default();
-        for u in self.units.iter().filter(|u| u.observations > 0) {
+        for u in self.each_unit().filter(|u| u.observations > 0) {
             if u.fired == 0 {
                 rates.never += 1;
             } else if u.fired == u.observations {
@@ -331,8 +323,7 @@ impl Tally {
 
     fn lifetime_sparseness(&self) -> Option<f64> {
         let scores: Vec<f64> = self
-            .units
-            .iter()
+            .each_unit()
             .filter_map(|u| sparseness(u.observations, u.sum_abs, u.sum_squares).map(|(s, _)| s))
             .collect();
         (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)

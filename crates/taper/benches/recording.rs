@@ -2,8 +2,8 @@
 //! with parts of names behind `--` to run some of the cases only.
 //!
 //! One process trains a network, and every other turn of some steps is recorded. What else the machine does then hits
-//! both alike, where two processes one after the other may differ by more than what is asked for. What a window's
-//! numbers are made of its sums takes, once an epoch, is left out.
+//! both alike, where two processes one after the other may differ by more than what is asked for. Left out is the time in
+//! which a window's sums are made into its numbers, once an epoch.
 
 #![allow(missing_docs)]
 
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result};
 use taper::data::{Choice, Dataset, Options};
-use taper::hooks::{Observer, Recorder, Seen, rng};
+use taper::hooks::{Activation, Observer, Recorder, Seen, rng};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
 use taper::train::{Optimizer, OptimizerConfig, Rule, train_epoch};
 
@@ -26,6 +26,7 @@ const BATCH: usize = 128;
 
 struct Case {
     name: &'static str,
+    activation: Activation,
     rule: Rule,
     learning_rate: f64,
     /// In an epoch.
@@ -45,10 +46,20 @@ fn main() -> anyhow::Result<()> {
     let options = Options { data_dir: Some(dir), download: false, ..Default::default() };
     let mnist = taper::data::load(Choice::Mnist, &options, &mut |_| {})?;
     let (sgd, adamw) = (Rule::SGD, Rule::adamw(0.01));
-    let mlp = Case { name: "mlp/sgd", rule: sgd, learning_rate: 0.05, samples: 60_000, epochs: 21, turn: 16 };
+    let mlp = Case {
+        name: "mlp/sgd",
+        activation: Activation::Relu,
+        rule: sgd,
+        learning_rate: 0.05,
+        samples: 60_000,
+        epochs: 21,
+        turn: 16,
+    };
     let cases = [
         Case { name: "mlp/adamw", rule: adamw, learning_rate: 0.001, ..mlp },
         Case { name: "mlp1000/sgd", samples: 20_000, epochs: 11, ..mlp },
+        Case { name: "mlp/sgd/tanh", activation: Activation::Tanh, ..mlp },
+        Case { name: "mlp/sgd/selu", activation: Activation::Selu, ..mlp },
         Case { name: "cnn/sgd", samples: 7680, epochs: 7, turn: 4, ..mlp },
     ];
     let cases: Vec<Case> = [mlp].into_iter().chain(cases).collect();
@@ -71,17 +82,13 @@ fn main() -> anyhow::Result<()> {
 
 impl Case {
     fn network(&self, params: &Params) -> Result<Box<dyn Model>> {
-        Ok(match self.name.split('/').next() {
-            Some("cnn") => Box::new(Cnn::new(&CnnConfig::default(), params.builder())?),
-            Some("mlp1000") => {
-                let config = MlpConfig { widths: vec![1000; 3], ..Default::default() };
-                Box::new(Mlp::new(&config, params.builder())?)
-            }
-            _ => Box::new(Mlp::new(
-                &MlpConfig { widths: vec![512, 256], ..Default::default() },
-                params.builder(),
-            )?),
-        })
+        let widths = match self.name.split('/').next() {
+            Some("cnn") => return Ok(Box::new(Cnn::new(&CnnConfig::default(), params.builder())?)),
+            Some("mlp1000") => vec![1000; 3],
+            _ => vec![512, 256],
+        };
+        let config = MlpConfig { widths, activation: self.activation, ..Default::default() };
+        Ok(Box::new(Mlp::new(&config, params.builder())?))
     }
 
     fn run(&self, mnist: &Dataset) -> anyhow::Result<()> {

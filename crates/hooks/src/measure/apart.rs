@@ -69,32 +69,22 @@ mod x86 {
     pub trait Compress: Simd {
         /// Moves the lanes that are neither zero nor, if there is one, the background to the front. Also returns how
         /// many lanes are not zero, and how many have moved.
-        fn compress<const BACKGROUND: bool>(
-            self,
-            ys: Self::f32s,
-            background: Self::f32s,
-        ) -> (Self::f32s, u32, u32);
+        fn compress(self, ys: Self::f32s, background: Option<Self::f32s>) -> (Self::f32s, u32, u32);
     }
 
     #[inline(always)]
     pub fn by_vectors<S: Compress>(simd: S, ys: &[f32], background: f32, others: &mut Others) -> Apart {
-        if background == 0.0 {
-            against::<false, S>(simd, ys, background, others)
-        } else {
-            against::<true, S>(simd, ys, background, others)
+        // Two calls, so that the loop without a background is compiled by itself.
+        match background {
+            0.0 => against(simd, ys, None, others),
+            _ => against(simd, ys, Some(simd.splat_f32s(background)), others),
         }
     }
 
     #[inline(always)]
-    fn against<const BACKGROUND: bool, S: Compress>(
-        simd: S,
-        ys: &[f32],
-        background: f32,
-        others: &mut Others,
-    ) -> Apart {
+    fn against<S: Compress>(simd: S, ys: &[f32], background: Option<S::f32s>, others: &mut Others) -> Apart {
         let first = simd.splat_f32s(ys[0]);
-        let mut lanes =
-            Lanes { background: simd.splat_f32s(background), not_zero: 0, others: 0, min: first, max: first };
+        let mut lanes = Lanes { background, not_zero: 0, others: 0, min: first, max: first };
         let (vectors, rest) = S::as_simd_f32s(ys);
         for vector in vectors {
             let ahead = std::ptr::from_ref(vector).cast::<f32>().wrapping_add(AHEAD);
@@ -103,13 +93,13 @@ mod x86 {
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             }
-            lanes.add::<BACKGROUND>(simd, *vector, others);
+            lanes.add(simd, *vector, others);
             lanes.reach(simd, *vector);
         }
         if !rest.is_empty() {
             let mut filled = [0.0; PADDING];
             filled[..rest.len()].copy_from_slice(rest);
-            lanes.add::<BACKGROUND>(simd, S::as_simd_f32s(&filled).0[0], others);
+            lanes.add(simd, S::as_simd_f32s(&filled).0[0], others);
             filled[rest.len()..].fill(ys[0]);
             lanes.reach(simd, S::as_simd_f32s(&filled).0[0]);
         }
@@ -124,7 +114,7 @@ mod x86 {
     }
 
     struct Lanes<S: Simd> {
-        background: S::f32s,
+        background: Option<S::f32s>,
         not_zero: u32,
         others: usize,
         min: S::f32s,
@@ -133,8 +123,8 @@ mod x86 {
 
     impl<S: Compress> Lanes<S> {
         #[inline(always)]
-        fn add<const BACKGROUND: bool>(&mut self, simd: S, ys: S::f32s, others: &mut Others) {
-            let (together, not_zero, moved) = simd.compress::<BACKGROUND>(ys, self.background);
+        fn add(&mut self, simd: S, ys: S::f32s, others: &mut Others) {
+            let (together, not_zero, moved) = simd.compress(ys, self.background);
             // The whole vector, which is faster than a part: the next one overwrites the rest.
             others[self.others..][..S::F32_LANES].copy_from_slice(cast_slice(&[together]));
             self.not_zero += not_zero;
@@ -150,17 +140,13 @@ mod x86 {
 
     impl Compress for V4 {
         #[inline(always)]
-        fn compress<const BACKGROUND: bool>(
-            self,
-            ys: Self::f32s,
-            background: Self::f32s,
-        ) -> (Self::f32s, u32, u32) {
+        fn compress(self, ys: Self::f32s, background: Option<Self::f32s>) -> (Self::f32s, u32, u32) {
             let f = self.avx512f;
-            let (ys, background): (__m512, __m512) = (cast(ys), cast(background));
+            let ys: __m512 = cast(ys);
             let not_zero = f._mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(ys, f._mm512_setzero_ps());
-            let other = match BACKGROUND {
-                true => f._mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(not_zero, ys, background),
-                false => not_zero,
+            let other = match background {
+                Some(background) => f._mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(not_zero, ys, cast(background)),
+                None => not_zero,
             };
             (cast(f._mm512_maskz_compress_ps(other, ys)), not_zero.count_ones(), other.count_ones())
         }
@@ -186,17 +172,15 @@ mod x86 {
 
     impl Compress for V3 {
         #[inline(always)]
-        fn compress<const BACKGROUND: bool>(
-            self,
-            ys: Self::f32s,
-            background: Self::f32s,
-        ) -> (Self::f32s, u32, u32) {
+        fn compress(self, ys: Self::f32s, background: Option<Self::f32s>) -> (Self::f32s, u32, u32) {
             let (avx, avx2) = (self.avx, self.avx2);
-            let (ys, background): (__m256, __m256) = (cast(ys), cast(background));
+            let ys: __m256 = cast(ys);
             let not_zero = avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, avx._mm256_setzero_ps());
-            let other = match BACKGROUND {
-                true => avx._mm256_and_ps(not_zero, avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, background)),
-                false => not_zero,
+            let other = match background {
+                Some(background) => {
+                    avx._mm256_and_ps(not_zero, avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, cast(background)))
+                }
+                None => not_zero,
             };
             let (not_zero, other) = (avx._mm256_movemask_ps(not_zero), avx._mm256_movemask_ps(other));
             let chosen: __m128i = cast([CHOSEN[other as usize % 256], [0; 8]]);

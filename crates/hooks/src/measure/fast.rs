@@ -87,7 +87,6 @@ impl WithSimd for Fast<'_> {
         if parts.histogram {
             tally.histogram.zeros += whole.zeros;
         }
-        tally.units.observed += samples * block.positions as u64;
         tally.per_sample.merge(&whole.per_sample);
         Some(())
     }

@@ -113,7 +113,8 @@ impl Spans {
     /// Measures 1 to [`CHUNK`] values; `None` if one is not finite.
     ///
     /// Behind ReLU most values are zero, and most values of a feature map may be what the background of the image
-    /// gives: so these two are only counted. The background may be 0, too.
+    /// gives: so these two are only counted. The background is 0 where
+    /// there is none.
     #[inline(always)]
     pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32], background: f32) -> Option<Span> {
         let parts = self.parts;

@@ -125,7 +125,7 @@ fn same_to(tolerance: f64, a: &Tally, b: &Tally) -> Result<(), TestCaseError> {
     prop_assert_eq!(counts(a), counts(b));
     prop_assert_eq!(&a.histogram, &b.histogram);
     prop_assert_eq!(a.units.len(), b.units.len());
-    for (a, b) in a.units.iter().zip(b.units.iter()) {
+    for (a, b) in a.each_unit().zip(b.each_unit()) {
         prop_assert_eq!((a.observations, a.fired, a.passed), (b.observations, b.fired, b.passed));
         near(a.sum, b.sum, b.sum_abs, "sum")?;
         near(a.sum_abs, b.sum_abs, b.sum_abs, "sum of magnitudes")?;
@@ -143,7 +143,7 @@ fn same_to(tolerance: f64, a: &Tally, b: &Tally) -> Result<(), TestCaseError> {
     if n.count == 0 {
         return Ok(());
     }
-    near(m.mean, n.mean, b.units.iter().map(|u| u.sum_abs).sum::<f64>() / n.count as f64, "mean")?;
+    near(m.mean, n.mean, b.each_unit().map(|u| u.sum_abs).sum::<f64>() / n.count as f64, "mean")?;
     let variance = n.variance().unwrap();
     near(m.variance().unwrap(), variance, variance * tolerance / TIGHT, "variance")?;
     prop_assert_eq!(m.skewness().is_some(), n.skewness().is_some());
@@ -244,7 +244,7 @@ fn counts_are_the_same_whichever_parts_are_wanted() {
     let owned = Owned::new(1, (7, 5, 9), 3, false);
     let (counts, full) = (owned.all().tally(Parts::COUNTS), owned.all().tally(Parts::FULL));
     // Squares are for sparseness alone, so they are summed up only where that is wanted.
-    assert!(counts.units.iter().all(|unit| unit.sum_squares == 0.0));
+    assert!(counts.each_unit().all(|unit| unit.sum_squares == 0.0));
     let units = Units { sum_squares: vec![0.0; full.units.len()], ..full.units };
     assert_eq!((counts.zeros, counts.positives, counts.units), (full.zeros, full.positives, units));
     assert_eq!((counts.moments.count, counts.histogram.total()), (0, 0));

@@ -81,9 +81,9 @@ fn counts_that_contradict_each_other_are_refused() {
         ("/sites/0/tallies/0/zeros", "more values"),
         ("/sites/0/tallies/0/histogram/zeros", "more values"),
         ("/sites/0/tallies/0/flat_low", "than are finite"),
-        ("/sites/0/tallies/0/units/observed", "do not add up"),
-        ("/sites/0/tallies/0/units/units/1/0", "do not add up"),
-        ("/sites/0/tallies/0/units/units/1/1", "than it was observed"),
+        ("/sites/0/tallies/0/values", "do not add up"),
+        ("/sites/0/tallies/0/units/1/0", "do not add up"),
+        ("/sites/0/tallies/0/units/1/1", "than it was observed"),
         ("/sites/0/tallies/0/per_sample/scored", "more samples"),
     ] {
         let mut bad = good.clone();
@@ -94,7 +94,7 @@ fn counts_that_contradict_each_other_are_refused() {
     let (mut none, mut unlike) = (good.clone(), good.clone());
     none["sites"][0]["tallies"] = Value::Array(Vec::new());
     let mut other = good["sites"][0]["tallies"][0].clone();
-    other["units"]["units"].as_array_mut().unwrap().pop();
+    other["units"].as_array_mut().unwrap().pop();
     unlike["sites"][0]["tallies"].as_array_mut().unwrap().push(other);
     for bad in [none, unlike] {
         let error = serde_json::from_value::<Recorder>(bad).unwrap_err().to_string();

@@ -74,7 +74,7 @@ fn main() -> anyhow::Result<()> {
         parts.join(", ")
     );
     println!(
-        "microseconds a step, medians over all; costs in per cent, medians and quartiles over epochs\n{:12} {:>9} {:>9} {:>6} {:>13} {:>15}",
+        "microseconds a step, medians over all; costs in per cent, of turns against the next ones, medians and quartiles over epochs\n{:12} {:>9} {:>9} {:>6} {:>13} {:>15}",
         "", "off", "full", "cost", "quartiles", "recorder's own"
     );
     cases.iter().filter(is_chosen).try_for_each(|case| case.run(&mnist))
@@ -101,30 +101,38 @@ impl Case {
         for epoch in 0..=self.epochs {
             let (records, clock) = (AtomicBool::new(false), AtomicU64::new(0));
             let mut observer = InTurns { recorder: Recorder::new(), records: &records, clock: &clock };
-            let (mut steps, mut observing, mut begin) =
-                ([Vec::new(), Vec::new()], Vec::new(), Instant::now());
+            let (mut turns, mut observing, mut begin) = (Vec::<Turn>::new(), Vec::new(), Instant::now());
             let batches = split.shuffled(&mut rng, BATCH).enumerate().map(|(i, batch)| {
-                let (end, recorded) = (Instant::now(), records.load(Relaxed));
+                let end = Instant::now();
                 let nanoseconds = clock.swap(0, Relaxed);
                 // The first step of a turn finds in the caches what the other kind has left there.
-                if i > 0 && (i - 1) % self.turn > 0 {
-                    steps[usize::from(recorded)].push((end - begin).as_secs_f64() * 1e6);
-                    if recorded {
+                if let Some(turn) = turns.last_mut()
+                    && (i - 1) % self.turn > 0
+                {
+                    turn.steps.push((end - begin).as_secs_f64() * 1e6);
+                    if turn.recorded {
                         observing.push(nanoseconds as f64 / 1e3);
                     }
                 }
                 begin = end;
-                records.store((i / self.turn + epoch) % 2 == 1, Relaxed);
+                if i % self.turn == 0 {
+                    let recorded = (i / self.turn + epoch) % 2 == 1;
+                    records.store(recorded, Relaxed);
+                    turns.push(Turn { recorded, steps: Vec::new() });
+                }
                 batch
             });
             train_epoch(&*network, &mut optimizer, batches, &mut observer, &mut rng)?;
+            turns.pop(); // which the epoch has cut short
             // The first epoch finds nothing where it will lie later.
             if epoch > 0 {
-                let [a, b] = steps.each_ref().map(|steps| quantile(steps, 0.5));
-                costs.push(100.0 * (b / a - 1.0));
-                own.push(100.0 * quantile(&observing, 0.5) / a);
-                off.append(&mut steps[0]);
-                full.append(&mut steps[1]);
+                let ratios: Vec<f64> = turns.windows(2).map(|pair| pair[0].cost(&pair[1])).collect();
+                costs.push(100.0 * (quantile(&ratios, 0.5) - 1.0));
+                let (recorded, not): (Vec<Turn>, Vec<Turn>) =
+                    turns.into_iter().partition(|turn| turn.recorded);
+                off.extend(not.into_iter().flat_map(|turn| turn.steps));
+                full.extend(recorded.into_iter().flat_map(|turn| turn.steps));
+                own.push(100.0 * quantile(&observing, 0.5) / quantile(&off, 0.5));
             }
         }
         let middle = |values: &[f64]| quantile(values, 0.5);
@@ -138,6 +146,20 @@ impl Case {
             middle(&own)
         );
         Ok(())
+    }
+}
+
+/// Steps with the recorder on or off, in microseconds.
+struct Turn {
+    recorded: bool,
+    steps: Vec<f64>,
+}
+
+impl Turn {
+    /// How many times as long steps with the recorder on take, from this turn and the next.
+    fn cost(&self, next: &Self) -> f64 {
+        let (full, off) = if self.recorded { (self, next) } else { (next, self) };
+        quantile(&full.steps, 0.5) / quantile(&off.steps, 0.5)
     }
 }
 

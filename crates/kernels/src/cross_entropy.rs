@@ -56,9 +56,17 @@ fn max(logits: &[f32]) -> f64 {
 }
 
 /// `ln Σ e^x` in f64; with an infinite or undefined logit it is not finite, as it should be.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = max(logits);
     max + logits.iter().map(|&x| (x as f64 - max).exp()).sum::<f64>().ln()
+}
+
+/// Writes `softmax(logits)` to `shares`, in f64.
+pub(crate) fn softmax(logits: &[f32], shares: &mut [f64]) {
+    let max = max(logits);
+    shares.iter_mut().zip(logits).for_each(|(share, &x)| *share = (x as f64 - max).exp());
+    let sum: f64 = shares.iter().sum();
+    shares.iter_mut().for_each(|share| *share /= sum);
 }
 
 impl Kernel for CrossEntropy {
@@ -90,13 +98,11 @@ impl Kernel for CrossEntropy {
         let rows = grad.par_chunks_exact_mut(self.classes).zip(&self.targets).with_min_len(ROWS);
         rows.for_each_init(
             || vec![0.0; self.classes],
-            |powers, (row, &target)| {
-                let max = max(row);
-                powers.iter_mut().zip(&*row).for_each(|(power, &x)| *power = (x as f64 - max).exp());
-                let sum: f64 = powers.iter().sum();
-                for (class, (grad, power)) in row.iter_mut().zip(&*powers).enumerate() {
+            |shares, (row, &target)| {
+                softmax(row, shares);
+                for (class, (grad, share)) in row.iter_mut().zip(&*shares).enumerate() {
                     let hit = f64::from(class == target as usize);
-                    *grad = ((power / sum - hit) * scale) as f32;
+                    *grad = ((share - hit) * scale) as f32;
                 }
             },
         );

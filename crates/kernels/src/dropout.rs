@@ -1,25 +1,51 @@
-use std::ops::Range;
-
 use candle_core::{Result, Shape, Tensor};
-use rand::SeedableRng;
-use rand::rngs::Xoshiro256PlusPlus;
+use rayon::prelude::*;
 
-use crate::cpu::{CHUNK, for_chunks, is_fast, simd};
+use crate::cpu::{CHUNK, is_fast, simd};
 use crate::error::argument;
 use crate::gradient::Gradient;
 use crate::kernel::{Kernel, apply};
 use crate::{SELU_ALPHA, SELU_LAMBDA};
 
+/// What a random mask is a function of: a seed, and where its rows stand in the whole batch.
+///
+/// Each row (index of dimension 0) has a mask of its own, so a batch may be divided between ranks or accumulation steps in
+/// any way: the parts draw what the whole would have drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Different seeds give independent masks.
+    pub seed: u64,
+    /// The index in the whole batch of the tensor's first row.
+    pub first_row: u64,
+}
+
+impl Draw {
+    /// For a whole batch, from a seed and what else the mask depends on: a step, a layer. Any two lists of keys give
+    /// independent masks.
+    pub fn keyed(seed: u64, keys: impl IntoIterator<Item = u64>) -> Self {
+        let add =
+            |hash: u64, key: u64| scramble(hash.wrapping_add(GAMMA) ^ scramble(key.wrapping_add(GAMMA)));
+        keys.into_iter().fold(seed, add).into()
+    }
+}
+
+impl From<u64> for Draw {
+    /// For a whole batch.
+    fn from(seed: u64) -> Self {
+        Self { seed, first_row: 0 }
+    }
+}
+
 /// Inverted dropout: every value is set to 0 with probability `rate`, the others are divided by `1 − rate`,
-/// so that the expectation stays (Srivastava et al. 2014). The mask is a function of `seed` alone.
+/// so that the expectation stays (Srivastava et al. 2014). The mask is a function of `draw` and the shape of a row.
 ///
 /// # Shapes
 /// Any; the result has the shape of `xs`.
 ///
 /// # Errors
 /// When `rate` is outside `[0, 1)`.
-pub fn dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
-    let mask = Mask::inverted(rate, seed)?;
+pub fn dropout(xs: &Tensor, rate: f64, draw: impl Into<Draw>) -> Result<Tensor> {
+    let mask = Mask::inverted(rate, draw.into())?;
     if rate == 0.0 { Ok(xs.clone()) } else { mask.apply(xs) }
 }
 
@@ -31,8 +57,8 @@ pub fn dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
 ///
 /// # Errors
 /// When `rate` is outside `[0, 1)`.
-pub fn alpha_dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
-    let mask = Mask::alpha(rate, seed)?;
+pub fn alpha_dropout(xs: &Tensor, rate: f64, draw: impl Into<Draw>) -> Result<Tensor> {
+    let mask = Mask::alpha(rate, draw.into())?;
     if rate == 0.0 { Ok(xs.clone()) } else { mask.apply(xs) }
 }
 
@@ -40,24 +66,24 @@ pub fn alpha_dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
 #[derive(Clone, Copy)]
 struct Mask {
     rate: f64,
-    seed: u64,
+    draw: Draw,
     scale: f64,
     shift: f64,
     dropped: f64,
 }
 
 impl Mask {
-    fn inverted(rate: f64, seed: u64) -> Result<Self> {
-        check(rate)?;
-        Ok(Self { rate, seed, scale: 1.0 / (1.0 - rate), shift: 0.0, dropped: 0.0 })
+    fn inverted(rate: f64, draw: Draw) -> Result<Self> {
+        let rate = check(rate)?;
+        Ok(Self { rate, draw, scale: 1.0 / (1.0 - rate), shift: 0.0, dropped: 0.0 })
     }
 
-    fn alpha(rate: f64, seed: u64) -> Result<Self> {
-        check(rate)?;
+    fn alpha(rate: f64, draw: Draw) -> Result<Self> {
+        let rate = check(rate)?;
         let (keep, low) = (1.0 - rate, -SELU_LAMBDA * SELU_ALPHA);
         let a = (keep + low * low * keep * rate).powf(-0.5);
         let b = -a * rate * low;
-        Ok(Self { rate, seed, scale: a, shift: b, dropped: a * low + b })
+        Ok(Self { rate, draw, scale: a, shift: b, dropped: a * low + b })
     }
 
     fn apply(self, xs: &Tensor) -> Result<Tensor> {
@@ -67,29 +93,51 @@ impl Mask {
         }
     }
 
-    /// Calls `write(elements, whether each is kept)` for runs of the `count` elements from `start` on, a
-    /// multiple of [`CHUNK`]: each chunk has its own generator, so that chunks can be drawn in any order.
-    fn draw(&self, start: usize, count: usize, mut write: impl FnMut(Range<usize>, &[bool])) {
-        use rand::Rng;
-        // Scrambled, because seeds at regular distances would start generators that share most of their state.
-        let chunk = scramble((start / CHUNK) as u64);
-        let mut rng = Xoshiro256PlusPlus::seed_from_u64(scramble(self.seed ^ chunk));
-        let bound = (self.rate * (1_u64 << 32) as f64) as u64;
-        // Drawing is scalar code; what is done with a run of results is vector code.
-        let mut kept = [false; 1024];
-        for first in (0..count).step_by(kept.len()) {
-            for pair in kept.chunks_exact_mut(2) {
-                let bits = rng.next_u64();
-                pair[0] = bits >> 32 >= bound;
-                pair[1] = bits & 0xffff_ffff >= bound;
+    /// Writes which of the values of row `row` are kept.
+    ///
+    /// SplitMix64 (Steele, Lea & Flood 2014) as a counter-based generator: the bits of a value follow from its index, so
+    /// the loop is vector code. Its start is scrambled: rows, or seeds at regular distances, must not share a sequence.
+    fn draw_row(&self, row: u64, kept: &mut [bool]) {
+        let start = scramble(self.draw.seed ^ scramble(self.draw.first_row.wrapping_add(row)));
+        let bound = (self.rate * (1_u64 << 32) as f64) as u32;
+        simd(
+            #[inline(always)]
+            move || {
+                let (pairs, last) = kept.as_chunks_mut::<2>();
+                let n = pairs.len() as u64;
+                let mut counter = start;
+                for pair in pairs {
+                    counter = counter.wrapping_add(GAMMA);
+                    let bits = scramble(counter);
+                    *pair = [(bits >> 32) as u32 >= bound, bits as u32 >= bound];
+                }
+                let bits = scramble(start.wrapping_add(GAMMA.wrapping_mul(n + 1)));
+                last.iter_mut().for_each(|kept| *kept = (bits >> 32) as u32 >= bound);
+            },
+        );
+    }
+
+    /// Writes `ys` from `xs`, of which each row has `width` values: `scale · x + shift` where `x` is kept, else `dropped`.
+    fn choose(&self, width: usize, xs: &[f32], (scale, shift, dropped): (f32, f32, f32)) -> Vec<f32> {
+        let mut ys = vec![0.0; xs.len()];
+        let rows = (CHUNK / width.max(1)).max(1);
+        let parts = ys.par_chunks_mut(rows * width.max(1)).zip(xs.par_chunks(rows * width.max(1)));
+        let op = |kept: &mut Vec<bool>, (part, (ys, xs)): (usize, (&mut [f32], &[f32]))| {
+            for (i, (ys, xs)) in ys.chunks_mut(width).zip(xs.chunks(width)).enumerate() {
+                self.draw_row((part * rows + i) as u64, kept);
+                choose(kept, xs, ys, (scale, shift, dropped));
             }
-            let end = (first + kept.len()).min(count);
-            write(first..end, &kept[..end - first]);
-        }
+        };
+        parts.enumerate().for_each_init(|| vec![false; width], op);
+        ys
     }
 }
 
+/// SplitMix64's increment.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// SplitMix64's output function: one to one, and every bit of the result depends on every bit of `z`.
+#[inline(always)]
 fn scramble(z: u64) -> u64 {
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -108,11 +156,18 @@ fn choose(kept: &[bool], xs: &[f32], ys: &mut [f32], (scale, shift, dropped): (f
     );
 }
 
-fn check(rate: f64) -> Result<()> {
+/// Values of a row: all that one index of dimension 0 has.
+fn width_of(shape: &Shape) -> usize {
+    shape.dims().iter().skip(1).product()
+}
+
+/// The rate in whole 2^-32, as bits are compared with it, so that values are scaled by the rate that drops them.
+fn check(rate: f64) -> Result<f64> {
+    const STEPS: f64 = (1_u64 << 32) as f64;
     if !(0.0..1.0).contains(&rate) {
         return argument(format!("dropout: expected a rate of at least 0 and below 1, found {rate}"));
     }
-    Ok(())
+    Ok((rate * STEPS).floor() / STEPS)
 }
 
 struct Masked {
@@ -130,27 +185,14 @@ impl Kernel for Masked {
     }
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
-        let (mask, xs) = (self.mask, inputs[0]);
-        let (scale, shift, dropped) = (mask.scale as f32, mask.shift as f32, mask.dropped as f32);
-        let mut ys = vec![0.0; xs.len()];
-        for_chunks(&mut ys, |start, ys| {
-            let xs = &xs[start..];
-            mask.draw(start, ys.len(), |run, kept| {
-                choose(kept, &xs[run.clone()], &mut ys[run], (scale, shift, dropped));
-            });
-        });
-        ys
+        let mask = self.mask;
+        let map = (mask.scale as f32, mask.shift as f32, mask.dropped as f32);
+        mask.choose(width_of(&self.shape), inputs[0], map)
     }
 
     fn backward(&self, _: &[&[f32]], _ys: &Tensor, grad_ys: Gradient, _: &[bool]) -> Vec<Option<Gradient>> {
         let (mask, grad_ys) = (self.mask, grad_ys.into_dense());
-        let mut grad_xs = vec![0.0; grad_ys.len()];
-        for_chunks(&mut grad_xs, |start, grad_xs| {
-            let grad_ys = &grad_ys[start..];
-            mask.draw(start, grad_xs.len(), |run, kept| {
-                choose(kept, &grad_ys[run.clone()], &mut grad_xs[run], (mask.scale as f32, 0.0, 0.0));
-            });
-        });
+        let grad_xs = mask.choose(width_of(&self.shape), &grad_ys, (mask.scale as f32, 0.0, 0.0));
         vec![Some(Gradient::Dense(grad_xs))]
     }
 }
@@ -159,11 +201,11 @@ pub(crate) mod twin {
     use super::*;
 
     pub(super) fn masked(xs: &Tensor, mask: Mask) -> Result<Tensor> {
-        let mut keep = vec![0_u8; xs.elem_count()];
-        for (chunk, keep) in keep.chunks_mut(CHUNK).enumerate() {
-            mask.draw(chunk * CHUNK, keep.len(), |run, kept| {
-                keep[run].iter_mut().zip(kept).for_each(|(keep, kept)| *keep = (*kept).into());
-            });
+        let (mut keep, width) = (Vec::with_capacity(xs.elem_count()), width_of(xs.shape()));
+        let mut kept = vec![false; width];
+        for row in 0..xs.dims().first().copied().unwrap_or(1) {
+            mask.draw_row(row as u64, &mut kept);
+            keep.extend(kept.iter().map(|kept| u8::from(*kept)));
         }
         let keep = Tensor::from_vec(keep, xs.shape(), xs.device())?;
         let dropped = Tensor::full(mask.dropped, (), xs.device())?.to_dtype(xs.dtype())?;
@@ -171,12 +213,12 @@ pub(crate) mod twin {
     }
 
     /// See [`crate::dropout`].
-    pub fn dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
-        masked(xs, Mask::inverted(rate, seed)?)
+    pub fn dropout(xs: &Tensor, rate: f64, draw: impl Into<Draw>) -> Result<Tensor> {
+        masked(xs, Mask::inverted(rate, draw.into())?)
     }
 
     /// See [`crate::alpha_dropout`].
-    pub fn alpha_dropout(xs: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
-        masked(xs, Mask::alpha(rate, seed)?)
+    pub fn alpha_dropout(xs: &Tensor, rate: f64, draw: impl Into<Draw>) -> Result<Tensor> {
+        masked(xs, Mask::alpha(rate, draw.into())?)
     }
 }

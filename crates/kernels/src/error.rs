@@ -11,8 +11,20 @@ pub enum Error {
 }
 
 impl From<Error> for candle_core::Error {
+    /// As an I/O error: a variant of candle's that prints the value alone and keeps it within reach.
     fn from(error: Error) -> Self {
-        Self::wrap(error)
+        Self::Io(std::io::Error::other(error))
+    }
+}
+
+impl Error {
+    /// What a tensor operation failed with, if it is one of these.
+    pub fn of(error: &candle_core::Error) -> Option<&Self> {
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => Self::of(inner),
+            candle_core::Error::Io(error) => error.get_ref()?.downcast_ref(),
+            _ => None,
+        }
     }
 }
 

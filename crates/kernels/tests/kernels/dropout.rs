@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
-use taper_kernels::{Activation, activate, alpha_dropout, dropout, twin};
+use taper_kernels::{Activation, Draw, activate, alpha_dropout, dropout, twin};
 
 use crate::{assert_close, bits, cases, flat, gradients, random, scattered, var};
 
@@ -128,9 +128,26 @@ fn the_seed_decides_the_mask() {
 }
 
 #[test]
+fn parts_of_a_batch_draw_what_the_whole_batch_draws() {
+    for shape in [vec![13], vec![13, 7], vec![13, 3, 5, 2], vec![13, 40_000]] {
+        let xs = random(1, &shape);
+        for op in [dropout as fn(&Tensor, f64, Draw) -> _, alpha_dropout, twin::dropout, twin::alpha_dropout]
+        {
+            let whole = bits(&op(&xs, 0.4, Draw { seed: 5, first_row: 100 }).unwrap());
+            let mut parts = Vec::new();
+            for (start, rows) in [(0, 1), (1, 8), (9, 4)] {
+                let draw = Draw { seed: 5, first_row: 100 + start as u64 };
+                parts.extend(bits(&op(&xs.narrow(0, start, rows).unwrap(), 0.4, draw).unwrap()));
+            }
+            assert_eq!(whole, parts, "{shape:?}");
+        }
+    }
+}
+
+#[test]
 fn no_two_stretches_of_a_mask_are_related() {
     const STRETCH: usize = 32 * 1024;
-    let ones = Tensor::ones(6 * STRETCH, DType::F32, &Device::Cpu).unwrap();
+    let ones = Tensor::ones((6, STRETCH), DType::F32, &Device::Cpu).unwrap();
     let mask = flat(&dropout(&ones, 0.5, 3).unwrap());
     // And not to those of seeds a caller may count up, be it by one or by SplitMix64's increment.
     let other = flat(&dropout(&ones, 0.5, 3_u64.wrapping_add(0x9e37_79b9_7f4a_7c15)).unwrap());

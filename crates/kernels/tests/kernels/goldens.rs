@@ -6,7 +6,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use taper_kernels::{
-    Activation, Conv2dGeometry, activate, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu, twin,
+    Activation, Conv2dGeometry, activate, avg_pool2d, binary_cross_entropy, conv2d, cross_entropy, linear,
+    max_pool2d, mse, prelu, soft_cross_entropy, twin,
 };
 
 use crate::{assert_close, gradients, largest, var};
@@ -105,6 +106,47 @@ fn cross_entropy_is_that_of_pytorch() {
         assert_close("loss", &loss, &golden["loss"], 1e-5, 1e-6);
         let grads = loss.backward().unwrap();
         assert_close("gradient", grads.get(&logits).unwrap(), &golden["grad_logits"], 1e-5, 1e-6);
+    }
+}
+
+type Loss<'a> = &'a dyn Fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>;
+
+/// Checks a loss and its gradient against the file's.
+#[track_caller]
+fn check_loss(name: &str, kernel: Loss<'_>, twin: Loss<'_>) {
+    let golden = load(&format!("{name}.safetensors"));
+    for (f, dtype) in [(kernel, DType::F32), (twin, DType::F32), (kernel, DType::F64)] {
+        let logits = var(&golden["logits"].to_dtype(dtype).unwrap());
+        let loss = f(&logits, &golden["targets"].to_dtype(dtype).unwrap()).unwrap();
+        assert_eq!(loss.dtype(), dtype);
+        assert_close(name, &loss, &golden["loss"], 1e-5, 1e-6);
+        let grads = loss.backward().unwrap();
+        let gradient = format!("{name}: gradient");
+        assert_close(&gradient, grads.get(&logits).unwrap(), &golden["grad_logits"], 1e-5, 1e-6);
+    }
+}
+
+#[test]
+fn mse_is_that_of_pytorch() {
+    check_loss("mse", &mse, &twin::mse);
+}
+
+#[test]
+fn binary_cross_entropy_is_that_of_pytorch_with_logits_and_a_positive_weight() {
+    for name in ["hard", "soft", "weighted"].map(|name| format!("binary_cross_entropy_{name}")) {
+        let file = load(&format!("{name}.safetensors"));
+        let weight = f64::from(flat_f32(&file["positive_weight"])[0]);
+        assert!(largest(&file["logits"]) == 1e4 && (weight == 3.5) == name.ends_with("weighted"));
+        check_loss(&name, &|xs, targets| binary_cross_entropy(xs, targets, weight), &|xs, targets| {
+            twin::binary_cross_entropy(xs, targets, weight)
+        });
+    }
+}
+
+#[test]
+fn soft_targets_express_pytorchs_label_smoothing_and_class_weights() {
+    for kind in ["", "_smoothed", "_weighted", "_weighted_smoothed"] {
+        check_loss(&format!("soft_cross_entropy{kind}"), &soft_cross_entropy, &twin::soft_cross_entropy);
     }
 }
 

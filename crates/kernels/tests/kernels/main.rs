@@ -8,6 +8,7 @@ mod choices;
 mod dropout;
 mod edges;
 mod goldens;
+mod losses;
 mod optimisers;
 mod reproducible;
 mod tape;

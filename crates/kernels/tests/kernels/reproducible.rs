@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use taper_kernels::{
-    Activation, Conv2dGeometry, Rule, Slots, activate, alpha_dropout, avg_pool2d, conv2d, cross_entropy,
-    dropout, linear, max_pool2d, prelu,
+    Activation, Conv2dGeometry, Rule, Slots, activate, alpha_dropout, avg_pool2d, binary_cross_entropy,
+    conv2d, cross_entropy, dropout, linear, max_pool2d, mse, prelu, soft_cross_entropy,
 };
 
 use crate::{bits, gradients, random, var};
@@ -103,6 +103,14 @@ fn pooling_dropout_and_activations_give_the_same_bits() {
     let targets = Tensor::new(vec![3_u32; 512], &Device::Cpu).unwrap();
     let logits = [random(1, &[512, 10])];
     the_same_with_any_number_of_threads("cross_entropy", || run(&logits, |a| cross_entropy(&a[0], &targets)));
+    let (xs, targets) = ([random(1, &[3000, 40])], random(2, &[3000, 40]).clamp(0.0, 1.0).unwrap());
+    the_same_with_any_number_of_threads("mse", || run(&xs, |a| mse(&a[0], &targets)));
+    the_same_with_any_number_of_threads("binary_cross_entropy", || {
+        run(&xs, |a| binary_cross_entropy(&a[0], &targets, 2.0))
+    });
+    the_same_with_any_number_of_threads("soft_cross_entropy", || {
+        run(&xs, |a| soft_cross_entropy(&a[0], &targets))
+    });
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, Var};
 use taper_kernels::{
-    Activation, Gradients, activate, cross_entropy, dropout, linear, max_pool2d, off_the_record, prelu,
-    record,
+    Activation, Gradients, activate, binary_cross_entropy, cross_entropy, dropout, linear, max_pool2d, mse,
+    off_the_record, prelu, record, soft_cross_entropy,
 };
 
 use crate::{assert_close_in_scale, bits, random, var};
@@ -66,6 +66,20 @@ fn of_a_result_that_is_used_more_than_once() {
         // The weight is used again, too.
         linear(&both, &v[1], None)?.sum_all()
     });
+}
+
+#[test]
+fn of_losses_of_two_tensors_also_where_targets_were_computed() {
+    let targets = random(9, &[3, 4]).clamp(0.0, 1.0).unwrap();
+    for loss in
+        [mse as fn(&Tensor, &Tensor) -> _, soft_cross_entropy, |xs, ts| binary_cross_entropy(xs, ts, 2.0)]
+    {
+        agree(&vars(&[&[3, 5], &[4, 5]]), |v| loss(&linear(&v[0], &v[1], None)?, &targets));
+        agree(&vars(&[&[3, 5], &[4, 5]]), |v| {
+            let both = linear(&v[0], &v[1], None)?;
+            loss(&both, &activate(&both, Activation::Sigmoid)?)
+        });
+    }
 }
 
 #[test]

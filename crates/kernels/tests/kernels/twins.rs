@@ -4,7 +4,10 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use taper_kernels::{Conv2dGeometry, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu, twin};
+use taper_kernels::{
+    Conv2dGeometry, avg_pool2d, binary_cross_entropy, conv2d, cross_entropy, linear, max_pool2d, mse, prelu,
+    soft_cross_entropy, twin,
+};
 
 use crate::{assert_close, cases, gradients, largest, random, scattered, var};
 
@@ -178,6 +181,30 @@ proptest! {
     }
 
     #[test]
+    fn losses_of_two_tensors_agree_with_their_twins(
+        (n, k) in (1..40_usize, 1..15_usize), scale in prop_oneof![Just(0.5), Just(5.0), Just(250.0)],
+        positive_weight in prop_oneof![Just(1.0), 0.1..9.0_f64], constant: bool, seed: u64,
+    ) {
+        // Targets in [0, 1], some of them 0 or 1. Where they are arguments too, they have gradients of their own.
+        let targets = random(seed ^ 1, &[n, k]).clamp(-1.0, 1.0).unwrap().affine(0.5, 0.5).unwrap();
+        let logits = (random(seed, &[n, k]) * scale).unwrap();
+        let both = |f: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>, twin: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>| {
+            let of = |f: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>, a: &[Tensor]| match a {
+                [xs] => f(xs, &targets.to_dtype(xs.dtype())?),
+                _ => f(&a[0], &a[1]),
+            };
+            let args = if constant { vec![logits.clone()] } else { vec![logits.clone(), targets.clone()] };
+            agree(&args, |a| of(f, a), |a| of(twin, a));
+        };
+        both(&mse, &twin::mse);
+        both(&soft_cross_entropy, &twin::soft_cross_entropy);
+        both(
+            &|xs, targets| binary_cross_entropy(xs, targets, positive_weight),
+            &|xs, targets| twin::binary_cross_entropy(xs, targets, positive_weight),
+        );
+    }
+
+    #[test]
     fn prelu_agrees_with_its_twin(shape in prop::collection::vec(1..9_usize, 1..5), seed: u64) {
         let args = [random(seed, &shape), random(seed ^ 1, &[1])];
         agree(&args, |a| prelu(&a[0], &a[1]), |a| twin::prelu(&a[0], &a[1]));
@@ -197,4 +224,9 @@ fn targets_may_be_a_view() {
         (crate::bits(&loss), crate::bits(grads.get(&logits).unwrap()))
     });
     assert_eq!(losses[0], losses[1]);
+    let plain = random(2, &[3, 4]);
+    let view = crate::scattered(&plain);
+    for loss in [mse as fn(&Tensor, &Tensor) -> _, soft_cross_entropy] {
+        assert_eq!(crate::bits(&loss(&logits, &view).unwrap()), crate::bits(&loss(&logits, &plain).unwrap()));
+    }
 }

@@ -196,7 +196,7 @@ def taper_record(out, errors):
     return {
         "samples_per_second": timing[-1]["samples_per_second"],
         "loss": [line["loss"] for line in metrics if line["split"] == "train"][-1],
-        "accuracy": [line["accuracy"] for line in metrics if line["split"] == "test"][-1],
+        "accuracy": [line["metrics"]["accuracy"] for line in metrics if line["split"] == "test"][-1],
         "first_batch_s": float(marks[0]) if marks else None,
     }
 

@@ -284,8 +284,8 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
                     number(of.std),
                     number(signal[i]),
                     share(of.zero_fraction),
-                    format!("{}/{}", stats.dead, stats.units),
-                    stats.dormant_0_025,
+                    format!("{}/{}", stats.dead.unwrap_or(0), stats.units),
+                    stats.dormant_0_025.unwrap_or(0),
                     format!("{:.2}", of.asymmetry),
                     distribution.picture()
                 );
@@ -297,7 +297,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
         charts[2].lines.push((name.clone(), signal));
         charts[3].lines.push(of(|l| l.asymmetry.unwrap_or(f64::NAN)));
         charts[4].lines.push(of(|l| l.zero_fraction));
-        charts[5].lines.push(of(LayerStats::dead_fraction));
+        charts[5].lines.push(of(|layer| layer.dead_fraction().unwrap_or(f64::NAN)));
         maps.push((name, distributions));
     }
     text += "  signal    standard deviation of a unit over the samples: what still tells one sample from another\n";

@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
         // A pair of observers: both watch the same pass.
         let mut both = (Recorder::new(), Activity::default());
         let test = evaluate(&net, data.test.batches(360), &mut both)?;
-        println!("{activation}: test accuracy {:.1} %", 100.0 * test.score.accuracy);
+        println!("{activation}: test accuracy {:.1} %", 100.0 * test.score.primary().value);
         for (layer, (site, share)) in both.0.finish().iter().zip(both.1.finish()) {
             println!(
                 "  {site}: the busiest tenth of units carries {:.0} % of the activity; {:.0} % zeros",

@@ -98,7 +98,7 @@ fn run(args: &Args) -> Result<()> {
     // Whatever the file itself cannot say: from the command line, else from the run that wrote it.
     let run = read_config(args.weights.with_file_name("config.json")).ok();
     let of_run = |field: &dyn Fn(&Run) -> Option<String>| run.as_ref().and_then(field);
-    let act = args.act.or_else(|| of_run(&|run| Some(run.activation.clone()))?.parse().ok());
+    let act = args.act.or_else(|| of_run(&|run| Some(run.labels.get("act")?.as_str()?.into()))?.parse().ok());
     let scale =
         args.scale.or_else(|| of_run(&|run| Some(run.config["scale"].as_str()?.into()))?.parse().ok());
     let dataset = args.dataset.or_else(|| of_run(&|run| Some(run.dataset.clone()))?.parse().ok());
@@ -162,8 +162,8 @@ fn run(args: &Args) -> Result<()> {
             name,
             dataset: data.name.clone(),
             model: network.to_string(),
-            activation: act.to_string(),
-            dropout: 0.0,
+            labels: [("act".to_string(), act.to_string().into())].into(),
+            loss: "mean cross-entropy per sample, in nats".into(),
             seed: 0,
             parameters: params.count() as u64,
             epochs: 1,

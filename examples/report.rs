@@ -16,8 +16,8 @@ use taper_view::{html_report, load_runs, static_plots};
 
 /// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.
 ///
-/// Runs that differ in nothing but the seed are averaged; colour is the activation, line style the dropout
-/// rate. Unfinished runs, and runs of different lengths or models, may be mixed.
+/// Runs that differ in nothing but the seed are averaged; colour is the first label that differs, line style the
+/// last. Unfinished runs, and runs of different lengths or models, may be mixed.
 #[derive(Parser, Debug)]
 #[command(after_help = "\
 Examples:
@@ -31,7 +31,7 @@ struct Args {
     /// The page; a file that is there is replaced [default: report.html in the only RUN_DIR, else here]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also draw accuracy, zeros, dead units and asymmetry into this directory, as SVG and PNG
+    /// Also draw the primary metric, zeros, dead units and asymmetry into this directory, as SVG and PNG
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
 }

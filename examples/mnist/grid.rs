@@ -15,7 +15,7 @@ use indicatif::HumanCount;
 use taper::data::{self, Dataset};
 use taper::hooks::observer_fn;
 use taper::nn::Activation;
-use taper::report::{Alert, ConsoleConfig, ConsoleSink, Sink, comparison, fresh_dir, sink_fn, write_whole};
+use taper::report::{ConsoleConfig, ConsoleSink, Sink, comparison, fresh_dir, sink_fn, write_whole};
 use taper::train::{self, OptimizerConfig, Schedule, evaluate};
 use taper_examples::{
     Bars, INTERRUPTED, InOrder, Screen, Stop, Stored, colors_wanted, file_time, on_signal, usage,
@@ -243,7 +243,8 @@ pub fn run(
         return Ok(ExitCode::from(shared.stop.code()));
     }
     for summary in &summaries {
-        let (best, target) = (summary.best_accuracy.unwrap_or(0.0), args.target.unwrap_or(0.0));
+        let best = summary.best.as_ref().map_or(0.0, |best| best.value);
+        let target = args.target.unwrap_or(0.0);
         // In percent, and not by the last bit.
         if 100.0 * best < target - 1e-9 {
             let (run, best) = (&summary.run, 100.0 * best);
@@ -261,16 +262,19 @@ pub fn run(
     })
 }
 
-/// Whether every site that an alert names is one of the network's, which one sample is enough to learn.
+/// Whether every site and metric that an alert names is there, which one sample is enough to learn.
 fn check_alerts(args: &Args, network: &Network, data: &Dataset) -> train::Result<()> {
-    if args.alert.iter().any(Alert::asks_layers) {
+    if !args.alert.is_empty() {
         let mut sites = Vec::new();
         let note = observer_fn(|seen| {
             sites.push(seen.site.name().to_string());
             Ok(())
         });
-        evaluate(&*network.model, data.test.clone().take(1).batches(1), &mut { note })?;
-        args.alert.iter().try_for_each(|alert| alert.check_site(&sites))?;
+        let report = evaluate(&*network.model, data.test.clone().take(1).batches(1), &mut { note })?;
+        args.alert.iter().try_for_each(|alert| {
+            alert.check_site(&sites)?;
+            alert.check_metrics(&report.score)
+        })?;
     }
     Ok(())
 }

@@ -78,8 +78,9 @@ pub fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
         name: cell.name.clone(),
         dataset: data.name.clone(),
         model: text,
-        activation: activation.to_string(),
-        dropout,
+        labels: [("act".to_string(), activation.to_string().into()), ("dropout".into(), dropout.into())]
+            .into(),
+        loss: "mean cross-entropy per sample, in nats".into(),
         seed: cell.seed,
         parameters: params.count() as u64,
         epochs: args.epochs,

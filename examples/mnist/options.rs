@@ -93,7 +93,7 @@ pub struct Args {
     /// Save a checkpoint every N batches too
     #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
     pub checkpoint_steps: Option<u64>,
-    /// Which checkpoints to keep: the newest N, and perhaps the N of the highest accuracy, as in last:3,best:1
+    /// Which checkpoints to keep: the newest N, and perhaps the N best by the primary metric, as in last:3,best:1
     #[arg(long, value_name = "last:N[,best:N]", default_value_t = Keep::default())]
     pub keep: Keep,
     /// Start from these weights (safetensors, ours or PyTorch's)

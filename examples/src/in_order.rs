@@ -129,18 +129,7 @@ mod tests {
     }
 
     fn run(name: &str) -> Run {
-        let text = String::new;
-        Run {
-            name: name.to_string(),
-            dataset: text(),
-            model: text(),
-            activation: text(),
-            dropout: 0.0,
-            seed: 0,
-            parameters: 0,
-            epochs: 2,
-            config: serde_json::Value::Null,
-        }
+        Run { name: name.to_string(), epochs: 2, ..Run::default() }
     }
 
     fn epoch(epoch: u32) -> EpochReport {

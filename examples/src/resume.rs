@@ -96,7 +96,7 @@ fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<String>) {
             let missing = b.keys().filter(|key| !a.contains_key(*key));
             for key in a.keys().chain(missing) {
                 let name = match (name.as_str(), key.as_str()) {
-                    ("", "config") => String::new(),
+                    ("", "config" | "labels") => String::new(),
                     ("", key) => key.to_string(),
                     (name, key) => format!("{name}.{key}"),
                 };
@@ -147,10 +147,7 @@ mod tests {
     use serde_json::json;
 
     fn run(config: Value) -> Run {
-        let text = String::new;
-        let (dataset, model, activation) = (text(), text(), text());
-        let (dropout, seed, parameters, epochs) = (0.0, 1, 2, 3);
-        Run { name: "a".into(), dataset, model, activation, dropout, seed, parameters, epochs, config }
+        Run { name: "a".into(), seed: 1, parameters: 2, epochs: 3, config, ..Run::default() }
     }
 
     #[test]

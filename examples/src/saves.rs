@@ -26,7 +26,7 @@ pub struct State {
     pub validation: Option<Recorder>,
     /// The same, on the test split.
     pub test: Option<Recorder>,
-    /// The highest accuracy so far, and the epoch it is from.
+    /// The highest rank of the primary metric so far, and the epoch it is from.
     pub best: Option<(u32, f64)>,
     /// How long the run's files were.
     pub files: Lengths,
@@ -35,15 +35,15 @@ pub struct State {
 }
 
 impl State {
-    /// Keeps the best score in mind; returns what checkpoints are compared by: the accuracy on what was held back,
-    /// else on the test split.
+    /// Keeps the best score in mind; returns what checkpoints are compared by: the rank of the primary metric on what was
+    /// held back, else on the test split.
     pub fn score(&mut self, report: &EpochReport) -> Option<f64> {
         let of = report.split(Split::Validation).or(report.split(Split::Test))?;
-        let accuracy = Some(of.score.accuracy).filter(|x| x.is_finite())?;
-        if self.best.is_none_or(|(_, best)| accuracy > best) {
-            self.best = Some((report.epoch, accuracy));
+        let rank = Some(of.score.primary().rank()).filter(|x| x.is_finite())?;
+        if self.best.is_none_or(|(_, best)| rank > best) {
+            self.best = Some((report.epoch, rank));
         }
-        Some(accuracy)
+        Some(rank)
     }
 }
 
@@ -110,7 +110,7 @@ impl Saves {
     pub fn save(
         &mut self,
         epoch: u32,
-        accuracy: Option<f64>,
+        rank: Option<f64>,
         params: &Params,
         optimizer: &Optimizer,
         state: &mut State,
@@ -118,7 +118,7 @@ impl Saves {
         if self.are_wanted() {
             state.files = Lengths::settle(&self.run)?;
             let at = Point { epoch, batch: state.progress.batches() };
-            self.checkpoints.save(at, accuracy, params, optimizer, state)?;
+            self.checkpoints.save(at, rank, params, optimizer, state)?;
             self.last = Instant::now();
         }
         Ok(())

@@ -287,7 +287,7 @@ fn another_run_is_refused_by_name_or_taken_and_recorded() {
         ("--lr 0.5", "learning_rate was 0.001 and is 0.5"),
         ("--epochs 4", "epochs was 3 and is 4, on which the learning rate depends"),
         ("--limit 299", "data.sha256 was"),
-        ("--act selu", "activation was \"relu\" and is \"selu\""),
+        ("--act selu", "act was \"relu\" and is \"selu\""),
         ("--seed 2", "seed was 1 and is 2"),
         ("--track off", "track was \"full\" and is \"off\""),
         ("--optimizer sgd", "optimizer was"),

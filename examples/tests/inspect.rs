@@ -78,7 +78,7 @@ fn check(name: &str, act: &str, dataset: &str, data: Option<&Path>) {
     let n = number(&want, "samples");
     assert_eq!(number(metrics, "samples"), n);
     close("loss", number(metrics, "loss"), number(&want, "loss"), 1e-4);
-    let apart = (number(metrics, "accuracy") * n - number(&want, "correct")).abs();
+    let apart = (number(&metrics["metrics"], "accuracy") * n - number(&want, "correct")).abs();
     assert!(apart <= 1.0 + 1e-6, "{name}: {apart} other images are right");
     let layers = lines(dir.path().join("out/layers.jsonl"));
     let sites = want["sites"].as_object().unwrap();

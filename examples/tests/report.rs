@@ -27,16 +27,16 @@ fn write_run(dir: &Path) -> Result {
         name: "relu".into(),
         dataset: "digits".into(),
         model: "mlp".into(),
-        activation: "relu".into(),
-        dropout: 0.25,
+        labels: [("act".to_string(), "relu".into()), ("dropout".into(), 0.25.into())].into(),
+        loss: String::new(),
         seed: 1,
         parameters: 1,
         epochs: 2,
         config: serde_json::json!({}),
     })?;
     for epoch in 1..=2 {
-        let score = Score { loss: 0.5, accuracy: 0.9, samples: 10 };
-        let layer = LayerStats { site: "fc1".into(), units: 4, values: 40, ..Default::default() };
+        let score = Score { loss: 0.5, samples: 10, ..Score::default() };
+        let layer = LayerStats { site: "fc1".into(), uses: 1, units: 4, values: 40, ..Default::default() };
         let of = SplitReport { layers: vec![layer], ..SplitReport::new(Split::Test, score) };
         sink.epoch(&EpochReport { epoch, splits: vec![of] })?;
     }
@@ -58,7 +58,7 @@ fn a_page_and_pictures_are_written_and_their_paths_printed() -> Result {
     for line in printed.lines() {
         assert!(fs::metadata(dir.path().join(line))?.len() > 500, "{line}");
     }
-    assert!(printed.contains("figures/accuracy.svg\nfigures/accuracy.png\n"));
+    assert!(printed.contains("figures/score.svg\nfigures/score.png\n"));
     Ok(())
 }
 

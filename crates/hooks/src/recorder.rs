@@ -199,7 +199,7 @@ impl Recorder {
         for Watched { name, activation, zero_floored, tallies, .. } in sites {
             let tally = Tally::of(&tallies);
             let mut stats = tally.stats(self.parts, zero_floored);
-            (stats.site, stats.activation) = (name, activation);
+            (stats.site, stats.activation) = (name, Some(activation));
             let dead = tally.dead();
             let before =
                 previous.iter().find(|(name, dead)| *name == stats.site && dead.len() == tally.units.len());

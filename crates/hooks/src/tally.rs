@@ -252,6 +252,7 @@ impl Tally {
         let samples = (parts.samples && self.per_sample.counted > 0).then_some(&self.per_sample);
         let scored = samples.filter(|s| s.scored > 0);
         LayerStats {
+            uses: 1,
             units: self.units.len() as u64,
             samples: self.samples,
             values: self.values,
@@ -276,13 +277,13 @@ impl Tally {
             histogram,
             flat_low: fraction(self.flat_low),
             flat_high: fraction(self.flat_high),
-            dead: dead.iter().filter(|d| **d).count() as u64,
+            dead: Some(dead.iter().filter(|d| **d).count() as u64),
             dead_units: (0..).zip(&dead).filter(|(_, dead)| **dead).map(|(i, _)| i).collect(),
             rare: zero_floored.then(|| count(&|u| u.passed > 0 && rate(u) < RARE)),
             always_on: count(&|u| u.fired == u.observations),
-            dormant_0: dormant(0.0),
-            dormant_0_025: dormant(0.025),
-            dormant_0_1: dormant(0.1),
+            dormant_0: Some(dormant(0.0)),
+            dormant_0_025: Some(dormant(0.025)),
+            dormant_0_1: Some(dormant(0.1)),
             firing_rate: self.firing_rates(),
             active_per_sample: samples.map(|s| ActivePerSample {
                 mean: s.active as f64 / s.counted as f64,

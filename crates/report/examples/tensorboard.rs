@@ -42,11 +42,12 @@ fn hostile(epoch: u32) -> EpochReport {
         (fc2.min, fc2.max, fc2.histogram) = (Some(f64::from(-1e30_f32)), Some(5e9), Some(far));
         of.layers.push(LayerStats {
             site: "dead".into(),
+            uses: 1,
             units: 8,
             values: 800,
             zeros: 800,
             zero_fraction: 1.0,
-            dead: 8,
+            dead: Some(8),
             mean: Some(0.0),
             variance: Some(0.0),
             min: Some(0.0),

@@ -1,27 +1,28 @@
 use std::{fmt, str::FromStr};
 
-use crate::{EpochReport, Error, LayerStats, Result, Sink, Split, SplitReport, statistic};
+use crate::{EpochReport, Error, LayerStats, Result, STATISTICS, Score, Sink, Split, SplitReport, Statistic};
 
 /// A rule that ends a run: `fc2.dead_fraction>0.5`. A sink, to stand behind those that write the epoch down.
 ///
 /// Written `[SPLIT:]SITE.STATISTIC OP NUMBER` or `SPLIT.METRIC OP NUMBER`, with or without blanks around `OP`, one of
 /// `>`, `>=`, `<` and `<=`:
 ///
-/// - `SITE` is a site's name, or `*` for any site; `STATISTIC` a number of [`LayerStats`] under the name that it has
-///   there and in `layers.jsonl`, a quantile (`q99`), or one derived from them: `dead_fraction`, `dormant_fraction`,
-///   `std`. `SPLIT` is `train`, `validation` or `test`; without it the layers of the headline split are asked, which
+/// - `SITE` is a site's name, or `*` for any site; `STATISTIC` the name of one of [`STATISTICS`](crate::STATISTICS),
+///   as in `layers.jsonl`. `SPLIT` is `train`, `validation` or `test`; without it the layers of the headline split are asked, which
 ///   is `test` if there is one, else `validation`, else `train`.
-/// - `METRIC` is a number of `metrics.jsonl` or `timing.jsonl`: `loss`, `accuracy`, `samples`, `learning_rate`,
-///   `nonfinite` (batches), `seconds`, `samples_per_second`, `tracking_fraction`.
+/// - `METRIC` is a metric of the split's score, such as `accuracy`, or another number of `metrics.jsonl` or
+///   `timing.jsonl`: `loss`, `samples`, `learning_rate`, `nonfinite` (batches), `seconds`, `samples_per_second`,
+///   `tracking_fraction`.
 ///
 /// A number that is NaN fires any rule about it: it is not on the good side of any bound. A number that there is none
-/// of, such as the skewness of a constant layer, fires none.
+/// of, such as the skewness of a constant layer, fires none. Epoch 0, the untrained network, fires nothing: only the
+/// names in the rule are checked.
 ///
 /// ```
 /// use taper_report::{Alert, EpochReport, Score, Sink, Split, SplitReport};
 ///
 /// let mut alert: Alert = "test.loss > 2".parse()?;
-/// let score = Score { loss: 2.5, accuracy: 0.1, samples: 100 };
+/// let score = Score { loss: 2.5, samples: 100, ..Score::default() };
 /// let report = EpochReport { epoch: 3, splits: vec![SplitReport::new(Split::Test, score)] };
 /// let error = alert.epoch(&report).unwrap_err();
 /// assert_eq!(error.to_string(), "alert 'test.loss > 2' in epoch 3: test.loss is 2.5");
@@ -40,9 +41,9 @@ pub struct Alert {
 
 #[derive(Clone, Debug)]
 enum What {
-    Metric(&'static str, fn(&SplitReport) -> Option<f64>),
+    Metric(String),
     /// The site's name, `None` for any.
-    Layer(Option<String>, &'static statistic::Statistic),
+    Layer(Option<String>, &'static Statistic),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,10 +62,10 @@ const COMPARISONS: [(&str, Comparison); 4] = [
     ("<", Comparison::Below),
 ];
 
-type Metric = (&'static str, fn(&SplitReport) -> Option<f64>);
-const METRICS: [Metric; 8] = [
+type Number = (&'static str, fn(&SplitReport) -> Option<f64>);
+/// What every split has, beside its metrics.
+const NUMBERS: [Number; 7] = [
     ("loss", |of| Some(of.score.loss)),
-    ("accuracy", |of| Some(of.score.accuracy)),
     ("samples", |of| Some(of.score.samples as f64)),
     ("learning_rate", |of| of.learning_rate),
     ("nonfinite", |of| Some(of.nonfinite.as_ref().map_or(0, |n| n.batches) as f64)),
@@ -107,6 +108,21 @@ impl Alert {
         }
     }
 
+    /// Compares the metric with those that a score has, of the split that is asked.
+    ///
+    /// # Errors
+    /// [`Error::Rule`] with their names, if it is none of them.
+    pub fn check_metrics(&self, score: &Score) -> Result<()> {
+        let What::Metric(name) = &self.what else { return Ok(()) };
+        let own = score.metrics.iter().map(|metric| metric.name.as_str());
+        let known: Vec<&str> = own.chain(NUMBERS.iter().map(|(name, _)| *name)).collect();
+        if known.contains(&name.as_str()) {
+            return Ok(());
+        }
+        let (found, known) = (name.escape_debug(), known.join(", "));
+        Err(self.wrong(format!("unknown metric '{found}' of a split: the metrics are {known}")))
+    }
+
     fn wrong(&self, why: String) -> Error {
         Error::Rule(format!("alert '{}': {why}", self.text.escape_debug()))
     }
@@ -125,13 +141,18 @@ impl Alert {
     /// What fires in this report: names and values.
     fn fired(&self, report: &EpochReport) -> Result<Vec<String>> {
         let found = |name: String, value: Option<f64>| {
-            value.filter(|value| self.fires(*value)).map(|value| format!("{name} is {value}"))
+            let fires = |value: &f64| report.epoch > 0 && self.fires(*value);
+            value.filter(fires).map(|value| format!("{name} is {value}"))
         };
         match &self.what {
-            What::Metric(name, value) => {
-                let of = self.split.and_then(|split| report.split(split));
-                let fired = |of: &SplitReport| found(format!("{}.{name}", of.split.name()), value(of));
-                Ok(of.and_then(fired).into_iter().collect())
+            What::Metric(name) => {
+                let Some(of) = self.split.and_then(|split| report.split(split)) else {
+                    return Ok(Vec::new());
+                };
+                self.check_metrics(&of.score)?;
+                let number = NUMBERS.iter().find(|(known, _)| known == name);
+                let value = number.map_or(of.score.metric(name), |(_, value)| value(of));
+                Ok(found(format!("{}.{name}", of.split.name()), value).into_iter().collect())
             }
             What::Layer(site, statistic) => {
                 let of = self.split.map_or(report.observed(), |split| report.split(split));
@@ -141,7 +162,7 @@ impl Alert {
                 self.check_site(&names)?;
                 let meant = |layer: &&LayerStats| site.as_ref().is_none_or(|site| *site == layer.site);
                 let fired = |layer: &LayerStats| {
-                    let name = format!("{}:{}.{}", of.split.name(), layer.site, statistic.name);
+                    let name = format!("{}:{}.{}", of.split.name(), layer.site, statistic.id);
                     found(name, (statistic.value)(layer))
                 };
                 Ok(of.layers.iter().filter(meant).filter_map(fired).collect())
@@ -153,7 +174,7 @@ impl Alert {
 impl Sink for Alert {
     /// # Errors
     /// [`Error::Alert`] when it fires; the message names rule, epoch, and every value that fired. [`Error::Rule`]
-    /// when there is no such site.
+    /// when there is no such site or metric.
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
         match self.fired(report)? {
             fired if fired.is_empty() => Ok(()),
@@ -197,16 +218,8 @@ impl FromStr for Alert {
         let split_of = |name: &str| SPLITS.into_iter().find(|split| split.name() == name);
         let (split, what) = match split_of(name) {
             // `test.loss`: a split's metric.
-            Some(split) => {
-                let Some((name, value)) = METRICS.into_iter().find(|(name, _)| *name == last) else {
-                    let known = METRICS.map(|(name, _)| name).join(", ");
-                    let found = last.escape_debug();
-                    return Err(wrong(format!(
-                        "unknown metric '{found}' of a split: the metrics are {known}"
-                    )));
-                };
-                (Some(split), What::Metric(name, value))
-            }
+            Some(_) if last.is_empty() => return Err(form()),
+            Some(split) => (Some(split), What::Metric(last.to_string())),
             None => {
                 let (split, site) = match name.split_once(':') {
                     Some((split, site)) if split_of(split).is_some() => (split_of(split), site),
@@ -215,8 +228,8 @@ impl FromStr for Alert {
                 if site.is_empty() {
                     return Err(form());
                 }
-                let Some(statistic) = statistic::STATISTICS.iter().find(|of| of.name == last) else {
-                    let known: Vec<&str> = statistic::STATISTICS.iter().map(|of| of.name).collect();
+                let Some(statistic) = Statistic::named(last) else {
+                    let known: Vec<&str> = STATISTICS.iter().map(|of| of.id).collect();
                     let (found, known) = (last.escape_debug(), known.join(", "));
                     return Err(wrong(format!("unknown statistic '{found}': the statistics are {known}")));
                 };

@@ -1,14 +1,14 @@
 use crate::{
-    Histogram, LayerStats, Summary, number,
+    Histogram, LayerStats, MetricKind, Shown, Statistic, StatisticKind, Summary, label_value, number,
     picture::{PICTURE_TITLE, picture},
     table::{Align, Table},
 };
 
 /// Tables that set runs side by side, as text of at most 100 columns for usual names.
 ///
-/// One row per run: accuracy (best of all epochs, and final), final loss, seconds over all passes,
-/// training samples per second and the share of time that tracking took. Zeros, dead units and skewness
-/// of every layer stand in the same rows where they fit, else in a second table, layer by layer.
+/// One row per run: its labels, the primary metric (best of all epochs, and final), the other metrics and the loss of
+/// the last epoch, seconds over all passes, training samples per second and the share of time that tracking took.
+/// Statistics of every layer stand in the same rows where they fit, else in a second table, layer by layer.
 /// Runs that differ in nothing but the seed are also averaged: mean ± sample standard deviation over
 /// those that ended at least one epoch, with their number.
 ///
@@ -50,14 +50,8 @@ fn over_seeds(runs: &[Summary]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for run in runs.iter().filter(|run| run.score.is_some()) {
         let like = |r: &Summary| {
-            (&r.run.dataset, &r.run.model, &r.run.activation, r.run.dropout.to_bits(), r.split)
-                == (
-                    &run.run.dataset,
-                    &run.run.model,
-                    &run.run.activation,
-                    run.run.dropout.to_bits(),
-                    run.split,
-                )
+            (&r.run.dataset, &r.run.model, &r.run.labels, r.split)
+                == (&run.run.dataset, &run.run.model, &run.run.labels, run.split)
         };
         match groups.iter_mut().find(|group| like(group.0[0])) {
             Some(group) => group.0.push(run),
@@ -73,23 +67,29 @@ fn over_seeds(runs: &[Summary]) -> Vec<Group<'_>> {
     groups
 }
 
-/// One kind of thing that a row is told apart by.
-type Label = (&'static str, fn(&Summary) -> String);
+/// One kind of thing that a row is told apart by: its title, and its value in each run.
+type Column<'a> = (&'a str, Box<dyn Fn(&Summary) -> String + 'a>);
 
 /// What all runs have in common, and what tells them apart.
-struct Labels {
+struct Labels<'a> {
     /// A value, and the words before and after it.
-    shared: Vec<(&'static str, String, &'static str)>,
-    columns: Vec<Label>,
+    shared: Vec<(String, String, &'static str)>,
+    columns: Vec<Column<'a>>,
 }
 
-impl Labels {
-    fn of(runs: &[Summary]) -> Self {
-        let may_be_shared: [(&str, Label, &str); 4] = [
-            (" on ", ("data set", |r| r.run.dataset.clone()), ""),
-            (", ", ("model", |r| r.run.model.clone()), ""),
-            (", ", ("epochs", epochs), if runs[0].run.epochs == 1 { " epoch" } else { " epochs" }),
-            ("; accuracy and loss on ", ("split", split), ""),
+impl<'a> Labels<'a> {
+    fn of(runs: &'a [Summary]) -> Self {
+        let metrics = metrics(runs).into_iter().map(|(name, _)| format!("{name}, ")).collect::<String>();
+        let metrics = metrics.strip_suffix(", ").map_or(String::new(), |names| format!("{names} and "));
+        let may_be_shared: [(String, Column<'a>, &str); 4] = [
+            (" on ".into(), ("data set", Box::new(|r| r.run.dataset.clone())), ""),
+            (", ".into(), ("model", Box::new(|r| r.run.model.clone())), ""),
+            (
+                ", ".into(),
+                ("epochs", Box::new(epochs)),
+                if runs[0].run.epochs == 1 { " epoch" } else { " epochs" },
+            ),
+            (format!("; {metrics}loss on "), ("split", Box::new(split)), ""),
         ];
         let mut labels = Self { shared: Vec::new(), columns: Vec::new() };
         for (before, (title, value), after) in may_be_shared {
@@ -100,21 +100,19 @@ impl Labels {
                 labels.columns.push((title, value));
             }
         }
-        labels.columns.push(("act", |r| r.run.activation.clone()));
-        labels.columns.push(("dropout", |r| r.run.dropout.to_string()));
+        for name in distinct(runs.iter().flat_map(|run| run.run.labels.keys().map(String::as_str))) {
+            let value = move |r: &Summary| r.run.labels.get(name).map_or(number::NONE.into(), label_value);
+            labels.columns.push((name, Box::new(value)));
+        }
         // Runs that differ in something else, as the learning rate, have nothing but their names.
         let key = |r: &Summary| {
-            labels
-                .columns
-                .iter()
-                .map(|(_, value)| value(r))
-                .chain([r.run.seed.to_string()])
-                .collect::<Vec<_>>()
+            let values = labels.columns.iter().map(|(_, value)| value(r));
+            values.chain([r.run.seed.to_string()]).collect::<Vec<_>>()
         };
         let mut keys: Vec<_> = runs.iter().map(key).collect();
         keys.sort();
         if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            labels.columns.insert(0, ("run", |r| r.run.name.clone()));
+            labels.columns.insert(0, ("run", Box::new(|r| r.run.name.clone())));
         }
         labels
     }
@@ -148,7 +146,7 @@ fn split(summary: &Summary) -> String {
 }
 
 /// The table of scores, with the layers in the same rows or in a table below.
-fn blocks(text: &mut String, labels: &Labels, groups: &[Group<'_>]) {
+fn blocks(text: &mut String, labels: &Labels<'_>, groups: &[Group<'_>]) {
     let rows: Vec<_> = groups.iter().collect();
     let mut table = Table::default();
     labels.columns(&mut table, &rows);
@@ -189,29 +187,58 @@ fn blocks(text: &mut String, labels: &Labels, groups: &[Group<'_>]) {
 }
 
 fn scores(table: &mut Table, groups: &[Group<'_>]) {
-    type Measure = fn(&Summary) -> Option<f64>;
-    let mut column = |title: &str, value: Measure, unit: &str, show: &dyn Fn(f64) -> String| {
-        let cell = |group: &Group<'_>| spread(group.0.iter().map(|run| value(run)), unit, show);
-        table.column(Align::Right, title, groups.iter().map(cell));
-    };
-    let percent = |decimals: usize| move |x: f64| format!("{:.decimals$}", x * 100.0);
-    column("best", |r| r.best_accuracy, "%", &percent(2));
-    column("final", |r| r.score.map(|score| score.accuracy), "%", &percent(2));
-    column("loss", |r| r.score.map(|score| score.loss), "", &|x| number::fixed(x, 4));
-    column("seconds", |r| (r.seconds > 0.0).then_some(r.seconds), "", &|x| format!("{x:.1}"));
-    column("samples/s", Summary::samples_per_second, "", &|x| number::count(x.round() as u64));
-    column("tracking", Summary::tracking_fraction, "%", &percent(1));
+    let mut column =
+        |title: &str, value: &dyn Fn(&Summary) -> Option<f64>, unit: &str, show: &dyn Fn(f64) -> String| {
+            let cell = |group: &Group<'_>| spread(group.0.iter().map(|run| value(run)), unit, show);
+            table.column(Align::Right, title, groups.iter().map(cell));
+        };
+    let runs = || groups.iter().flat_map(|group| group.0.iter().copied());
+    let primary = runs().find_map(|run| Some(run.score.as_ref()?.primary()));
+    let kind = primary.as_ref().map_or(MetricKind::Share, |of| of.kind);
+    let name = primary.map_or(String::new(), |of| of.name);
+    let (unit, show) = written(kind);
+    column("best", &|r| r.best.as_ref().map(|best| best.value), unit, &show);
+    column("final", &|r| r.score.as_ref().map(|score| score.primary().value), unit, &show);
+    for (metric, kind) in metrics(runs()).into_iter().filter(|(metric, _)| *metric != name) {
+        let (unit, show) = written(kind);
+        column(metric, &|r| r.score.as_ref()?.metric(metric), unit, &show);
+    }
+    if name != "loss" {
+        let (unit, show) = written(MetricKind::Lower);
+        column("loss", &|r| r.score.as_ref().map(|score| score.loss), unit, &show);
+    }
+    column("seconds", &|r| (r.seconds > 0.0).then_some(r.seconds), "", &|x| format!("{x:.1}"));
+    column("samples/s", &Summary::samples_per_second, "", &|x| number::count(x.round() as u64));
+    column("tracking", &Summary::tracking_fraction, "%", &|x| format!("{:.1}", x * 100.0));
+}
+
+/// The unit of a metric, and its value without it.
+fn written(kind: MetricKind) -> (&'static str, impl Fn(f64) -> String) {
+    let unit = if kind == MetricKind::Share { "%" } else { "" };
+    (unit, move |x| kind.text(x).trim_end_matches('%').to_string())
+}
+
+/// Names and kinds of all metrics, in the order of their first appearance.
+fn metrics<'a>(runs: impl IntoIterator<Item = &'a Summary>) -> Vec<(&'a str, MetricKind)> {
+    let all = runs.into_iter().filter_map(|run| run.score.as_ref()).flat_map(|score| &score.metrics);
+    distinct(all.map(|metric| (metric.name.as_str(), metric.kind)))
 }
 
 /// Names of all layers, in the order of their first appearance.
 fn sites<'a>(groups: &[Group<'a>]) -> Vec<&'a str> {
-    let mut sites = Vec::new();
-    for layer in groups.iter().flat_map(|group| &group.0).flat_map(|run| &run.layers) {
-        if !sites.contains(&layer.site.as_str()) {
-            sites.push(layer.site.as_str());
+    distinct(
+        groups.iter().flat_map(|group| &group.0).flat_map(|run| &run.layers).map(|layer| layer.site.as_str()),
+    )
+}
+
+fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for one in all {
+        if !distinct.contains(&one) {
+            distinct.push(one);
         }
     }
-    sites
+    distinct
 }
 
 /// One layer in every run of a group; nothing where one of them lacks it.
@@ -220,29 +247,27 @@ fn layers_at<'a>(group: &Group<'a>, site: &str) -> Vec<&'a LayerStats> {
     group.0.iter().map(at).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// Zeros, dead units and skewness of one layer, or of those that the rows name; empty cells are runs without it.
+/// Statistics of one layer, or of those that the rows name; empty cells are runs without it.
 fn layer_columns(table: &mut Table, site: &str, rows: &[Vec<&LayerStats>]) {
-    let zeros = |layers: &Vec<&LayerStats>| match layers[..] {
-        [layer] => number::share(layer.zero_fraction),
-        _ => {
-            let show = |x: f64| format!("{:.1}", x * 100.0);
-            spread(layers.iter().map(|l| Some(l.zero_fraction)), "%", &show)
-        }
-    };
-    let dead = |layers: &Vec<&LayerStats>| match layers[..] {
-        [] => number::NONE.into(),
-        [layer] => format!("{}/{}", layer.dead, layer.units),
-        _ => {
-            let unit = format!(" of {}", layers[0].units);
-            spread(layers.iter().map(|l| Some(l.dead as f64)), &unit, &|x| format!("{x:.1}"))
-        }
-    };
-    let skew = |layers: &Vec<&LayerStats>| {
-        spread(layers.iter().map(|l| l.skewness), "", &|x| number::rounded(Some(x)))
-    };
-    table.column(Align::Right, format!("{site} zeros").trim_start(), rows.iter().map(zeros));
-    table.column(Align::Right, "dead", rows.iter().map(dead));
-    table.column(Align::Right, "skew", rows.iter().map(skew));
+    for (i, of) in Statistic::shown_in(Shown::Comparison).enumerate() {
+        let cell = |layers: &Vec<&LayerStats>| {
+            let unit = match (of.kind, layers.first()) {
+                (StatisticKind::Share, _) => "%".into(),
+                (StatisticKind::Units, Some(layer)) if layers.len() > 1 => format!(" of {}", layer.units),
+                (StatisticKind::Units, Some(layer)) => format!("/{}", layer.units),
+                _ => String::new(),
+            };
+            let show = |x: f64| match of.kind {
+                StatisticKind::Share if layers.len() > 1 => format!("{:.1}", x * 100.0),
+                StatisticKind::Share => of.text(x).trim_end_matches('%').into(),
+                StatisticKind::Units if layers.len() > 1 => format!("{x:.1}"),
+                _ => of.text(x),
+            };
+            spread(layers.iter().map(|layer| (of.value)(layer)), &unit, &show)
+        };
+        let title = if i == 0 { format!("{site} {}", of.column) } else { of.column.into() };
+        table.column(Align::Right, title.trim_start(), rows.iter().map(cell));
+    }
 }
 
 /// Histograms add: several runs make one picture.

@@ -2,9 +2,10 @@ use std::io::{IsTerminal, Stdout, Write};
 
 use crate::{
     EpochReport, Error, Result, Run, Sink, Split, SplitReport,
-    layer_table::{LEGEND, dead_units, faults, layer_table},
+    layer_table::{dead_units, faults, layer_table, legend},
     number,
     table::Paint,
+    tracing_sink::labels,
 };
 
 /// What a [`ConsoleSink`] prints.
@@ -29,7 +30,8 @@ impl Default for ConsoleConfig {
 /// Prints a line for every epoch, and a table of what the layers do.
 ///
 /// The table is that of the headline split (test, else validation, else train), with the zeros of the
-/// training window beside; layers that produced NaN or infinities in any split get a line of their own.
+/// training window beside; layers that produced NaN or infinities in any split, or that could not be recorded, get a
+/// line of their own.
 /// A sink can see several runs, one after the other.
 ///
 /// Each call is one `write_all` and one `flush`, of whole lines without carriage returns, so that a
@@ -75,14 +77,14 @@ impl<W: Write> ConsoleSink<W> {
         done.map_err(Error::io("console"))
     }
 
-    /// `epoch  3/10  train 97.53% loss 0.0812  test 97.71% loss 0.0743  25,310 samples/s  tracking 3.1%`
+    /// `epoch  3/10  train loss 0.0812 accuracy 97.53%  test loss 0.0743 accuracy 97.71%  25,310 samples/s  tracking 3.1%`
     fn epoch_line(&self, report: &EpochReport) -> String {
         let width = self.epochs.to_string().len();
         let planned = if self.epochs > 0 { format!("/{}", self.epochs) } else { String::new() };
         let mut parts = vec![format!("epoch {:>width$}{planned}", report.epoch)];
         for SplitReport { split, score, .. } in &report.splits {
-            let accuracy = number::accuracy(score.accuracy);
-            parts.push(format!("{} {accuracy:>6} loss {}", split.name(), number::fixed(score.loss, 4)));
+            let metrics: String = score.metrics.iter().map(|metric| format!(" {metric}")).collect();
+            parts.push(format!("{} loss {}{metrics}", split.name(), number::fixed(score.loss, 4)));
         }
         // The speed and the cost of tracking are those of training, where there was any.
         if let Some(of) = report.split(Split::Train).or(report.headline()).filter(|of| of.seconds > 0.0) {
@@ -99,8 +101,8 @@ impl<W: Write> ConsoleSink<W> {
         let mut text = String::new();
         let Some(headline) = report.observed() else { return text };
         if std::mem::take(&mut self.legend_is_due) {
-            for line in LEGEND {
-                text += &format!("  {}\n", Paint::Dim.apply(line, color));
+            for line in legend() {
+                text += &format!("  {}\n", Paint::Dim.apply(&line, color));
             }
         }
         let shown = |of: &&SplitReport| {
@@ -123,14 +125,13 @@ impl<W: Write> Sink for ConsoleSink<W> {
     fn begin(&mut self, run: &Run) -> Result<()> {
         self.epochs = run.epochs;
         let blank = if std::mem::replace(&mut self.begun, true) { "\n" } else { "" };
+        let labels = if run.labels.is_empty() { String::new() } else { format!(", {}", labels(run)) };
         let text = format!(
-            "{blank}{}: {} on {}, {} parameters, {}, dropout {}, seed {}\n",
+            "{blank}{}: {} on {}, {} parameters{labels}, seed {}\n",
             Paint::Bold.apply(&run.name, self.config.color),
             run.model,
             run.dataset,
             number::count(run.parameters),
-            run.activation,
-            run.dropout,
             run.seed,
         );
         self.print(&text)

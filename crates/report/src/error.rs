@@ -24,9 +24,13 @@ pub enum Error {
         /// What the parser said.
         cause: serde_json::Error,
     },
-    /// A record was written by a newer version of this crate.
+    /// A record was written in another version of the format.
     #[error(
-        "{path}:{line}: expected format version {FORMAT_VERSION} or older, found {found}: read it with a newer taper",
+        "{path}:{line}: expected format version {FORMAT_VERSION}, found {found}: {}",
+        match *found < FORMAT_VERSION {
+            true => "train it again, or read it with the taper that wrote it",
+            false => "read it with a newer taper",
+        },
         path = path.display()
     )]
     Version {
@@ -40,6 +44,12 @@ pub enum Error {
     /// Another process has the run.
     #[error("{path}: another process is writing to this run: wait until it has ended, or stop it", path = path.display())]
     Locked {
+        /// The run's directory.
+        path: PathBuf,
+    },
+    /// An epoch was reported before its run began.
+    #[error("{path}: expected a run before its first epoch: call begin first", path = path.display())]
+    NotBegun {
         /// The run's directory.
         path: PathBuf,
     },

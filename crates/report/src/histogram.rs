@@ -1,6 +1,4 @@
-use serde::{Deserialize, Deserializer, Serialize};
-
-use crate::ascending::ascending;
+use serde::{Deserialize, Serialize};
 
 /// Number of magnitude bins on each side of zero: 256 regular ones, one below them and one above.
 pub const MAGNITUDES: usize = 258;
@@ -136,26 +134,13 @@ impl Histogram {
 #[derive(Clone, Serialize, Deserialize)]
 struct Sparse {
     zeros: u64,
-    negative: Side,
-    positive: Side,
-}
-
-/// The counts of one side, a bin each.
-#[derive(Clone, Serialize)]
-#[serde(transparent)]
-struct Side(Vec<(usize, u64)>);
-
-impl<'de> Deserialize<'de> for Side {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Bins ascend, so that there are no more pairs than bins, whatever a file claims.
-        ascending(deserializer, |(bin, _): &(usize, u64)| *bin as u64, MAGNITUDES as u64).map(Self)
-    }
+    negative: Vec<(usize, u64)>,
+    positive: Vec<(usize, u64)>,
 }
 
 impl From<Histogram> for Sparse {
     fn from(h: Histogram) -> Self {
-        let sparse =
-            |counts: Vec<u64>| Side(counts.into_iter().enumerate().filter(|(_, n)| *n > 0).collect());
+        let sparse = |counts: Vec<u64>| counts.into_iter().enumerate().filter(|(_, n)| *n > 0).collect();
         Self { zeros: h.zeros, negative: sparse(h.negative), positive: sparse(h.positive) }
     }
 }
@@ -168,8 +153,11 @@ impl TryFrom<Sparse> for Histogram {
         let mut total = Some(s.zeros);
         for (counts, sparse) in [(&mut histogram.negative, s.negative), (&mut histogram.positive, s.positive)]
         {
-            for (bin, n) in sparse.0 {
-                counts[bin] = n;
+            if !sparse.is_sorted_by(|a, b| a.0 < b.0) {
+                return Err("a histogram: expected ascending bins");
+            }
+            for (bin, n) in sparse {
+                *counts.get_mut(bin).ok_or("a histogram: expected bins below 258")? = n;
                 total = total.and_then(|total| total.checked_add(n));
             }
         }

@@ -1,19 +1,27 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Histogram, ascending::ascending};
+use crate::Histogram;
 
 /// What one site's activations did over one window: a whole epoch of training, or one evaluation pass.
 ///
-/// `ys` are post-activations, `xs` pre-activations, `f` the activation function. A *unit* is one index of
-/// dimension 1: a neuron of `(N, F)`, a feature map of `(N, C, H, W)`. An *observation* of a unit is one
-/// (sample, position) pair. Counts are exact over the whole window. NaN and infinities are counted and
-/// left out of everything else. Fields that were not asked for, or have no meaning, are `None`.
+/// `ys` are the values at the site, `f` its activation function if it has one, `xs` what `f` was applied to. A *unit* is
+/// one index of the site's unit axis: a neuron of `(N, F)` or `(N, T, F)`, a feature map of `(N, C, H, W)`. All other
+/// axes but the batch are *positions*; an *observation* of a unit is one (sample, position) pair. Counts are exact over
+/// the whole window. NaN and infinities are counted and left out of everything else. Fields that were not asked for, or
+/// have no meaning, are `None`; where there is no `f`, that is all that is said of it: `flat_low`, `flat_high`, `dead`,
+/// `rare`, `died`, `revived` and `still_dead`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerStats {
     /// Name of the site, that of the weights that feed it: `conv1`.
     pub site: String,
-    /// The activation function, as text: `relu`.
-    pub activation: String,
+    /// The activation function, as text: `relu`; `None` where there is none.
+    pub activation: Option<String>,
+    /// The most often that one pass came by: 1, or more where one activation stands for several places. Each time
+    /// counts as samples of its own.
+    pub uses: u32,
+    /// What kept the recorder from recording all of the window; the numbers are about what came before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// Number of units.
     pub units: u64,
     /// Samples seen.
@@ -61,18 +69,19 @@ pub struct LayerStats {
     pub flat_high: Option<f64>,
     /// Units at which `f'(xs)` was 0 at every observation: no gradient could reach their incoming weights. For
     /// ReLU, whose `f'(0)` is 0, those that never fired. A unit that is saturated at its upper end is dead too.
-    pub dead: u64,
+    pub dead: Option<u64>,
     /// Units that are not dead and had `ys > 0` on fewer than 1 % of observations (Dohare et al. 2024); `None`
     /// unless the activation is 0 for every negative input.
     pub rare: Option<u64>,
     /// Units with `ys > 0` at every observation: a ReLU that is merely linear on these data; every sigmoid.
     pub always_on: u64,
-    /// Units with dormancy score 0 (Sokar et al. 2023): `s_i = E|h_i| / (mean_k E|h_k| + 1e-9)`.
-    pub dormant_0: u64,
+    /// Units with dormancy score 0 (Sokar et al. 2023): `s_i = E|h_i| / (mean_k E|h_k| + 1e-9)`; `None` at an
+    /// output layer.
+    pub dormant_0: Option<u64>,
     /// Units with dormancy score at most 0.025.
-    pub dormant_0_025: u64,
+    pub dormant_0_025: Option<u64>,
     /// Units with dormancy score at most 0.1.
-    pub dormant_0_1: u64,
+    pub dormant_0_1: Option<u64>,
     /// Units dead now that were not in the window before; `None` in the first window.
     pub died: Option<u64>,
     /// Units dead in the window before that are not now.
@@ -80,7 +89,7 @@ pub struct LayerStats {
     /// Units dead in both windows.
     pub still_dead: Option<u64>,
     /// Indices of the dead units, ascending.
-    #[serde(deserialize_with = "ascending_units")]
+    #[serde(deserialize_with = "ascending")]
     pub dead_units: Vec<u32>,
     /// How the rate at which units fire (`ys > 0`) is spread over the units.
     pub firing_rate: FiringRates,
@@ -98,14 +107,19 @@ pub struct LayerStats {
 }
 
 impl LayerStats {
+    /// The site's name; where a pass comes by several times, with how often: `stem ×7`.
+    pub fn title(&self) -> String {
+        if self.uses > 1 { format!("{} ×{}", self.site, self.uses) } else { self.site.clone() }
+    }
+
     /// `dead / units`, in `[0, 1]`.
-    pub fn dead_fraction(&self) -> f64 {
-        self.fraction(self.dead)
+    pub fn dead_fraction(&self) -> Option<f64> {
+        self.fraction(self.dead?)
     }
 
     /// `dormant_0_025 / units`, in `[0, 1]`.
-    pub fn dormant_fraction(&self) -> f64 {
-        self.fraction(self.dormant_0_025)
+    pub fn dormant_fraction(&self) -> Option<f64> {
+        self.fraction(self.dormant_0_025?)
     }
 
     /// Population standard deviation.
@@ -113,13 +127,54 @@ impl LayerStats {
         self.variance.map(f64::sqrt)
     }
 
-    fn fraction(&self, units: u64) -> f64 {
-        if self.units == 0 { 0.0 } else { units as f64 / self.units as f64 }
+    fn fraction(&self, units: u64) -> Option<f64> {
+        (self.units > 0).then(|| units as f64 / self.units as f64)
     }
 }
 
-fn ascending_units<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-    ascending(deserializer, |unit| u64::from(*unit), 1 << 32)
+/// What keeps a recorder from recording a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Trouble {
+    /// The number of units changed within the window.
+    UnitsChanged {
+        /// Units so far.
+        expected: u64,
+        /// Units then.
+        found: u64,
+    },
+    /// Training and evaluation passes came in one window.
+    ModesMixed,
+    /// Another site of the same name came.
+    SiteTwice,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::UnitsChanged { expected, found } => write!(
+                f,
+                "expected {expected} units as before, found {found}: one activation for layers of different widths? give \
+                 each place a name of its own"
+            ),
+            Self::ModesMixed => f.write_str(
+                "training and evaluation in one window: call finish between them, or use a recorder for each",
+            ),
+            Self::SiteTwice => f.write_str(
+                "another site of this name came: give each model a recorder of its own, and make sites once, not in every \
+                 pass",
+            ),
+        }
+    }
+}
+
+fn ascending<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
+    let units = Vec::<u32>::deserialize(from)?;
+    match units.is_sorted_by(|a, b| a < b) {
+        true => Ok(units),
+        false => Err(serde::de::Error::custom("dead_units: expected ascending numbers")),
+    }
 }
 
 /// Quantiles of the values, from the histogram: each within 1/16 of the exact sample.

@@ -1,38 +1,41 @@
 use crate::{
-    LayerStats, NonFinite, SplitReport, number,
+    LayerStats, NonFinite, Shown, SplitReport, Statistic, number,
     picture::{PICTURE_TITLE, picture},
     table::{Align, Cell, Paint, Table},
 };
 
 /// What the columns of [`layer_table`] mean; printed once.
-pub(crate) const LEGEND: [&str; 6] = [
-    "zeros, train  share of exact zeros, in the window that the first column names and in training",
-    "dead          units that no gradient reached in the window; since the one before: +died -revived",
-    "dormant       units whose mean |y| is at most 2.5% of their layer's mean, the dead ones included",
-    "skew, asym    skewness; distance from the mirror image: 0 symmetric, 0.5 ReLU of that, 1 one-sided",
-    "-8 .. 8       the distribution: columns are octaves, below 1/8 in the middle; the tallest is full",
-    "=0            the exact zeros among all values: empty is none, full is all",
-];
+pub(crate) fn legend() -> impl Iterator<Item = String> {
+    let line = |title: &str, what: &str| format!("{title:<8}  {what}");
+    let rest = [
+        ("train", "The zeros in training, where the table is about another window."),
+        ("+n -n", "Units that died and that revived since the window before."),
+        ("-8 .. 8", "The distribution: columns are octaves, below 1/8 in the middle; the tallest is full."),
+        ("=0", "The exact zeros among all values: empty is none, full is all."),
+    ];
+    let statistics = Statistic::shown_in(Shown::Console).map(move |of| line(of.column, of.what));
+    statistics.chain(rest.map(|(title, what)| line(title, what)))
+}
 
-/// One row per layer of a split; `other` is the training window, whose zeros stand beside.
+/// One row per layer of a split; of the training window `train` the zeros stand beside.
 pub(crate) fn layer_table(of: &SplitReport, train: Option<&SplitReport>) -> Table {
     let layers = &of.layers;
     let mut table = Table::default();
-    table.column(Align::Left, of.split.name(), layers.iter().map(|l| l.site.as_str()));
-    table.column(Align::Left, "act", layers.iter().map(|l| l.activation.as_str()));
-    table.column(Align::Right, "zeros", layers.iter().map(|l| number::share(l.zero_fraction)));
-    if let Some(train) = train {
-        let in_train = |l: &LayerStats| train.layers.iter().find(|t| t.site == l.site);
-        let zeros = |t: &LayerStats| number::share(t.zero_fraction);
-        let cells = layers.iter().map(|l| in_train(l).map_or(number::NONE.into(), zeros));
-        table.column(Align::Right, train.split.name(), cells);
+    table.column(Align::Left, of.split.name(), layers.iter().map(LayerStats::title));
+    let activation = |l: &LayerStats| l.activation.clone().unwrap_or(number::NONE.into());
+    table.column(Align::Left, "act", layers.iter().map(activation));
+    for statistic in Statistic::shown_in(Shown::Console) {
+        let cell = |l: &LayerStats| (statistic.value)(l).map_or(number::NONE.into(), |x| statistic.text(x));
+        match statistic.id {
+            "dead" => table.column(Align::Left, statistic.column, dead(layers)),
+            _ => table.column(Align::Right, statistic.column, layers.iter().map(cell)),
+        }
+        if let Some(train) = train.filter(|_| statistic.id == "zero_fraction") {
+            let in_train = |l: &LayerStats| train.layers.iter().find(|t| t.site == l.site);
+            let cells = layers.iter().map(|l| in_train(l).map_or(number::NONE.into(), cell));
+            table.column(Align::Right, train.split.name(), cells);
+        }
     }
-    table.column(Align::Left, "dead", dead(layers));
-    table.column(Align::Right, "dormant", layers.iter().map(|l| l.dormant_0_025.to_string()));
-    table.column(Align::Right, "mean", layers.iter().map(|l| number::maybe(l.mean, 3)));
-    table.column(Align::Right, "std", layers.iter().map(|l| number::maybe(l.std(), 3)));
-    table.column(Align::Right, "skew", layers.iter().map(|l| number::rounded(l.skewness)));
-    table.column(Align::Right, "asym", layers.iter().map(|l| number::rounded(l.asymmetry)));
     let pictures = layers.iter().map(|l| l.histogram.as_ref().map_or(number::NONE.into(), picture));
     table.column(Align::Left, PICTURE_TITLE, pictures);
     table
@@ -40,14 +43,15 @@ pub(crate) fn layer_table(of: &SplitReport, train: Option<&SplitReport>) -> Tabl
 
 /// `3/256 +1 -0`, the slashes below each other; the changes only where there are any.
 fn dead(layers: &[LayerStats]) -> Vec<Cell> {
-    let counts: Vec<String> = layers.iter().map(|l| format!("{}/{}", l.dead, l.units)).collect();
-    let width = counts.iter().map(String::len).max().unwrap_or(0);
+    let count = |l: &LayerStats| l.dead.map_or(number::NONE.into(), |dead| format!("{dead}/{}", l.units));
+    let counts: Vec<String> = layers.iter().map(count).collect();
+    let width = counts.iter().map(|count| count.chars().count()).max().unwrap_or(0);
     let cell = |(l, count): (&LayerStats, &String)| {
         let changes = match (l.died.unwrap_or(0), l.revived.unwrap_or(0)) {
             (0, 0) => String::new(),
             (died, revived) => format!(" +{died} -{revived}"),
         };
-        let paint = if l.dead > 0 { Paint::Yellow } else { Paint::Plain };
+        let paint = if l.dead > Some(0) { Paint::Yellow } else { Paint::Plain };
         Cell::new(format!("{count:>width$}{changes}"), paint)
     };
     layers.iter().zip(&counts).map(cell).collect()
@@ -75,8 +79,8 @@ pub(crate) fn dead_units(layers: &[LayerStats], at_most: usize, width: usize) ->
     lines
 }
 
-/// A line about the batches of a split that were not finite, and one for every layer that produced something that is
-/// not a finite number.
+/// A line about the batches of a split that were not finite, one for every layer that produced something that is not a
+/// finite number, and one for every layer that could not be recorded.
 pub(crate) fn faults(of: &SplitReport) -> impl Iterator<Item = String> {
     let batches = of.nonfinite.as_ref().map(|NonFinite { batches, skipped, first }| {
         let skipped = match skipped {
@@ -93,5 +97,9 @@ pub(crate) fn faults(of: &SplitReport) -> impl Iterator<Item = String> {
         let kinds = kinds.collect::<Vec<_>>().join(" and ");
         format!("{}: {kinds} of {} values ({})", l.site, number::count(l.values), of.split.name())
     });
-    batches.into_iter().chain(layers)
+    let troubles = of.layers.iter().filter_map(|l| {
+        let trouble = l.trouble.as_ref()?;
+        Some(format!("{}: not all recorded ({}): {trouble}", l.site, of.split.name()))
+    });
+    batches.into_iter().chain(layers).chain(troubles)
 }

@@ -7,27 +7,27 @@
 //! compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and [`sink_fn`] makes one of a closure.
 //!
 //! ```
-//! use taper_report::{ConsoleConfig, ConsoleSink, EpochReport, Score, Sink, Split, SplitReport, sink_fn};
+//! use taper_report::{ConsoleConfig, ConsoleSink, EpochReport, Metric, MetricKind, Score, Sink, Split, SplitReport, sink_fn};
 //!
 //! let mut best = 0.0_f64;
 //! let mut printed = Vec::new();
 //! let mut sinks: Vec<Box<dyn Sink + '_>> = vec![
 //!     Box::new(ConsoleSink::new(&mut printed, ConsoleConfig::default())),
 //!     Box::new(sink_fn(|report| {
-//!         best = best.max(report.headline().map_or(0.0, |of| of.score.accuracy));
+//!         best = best.max(report.headline().and_then(|of| of.score.metric("accuracy")).unwrap_or(0.0));
 //!         Ok(())
 //!     })),
 //! ];
-//! let score = Score { loss: 0.1, accuracy: 0.98, samples: 10_000 };
+//! let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: 0.98 };
+//! let score = Score { loss: 0.1, samples: 10_000, metrics: vec![accuracy], ..Score::default() };
 //! sinks.epoch(&EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Test, score)] })?;
 //! drop(sinks);
 //! assert_eq!(best, 0.98);
-//! assert_eq!(printed, b"epoch 1  test 98.00% loss 0.1000\n");
+//! assert_eq!(printed, b"epoch 1  test loss 0.1000 accuracy 98.00%\n");
 //! # Ok::<(), taper_report::Error>(())
 //! ```
 
 mod alert;
-mod ascending;
 mod error;
 mod histogram;
 mod layer_stats;
@@ -35,7 +35,6 @@ mod report;
 mod sink;
 mod statistic;
 
-mod beside;
 mod lines;
 mod replay;
 mod run_dir;
@@ -57,16 +56,20 @@ pub use comparison::comparison;
 pub use console::{ConsoleConfig, ConsoleSink};
 pub use error::{Error, Result};
 pub use histogram::{Histogram, MAGNITUDES};
-pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles};
+pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles, Trouble};
 pub use lines::{
-    ConfigRecord, FORMAT_VERSION, LayerLine, MetricsLine, TimingLine, read_config, read_lines,
-    read_lines_before_damage,
+    ConfigRecord, FORMAT_VERSION, LayerLine, Line, Metrics, MetricsLine, Timing, TimingLine, read_config,
+    read_lines, read_lines_before_damage,
 };
 pub use number::{count as count_text, share as share_text};
 pub use replay::read_reports;
-pub use report::{EpochReport, NonFinite, Run, Score, Split, SplitReport};
+pub use report::{
+    EpochReport, Fault, Labels, Metric, MetricKind, NonFinite, Place, Run, Score, Split, SplitReport,
+    label_text, label_value,
+};
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
+pub use statistic::{STATISTICS, Shown, Statistic, StatisticKind};
 pub use summary::Summary;
 pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;

@@ -4,23 +4,20 @@ use std::{
     path::Path,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{
-    Error, LayerStats, NonFinite, Result, Run, Split, SplitReport,
-    beside::{Beside, Head},
-};
+use crate::{Error, Labels, LayerStats, NonFinite, Result, Run, Score, Split, SplitReport};
 
 /// The version of the format that [`RunDir`](crate::RunDir) writes, the `v` of every record.
 ///
 /// It goes up when a field changes its meaning or goes away; a new field alone does not raise it.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The largest `config.json` that is written or read, in bytes: parsed, JSON can take a hundred times its own size.
 pub(crate) const MAX_CONFIG: u64 = 256 << 10;
 
 /// `config.json`: what the run is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfigRecord {
     /// [`FORMAT_VERSION`].
     pub v: u32,
@@ -29,51 +26,50 @@ pub struct ConfigRecord {
     pub run: Run,
 }
 
-/// A line of `metrics.jsonl`: how well the model did on one split in one epoch.
+/// A line of `metrics.jsonl`, `layers.jsonl` or `timing.jsonl`: which run, epoch and split it is about, then its own
+/// fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MetricsLine {
+pub struct Line<T> {
     /// [`FORMAT_VERSION`].
     pub v: u32,
-    /// Epochs count from 1.
-    pub epoch: u32,
-    /// Which part of the data.
-    pub split: Split,
-    /// Mean cross-entropy per sample, in nats; `None` where it was not finite.
-    pub loss: Option<f64>,
-    /// Fraction of samples classified correctly, in `[0, 1]`; `None` where it was not finite.
-    pub accuracy: Option<f64>,
-    /// How many samples the two are taken over.
-    pub samples: u64,
-    /// Learning rate of the last step of the epoch; `None` outside training.
-    pub learning_rate: Option<f64>,
-    /// Batches that were not finite. The field is there only if there were some; boxed, as there hardly ever are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nonfinite: Option<Box<NonFinite>>,
-}
-
-/// A line of `layers.jsonl`: what one site's activations did over one split in one epoch.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LayerLine {
-    /// [`FORMAT_VERSION`].
-    pub v: u32,
-    /// Epochs count from 1.
+    /// The run's name.
+    pub run: String,
+    /// The run's labels.
+    pub labels: Labels,
+    /// The run's seed.
+    pub seed: u64,
+    /// Epochs count from 1; 0 is the untrained network.
     pub epoch: u32,
     /// Which part of the data, and with it which window.
     pub split: Split,
-    /// The numbers; their fields stand beside `v`.
+    /// What the line says; its fields stand beside the others.
     #[serde(flatten)]
-    pub stats: LayerStats,
+    pub of: T,
 }
 
+/// A line of `metrics.jsonl`: how well the model did on one split in one epoch.
+pub type MetricsLine = Line<Metrics>;
+/// A line of `layers.jsonl`: what one site's activations did over one split in one epoch.
+pub type LayerLine = Line<LayerStats>;
 /// A line of `timing.jsonl`: how long one split took in one epoch.
+pub type TimingLine = Line<Timing>;
+
+/// What a line of `metrics.jsonl` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TimingLine {
-    /// [`FORMAT_VERSION`].
-    pub v: u32,
-    /// Epochs count from 1.
-    pub epoch: u32,
-    /// Which part of the data.
-    pub split: Split,
+pub struct Metrics {
+    /// Loss and metrics; numbers that were not finite are NaN.
+    #[serde(flatten)]
+    pub score: Score,
+    /// Learning rate of the last step of the epoch; `None` outside training.
+    pub learning_rate: Option<f64>,
+    /// Batches that were not finite. The field is there only if there were some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonfinite: Option<NonFinite>,
+}
+
+/// What a line of `timing.jsonl` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
     /// Wall-clock seconds of the whole pass, tracking included.
     pub seconds: f64,
     /// Samples per second of wall-clock time.
@@ -82,27 +78,32 @@ pub struct TimingLine {
     pub tracking_fraction: f64,
 }
 
-impl MetricsLine {
-    pub(crate) fn new(epoch: u32, of: &SplitReport) -> Self {
-        Self {
-            v: FORMAT_VERSION,
-            epoch,
-            split: of.split,
-            loss: Some(of.score.loss).filter(|x| x.is_finite()),
-            accuracy: Some(of.score.accuracy).filter(|x| x.is_finite()),
-            samples: of.score.samples,
-            learning_rate: of.learning_rate,
-            nonfinite: of.nonfinite.clone().map(Box::new),
-        }
+/// What a line of `layers.jsonl` says: the statistics, and what readers would work out from them.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Layer<'a> {
+    #[serde(flatten)]
+    stats: &'a LayerStats,
+    std: Option<f64>,
+    dead_fraction: Option<f64>,
+}
+
+impl<T> Line<T> {
+    pub(crate) fn new(run: &Run, epoch: u32, split: Split, of: T) -> Self {
+        let Run { name, labels, seed, .. } = run;
+        Self { v: FORMAT_VERSION, run: name.clone(), labels: labels.clone(), seed: *seed, epoch, split, of }
     }
 }
 
-impl TimingLine {
-    pub(crate) fn new(epoch: u32, of: &SplitReport) -> Self {
+impl From<&SplitReport> for Metrics {
+    fn from(of: &SplitReport) -> Self {
+        let (score, nonfinite) = (of.score.clone(), of.nonfinite.clone());
+        Self { score, learning_rate: of.learning_rate, nonfinite }
+    }
+}
+
+impl From<&SplitReport> for Timing {
+    fn from(of: &SplitReport) -> Self {
         Self {
-            v: FORMAT_VERSION,
-            epoch,
-            split: of.split,
             seconds: of.seconds,
             samples_per_second: of.samples_per_second(),
             tracking_fraction: of.tracking_fraction(),
@@ -110,17 +111,9 @@ impl TimingLine {
     }
 }
 
-impl<'de> Deserialize<'de> for ConfigRecord {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (head, run) = Beside::of(deserializer, &["v"])?;
-        Ok(Self { v: head.v()?, run })
-    }
-}
-
-impl<'de> Deserialize<'de> for LayerLine {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (head, stats): (Head, LayerStats) = Beside::of(deserializer, &["v", "epoch", "split"])?;
-        Ok(Self { v: head.v()?, epoch: head.epoch()?, split: head.split()?, stats })
+impl<'a> From<&'a LayerStats> for Layer<'a> {
+    fn from(stats: &'a LayerStats) -> Self {
+        Self { stats, std: stats.std(), dead_fraction: stats.dead_fraction() }
     }
 }
 
@@ -131,7 +124,7 @@ impl<'de> Deserialize<'de> for LayerLine {
 ///
 /// # Errors
 ///
-/// The file cannot be read, a line was written in a newer format, or a line before the last is no
+/// The file cannot be read, a line was written in another version of the format, or a line before the last is no
 /// such record. The last two name the line.
 pub fn read_lines<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Vec<T>> {
     match read_lines_before_damage(path) {
@@ -163,7 +156,7 @@ pub fn read_lines_before_damage<T: DeserializeOwned>(path: impl AsRef<Path>) -> 
     // An object ends with its last byte, so a line that parses lacks nothing but its newline.
     match parse(path, lines + 1, &bytes[complete..]) {
         Ok(last) => records.push(last),
-        Err(newer @ Error::Version { .. }) => return (records, Some(newer)),
+        Err(other @ Error::Version { .. }) => return (records, Some(other)),
         Err(_) => {}
     }
     (records, None)
@@ -173,7 +166,7 @@ pub fn read_lines_before_damage<T: DeserializeOwned>(path: impl AsRef<Path>) -> 
 ///
 /// # Errors
 ///
-/// The file cannot be read, is larger than 256 KiB, was written in a newer format, or is no such record.
+/// The file cannot be read, is larger than 256 KiB, was written in another version of the format, or is no such record.
 pub fn read_config(path: impl AsRef<Path>) -> Result<Run> {
     let path = path.as_ref();
     let bytes = read(path, MAX_CONFIG)?;
@@ -206,7 +199,7 @@ fn parse<T: DeserializeOwned>(path: &Path, line: usize, bytes: &[u8]) -> Result<
     }
     let wrong = |cause| Error::Json { path: path.into(), line, cause };
     let Version { v } = serde_json::from_slice(bytes).map_err(wrong)?;
-    if v > FORMAT_VERSION {
+    if v != FORMAT_VERSION {
         return Err(Error::Version { path: path.into(), line, found: v });
     }
     serde_json::from_slice(bytes).map_err(wrong)

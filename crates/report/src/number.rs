@@ -13,11 +13,6 @@ pub fn share(fraction: f64) -> String {
     }
 }
 
-/// An accuracy with two digits: `97.71%`.
-pub(crate) fn accuracy(fraction: f64) -> String {
-    format!("{:.2}%", fraction * 100.0)
-}
-
 /// A number with so many decimals, or in powers of ten where they would not do.
 pub(crate) fn fixed(x: f64, decimals: usize) -> String {
     let text = format!("{x:.decimals$}");
@@ -25,14 +20,9 @@ pub(crate) fn fixed(x: f64, decimals: usize) -> String {
     if lost || x.is_finite() && x.abs() >= 1e4 { format!("{x:.0e}") } else { text }
 }
 
-/// The same for a number that may be missing.
-pub(crate) fn maybe(x: Option<f64>, decimals: usize) -> String {
-    x.map_or(NONE.into(), |x| fixed(x, decimals))
-}
-
 /// A shape without a unit, as skewness: two decimals, and nothing nearer to zero than they show.
-pub(crate) fn rounded(x: Option<f64>) -> String {
-    let text = x.map_or(NONE.into(), |x| format!("{x:.2}"));
+pub(crate) fn rounded(x: f64) -> String {
+    let text = format!("{x:.2}");
     if text == "-0.00" { "0.00".into() } else { text }
 }
 
@@ -67,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_skewness_of_nearly_nothing_has_no_sign() {
-        assert_eq!([Some(-5e-16), Some(-1.934), None].map(rounded), ["0.00", "-1.93", "–"]);
+        assert_eq!([-5e-16, -1.934].map(rounded), ["0.00", "-1.93"]);
     }
 
     #[test]

@@ -8,38 +8,48 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     EpochReport, Error, FORMAT_VERSION, Result, Run, Sink,
-    lines::{ConfigRecord, LayerLine, MAX_CONFIG, MetricsLine, TimingLine},
+    lines::{ConfigRecord, Layer, Line, MAX_CONFIG, Metrics, Timing},
     whole::{still_there, write_whole},
 };
 
 /// A run's directory: a sink that writes JSON and JSON lines.
 ///
-/// # Format, version 1
+/// # Format, version 2
 ///
 /// Every record is one JSON object whose first field is `v`, the [format version](FORMAT_VERSION).
 /// Readers pass over fields they do not know. Numbers that are not finite are written as `null`, and
 /// so is what was not measured. All text is UTF-8; lines end with one `\n`.
 ///
 /// `config.json`, written once, over several lines: `v` and the fields of [`Run`]: `name`, `dataset`,
-/// `model`, `activation`, `dropout`, `seed`, `parameters`, `epochs` (planned) and `config`, an object
-/// with everything else that is needed to repeat the run. At most 256 KiB.
+/// `model`, `labels` (an object), `loss` (what the loss is), `seed`, `parameters`, `epochs` (planned) and
+/// `config`, an object with everything else that is needed to repeat the run. At most 256 KiB.
 ///
-/// `metrics.jsonl`, one line per epoch and split:
+/// Every line of the other files begins with these fields, so that it can be used alone:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
-/// | `v` | integer | 1 |
-/// | `epoch` | integer | from 1 |
+/// | `v` | integer | 2 |
+/// | `run` | string | the run's name |
+/// | `labels` | object | the run's labels: texts, numbers or truth values |
+/// | `seed` | integer | the run's seed |
+/// | `epoch` | integer | from 1; 0 is the untrained network, which has no `train` |
 /// | `split` | string | `train` (train mode, while the weights move), `validation`, `test` (fixed weights) |
-/// | `loss` | number, null | mean cross-entropy per sample, in nats |
-/// | `accuracy` | number, null | fraction of samples classified correctly, in `[0, 1]` |
-/// | `samples` | integer | samples the two are taken over |
-/// | `learning_rate` | number, null | of the last step of the epoch; null outside training |
-/// | `nonfinite` | object | only where a loss, gradient or activation was NaN or infinite: `batches` (how many), `skipped` (steps left out), `first` (which batch, and where in it) |
 ///
-/// `layers.jsonl`, one line per epoch, split and site, sites in the order the model visits them:
-/// `v`, `epoch`, `split` as above, then the fields of [`LayerStats`](crate::LayerStats) under the same
-/// names and in the same order, where each is defined. What is nested there is nested here:
+/// `metrics.jsonl`, one line per epoch and split, goes on with:
+///
+/// | field | type | meaning |
+/// |---|---|---|
+/// | `loss` | number, null | mean per sample, of the kind that `loss` in `config.json` names |
+/// | `samples` | integer | samples that it is taken over |
+/// | `metrics` | object | the other measures of the training step by name, each a number or null; the first is the primary one |
+/// | `kinds` | object | of each metric: `share` (in `[0, 1]`, more is better), `higher` or `lower` (is better) |
+/// | `counts` | object | tables of counts by name, row by row; only where there are any |
+/// | `learning_rate` | number, null | of the last step of the epoch; null outside training |
+/// | `nonfinite` | object | only where something was NaN or infinite: `batches` (how many), `skipped` (steps left out), `first`: [`Fault`](crate::Fault) |
+///
+/// `layers.jsonl`, one line per epoch, split and site, sites in the order the model visits them, goes on with
+/// the fields of [`LayerStats`](crate::LayerStats) under the same names and in the same order, where each is
+/// defined, then `std` and `dead_fraction`, which follow from them. What is nested there is nested here:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
@@ -48,10 +58,11 @@ use crate::{
 /// | `dead_units` | array | indices of the dead units, from 0, ascending |
 /// | `firing_rate` | object | `never`, `between` (20 counts), `always` |
 /// | `active_per_sample` | object, null | `mean`, `min`, `max` |
+/// | `trouble` | text or object | only where the recorder could not record all of the window: [`Trouble`](crate::Trouble) |
 ///
-/// `timing.jsonl`, one line per epoch and split: `v`, `epoch`, `split`, `seconds` (wall clock),
-/// `samples_per_second`, `tracking_fraction` (share of the time that observing took, in `[0, 1]`).
-/// Time stands here alone: the same numbers make the same bytes in the other files.
+/// `timing.jsonl`, one line per epoch and split, goes on with `seconds` (wall clock), `samples_per_second`,
+/// `tracking_fraction` (share of the time that observing took, in `[0, 1]`). Time stands here alone: the same
+/// numbers make the same bytes in the other files.
 ///
 /// The lines of an epoch go to each file in one write, and all have left the process when
 /// [`Sink::epoch`] returns. A killed run leaves at worst a last line that breaks off, which
@@ -65,6 +76,8 @@ pub struct RunDir {
     metrics: Lines,
     layers: Lines,
     timing: Lines,
+    /// The run, once it has begun.
+    run: Option<Run>,
     /// Whether there was a run in the directory before.
     resumed: bool,
     _lock: RunLock,
@@ -148,7 +161,7 @@ impl RunDir {
         let lock = RunLock::take(&path)?;
         let layers = Lines::create(path.join("layers.jsonl"))?;
         let timing = Lines::create(path.join("timing.jsonl"))?;
-        Ok(Self { path, metrics, layers, timing, resumed: false, _lock: lock })
+        Ok(Self { path, metrics, layers, timing, run: None, resumed: false, _lock: lock })
     }
 
     /// Opens the directory of a run that was interrupted, to go on with it. `known` is what the checkpoint knows
@@ -169,7 +182,7 @@ impl RunDir {
         for (lines, length) in [(&metrics, known.metrics), (&layers, known.layers), (&timing, known.timing)] {
             lines.file.set_len(length).map_err(Error::io(&lines.path))?;
         }
-        Ok(Self { path, metrics, layers, timing, resumed: true, _lock: lock })
+        Ok(Self { path, metrics, layers, timing, run: None, resumed: true, _lock: lock })
     }
 
     /// The directory that was taken.
@@ -190,25 +203,25 @@ impl Sink for RunDir {
         }
         match fs::read(&path) {
             Ok(_) if !self.resumed => return Err(Error::io(path)(ErrorKind::AlreadyExists.into())),
-            Ok(same) if same == bytes => return Ok(()),
-            _ => {}
+            Ok(same) if same == bytes => {}
+            // Whole or absent: without it a run cannot go on.
+            _ => write_whole(&path, &bytes).map_err(Error::io(path))?,
         }
-        // Whole or absent: without it a run cannot go on.
-        write_whole(&path, &bytes).map_err(Error::io(path))
+        self.run = Some(run.clone());
+        Ok(())
     }
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
-        let epoch = report.epoch;
-        self.metrics.append(report.splits.iter().map(|of| MetricsLine::new(epoch, of)))?;
-        self.layers.append(report.splits.iter().flat_map(|of| {
-            of.layers.iter().map(move |stats| LayerLine {
-                v: FORMAT_VERSION,
-                epoch,
-                split: of.split,
-                stats: stats.clone(),
-            })
+        let Self { metrics, layers, timing, run: Some(run), .. } = self else {
+            return Err(Error::NotBegun { path: self.path.clone() });
+        };
+        let (epoch, splits) = (report.epoch, &report.splits);
+        metrics.append(splits.iter().map(|of| Line::new(run, epoch, of.split, Metrics::from(of))))?;
+        layers.append(splits.iter().flat_map(|of| {
+            let run = &*run;
+            of.layers.iter().map(move |layer| Line::new(run, epoch, of.split, Layer::from(layer)))
         }))?;
-        self.timing.append(report.splits.iter().map(|of| TimingLine::new(epoch, of)))
+        timing.append(splits.iter().map(|of| Line::new(run, epoch, of.split, Timing::from(of))))
     }
 }
 

@@ -1,20 +1,21 @@
-use crate::{EpochReport, LayerStats, Result, Run, Score, Sink, Split};
+use crate::{EpochReport, LayerStats, Metric, Result, Run, Score, Sink, Split};
 
 /// What remains of a run in a table of runs: a sink that keeps the last epoch and adds up the time.
 ///
 /// Numbers come from the headline split: test, else validation, else train. An epoch that was cut short and
-/// lacks the split of those before it adds its time, and leaves their numbers as they are.
+/// lacks the split of those before it adds its time, and leaves their numbers as they are; so does epoch 0, the
+/// untrained network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// The run.
     pub run: Run,
     /// The last epoch that ended; 0 before the first.
     pub epoch: u32,
-    /// The split that the accuracies and the loss are from.
+    /// The split that the numbers are from.
     pub split: Option<Split>,
-    /// Highest accuracy on `split` of any epoch, in `[0, 1]`.
-    pub best_accuracy: Option<f64>,
-    /// Loss and accuracy of the last epoch that measured `split`.
+    /// The best value of the [primary](Score::primary) metric on `split`, of any epoch.
+    pub best: Option<Metric>,
+    /// Loss and metrics of the last epoch that measured `split`.
     pub score: Option<Score>,
     /// Wall-clock seconds of all epochs and splits.
     pub seconds: f64,
@@ -35,7 +36,7 @@ impl Summary {
             run,
             epoch: 0,
             split: None,
-            best_accuracy: None,
+            best: None,
             score: None,
             seconds: 0.0,
             tracking_seconds: 0.0,
@@ -73,12 +74,16 @@ impl Sink for Summary {
             self.train_samples += train.score.samples;
         }
         // Some(test) > Some(train) > None: a training score must not outbid those on test.
-        if let Some(of) = report.headline().filter(|of| Some(of.split) >= self.split) {
+        let trained = report.headline().filter(|_| report.epoch > 0);
+        if let Some(of) = trained.filter(|of| Some(of.split) >= self.split) {
             self.epoch = report.epoch;
-            let before = self.best_accuracy.filter(|_| self.split == Some(of.split));
-            self.best_accuracy = Some(before.map_or(of.score.accuracy, |best| best.max(of.score.accuracy)));
+            let metric = Some(of.score.primary()).filter(|metric| !metric.value.is_nan());
+            self.best = match (self.best.take().filter(|_| self.split == Some(of.split)), metric) {
+                (Some(best), Some(metric)) if !metric.is_better_than(&best) => Some(best),
+                (best, metric) => metric.or(best),
+            };
             self.split = Some(of.split);
-            self.score = Some(of.score);
+            self.score = Some(of.score.clone());
             self.layers = report.observed().map_or(Vec::new(), |of| of.layers.clone());
         }
         Ok(())

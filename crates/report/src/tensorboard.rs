@@ -5,14 +5,14 @@ use std::{
 
 use prost::Message;
 
-use crate::{EpochReport, LayerStats, Result, Run, Sink, Split, SplitReport};
+use crate::{EpochReport, Result, Run, Shown, Sink, Split, SplitReport, Statistic};
 use buckets::Bucket;
 use event_file::{EventFile, create_dir, now};
 use proto::{
     DataClass, DataType, Datum, Dim, HParam, HParams, Kind, Metadata, PluginData, Session, SessionEnd,
     SessionStart, Shape, Status, Tensor, Value,
 };
-use tags::Tags;
+use tags::{Tags, sanitized};
 
 mod buckets;
 mod event_file;
@@ -44,11 +44,10 @@ mod tags;
 ///
 /// | tag | meaning |
 /// |---|---|
-/// | `loss`, `accuracy` | of the split; also where they are not finite, which TensorBoard marks |
+/// | `loss`, and each metric under its name | of the split; also where they are not finite, which TensorBoard marks |
 /// | `samples_per_second` | wall clock, tracking included |
 /// | `learning_rate` | at the end of the epoch; training only |
-/// | `SITE/zero_fraction`, `SITE/skewness`, `SITE/asymmetry`, `SITE/mean`, `SITE/std` | as in [`LayerStats`] |
-/// | `SITE/dead_fraction`, `SITE/dormant_fraction` | share of the units; dormant is at most 0.025 |
+/// | `SITE/ID` | each of [`STATISTICS`](crate::STATISTICS) that is shown as a [curve](Shown::Curve) |
 ///
 /// `SITE` is the site's name with everything but letters, digits, `-`, `_`, `.` and `/` (not in front)
 /// replaced by `_`, and where that makes two sites equal, with `~2`, `~3`, … behind the later ones.
@@ -65,16 +64,15 @@ mod tags;
 ///   between them. Counts are ours, exact up to 2^53.
 /// - **Exact zeros** are the row `[0, 0, n]`, the only one without width there; the underflow bins
 ///   `[-2^-20, 0]` and `[0, 2^-20]` stand beside it.
-/// - The outermost limits are `min` and `max` of the [`LayerStats`]: TensorBoard draws 30 equal
+/// - The outermost limits are `min` and `max` of the [`LayerStats`](crate::LayerStats): TensorBoard draws 30 equal
 ///   bars between them. With them overflow has a finite limit; it is ±8192 where `min` and `max` are unknown.
 /// - `firing_rate` always has 22 rows: `[0, 0, never]`, twenty of width 0.05, `[1, 1, always]`.
 /// - A histogram that counts nothing is not written.
 ///
 /// # Hyper-parameters
 ///
-/// [`Sink::begin`] starts a session of the hparams plugin: `activation`, `dropout`, `seed`, `model`, `dataset`,
-/// `epochs`, and all numbers, texts and truth values of [`Run::config`](crate::Run::config), nested ones as
-/// `outer.inner`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite, otherwise as
+/// [`Sink::begin`] starts a session of the hparams plugin: the labels, `seed`, `model`, `dataset`, `epochs`, and all
+/// numbers, texts and truth values of [`Run::config`](crate::Run::config), nested ones as `outer.inner`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite, otherwise as
 /// successful. A session without an end was killed, or still runs. The metrics of the HParams tab are all
 /// scalars of the splits; it needs the directory *above* the runs to find them.
 ///
@@ -163,34 +161,22 @@ impl Sink for TensorBoard {
 
 /// Everything that one epoch says about one split.
 fn values(of: &SplitReport, tags: &mut Tags) -> Vec<Value> {
-    let mut values = vec![scalar("loss", of.score.loss), scalar("accuracy", of.score.accuracy)];
+    let mut values = vec![scalar("loss", of.score.loss)];
+    values.extend(of.score.metrics.iter().map(|metric| scalar(sanitized(&metric.name), metric.value)));
     let timed = (of.seconds > 0.0).then(|| of.samples_per_second());
     values.extend(timed.map(|x| scalar("samples_per_second", x)));
     values.extend(of.learning_rate.map(|x| scalar("learning_rate", x)));
     for layer in &of.layers {
         let site = tags.of(&layer.site);
         let tag = |name| format!("{site}/{name}");
-        let numbers = numbers(layer).into_iter();
-        let finite = numbers.filter_map(|(name, x)| x.filter(|x| x.is_finite()).map(|x| (name, x)));
-        values.extend(finite.map(|(name, x)| scalar(tag(name), x)));
+        let curves = Statistic::shown_in(Shown::Curve);
+        let finite = curves.filter_map(|s| Some((s.id, (s.value)(layer).filter(|x| x.is_finite())?)));
+        values.extend(finite.map(|(id, x)| scalar(tag(id), x)));
         let activation = layer.histogram.iter().map(|h| buckets::of_values(h, layer.min, layer.max));
         values.extend(activation.filter_map(|rows| histogram(tag("activation"), &rows)));
         values.extend(histogram(tag("firing_rate"), &buckets::of_rates(&layer.firing_rate)));
     }
     values
-}
-
-fn numbers(layer: &LayerStats) -> [(&'static str, Option<f64>); 7] {
-    let units = |fraction| (layer.units > 0).then_some(fraction);
-    [
-        ("zero_fraction", (layer.values > 0).then_some(layer.zero_fraction)),
-        ("dead_fraction", units(layer.dead_fraction())),
-        ("dormant_fraction", units(layer.dormant_fraction())),
-        ("skewness", layer.skewness),
-        ("asymmetry", layer.asymmetry),
-        ("mean", layer.mean),
-        ("std", layer.std()),
-    ]
 }
 
 fn scalar(tag: impl Into<String>, x: f64) -> Value {
@@ -232,12 +218,11 @@ fn session(tag: &str, data: Session) -> Value {
 fn hparams(run: &Run) -> BTreeMap<String, HParam> {
     let mut hparams = BTreeMap::new();
     flatten(&mut hparams, String::new(), &run.config);
+    run.labels.iter().for_each(|(name, value)| flatten(&mut hparams, name.clone(), value));
     let text = |text: &String| Kind::String(text.clone());
     // Doubles hold no larger whole numbers, and two seeds must not look like one.
     let seed = if run.seed <= 1 << 53 { Kind::Number(run.seed as f64) } else { text(&run.seed.to_string()) };
     for (name, kind) in [
-        ("activation", text(&run.activation)),
-        ("dropout", Kind::Number(run.dropout)),
         ("seed", seed),
         ("model", text(&run.model)),
         ("dataset", text(&run.dataset)),

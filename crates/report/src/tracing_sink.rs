@@ -1,13 +1,14 @@
-use crate::{EpochReport, Result, Run, Sink};
+use crate::{EpochReport, LayerStats, Result, Run, Shown, Sink, Statistic, label_value};
 
 /// Emits [`tracing`] events at level `INFO` with target `taper`, carrying the numbers as fields.
 ///
-/// `run` when a run begins: `name`, `dataset`, `model`, `activation`, `dropout`, `seed`, `parameters`, `epochs`.
-/// `split` for every split of an epoch: `epoch`, `split`, `loss`, `accuracy`, `samples`, `learning_rate`,
+/// `run` when a run begins: `name`, `dataset`, `model`, `labels`, `seed`, `parameters`, `epochs`.
+/// `split` for every split of an epoch: `epoch`, `split`, `loss`, `samples`, `metrics`, `learning_rate`,
 /// `seconds`, `samples_per_second`, `tracking_fraction`, and `nonfinite`, the number of batches that were not finite.
-/// `layer` for every site of a split: `epoch`, `split`, `site`, `activation`, `units`, `zero_fraction`,
-/// `dead`, `dormant_0_025`, `mean`, `std`, `skewness`, `asymmetry`, `nan`, `infinite`.
-/// A number that was not measured is left out of its event.
+/// `layer` for every site of a split: `epoch`, `split`, `site`, `activation`, `statistics`, `trouble`.
+///
+/// `labels`, `metrics` and `statistics` are lists as text: `accuracy 97.71%, top5 99.90%`. A number that was not
+/// measured is left out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingSink;
 
@@ -18,8 +19,7 @@ impl Sink for TracingSink {
             name = run.name,
             dataset = run.dataset,
             model = run.model,
-            activation = run.activation,
-            dropout = run.dropout,
+            labels = labels(run),
             seed = run.seed,
             parameters = run.parameters,
             epochs = run.epochs,
@@ -37,8 +37,8 @@ impl Sink for TracingSink {
                 epoch,
                 split,
                 loss = of.score.loss,
-                accuracy = of.score.accuracy,
                 samples = of.score.samples,
+                metrics = list(of.score.metrics.iter().map(ToString::to_string)),
                 learning_rate = of.learning_rate,
                 seconds = of.seconds,
                 samples_per_second = of.samples_per_second(),
@@ -51,22 +51,29 @@ impl Sink for TracingSink {
                     target: "taper",
                     epoch,
                     split,
-                    site = layer.site,
+                    site = layer.title(),
                     activation = layer.activation,
-                    units = layer.units,
-                    zero_fraction = layer.zero_fraction,
-                    dead = layer.dead,
-                    dormant_0_025 = layer.dormant_0_025,
-                    mean = layer.mean,
-                    std = layer.std(),
-                    skewness = layer.skewness,
-                    asymmetry = layer.asymmetry,
-                    nan = layer.nan,
-                    infinite = layer.infinite,
+                    statistics = statistics(layer),
+                    trouble = layer.trouble.as_ref().map(tracing::field::display),
                     "layer"
                 );
             }
         }
         Ok(())
     }
+}
+
+/// `act relu, dropout 0.5`
+pub(crate) fn labels(run: &Run) -> String {
+    list(run.labels.iter().map(|(name, value)| format!("{name} {}", label_value(value))))
+}
+
+/// `zeros 63.2%, dead 3, mean 0.340`
+fn statistics(layer: &LayerStats) -> String {
+    let text = |of: &Statistic| Some(format!("{} {}", of.column, of.text((of.value)(layer)?)));
+    list(Statistic::shown_in(Shown::Console).filter_map(text))
+}
+
+fn list(texts: impl Iterator<Item = String>) -> String {
+    texts.collect::<Vec<_>>().join(", ")
 }

@@ -1,20 +1,33 @@
 //! Rules that end a run: what they may say, when they fire, and what they answer.
 
 use taper_report::{
-    Alert, EpochReport, Error, LayerStats, NonFinite, Result, RunDir, Score, Sink, Split, SplitReport,
+    Alert, EpochReport, Error, Fault, LayerStats, Metric, MetricKind, NonFinite, Place, Result, Run, RunDir,
+    Score, Sink, Split, SplitReport,
 };
 
+fn score(loss: f64, accuracy: f64, samples: u64) -> Score {
+    let metric = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: accuracy };
+    Score { loss, samples, metrics: vec![metric], ..Score::default() }
+}
+
 fn layer(site: &str, dead: u64) -> LayerStats {
-    LayerStats { site: site.into(), units: 8, dead, values: 80, zero_fraction: 0.5, ..LayerStats::default() }
+    LayerStats {
+        site: site.into(),
+        units: 8,
+        dead: Some(dead),
+        values: 80,
+        zero_fraction: 0.5,
+        ..LayerStats::default()
+    }
 }
 
 /// fc1 and fc2 on train and test; half of fc2 is dead, on test alone.
 fn report(epoch: u32) -> EpochReport {
-    let score = Score { loss: 0.5, accuracy: 0.875, samples: 128 };
+    let score = score(0.5, 0.875, 128);
     let of = |split, dead| SplitReport {
         layers: vec![layer("fc1", 0), layer("fc2", dead)],
         seconds: 2.0,
-        ..SplitReport::new(split, score)
+        ..SplitReport::new(split, score.clone())
     };
     EpochReport { epoch, splits: vec![of(Split::Train, 1), of(Split::Test, 4)] }
 }
@@ -71,7 +84,8 @@ fn what_is_not_a_number_fires_and_what_was_not_measured_does_not() {
     // The skewness of a constant layer.
     assert_eq!(fired("fc1.skewness>-9", &report), None);
     assert_eq!(fired("test.learning_rate<1", &report), None);
-    report.splits[0].nonfinite = Some(NonFinite { batches: 2, skipped: 2, first: String::new() });
+    report.splits[0].nonfinite =
+        Some(NonFinite { batches: 2, skipped: 2, first: Fault { batch: 1, loss: 1.0, place: Place::Loss } });
     assert_eq!(fired("train.nonfinite>0", &report).as_deref(), Some("train.nonfinite is 2"));
 }
 
@@ -104,8 +118,8 @@ fn a_rule_that_cannot_be_meant_is_refused_with_what_could_be() {
         ("fc2.dead>half", "expected a finite number behind >, found 'half'"),
         ("fc2.dead>inf", "expected a finite number behind >"),
         ("fc2.dead>>1", "unknown statistic 'dead>'"),
-        ("fc2.ded>1", "unknown statistic 'ded': the statistics are units, samples, values, zeros"),
-        ("test.dead>1", "unknown metric 'dead' of a split: the metrics are loss, accuracy"),
+        ("fc2.ded>1", "unknown statistic 'ded': the statistics are zero_fraction, dead, dead_fraction"),
+        ("test. > 1", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
         ("fc2.loss>1", "unknown statistic 'loss'"),
     ] {
         let error = text.parse::<Alert>().map(|_| ()).expect_err(text);
@@ -122,6 +136,7 @@ fn the_epoch_that_fires_is_written_down() -> Result<()> {
     let written = RunDir::create(dir.path())?;
     let path = written.path().join("metrics.jsonl");
     let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(written), Box::new(alert("fc2.dead>3"))];
+    sinks.begin(&Run::default())?;
     assert!(sinks.epoch(&report(1)).is_err());
     let lines: Vec<taper_report::MetricsLine> = taper_report::read_lines(path)?;
     assert_eq!(lines.len(), 2);
@@ -134,4 +149,32 @@ fn what_an_alert_asks_for_can_be_known_before_training() {
     assert!(alert("fc1.skewness>1").asks_more_than_counts() && !alert("test.loss>1").asks_layers());
     assert_eq!((alert("train:fc1.dead>1").split(), alert("fc1.dead>1").split()), (Some(Split::Train), None));
     assert_eq!(alert("test.loss>1").to_string(), "test.loss>1");
+}
+
+#[test]
+fn a_metric_that_there_is_not_is_answered_with_those_there_are() {
+    let error = alert("test.top5<0.5").epoch(&report(1)).expect_err("there is no top5");
+    assert!(matches!(error, Error::Rule(_)));
+    let message = error.to_string();
+    let known =
+        "alert 'test.top5<0.5': unknown metric 'top5' of a split: the metrics are accuracy, loss, samples, ";
+    assert!(message.starts_with(known), "{message}");
+    let score = score(0.5, 0.9, 10);
+    assert_eq!(alert("test.top5<0.5").check_metrics(&score).expect_err("known before").to_string(), message);
+    for text in ["test.accuracy<0.5", "train.nonfinite>0", "fc1.dead>1"] {
+        assert!(alert(text).check_metrics(&score).is_ok(), "{text}");
+    }
+    // A split that the epoch has not is not asked.
+    assert!(alert("validation.top5<0.5").epoch(&report(1)).is_ok());
+}
+
+#[test]
+fn the_untrained_network_fires_nothing_but_its_names_are_checked() {
+    let untrained = report(0);
+    for text in ["test.loss>0.1", "fc2.dead>1", "*.zero_fraction>0.4"] {
+        assert!(fired(text, &untrained).is_none() && fired(text, &report(1)).is_some(), "{text}");
+    }
+    for text in ["test.top5<1", "fc9.dead>0"] {
+        assert!(alert(text).epoch(&untrained).is_err(), "{text}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Runs side by side.
 
-use taper_report::{EpochReport, Result, Score, Sink, Split, SplitReport, Summary, comparison};
+use taper_report::{
+    EpochReport, Metric, MetricKind, Result, Score, Sink, Split, SplitReport, Summary, comparison,
+};
 
 mod sample;
 
@@ -16,13 +18,21 @@ fn summary(activation: &str, dropout: f64, seed: u64) -> Result<Summary> {
 fn scored(seed: u64, accuracies: &[f64]) -> Result<Summary> {
     let mut summary = Summary::new(sample::run("relu", 0.5, seed));
     for (i, accuracy) in accuracies.iter().enumerate() {
-        let score = Score { loss: 0.5, accuracy: *accuracy, samples: 1000 };
-        let train =
-            SplitReport { seconds: 2.0, tracking_seconds: 0.5, ..SplitReport::new(Split::Train, score) };
+        let score = sample::score(0.5, *accuracy, 1000);
+        let train = SplitReport {
+            seconds: 2.0,
+            tracking_seconds: 0.5,
+            ..SplitReport::new(Split::Train, score.clone())
+        };
         let test = SplitReport { seconds: 0.5, ..SplitReport::new(Split::Test, score) };
         summary.epoch(&EpochReport { epoch: i as u32 + 1, splits: vec![train, test] })?;
     }
     Ok(summary)
+}
+
+/// Best and last.
+fn accuracies(of: &Summary) -> (Option<f64>, Option<f64>) {
+    (of.best.as_ref().map(|best| best.value), of.score.as_ref().and_then(|score| score.metric("accuracy")))
 }
 
 fn trimmed(text: &str) -> String {
@@ -33,7 +43,7 @@ fn trimmed(text: &str) -> String {
 fn a_summary_keeps_the_best_and_the_last_and_adds_up_the_time() -> Result<()> {
     let summary = scored(1, &[0.5, 0.75, 0.625])?;
     assert_eq!((summary.epoch, summary.split), (3, Some(Split::Test)));
-    assert_eq!((summary.best_accuracy, summary.score.map(|s| s.accuracy)), (Some(0.75), Some(0.625)));
+    assert_eq!(accuracies(&summary), (Some(0.75), Some(0.625)));
     assert_eq!((summary.seconds, summary.samples_per_second()), (7.5, Some(500.0)));
     assert_eq!(summary.tracking_fraction(), Some(0.2));
     Ok(())
@@ -42,11 +52,11 @@ fn a_summary_keeps_the_best_and_the_last_and_adds_up_the_time() -> Result<()> {
 #[test]
 fn an_epoch_cut_short_does_not_outbid_those_that_were_tested() -> Result<()> {
     let mut summary = scored(1, &[0.75, 0.5])?;
-    let score = Score { loss: 0.0, accuracy: 1.0, samples: 128 };
+    let score = sample::score(0.0, 1.0, 128);
     let train = SplitReport { seconds: 1.0, ..SplitReport::new(Split::Train, score) };
     summary.epoch(&EpochReport { epoch: 3, splits: vec![train] })?;
     assert_eq!((summary.epoch, summary.split, summary.seconds), (2, Some(Split::Test), 6.0));
-    assert_eq!((summary.best_accuracy, summary.score.map(|s| s.accuracy)), (Some(0.75), Some(0.5)));
+    assert_eq!(accuracies(&summary), (Some(0.75), Some(0.5)));
     Ok(())
 }
 
@@ -143,4 +153,48 @@ fn unfinished_runs_other_layers_and_other_data_sets_have_their_place() -> Result
 fn no_runs_are_no_table() {
     assert_eq!(comparison(&[]), "no runs to compare\n");
     assert!(comparison(&[Summary::new(sample::run("relu", 0.0, 1))]).contains("0/10 epochs"));
+}
+
+#[test]
+fn the_untrained_network_is_never_the_best() -> Result<()> {
+    let mut summary = Summary::new(sample::run("relu", 0.5, 1));
+    for (epoch, accuracy) in [(0, 0.99), (1, f64::NAN), (2, 0.5)] {
+        let test = SplitReport::new(Split::Test, sample::score(0.5, accuracy, 10));
+        summary.epoch(&EpochReport { epoch, splits: vec![test] })?;
+    }
+    assert_eq!((summary.epoch, accuracies(&summary)), (2, (Some(0.5), Some(0.5))));
+    Ok(())
+}
+
+#[test]
+fn a_regression_is_compared_by_its_own_metrics_and_labels() -> Result<()> {
+    let run = |width: u64, losses: [f64; 2]| -> Result<Summary> {
+        let mut run = sample::run("relu", 0.5, 1);
+        run.labels = [("opt".to_string(), "adam".into()), ("width".into(), width.into())].into();
+        let mut summary = Summary::new(run);
+        for (epoch, loss) in (1..).zip(losses) {
+            let metric = |name: &str, kind, value| Metric { name: name.into(), kind, value };
+            let metrics = vec![
+                metric("mae", MetricKind::Lower, loss / 2.0),
+                metric("r2", MetricKind::Higher, 1.0 - loss),
+            ];
+            let score = Score { loss, samples: 10, metrics, ..Score::default() };
+            let splits = vec![SplitReport::new(Split::Validation, score)];
+            summary.epoch(&EpochReport { epoch, splits })?;
+        }
+        Ok(summary)
+    };
+    let expected = "\
+2 runs on mnist, mlp 784-512-256-10; mae, r2 and loss on validation
+epochs  opt   width  seed    best   final      r2    loss  seconds  samples/s  tracking
+2/10    adam  32        1  0.1250  0.2500  0.5000  0.5000        –          –         –
+2/10    adam  64        1  0.0625  0.0625  0.8750  0.1250        –          –         –
+";
+    let runs = [run(32, [0.25, 0.5])?, run(64, [0.5, 0.125])?];
+    let expected = expected
+        .replace("; mae", ", 2/10 epochs; mae")
+        .replace("\nepochs  ", "\n")
+        .replace("\n2/10    ", "\n");
+    assert_eq!(trimmed(&comparison(&runs)), expected);
+    Ok(())
 }

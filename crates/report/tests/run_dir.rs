@@ -3,9 +3,9 @@
 use std::{fs, path::Path};
 
 use taper_report::{
-    ActivePerSample, EpochReport, Error, FiringRates, Histogram, LayerLine, LayerStats, Lengths, MetricsLine,
-    Quantiles, Result, Run, RunDir, RunLock, Score, Sink, Split, SplitReport, TimingLine, fresh_dir,
-    read_config, read_lines, read_reports, write_whole,
+    ActivePerSample, EpochReport, Error, Fault, FiringRates, Histogram, LayerLine, LayerStats, Lengths,
+    Metric, MetricKind, MetricsLine, NonFinite, Place, Quantiles, Result, Run, RunDir, RunLock, Score, Sink,
+    Split, SplitReport, TimingLine, Trouble, fresh_dir, read_config, read_lines, read_reports, write_whole,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -27,8 +27,8 @@ fn run() -> Run {
         name: "relu".into(),
         dataset: "digits".into(),
         model: "mlp 64-4-10".into(),
-        activation: "relu".into(),
-        dropout: 0.5,
+        labels: [("act".to_string(), "relu".into()), ("dropout".into(), 0.5.into())].into(),
+        loss: "mean cross-entropy per sample, in nats".into(),
         seed: 1,
         parameters: 310,
         epochs: 2,
@@ -44,7 +44,9 @@ fn full_layer() -> LayerStats {
     between[5] = 2;
     LayerStats {
         site: "fc1".into(),
-        activation: "relu".into(),
+        activation: Some("relu".into()),
+        uses: 2,
+        trouble: Some(Trouble::UnitsChanged { expected: 4, found: 5 }),
         units: 4,
         samples: 2,
         values: 8,
@@ -67,12 +69,12 @@ fn full_layer() -> LayerStats {
         asymmetry: Some(0.5),
         flat_low: Some(0.5),
         flat_high: Some(0.0),
-        dead: 1,
+        dead: Some(1),
         rare: Some(0),
         always_on: 1,
-        dormant_0: 1,
-        dormant_0_025: 1,
-        dormant_0_1: 2,
+        dormant_0: Some(1),
+        dormant_0_025: Some(1),
+        dormant_0_1: Some(2),
         died: Some(1),
         revived: Some(0),
         still_dead: Some(0),
@@ -87,23 +89,27 @@ fn full_layer() -> LayerStats {
 }
 
 fn report(epoch: u32) -> EpochReport {
-    let score = Score { loss: 0.25, accuracy: 0.875, samples: 128 };
+    let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: 0.875 };
+    let error = Metric { name: "absolute error".into(), kind: MetricKind::Lower, value: 0.5 };
+    let counts = [("confusion".to_string(), vec![vec![60, 4], vec![12, 52]])].into();
+    let score = Score { loss: 0.25, samples: 128, metrics: vec![accuracy, error], counts };
+    let first = Fault { batch: 7, loss: f64::INFINITY, place: Place::Site { site: "fc1".into(), unit: 3 } };
     let train = SplitReport {
         learning_rate: Some(0.1),
         seconds: 0.5,
         tracking_seconds: 0.0625,
         layers: vec![full_layer()],
-        ..SplitReport::new(Split::Train, score)
+        nonfinite: Some(NonFinite { batches: 2, skipped: 1, first }),
+        ..SplitReport::new(Split::Train, Score { counts: Default::default(), ..score.clone() })
     };
-    // Nothing that is optional: in its first window, of an activation without a floor at zero.
-    let bare =
-        LayerStats { site: "fc1".into(), activation: "selu".into(), units: 4, ..LayerStats::default() };
+    // Nothing that is optional.
+    let bare = LayerStats { site: "fc1".into(), uses: 1, units: 4, ..LayerStats::default() };
     let test = SplitReport { layers: vec![bare], ..SplitReport::new(Split::Test, score) };
     EpochReport { epoch, splits: vec![train, test] }
 }
 
 #[test]
-fn the_files_of_a_run_are_those_of_format_version_1() -> Result<()> {
+fn the_files_of_a_run_are_those_of_format_version_2() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path().join("run"))?;
     sink.begin(&run())?;
@@ -130,15 +136,18 @@ fn what_was_written_is_read_back() -> Result<()> {
         // At once, not when the sink goes away.
         let metrics: Vec<MetricsLine> = read_lines(sink.path().join("metrics.jsonl"))?;
         assert_eq!(metrics.len(), 2 * epoch as usize);
-        assert_eq!((metrics[0].loss, metrics[0].learning_rate), (Some(0.25), Some(0.1)));
+        assert_eq!(
+            (&metrics[0].of.score, metrics[0].of.learning_rate),
+            (&report(epoch).splits[0].score, Some(0.1))
+        );
     }
     sink.finish()?;
     assert_eq!(read_config(sink.path().join("config.json"))?, run());
     let layers: Vec<LayerLine> = read_lines(sink.path().join("layers.jsonl"))?;
     assert_eq!((layers[2].epoch, layers[2].split), (2, Split::Train));
-    assert_eq!(layers[2].stats, full_layer());
+    assert_eq!(layers[2].of, full_layer());
     let timing: Vec<TimingLine> = read_lines(sink.path().join("timing.jsonl"))?;
-    assert_eq!((timing[0].samples_per_second, timing[0].tracking_fraction), (256.0, 0.125));
+    assert_eq!((timing[0].of.samples_per_second, timing[0].of.tracking_fraction), (256.0, 0.125));
     Ok(())
 }
 
@@ -148,7 +157,9 @@ fn time_changes_neither_metrics_nor_layers() -> Result<()> {
     let mut slow = report(1);
     slow.splits.iter_mut().for_each(|of| of.seconds += 1.0);
     let (mut a, mut b) = (RunDir::create(dir.path().join("a"))?, RunDir::create(dir.path().join("b"))?);
+    a.begin(&run())?;
     a.epoch(&report(1))?;
+    b.begin(&run())?;
     b.epoch(&slow)?;
     for name in ["metrics.jsonl", "layers.jsonl"] {
         assert_eq!(read(a.path().join(name))?, read(b.path().join(name))?);
@@ -241,6 +252,7 @@ fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
 fn a_file_that_lost_what_was_saved_is_an_error_and_nothing_is_cut() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path())?;
+    sink.begin(&run())?;
     (1..=2).try_for_each(|epoch| sink.epoch(&report(epoch)))?;
     let known = Lengths::settle(dir.path())?;
     sink.epoch(&report(3))?;
@@ -270,6 +282,7 @@ fn a_run_whose_directory_is_removed_notices_at_the_next_epoch() -> Result<()> {
     let dir = temporary();
     let path = dir.path().join("run");
     let mut sink = RunDir::create(&path)?;
+    sink.begin(&run())?;
     sink.epoch(&report(1))?;
     fs::remove_dir_all(&path).map_err(Error::io(&path))?;
     let error = sink.epoch(&report(2)).expect_err("nothing is there").to_string();
@@ -307,19 +320,34 @@ fn a_directory_that_cannot_be_made_is_an_error_with_its_path() -> Result<()> {
 fn a_loss_that_is_not_a_number_is_null() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path())?;
+    sink.begin(&run())?;
     let mut report = report(1);
     report.splits[0].score.loss = f64::NAN;
+    report.splits[0].score.metrics[1].value = f64::INFINITY;
     report.splits[0].layers[0].mean = Some(f64::INFINITY);
     sink.epoch(&report)?;
     let path = sink.path().join("metrics.jsonl");
-    assert!(read(&path)?.starts_with(r#"{"v":1,"epoch":1,"split":"train","loss":null,"#));
-    assert_eq!(read_lines::<MetricsLine>(&path)?[0].loss, None);
-    assert_eq!(read_lines::<LayerLine>(sink.path().join("layers.jsonl"))?[0].stats.mean, None);
+    let expected =
+        r#""split":"train","loss":null,"samples":128,"metrics":{"accuracy":0.875,"absolute error":null},"#;
+    assert!(read(&path)?.contains(expected));
+    let score = &read_lines::<MetricsLine>(&path)?[0].of.score;
+    assert!(score.loss.is_nan() && score.metrics[1].value.is_nan() && score.metrics[0].value == 0.875);
+    assert_eq!(read_lines::<LayerLine>(sink.path().join("layers.jsonl"))?[0].of.mean, None);
     Ok(())
 }
 
-const METRICS: &str =
-    r#"{"v":1,"epoch":1,"split":"test","loss":0.5,"accuracy":0.5,"samples":2,"learning_rate":null}"#;
+#[test]
+fn an_epoch_before_its_run_is_an_error() -> Result<()> {
+    let dir = temporary();
+    let error = RunDir::create(dir.path())?.epoch(&report(1)).expect_err("no run has begun").to_string();
+    assert_eq!(
+        error,
+        format!("{}: expected a run before its first epoch: call begin first", dir.path().display())
+    );
+    Ok(())
+}
+
+const METRICS: &str = r#"{"v":2,"run":"a","labels":{"act":"relu"},"seed":1,"epoch":1,"split":"test","loss":0.5,"samples":2,"metrics":{"accuracy":0.5},"kinds":{"accuracy":"share"},"learning_rate":null}"#;
 
 #[test]
 fn a_line_that_breaks_off_at_the_end_is_dropped_wherever_it_breaks() -> Result<()> {
@@ -347,19 +375,19 @@ fn a_broken_line_before_the_last_is_an_error_that_names_it() -> Result<()> {
 }
 
 #[test]
-fn unknown_fields_are_passed_over_and_newer_versions_refused() -> Result<()> {
+fn unknown_fields_are_passed_over_and_other_versions_refused() -> Result<()> {
     let dir = temporary();
     let path = dir.path().join("metrics.jsonl");
-    write(&path, &format!("{}\n", METRICS.replace("\"v\":1", "\"v\":1,\"perplexity\":[1]")))?;
+    write(&path, &format!("{}\n", METRICS.replace("\"v\":2", "\"v\":2,\"perplexity\":[1]")))?;
     assert_eq!(read_lines::<MetricsLine>(&path)?.len(), 1);
-    for end in ["\n", ""] {
-        write(&path, &(METRICS.replace("\"v\":1", "\"v\":2") + end))?;
-        let error = read_lines::<MetricsLine>(&path).expect_err("2 is newer").to_string();
-        let expected = format!(
-            "{}:1: expected format version 1 or older, found 2: read it with a newer taper",
-            path.display()
-        );
-        assert_eq!(error, expected);
+    for (end, v, cure) in [
+        ("\n", 1, "train it again, or read it with the taper that wrote it"),
+        ("\n", 3, "read it with a newer taper"),
+        ("", 3, "read it with a newer taper"),
+    ] {
+        write(&path, &(METRICS.replace("\"v\":2", &format!("\"v\":{v}")) + end))?;
+        let error = read_lines::<MetricsLine>(&path).expect_err("another version").to_string();
+        assert_eq!(error, format!("{}:1: expected format version 2, found {v}: {cure}", path.display()));
     }
     Ok(())
 }
@@ -377,11 +405,10 @@ fn layer_with(from: &str, to: &str) -> Result<Vec<LayerLine>> {
 #[test]
 fn lists_that_do_not_ascend_are_refused() -> Result<()> {
     for (from, to, why) in [
-        (r#""dead_units":[3]"#, r#""dead_units":[3,3]"#, "3 behind 3: expected an ascending list"),
-        (r#""dead_units":[3]"#, r#""dead_units":[3,1]"#, "1 behind 3: expected an ascending list"),
+        (r#""dead_units":[3]"#, r#""dead_units":[3,3]"#, "dead_units: expected ascending numbers"),
         (r#""dead_units":[3]"#, r#""dead_units":[4294967296]"#, "expected u32"),
-        (r#""negative":[["#, r#""negative":[[257,1],["#, "behind 257: expected an ascending list"),
-        (r#""negative":[["#, r#""negative":[[258,1],["#, "expected an ascending list of numbers below 258"),
+        (r#""negative":[["#, r#""negative":[[257,1],["#, "expected ascending bins"),
+        (r#""negative":[[153,1]]"#, r#""negative":[[258,1]]"#, "expected bins below 258"),
     ] {
         let error = layer_with(from, to).expect_err(to).to_string();
         assert!(error.contains(":1: not a valid record: ") && error.contains(why), "{error}");

@@ -61,16 +61,20 @@ fn events_carry_the_numbers_of_every_split_and_layer() -> Result<()> {
     assert_eq!(messages, ["run", "split", "layer", "layer", "layer", "split", "layer", "layer", "layer"]);
     assert_eq!(events[0]["dataset"], "\"mnist\"");
 
-    let (test, fc1) = (&report.splits[1], &report.splits[1].layers[1]);
+    let test = &report.splits[1];
+    assert_eq!(events[0]["labels"], "\"act relu, dropout 0.5\"");
     assert_eq!(events[5]["epoch"], "2");
     assert_eq!(events[5]["split"], "\"test\"");
     assert_eq!(events[5]["loss"], format!("{:?}", test.score.loss));
     assert_eq!(events[5]["samples_per_second"], format!("{:?}", test.samples_per_second()));
     assert!(!events[5].contains_key("learning_rate"), "none outside training");
-    assert_eq!(events[7]["site"], "\"fc1\"");
-    assert_eq!(events[7]["dead"], fc1.dead.to_string());
-    assert_eq!(events[7]["zero_fraction"], format!("{:?}", fc1.zero_fraction));
-    assert_eq!(events[7]["asymmetry"], format!("{:?}", fc1.asymmetry.unwrap_or(f64::NAN)));
-    assert!(!events[7].contains_key("skewness"), "it was not measured");
+    assert_eq!(events[5]["metrics"], format!("\"{}\"", test.score.metrics[0]));
+    assert_eq!((events[7]["site"].as_str(), events[7]["activation"].as_str()), ("\"fc1\"", "\"relu\""));
+    let statistics = &events[7]["statistics"];
+    assert!(
+        statistics.starts_with("\"zeros 71.6%, dead 11, dormant 13, mean 0.196, std 0.460, asym "),
+        "{statistics}"
+    );
+    assert!(!statistics.contains("skew"), "it was not measured");
     Ok(())
 }

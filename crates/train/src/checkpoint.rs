@@ -13,7 +13,7 @@ use crate::weights::{pack, set, tensors, unpack, values};
 use crate::{Error, Keep, Optimizer, OptimizerState, Result};
 
 /// The version of `state.json`. It goes up when a field changes its meaning or goes away.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -33,13 +33,13 @@ pub struct Point {
 
 /// The checkpoints of a run: a directory with one below it for each [`Point`] that was saved and is kept.
 ///
-/// # Format, version 1
+/// # Format, version 2
 ///
 /// | file | what |
 /// |---|---|
 /// | `model.safetensors` | the weights, as [`save_weights`](crate::save_weights) writes them |
 /// | `optimizer.safetensors` | what the optimiser remembers, per parameter and slot: `fc1.weight.exp_avg` |
-/// | `state.json` | `v`: 1; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `accuracy`, or null; `state`: what the caller needs to go on |
+/// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `rank`, by which checkpoints are compared (higher is better), or null; `state`: what the caller needs to go on |
 /// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
 ///
 /// A checkpoint is either whole or absent: it is written as `epoch-3.part`, brought to the disk, and renamed. One that
@@ -81,7 +81,7 @@ pub struct Point {
 pub struct Checkpoints {
     dir: PathBuf,
     keep: Keep,
-    /// What is there, and with what accuracy.
+    /// What is there, and with what rank.
     kept: Vec<(Point, Option<f64>)>,
     /// The one that was read or written last.
     current: Option<Point>,
@@ -113,7 +113,7 @@ struct Written<S> {
     epoch: u32,
     batch: u64,
     steps: u64,
-    accuracy: Option<f64>,
+    rank: Option<f64>,
     state: S,
 }
 
@@ -134,8 +134,8 @@ impl Checkpoints {
             let path = entry.map_err(fault(&own.dir, "read"))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if let Some(point) = Point::of(&name) {
-                let accuracy = state::<IgnoredAny>(&path).ok().and_then(|state| state.accuracy);
-                own.kept.push((point, accuracy));
+                let rank = state::<IgnoredAny>(&path).ok().and_then(|state| state.rank);
+                own.kept.push((point, rank));
             } else if name.strip_suffix(PART).is_some_and(|name| Point::of(name).is_some()) {
                 fs::remove_dir_all(&path).map_err(fault(&path, "remove"))?;
             }
@@ -143,7 +143,8 @@ impl Checkpoints {
         Ok(own)
     }
 
-    /// Saves a checkpoint, then removes those that are not to be kept. Saving where the last was saved or read does
+    /// Saves a checkpoint, then removes those that are not to be kept: of two the one of higher `rank` is the better,
+    /// such as that of [`Metric::rank`](taper_report::Metric::rank). Saving where the last was saved or read does
     /// nothing. Returns the checkpoint's directory.
     ///
     /// # Errors
@@ -151,7 +152,7 @@ impl Checkpoints {
     pub fn save<S: Serialize>(
         &mut self,
         at: Point,
-        accuracy: Option<f64>,
+        rank: Option<f64>,
         params: &Params,
         optimizer: &Optimizer,
         state: &S,
@@ -162,9 +163,9 @@ impl Checkpoints {
         }
         let OptimizerState { steps, tensors: slots } = optimizer.state()?;
         let message = |message: String| Error::Checkpoint { path: path.clone(), message };
-        let accuracy = accuracy.filter(|x| x.is_finite());
+        let rank = rank.filter(|x| x.is_finite());
         let taper = env!("CARGO_PKG_VERSION").to_string();
-        let written = Written { v: VERSION, taper, epoch: at.epoch, batch: at.batch, steps, accuracy, state };
+        let written = Written { v: VERSION, taper, epoch: at.epoch, batch: at.batch, steps, rank, state };
         let mut json =
             serde_json::to_vec(&written).map_err(|e| message(format!("cannot be written: {e}")))?;
         json.push(b'\n');
@@ -200,7 +201,7 @@ impl Checkpoints {
         })?;
         self.current = Some(at);
         self.kept.retain(|(point, _)| *point != at);
-        self.kept.push((at, accuracy));
+        self.kept.push((at, rank));
         for point in self.keep.superfluous(&self.kept) {
             self.kept.retain(|(of, _)| *of != point);
             if let Err(error) = self.remove(point) {
@@ -242,7 +243,7 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// Reads the checkpoint in this directory.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] with the path of what is missing, torn, changed, or written by a newer version.
+    /// [`Error::Checkpoint`] with the path of what is missing, torn, changed, or written in another version of the format.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let wrong = |name: &str, message: String| Error::Checkpoint { path: path.join(name), message };
@@ -324,10 +325,12 @@ fn state<S: DeserializeOwned>(dir: &Path) -> Result<Written<S>> {
     let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
     let json = |e: serde_json::Error| wrong(format!("not the state of a checkpoint: {e}"));
     let Version { v } = serde_json::from_slice(&bytes).map_err(json)?;
-    if v > VERSION {
-        return Err(wrong(format!(
-            "expected format version {VERSION} or older, found {v}: read it with a newer taper"
-        )));
+    if v != VERSION {
+        let cure = match v < VERSION {
+            true => "train it again, or read it with the taper that wrote it",
+            false => "read it with a newer taper",
+        };
+        return Err(wrong(format!("expected format version {VERSION}, found {v}: {cure}")));
     }
     serde_json::from_slice(&bytes).map_err(json)
 }

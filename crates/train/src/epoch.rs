@@ -6,7 +6,7 @@ use taper_data::Batch;
 use taper_hooks::{FirstFault, Observer, Pass, Rng, bits};
 use taper_kernels::{cross_entropy, record, with_values};
 use taper_nn::Model;
-use taper_report::{NonFinite, Score, Split, SplitReport};
+use taper_report::{Fault, Metric, MetricKind, NonFinite, Score, Split, SplitReport};
 
 use crate::awake::awake;
 use crate::fault::locate;
@@ -188,8 +188,8 @@ pub fn not_finite(
         let mut fault = FirstFault::default();
         evaluate(model, test, &mut fault)?;
         Ok(match (fault.site(), fault.unit()) {
-            (Some(site), Some(unit)) => Place::Site { site: site.to_string(), unit },
-            _ => Place::LastLayer,
+            (Some(site), Some(unit)) => Place::Site { site: site.to_string(), unit: unit as u64 },
+            _ => Place::Loss,
         })
     };
     match find() {
@@ -238,7 +238,9 @@ impl Progress {
             0 if self.samples > 0 => f64::NAN,
             counted => self.loss / counted.max(1) as f64,
         };
-        let score = Score { loss, accuracy: self.correct as f64 / n, samples: self.samples };
+        let value = self.correct as f64 / n;
+        let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value };
+        let score = Score { loss, samples: self.samples, metrics: vec![accuracy], ..Score::default() };
         SplitReport {
             learning_rate: self.learning_rate,
             seconds: self.seconds,
@@ -276,7 +278,7 @@ impl Progress {
         place: impl FnOnce() -> Result<Place>,
     ) -> Result<()> {
         if self.nonfinite.is_none() {
-            let first = format!("batch {batch}: loss is {loss}, {}", place()?);
+            let first = Fault { batch: batch as u64, loss: f64::from(loss), place: place()? };
             self.nonfinite = Some(NonFinite { batches: 0, skipped: 0, first });
         }
         if let Some(of) = &mut self.nonfinite {

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use candle_core::Tensor;
 use taper_hooks::FirstFault;
 use taper_kernels::first_non_finite;
+use taper_report::Place;
 
 use crate::{Error, Result};
 
@@ -40,60 +41,6 @@ impl FromStr for OnNonFinite {
     }
 }
 
-/// Where NaN or an infinity was found, as near to its origin as can be told. Everything counts from 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Place {
-    /// In the images of the batch.
-    Data {
-        /// The first such sample of the batch.
-        sample: usize,
-    },
-    /// In a parameter.
-    Weights {
-        /// Its name.
-        parameter: String,
-        /// The first such unit: the index of dimension 0.
-        unit: usize,
-    },
-    /// In front of or behind an activation function, while data and parameters are finite.
-    Site {
-        /// The first such site of the forward pass.
-        site: String,
-        /// The first such unit there: the index of dimension 1.
-        unit: usize,
-    },
-    /// Behind the last site: in the logits or the loss.
-    LastLayer,
-    /// In a gradient, while the loss is finite.
-    Gradient {
-        /// The first parameter with such a gradient.
-        parameter: String,
-        /// The first such unit: the index of dimension 0.
-        unit: usize,
-    },
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Data { sample } => {
-                write!(f, "the images of the batch hold NaN or infinity, first in sample {sample}")
-            }
-            Self::Weights { parameter, unit } => {
-                write!(f, "parameter '{parameter}' holds NaN or infinity, first in unit {unit}")
-            }
-            Self::Site { site, unit } => {
-                write!(f, "the first non-finite values are at site '{site}', in unit {unit}")
-            }
-            Self::LastLayer => f.write_str("every site is finite, so it is in the last layer"),
-            Self::Gradient { parameter, unit } => {
-                write!(f, "the gradient of '{parameter}' holds NaN or infinity, first in unit {unit}")
-            }
-        }
-    }
-}
-
 /// The index of dimension `dim` at which the first value is that is not finite.
 pub(crate) fn first_unit(tensor: &Tensor, dim: usize) -> Result<Option<usize>> {
     let per_unit: usize = tensor.dims().iter().skip(dim + 1).product();
@@ -108,17 +55,17 @@ pub(crate) fn locate<'a>(
     pass: impl FnOnce(&mut FirstFault) -> candle_core::Result<()>,
 ) -> Result<Place> {
     if let Some(sample) = first_unit(images, 0)? {
-        return Ok(Place::Data { sample });
+        return Ok(Place::Data { sample: sample as u64 });
     }
     for (name, parameter) in parameters {
         if let Some(unit) = first_unit(parameter, 0)? {
-            return Ok(Place::Weights { parameter: name.to_string(), unit });
+            return Ok(Place::Weights { parameter: name.to_string(), unit: unit as u64 });
         }
     }
     let mut fault = FirstFault::default();
     pass(&mut fault)?;
     Ok(match (fault.site(), fault.unit()) {
-        (Some(site), Some(unit)) => Place::Site { site: site.to_string(), unit },
-        _ => Place::LastLayer,
+        (Some(site), Some(unit)) => Place::Site { site: site.to_string(), unit: unit as u64 },
+        _ => Place::Loss,
     })
 }

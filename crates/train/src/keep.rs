@@ -9,7 +9,7 @@ use crate::{Error, Point};
 pub struct Keep {
     /// The newest; at least 1.
     pub last: usize,
-    /// Those of the highest accuracy, of the checkpoints that were saved with one; the earlier of two equals.
+    /// Those of the highest rank, of the checkpoints that were saved with one; the earlier of two equals.
     pub best: usize,
 }
 
@@ -21,7 +21,7 @@ impl Default for Keep {
 }
 
 impl Keep {
-    /// What has to go, of all that there are with their accuracies.
+    /// What has to go, of all that there are with their ranks.
     pub(crate) fn superfluous(self, all: &[(Point, Option<f64>)]) -> Vec<Point> {
         let mut newest: Vec<Point> = all.iter().map(|(point, _)| *point).collect();
         newest.sort_unstable_by(|a, b| b.cmp(a));

@@ -20,9 +20,9 @@
 //!     train_epoch(&net, &mut optimizer, batches, &mut live, &mut rng)?;
 //!     let test = evaluate(&net, data.test.batches(360), &mut frozen)?;
 //!     let layers = frozen.finish();
-//!     println!("{:.3} {:.3} zeros", test.score.accuracy, layers[0].zero_fraction);
+//!     println!("{} {:.3} zeros", test.score.primary(), layers[0].zero_fraction);
 //! }
-//! assert!(evaluate(&net, data.test.batches(360), &mut ())?.score.accuracy > 0.85);
+//! assert!(evaluate(&net, data.test.batches(360), &mut ())?.score.primary().value > 0.85);
 //! # Ok::<(), taper_train::Error>(())
 //! ```
 
@@ -41,11 +41,12 @@ mod weights;
 pub use checkpoint::{Checkpoint, Checkpoints, Point};
 pub use epoch::{Progress, evaluate, not_finite, train_batches, train_epoch};
 pub use error::{Error, Result};
-pub use fault::{OnNonFinite, Place};
+pub use fault::OnNonFinite;
 pub use fit::{Fit, fit};
 pub use keep::Keep;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 pub use rules::parse_rule;
 pub use schedule::Schedule;
 pub use taper_kernels::{Rule, cross_entropy};
+pub use taper_report::Place;
 pub use weights::{load_weights, save_weights, weight_shapes};

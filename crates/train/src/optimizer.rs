@@ -148,7 +148,7 @@ impl Optimizer {
         }
         for (name, gradient) in all() {
             if let Some(unit) = first_unit(&gradient.values()?, 0)? {
-                return Ok(Some(Place::Gradient { parameter: name.to_string(), unit }));
+                return Ok(Some(Place::Gradient { parameter: name.to_string(), unit: unit as u64 }));
             }
         }
         Ok(None)

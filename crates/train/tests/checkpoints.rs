@@ -53,11 +53,11 @@ fn saved(dir: &Path, keep: &str, points: &[(Point, Option<f64>)]) -> (Params, Op
     let (params, net) = net(1, 8);
     let (mut optimizer, mut rng, mut recorder) = (optimizer(&params, "adam"), rng(2), Recorder::new());
     let mut checkpoints = Checkpoints::open(dir, keep.parse().unwrap()).unwrap();
-    for (point, accuracy) in points {
+    for (point, rank) in points {
         let batches = data.train.shuffled(&mut rng, 32).take(3);
         train_epoch(&net, &mut optimizer, batches, &mut recorder, &mut rng).unwrap();
         let state = (&rng, &recorder);
-        let path = checkpoints.save(*point, *accuracy, &params, &optimizer, &state).unwrap();
+        let path = checkpoints.save(*point, *rank, &params, &optimizer, &state).unwrap();
         assert_eq!(path, dir.join(point.to_string()));
     }
     (params, optimizer)
@@ -235,15 +235,18 @@ fn a_directory_that_is_gone_or_in_the_way_is_one_line_and_leaves_nothing() {
 }
 
 #[test]
-fn a_newer_format_is_named_and_not_guessed_at() {
+fn another_format_is_named_and_not_guessed_at() {
     let run = tempfile::tempdir().unwrap();
     let dir = run.path().join("checkpoints");
     saved(&dir, "last:1", &[(at(1, 0), None)]);
-    rewrite(&dir.join("epoch-1"), |text| text.replacen("{\"v\":1,", "{\"v\":2,", 1));
-    let error = Checkpoint::<State>::read(dir.join("epoch-1")).unwrap_err();
-    one_line(&error, &["state.json", "expected format version 1 or older, found 2"]);
+    for (from, to, cure) in [(2, 3, "read it with a newer taper"), (3, 1, "train it again")] {
+        let version = |v: u32| format!("{{\"v\":{v},");
+        rewrite(&dir.join("epoch-1"), |text| text.replacen(&version(from), &version(to), 1));
+        let error = Checkpoint::<State>::read(dir.join("epoch-1")).unwrap_err();
+        one_line(&error, &["state.json", &format!("expected format version 2, found {to}: {cure}")]);
+    }
     // One that was renamed.
-    rewrite(&dir.join("epoch-1"), |text| text.replacen("{\"v\":2,", "{\"v\":1,", 1));
+    rewrite(&dir.join("epoch-1"), |text| text.replacen("{\"v\":1,", "{\"v\":2,", 1));
     fs::rename(dir.join("epoch-1"), dir.join("epoch-7")).unwrap();
     one_line(
         &Checkpoint::<State>::read(dir.join("epoch-7")).unwrap_err(),

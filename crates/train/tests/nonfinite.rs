@@ -73,7 +73,7 @@ fn nan_and_infinity_in_the_data_are_located_by_batch_and_sample() {
         let error = report.unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("batch 2: the images of the batch hold NaN or infinity, first in sample 1"),
+            text.contains("batch 2: the inputs of the batch hold NaN or infinity, first in sample 1"),
             "{text}"
         );
         assert_eq!(place_of(error).2, Place::Data { sample: 1 });
@@ -87,7 +87,11 @@ fn a_skipped_batch_leaves_the_weights_as_if_it_had_not_been() {
     let report = report.unwrap();
     let nonfinite = report.nonfinite.unwrap();
     assert_eq!((nonfinite.batches, nonfinite.skipped, steps), (1, 1, 3));
-    assert!(nonfinite.first.starts_with("batch 2: loss is NaN, the images"), "{}", nonfinite.first);
+    assert!(
+        nonfinite.first.to_string().starts_with("batch 2: loss is NaN, the inputs"),
+        "{}",
+        nonfinite.first
+    );
     assert_eq!(report.score.samples, 12, "its samples were seen");
     assert!(report.score.loss.is_finite(), "its loss is left out of the mean");
 
@@ -153,7 +157,7 @@ fn weights_that_are_not_finite_are_named_with_their_unit() {
         assert_eq!(bits(&params), before);
         // Evaluation has no parameters to ask, but says which site is the first.
         let report = evaluate(&net, batches(1, 0.0), &mut ()).unwrap();
-        let first = report.nonfinite.unwrap().first;
+        let first = report.nonfinite.unwrap().first.to_string();
         let site = name.split('.').next().unwrap();
         let expected =
             if site == "fc3" { "the last layer".into() } else { format!("site '{site}', in unit 2") };
@@ -207,7 +211,7 @@ fn an_activation_that_leaves_no_trace_in_the_loss_is_noticed_through_the_recorde
             _ => {
                 let nonfinite = report.unwrap().nonfinite.unwrap();
                 assert_eq!(nonfinite.batches, 3);
-                assert!(nonfinite.first.contains("site 'fc1', in unit 0"), "{}", nonfinite.first);
+                assert!(nonfinite.first.to_string().contains("site 'fc1', in unit 0"), "{}", nonfinite.first);
             }
         }
         let report = evaluate(&model, batches(1, 0.0), &mut Recorder::new()).unwrap();
@@ -237,7 +241,7 @@ fn a_gradient_that_is_not_finite_under_a_finite_loss_is_noticed_before_the_step(
             _ => {
                 let NonFinite { batches, skipped, first } = report.unwrap().nonfinite.unwrap();
                 assert_eq!((batches, skipped), (1, u64::from(on == OnNonFinite::Skip)));
-                assert!(first.contains("the gradient of 'fc1.weight'"), "{first}");
+                assert!(first.to_string().contains("the gradient of 'fc1.weight'"), "{first}");
             }
         }
         assert_eq!(bits(&params) == before, on != OnNonFinite::Continue);
@@ -255,7 +259,7 @@ fn a_loss_that_overflows_is_in_the_last_layer() {
     let error =
         train_epoch(&model, &mut optimizer, batches(1, 0.0), &mut Recorder::new(), &mut rng(1)).unwrap_err();
     let (loss, _, place) = place_of(error);
-    assert_eq!((loss, place), (f32::INFINITY, Place::LastLayer));
+    assert_eq!((loss, place), (f32::INFINITY, Place::Loss));
 }
 
 #[test]
@@ -337,7 +341,7 @@ fn the_search_after_an_epoch_finds_the_first_site_or_the_last_layer() {
     let (_, var) = params.vars().swap_remove(5);
     var.set(&Tensor::full(f32::NAN, 3, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()).unwrap();
     let (_, batch, place) = place_of(not_finite(&net, batches(1, 0.0), f64::NAN, 7));
-    assert_eq!((batch, place), (7, Place::LastLayer));
+    assert_eq!((batch, place), (7, Place::Loss));
     let (_, var) = params.vars().swap_remove(1);
     var.set(&Tensor::full(f32::NAN, 6, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()).unwrap();
     let (_, _, place) = place_of(not_finite(&net, batches(1, 0.0), f64::NAN, 7));

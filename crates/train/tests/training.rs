@@ -188,7 +188,7 @@ fn a_pass_over_nothing_is_a_score_over_no_samples() {
     let tested = evaluate(&net, nothing(), &mut recorder).unwrap();
     for (report, split) in [(trained, Split::Train), (tested, Split::Test)] {
         assert_eq!((report.split, report.score.samples), (split, 0));
-        assert!(report.score.loss.is_finite() && report.score.accuracy.is_finite());
+        assert!(report.score.loss.is_finite() && report.score.primary().value.is_finite());
     }
     assert_eq!((values(&params), optimizer.steps()), (before, 0));
     assert!(recorder.finish().is_empty());
@@ -331,7 +331,7 @@ fn a_sink_that_fails_ends_the_run_and_evaluation_keeps_no_graph() {
     // The same report however the set is cut.
     let whole = evaluate(&net, data.test.batches(50), &mut ()).unwrap().score;
     let parts = evaluate(&net, data.test.batches(7), &mut ()).unwrap().score;
-    assert_eq!((whole.accuracy, whole.samples), (parts.accuracy, parts.samples));
+    assert_eq!((&whole.metrics, whole.samples), (&parts.metrics, parts.samples));
     assert!((whole.loss - parts.loss).abs() < 1e-6 * whole.loss);
     let images = data.test.batches(50).next().unwrap().unwrap().images;
     assert_eq!(net.forward(&mut Pass::eval(&mut ()), &images).unwrap().dims(), [50, 10]);

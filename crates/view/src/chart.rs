@@ -4,13 +4,12 @@ use plotly::{
     layout::{Axis, AxisRange, BarMode, HoverMode, TicksDirection},
 };
 use serde_json::{Map, Value, json};
-use taper_report::{Histogram, LayerStats, MetricsLine, Split};
+use taper_report::{Histogram, LayerStats, Split, Statistic, StatisticKind as Kind};
 
 use crate::{
     bins::Bins,
     group::{Group, Groups, Series},
-    measure::{Kind, MEAN, Measure},
-    palette,
+    measure, palette,
     text::{plotly as name_of, rounded, share},
 };
 
@@ -50,15 +49,12 @@ impl Figure {
     }
 }
 
-/// Accuracy or loss on one split.
-pub(crate) fn score(
-    groups: &Groups<'_>,
-    split: Split,
-    kind: Kind,
-    value: fn(&MetricsLine) -> Option<f64>,
-) -> Figure {
+/// A metric, or `loss`, on one split.
+pub(crate) fn score(groups: &Groups<'_>, panel: usize, split: Split, kind: Kind, name: &str) -> Figure {
     let of = |group: &Group<'_>, split| {
-        group.series(|run| run.scores(split).filter_map(|line| Some((line.epoch, value(line)?))).collect())
+        group.series(|run| {
+            run.scores(split).filter_map(|line| Some((line.epoch, line.of.score.metric(name)?))).collect()
+        })
     };
     // One range for all splits, so that train and test can be compared by eye.
     let all: Vec<Series> = groups
@@ -68,42 +64,42 @@ pub(crate) fn score(
         .collect();
     let mut figure = Figure::new(over_epochs(groups, y_axis(kind, range(&all, kind, true))));
     let mut traces = Traces::new();
-    for (i, group) in groups.groups.iter().enumerate() {
+    for (i, group) in groups.in_panel(panel) {
         curve(&mut traces, i, group, &of(group, split), Vec::new(), kind);
     }
     figure.windows.push(("all", traces));
     figure
 }
 
-/// A measure of one site over the epochs, for every window.
-pub(crate) fn measure(groups: &Groups<'_>, site: &str, measure: &Measure) -> Figure {
-    let spread = measure.id == MEAN.id && groups.groups.len() <= 2;
+/// A statistic of one site over the epochs, for every window.
+pub(crate) fn statistic(groups: &Groups<'_>, panel: usize, site: &str, of: &Statistic) -> Figure {
+    let spread = of.id == "mean" && groups.groups.len() <= 2;
     let sites: &[String] = &groups.sites;
     let own = [site.to_string()];
-    let shared = if measure.kind == Kind::Count { &own[..] } else { sites };
+    let shared = if of.kind == Kind::Count { &own[..] } else { sites };
     let mut all: Vec<Series> = Vec::new();
     for group in &groups.groups {
         for site in shared {
             for split in &groups.windows {
-                all.push(group.layer(site, *split, measure.value));
+                all.push(group.layer(site, *split, of.value));
                 if spread {
                     all.push(deviation(group, site, *split));
                 }
             }
         }
     }
-    let axis = y_axis(measure.kind, range(&all, measure.kind, false));
+    let axis = y_axis(of.kind, range(&all, of.kind, false));
     let mut figure = Figure::new(over_epochs(groups, axis));
     for split in &groups.windows {
         let mut traces = Traces::new();
-        for (i, group) in groups.groups.iter().enumerate() {
-            let mut series = group.layer(site, *split, measure.value);
-            let hover = hover(group, site, *split, measure, &series);
+        for (i, group) in groups.in_panel(panel) {
+            let mut series = group.layer(site, *split, of.value);
+            let hover = hover(group, site, *split, of, &series);
             if spread {
                 let around = deviation(group, site, *split);
                 (series.low, series.high, series.seeds) = (around.low, around.high, 2);
             }
-            curve(&mut traces, i, group, &series, hover, measure.kind);
+            curve(&mut traces, i, group, &series, hover, of.kind);
         }
         figure.windows.push((split.name(), traces));
     }
@@ -120,15 +116,15 @@ fn deviation(group: &Group<'_>, site: &str, split: Split) -> Series {
 }
 
 /// What stands behind the value in the hover box: the range of the seeds, or how many units the share is.
-fn hover(group: &Group<'_>, site: &str, split: Split, measure: &Measure, series: &Series) -> Vec<String> {
-    let show = |x: f64| measure.kind.show(x);
+fn hover(group: &Group<'_>, site: &str, split: Split, statistic: &Statistic, series: &Series) -> Vec<String> {
+    let show = |x: f64| measure::show(statistic.kind, x);
     let units = |of: fn(&LayerStats) -> Option<f64>| group.layer(site, split, of).mean;
-    if measure.id == "dead" {
-        let (dead, units) = (units(|l| Some(l.dead as f64)), units(|l| Some(l.units as f64)));
+    if statistic.id == "dead_fraction" {
+        let (dead, units) = (units(|l| l.dead.map(|n| n as f64)), units(|l| Some(l.units as f64)));
         let each = dead.iter().zip(&units).map(|(dead, units)| format!(" ({dead:.3} of {units})"));
         return each.map(|text| text.replace(".000", "")).collect();
     }
-    if measure.id == "active_per_sample" && series.seeds == 1 {
+    if statistic.id == "active_per_sample" && series.seeds == 1 {
         let of = |bound: fn(&taper_report::ActivePerSample) -> u64| {
             group.layer(site, split, |l| l.active_per_sample.as_ref().map(|a| bound(a) as f64)).mean
         };
@@ -143,7 +139,7 @@ fn hover(group: &Group<'_>, site: &str, split: Split, measure: &Measure, series:
 }
 
 /// Units that died since the window before, above zero, and those that revived, below.
-pub(crate) fn died_and_revived(groups: &Groups<'_>, site: &str) -> Figure {
+pub(crate) fn died_and_revived(groups: &Groups<'_>, panel: usize, site: &str) -> Figure {
     let died = |l: &LayerStats| l.died.map(|n| n as f64);
     let revived = |l: &LayerStats| l.revived.map(|n| -(n as f64));
     let mut all = Vec::new();
@@ -158,7 +154,7 @@ pub(crate) fn died_and_revived(groups: &Groups<'_>, site: &str) -> Figure {
     let mut figure = Figure::new(over_epochs(groups, axis));
     for split in &groups.windows {
         let mut traces = Traces::new();
-        for (i, group) in groups.groups.iter().enumerate() {
+        for (i, group) in groups.in_panel(panel) {
             let (up, down) = (group.layer(site, *split, died), group.layer(site, *split, revived));
             for (series, what) in [(up, "died"), (down, "revived")] {
                 let text = series.mean.iter().map(|n| format!("{:.1} {what}", n.abs()).replace(".0 ", " "));
@@ -184,12 +180,13 @@ pub(crate) fn died_and_revived(groups: &Groups<'_>, site: &str) -> Figure {
 
 /// How the firing rates of a site's units are spread in the last epoch; units that never or always fire stand
 /// apart, on an axis of their own.
-pub(crate) fn firing(groups: &Groups<'_>, site: &str) -> Figure {
+pub(crate) fn firing(groups: &Groups<'_>, panel: usize, site: &str) -> Figure {
     let mut figure = Figure::new(base());
     let mut most = 0.02_f64;
     for split in &groups.windows {
         let mut traces = Traces::new();
-        for (i, group) in groups.groups.iter().enumerate() {
+        let n = groups.in_panel(panel).count();
+        for (place, (i, group)) in groups.in_panel(panel).enumerate() {
             let last = group.last(site, *split);
             // As files can claim any numbers, they are not summed up in integers.
             let sum = |n: &dyn Fn(&LayerStats) -> u64| last.iter().map(|(_, l)| n(l) as f64).sum::<f64>();
@@ -214,7 +211,7 @@ pub(crate) fn firing(groups: &Groups<'_>, site: &str) -> Figure {
                     .hover_template("%{y:.1~%} of units fire at %{customdata}"),
             );
             // Side by side, in the order of the legend; hollow where the line is not solid.
-            let place = (i as f64 + 1.0) / (groups.groups.len() as f64 + 1.0) - 0.5;
+            let place = (place as f64 + 1.0) / (n as f64 + 1.0) - 0.5;
             let symbol = if group.dash == 0 { MarkerSymbol::Circle } else { MarkerSymbol::CircleOpen };
             traces.push(
                 Scatter::new(
@@ -283,12 +280,12 @@ pub(crate) struct Common {
 impl Common {
     pub fn of(groups: &Groups<'_>, site: &str) -> Self {
         let mut this = Self { bins: Bins::default(), zeros: false, most: 0.0 };
-        let all = || groups.runs().flat_map(|run| &run.layers).filter(|line| line.stats.site == site);
-        for histogram in all().filter_map(|line| line.stats.histogram.as_ref()) {
+        let all = || groups.runs().flat_map(|run| &run.layers).filter(|line| line.of.site == site);
+        for histogram in all().filter_map(|line| line.of.histogram.as_ref()) {
             this.bins.include(histogram);
             this.zeros |= histogram.zeros > 0;
         }
-        for histogram in all().filter_map(|line| line.stats.histogram.as_ref()) {
+        for histogram in all().filter_map(|line| line.of.histogram.as_ref()) {
             let total = histogram.total().max(1) as f64;
             let most = this.bins.counts(histogram).into_iter().max().unwrap_or(0);
             this.most = this.most.max(most as f64 / total);
@@ -470,7 +467,7 @@ fn curve(traces: &mut Traces, i: usize, group: &Group<'_>, series: &Series, hove
     if series.epochs.len() < 2 {
         trace = trace.marker(marker(group));
     }
-    let format = kind.hover_format();
+    let format = measure::hover_format(kind);
     trace = match hover.len() == series.epochs.len() && !hover.is_empty() {
         true => trace.custom_data(hover).hover_template(format!("%{{y:{format}}}%{{customdata}}")),
         false => trace.hover_template(format!("%{{y:{format}}}")),
@@ -510,7 +507,7 @@ fn over_epochs(groups: &Groups<'_>, y: Axis) -> Layout {
 }
 
 fn y_axis(kind: Kind, range: Option<(f64, f64)>) -> Axis {
-    let axis = Axis::new().tick_format(kind.axis_format()).n_ticks(6).zero_line(true);
+    let axis = Axis::new().tick_format(measure::axis_format(kind)).n_ticks(6).zero_line(true);
     match range {
         Some((low, high)) => axis.range(AxisRange::new(rounded(low), rounded(high))),
         None => axis,

@@ -1,27 +1,34 @@
 use std::{collections::BTreeMap, path::Path};
 
-use taper_report::{LayerStats, Split};
+use taper_report::{LayerStats, MetricKind, Run, Split, label_text};
 
 use crate::{RunData, text::rounded};
 
-/// Runs that differ in nothing but the seed: they share a colour, a line style and a row.
+/// Runs that differ in nothing but the seed: they share a colour, a line style, a panel and a row.
 pub(crate) struct Group<'a> {
-    /// Activation and dropout, and whatever else tells this group apart.
+    /// The values of the labels that tell this group apart.
     pub label: String,
     /// Index into [`Groups::hues`].
     pub hue: usize,
     /// Index into [`Groups::dashes`].
     pub dash: usize,
+    /// Index into [`Groups::panels`].
+    pub panel: usize,
     pub runs: Vec<&'a RunData>,
 }
 
-/// All runs of a page. Activation is colour, dropout is line style.
+/// All runs of a page.
+///
+/// Of the labels that differ between them the first is colour and the last is line style; those between, as far as
+/// there are any, make panels of their own. Data set and model count as labels behind the first.
 pub(crate) struct Groups<'a> {
     pub groups: Vec<Group<'a>>,
     /// What the colours stand for.
     pub hues: Vec<String>,
-    /// What the line styles stand for, ascending dropout rates.
+    /// What the line styles stand for; empty where there is only one.
     pub dashes: Vec<String>,
+    /// What the panels stand for; a single empty name where there is only one.
+    pub panels: Vec<String>,
     /// Names of all sites, in the order of their first appearance.
     pub sites: Vec<String>,
     /// Windows in which layers were observed, the headline one first.
@@ -42,30 +49,18 @@ pub(crate) struct Series {
 
 impl<'a> Groups<'a> {
     pub fn of(runs: &'a [RunData]) -> Self {
-        let parts = labels(runs);
-        let mut rates: Vec<f64> = runs.iter().map(|run| run.run.dropout).collect();
-        rates.sort_by(f64::total_cmp);
-        rates.dedup();
-        let mut this = Self {
-            groups: Vec::new(),
-            hues: Vec::new(),
-            dashes: rates.iter().map(|rate| format!("dropout {rate}")).collect(),
-            sites: Vec::new(),
-            windows: Vec::new(),
-        };
-        for (run, hue) in runs.iter().zip(parts) {
-            let dash = rates.iter().position(|rate| rate.total_cmp(&run.run.dropout).is_eq()).unwrap_or(0);
-            let hue = index(&mut this.hues, hue);
-            match this.groups.iter_mut().find(|group| (group.hue, group.dash) == (hue, dash)) {
+        let Places { hues, dashes, panels, of } = places(runs);
+        let mut this =
+            Self { groups: Vec::new(), hues, dashes, panels, sites: Vec::new(), windows: Vec::new() };
+        for (run, (place, label)) in runs.iter().zip(of) {
+            let [hue, dash, panel] = place;
+            match this.groups.iter_mut().find(|group| [group.hue, group.dash, group.panel] == place) {
                 Some(group) => group.runs.push(run),
-                None => {
-                    let label = format!("{}, {}", this.hues[hue], this.dashes[dash]);
-                    this.groups.push(Group { label, hue, dash, runs: vec![run] });
-                }
+                None => this.groups.push(Group { label, hue, dash, panel, runs: vec![run] }),
             }
             for line in &run.layers {
-                if !this.sites.contains(&line.stats.site) {
-                    this.sites.push(line.stats.site.clone());
+                if !this.sites.contains(&line.of.site) {
+                    this.sites.push(line.of.site.clone());
                 }
                 if !this.windows.contains(&line.split) {
                     this.windows.push(line.split);
@@ -74,6 +69,38 @@ impl<'a> Groups<'a> {
         }
         this.windows.sort_by(|a, b| b.cmp(a));
         this
+    }
+
+    /// The groups of a panel, with their numbers.
+    pub fn in_panel(&self, panel: usize) -> impl Iterator<Item = (usize, &Group<'a>)> {
+        self.groups.iter().enumerate().filter(move |(_, group)| group.panel == panel)
+    }
+
+    /// Names and kinds of all metrics, in the order of their first appearance.
+    pub fn metrics(&self) -> Vec<(&'a str, MetricKind)> {
+        let mut metrics = Vec::new();
+        for metric in self.runs().flat_map(|run| &run.metrics).flat_map(|line| &line.of.score.metrics) {
+            if !metrics.contains(&(metric.name.as_str(), metric.kind)) {
+                metrics.push((metric.name.as_str(), metric.kind));
+            }
+        }
+        metrics
+    }
+
+    /// What the losses of the runs are.
+    pub fn losses(&self) -> String {
+        let mut losses: Vec<&str> =
+            self.runs().map(|run| run.run.loss.as_str()).filter(|l| !l.is_empty()).collect();
+        losses.sort_unstable();
+        losses.dedup();
+        losses.join("; ")
+    }
+
+    /// The name of a site, with how often a pass comes by where that is several times: `stem ×7`.
+    pub fn title(&self, site: &str) -> String {
+        let layers = self.runs().flat_map(|run| &run.layers).map(|line| &line.of);
+        let most = layers.filter(|layer| layer.site == site).max_by_key(|layer| layer.uses);
+        most.map_or(site.to_string(), LayerStats::title)
     }
 
     /// Splits that were scored in any run, in the order train, validation, test.
@@ -97,50 +124,104 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// What each run's colour stands for: its activation, and what else distinguishes it apart from dropout and seed.
-fn labels(runs: &[RunData]) -> Vec<String> {
-    let differs = |of: fn(&RunData) -> &str| runs.iter().any(|run| of(run) != of(&runs[0]));
-    let (datasets, models) = (differs(|run| &run.run.dataset), differs(|run| &run.run.model));
-    let mut labels: Vec<String> = runs
-        .iter()
-        .map(|RunData { run, .. }| {
-            let mut label = run.activation.clone();
-            for (differ, part) in [(datasets, &run.dataset), (models, &run.model)] {
-                if differ {
-                    label.extend([", ", part]);
-                }
-            }
-            label
-        })
+/// Where the runs are drawn.
+struct Places {
+    hues: Vec<String>,
+    dashes: Vec<String>,
+    panels: Vec<String>,
+    /// Of each run the indices of its hue, dash and panel, and its label.
+    of: Vec<([usize; 3], String)>,
+}
+
+/// Something that tells runs apart: its number where it has one, by which it is ordered, and how it is called.
+type Value = (Option<f64>, String);
+
+fn places(runs: &[RunData]) -> Places {
+    let mut values = differing(runs);
+    tell_apart(runs, &mut values);
+    let n = values.first().map_or(1, Vec::len);
+    let join = |values: &[Value]| values.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(", ");
+    let hue = |run: &[Value]| run[0].clone();
+    let dash = |run: &[Value]| run[n - 1].clone();
+    let panel = |run: &[Value]| (None, join(&run[1.min(n - 1)..n - 1]));
+    let (hues, of_hue) = indices(values.iter().map(|run| hue(run)), false);
+    let (dashes, of_dash) = match n {
+        1 => (Vec::new(), vec![0; runs.len()]),
+        _ => indices(values.iter().map(|run| dash(run)), true),
+    };
+    let (panels, of_panel) = indices(values.iter().map(|run| panel(run)), false);
+    let of = (values.iter().enumerate())
+        .map(|(i, run)| ([of_hue[i], of_dash[i], of_panel[i]], join(run)))
         .collect();
-    // A seed twice: these runs differ in something else, and have no common mean. What is left to tell
-    // them apart is the grid they are from, then their names, then where they lie.
+    Places { hues, dashes, panels, of }
+}
+
+/// The distinct names, and which of them each value has; by number if `ordered` and all have one.
+fn indices(values: impl Iterator<Item = Value>, ordered: bool) -> (Vec<String>, Vec<usize>) {
+    let values: Vec<Value> = values.collect();
+    let mut distinct: Vec<&Value> = Vec::new();
+    for value in &values {
+        if !distinct.contains(&value) {
+            distinct.push(value);
+        }
+    }
+    if ordered && distinct.iter().all(|(number, _)| number.is_some()) {
+        distinct.sort_by(|(a, _), (b, _)| a.unwrap_or(0.0).total_cmp(&b.unwrap_or(0.0)));
+    }
+    let of =
+        values.iter().map(|value| distinct.iter().position(|known| *known == value).unwrap_or(0)).collect();
+    (distinct.into_iter().map(|(_, name)| name.clone()).collect(), of)
+}
+
+/// Of each run the values of what differs, in the same order: at least one.
+fn differing(runs: &[RunData]) -> Vec<Vec<Value>> {
+    let labels: BTreeMap<&String, ()> =
+        runs.iter().flat_map(|run| run.run.labels.keys()).map(|key| (key, ())).collect();
+    let label = |key: &String, run: &Run| match run.labels.get(key) {
+        Some(value) => (value.as_f64(), label_text(key, value)),
+        None => (None, format!("no {key}")),
+    };
+    let mut columns: Vec<Vec<Value>> =
+        labels.into_keys().map(|key| runs.iter().map(|run| label(key, &run.run)).collect()).collect();
+    let all = columns.clone();
+    let differs = |column: &Vec<Value>| column.iter().any(|value| *value != column[0]);
+    columns.retain(differs);
+    let extras = [|run: &Run| run.dataset.clone(), |run: &Run| run.model.clone()];
+    let extras = extras.map(|of| runs.iter().map(|run| (None, of(&run.run))).collect());
+    columns.splice(columns.len().min(1)..columns.len().min(1), extras.into_iter().filter(differs));
+    let value = |i: usize| match (&columns[..], &all[..]) {
+        ([], []) => vec![(None, runs[i].run.name.clone())],
+        // Nothing differs: all there is to say of them.
+        ([], all) => {
+            vec![(None, all.iter().map(|column| column[i].1.as_str()).collect::<Vec<_>>().join(", "))]
+        }
+        (columns, _) => columns.iter().map(|column| column[i].clone()).collect(),
+    };
+    (0..runs.len()).map(value).collect()
+}
+
+/// A seed twice: these runs differ in something else, and have no common mean. What is left to tell them apart is the
+/// grid they are from, then their names, then where they lie.
+fn tell_apart(runs: &[RunData], values: &mut [Vec<Value>]) {
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name).map_or(String::new(), |name| name.to_string_lossy().into_owned())
     };
     let by: [&dyn Fn(&RunData) -> String; 3] =
         [&|run| name(run.dir.parent()), &|run| run.run.name.clone(), &|run| run.dir.display().to_string()];
+    let key = |values: &[Value]| values.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
     for tell_apart in by {
         let mut twice = BTreeMap::new();
-        for (RunData { run, .. }, label) in runs.iter().zip(&labels) {
-            *twice.entry((label.clone(), run.dropout.to_bits(), run.seed)).or_insert(0) += 1;
+        for (run, values) in runs.iter().zip(values.iter()) {
+            *twice.entry((key(values), run.run.seed)).or_insert(0) += 1;
         }
-        let twice: Vec<String> =
-            twice.into_iter().filter(|(_, n)| *n > 1).map(|((label, ..), _)| label).collect();
-        for (run, label) in runs.iter().zip(&mut labels) {
-            if twice.contains(label) {
-                label.extend([", ", &tell_apart(run)]);
+        let twice: Vec<_> =
+            twice.into_iter().filter(|(_, n)| *n > 1).map(|((values, _), _)| values).collect();
+        for (run, values) in runs.iter().zip(values.iter_mut()) {
+            if twice.contains(&key(values)) {
+                values[0].1.extend([", ", &tell_apart(run)]);
             }
         }
     }
-    labels
-}
-
-fn index(names: &mut Vec<String>, name: String) -> usize {
-    names.iter().position(|known| *known == name).unwrap_or_else(|| {
-        names.push(name);
-        names.len() - 1
-    })
 }
 
 impl Group<'_> {
@@ -151,7 +232,7 @@ impl Group<'_> {
         })
     }
 
-    /// The same of loss, accuracy and the like: whatever `values` takes from a run, by epoch.
+    /// The same of loss and metrics: whatever `values` takes from a run, by epoch.
     pub fn series(&self, values: impl Fn(&RunData) -> Vec<(u32, f64)>) -> Series {
         let mut by_epoch = BTreeMap::<u32, Vec<f64>>::new();
         for run in &self.runs {
@@ -198,6 +279,7 @@ mod tests {
             (groups.hues.join(" "), groups.dashes.join(" ")),
             ("relu tanh".into(), "dropout 0 dropout 0.5".into())
         );
+        assert_eq!((groups.groups[1].label.as_str(), groups.panels.len()), ("relu, dropout 0.5", 1));
         assert_eq!(groups.windows, [Split::Test, Split::Train]);
     }
 
@@ -209,6 +291,40 @@ mod tests {
         let runs = [a, b, run("tanh", 0.0, 1)];
         let groups = Groups::of(&runs);
         assert_eq!(groups.hues, ["relu, grid, slow", "relu, grid, fast", "tanh"]);
+    }
+
+    #[test]
+    fn a_single_difference_is_colour_alone() {
+        let runs = [run("relu", 0.5, 1), run("relu", 0.0, 1), run("relu", 0.0, 2)];
+        let groups = Groups::of(&runs);
+        assert_eq!((groups.hues.join(" "), groups.dashes.len()), ("dropout 0.5 dropout 0".into(), 0));
+        let single = Groups::of(&runs[..1]);
+        assert_eq!(
+            (single.hues.join(" "), single.groups[0].label.as_str()),
+            ("relu, dropout 0.5".into(), "relu, dropout 0.5")
+        );
+    }
+
+    #[test]
+    fn what_differs_between_the_first_and_the_last_label_makes_panels() {
+        let mut runs = [run("relu", 0.0, 1), run("relu", 0.5, 1), run("tanh", 0.5, 1)];
+        for (run, width) in runs.iter_mut().zip([64, 128, 64]) {
+            run.run.labels.insert("width".into(), width.into());
+        }
+        let groups = Groups::of(&runs);
+        assert_eq!(groups.hues, ["relu", "tanh"]);
+        assert_eq!(groups.panels, ["dropout 0", "dropout 0.5"]);
+        assert_eq!(groups.dashes, ["width 64", "width 128"]);
+        let places: Vec<_> = groups.groups.iter().map(|g| (g.hue, g.dash, g.panel)).collect();
+        assert_eq!(places, [(0, 0, 0), (0, 1, 1), (1, 0, 1)]);
+        // Data sets are panels too, and never take the colour of a label.
+        let mut runs = [run("relu", 0.0, 1), run("relu", 0.5, 1), run("tanh", 0.5, 1)];
+        runs[2].run.dataset = "mnist".into();
+        let groups = Groups::of(&runs);
+        assert_eq!(
+            (groups.hues.join(" "), groups.panels.join(" ")),
+            ("relu tanh".into(), "digits mnist".into())
+        );
     }
 
     #[test]

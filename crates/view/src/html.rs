@@ -2,14 +2,13 @@ use std::fmt::Write;
 
 use plotly::Plot;
 use serde_json::{Value, json};
-use taper_report::Split;
+use taper_report::{STATISTICS, Shown, Split, Statistic, StatisticKind, label_text};
 
 use crate::{
     RunData,
     chart::{self, Common, Figure},
     group::Groups,
-    measure::{self, CURVES, Kind, Measure},
-    table,
+    measure, table,
     text::{self, html},
 };
 
@@ -19,8 +18,8 @@ const SCRIPT: &str = include_str!("page/page.js");
 /// A page that shows these runs, complete in itself: no network, light and dark, printable.
 ///
 /// Runs that differ in nothing but the seed are drawn as their mean, with a band from the lowest to the highest;
-/// colour is the activation, line style the dropout rate. Charts are drawn by plotly as they scroll into
-/// view; `#all` behind the page's address draws all of them at once.
+/// colour is the first label that differs, line style the last; those between have charts of their own. Charts are
+/// drawn by plotly as they scroll into view; `#all` behind the page's address draws all of them at once.
 pub fn html_report(runs: &[RunData]) -> String {
     let groups = Groups::of(runs);
     let mut page = Page { figures: Vec::new(), bins: Vec::new(), body: String::new() };
@@ -35,7 +34,7 @@ pub fn html_report(runs: &[RunData]) -> String {
     page.body += &section("configuration", "Configuration", "What is needed to repeat the runs.");
     page.body += &table::configuration(&groups);
     page.body += "</section>\n";
-    page.definitions();
+    page.definitions(&groups);
     page.render(&groups)
 }
 
@@ -59,51 +58,58 @@ impl Page {
 
     fn summary(&mut self, groups: &Groups<'_>) {
         let split = groups.runs().filter_map(RunData::headline).max();
-        let on = split.map_or(String::new(), |split| format!(" Accuracy and loss on {}.", split.name()));
+        let on = split.map_or(String::new(), |split| format!(" Metrics and loss on {}.", split.name()));
         let seeds = groups.groups.iter().any(|group| group.runs.len() > 1);
         let over = if seeds { " Over seeds: mean ± sample standard deviation." } else { "" };
         self.body += &section("summary", "Summary", &format!("{on}{over}"));
         self.body += &table::runs(groups);
+        self.body += &table::counts(groups);
         self.body += "</section>\n";
     }
 
     fn scores(&mut self, groups: &Groups<'_>) {
         let splits = groups.scored();
-        self.body += &section("scores", "Accuracy and loss", "");
-        let _ = write!(self.body, "<div class=measures style=\"--n:{}\">", splits.len());
-        type Value = fn(&taper_report::MetricsLine) -> Option<f64>;
-        let both: [(&str, &str, Kind, Value); 2] = [
-            ("Accuracy", measure::ACCURACY, Kind::Share, |line| line.accuracy),
-            ("Loss", measure::LOSS, Kind::Number, |line| line.loss),
-        ];
-        for (title, what, kind, value) in both {
+        self.body += &section("scores", "Metrics and loss", "");
+        let _ =
+            write!(self.body, "<div class=measures style=\"--n:{}\">", splits.len() * groups.panels.len());
+        let loss = ("loss", StatisticKind::Number, groups.losses());
+        let metrics = groups.metrics().into_iter();
+        let metrics =
+            metrics.map(|(name, kind)| (name, measure::kind_of(kind), measure::meaning(kind).to_string()));
+        for (name, kind, what) in metrics.chain([loss]) {
             let mut panels = String::new();
             for split in &splits {
-                let figure = chart::score(groups, *split, kind, value);
-                let chart = self.chart(&figure, "", &format!("{title} on {} over epochs", split.name()));
-                let _ = write!(panels, "<figure><figcaption>{}</figcaption>{chart}</figure>", split.name());
+                for panel in 0..groups.panels.len() {
+                    let figure = chart::score(groups, panel, *split, kind, name);
+                    let chart = self.chart(&figure, "", &format!("{name} on {} over epochs", split.name()));
+                    let caption = html(&caption(groups, panel, split.name()));
+                    let _ = write!(panels, "<figure><figcaption>{caption}</figcaption>{chart}</figure>");
+                }
             }
-            self.body += &block(title, what, &panels);
+            self.body += &block(&text::shorten(name, text::LABEL), &what, &panels);
         }
         self.body += "</div></section>\n";
     }
 
     fn layers(&mut self, groups: &Groups<'_>) {
         self.body += &section("layers", "Layers over the epochs", "");
-        let _ = write!(self.body, "<div class=measures style=\"--n:{}\">", groups.sites.len());
-        let has = |measure: &Measure| {
-            groups.runs().any(|run| run.layers.iter().any(|line| (measure.value)(&line.stats).is_some()))
+        let n = groups.sites.len() * groups.panels.len();
+        let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
+        let has = |of: &&Statistic| {
+            groups.runs().any(|run| run.layers.iter().any(|line| (of.value)(&line.of).is_some()))
         };
-        for measure in CURVES.into_iter().filter(|measure| has(measure)) {
-            self.per_site(groups, measure.title, measure.what, |site| chart::measure(groups, site, measure));
-            if measure.id == measure::DEAD.id {
-                self.per_site(groups, "Died ↑ and revived ↓", measure::DIED, |site| {
-                    chart::died_and_revived(groups, site)
+        for of in Statistic::shown_in(Shown::Curve).filter(has) {
+            let what =
+                if of.id == "mean" { format!("{} {}", of.what, measure::BAND) } else { of.what.into() };
+            self.per_site(groups, of.title, &what, |panel, site| chart::statistic(groups, panel, site, of));
+            if of.id == "dead_fraction" {
+                self.per_site(groups, "Died ↑ and revived ↓", measure::DIED, |panel, site| {
+                    chart::died_and_revived(groups, panel, site)
                 });
             }
         }
-        self.per_site(groups, "Firing rates, last epoch", measure::FIRING, |site| {
-            chart::firing(groups, site)
+        self.per_site(groups, "Firing rates, last epoch", measure::FIRING, |panel, site| {
+            chart::firing(groups, panel, site)
         });
         self.body += "</div></section>\n";
         let window = groups.windows[0];
@@ -113,16 +119,25 @@ impl Page {
         self.body += "</section>\n";
     }
 
-    fn per_site(&mut self, groups: &Groups<'_>, title: &str, what: &str, figure: impl Fn(&str) -> Figure) {
+    fn per_site(
+        &mut self,
+        groups: &Groups<'_>,
+        title: &str,
+        what: &str,
+        figure: impl Fn(usize, &str) -> Figure,
+    ) {
         let mut panels = String::new();
         for (number, site) in groups.sites.iter().enumerate() {
-            let chart = self.chart(&figure(site), "", &format!("{title} of {site}"));
-            let name = html(&text::shorten(site, text::LABEL));
-            let _ = write!(
-                panels,
-                "<figure data-site={number}><figcaption title=\"{}\">{name}</figcaption>{chart}</figure>",
-                html(site)
-            );
+            for panel in 0..groups.panels.len() {
+                let chart = self.chart(&figure(panel, site), "", &format!("{title} of {site}"));
+                let name = caption(groups, panel, &groups.title(site));
+                let _ = write!(
+                    panels,
+                    "<figure data-site={number}><figcaption title=\"{}\">{}</figcaption>{chart}</figure>",
+                    html(&name),
+                    html(&text::shorten(&name, text::LABEL))
+                );
+            }
         }
         self.body += &block(title, what, &panels);
     }
@@ -152,7 +167,7 @@ impl Page {
             if common.is_empty() {
                 continue;
             }
-            let name = html(&text::shorten(site, 80));
+            let name = html(&text::shorten(&groups.title(site), 80));
             let what = html(measure::DISTRIBUTION);
             let head = format!(
                 "<div data-site={number}><h3 data-tip=\"{what}\" tabindex=0>{name}</h3><div class=cells>"
@@ -187,19 +202,25 @@ impl Page {
         self.body += "</div></section>\n";
     }
 
-    fn definitions(&mut self) {
+    fn definitions(&mut self, groups: &Groups<'_>) {
         self.body += &section("definitions", "What the numbers mean", "");
         self.body += "<dl>";
+        let loss = groups.losses();
+        let metrics = groups.metrics();
         let fixed = [
-            ("Accuracy", measure::ACCURACY),
-            ("Loss", measure::LOSS),
+            ("loss", loss.as_str()),
             ("Window", measure::WINDOW),
             ("Distribution", measure::DISTRIBUTION),
             ("Firing rate", measure::FIRING),
             ("Died and revived", measure::DIED),
         ];
-        for (title, what) in fixed.into_iter().chain(CURVES.iter().map(|m| (m.title, m.what))) {
-            let _ = write!(self.body, "<div><dt>{}</dt><dd>{}</dd></div>", html(title), html(what));
+        let metrics = metrics.iter().map(|(name, kind)| (*name, measure::meaning(*kind)));
+        let shown =
+            |of: &&Statistic| [Shown::Curve, Shown::Table].iter().any(|place| of.shown.contains(place));
+        let statistics = STATISTICS.iter().filter(shown).map(|of| (of.title, of.what));
+        for (title, what) in metrics.chain(fixed).chain(statistics) {
+            let title = text::shorten(title, text::LABEL);
+            let _ = write!(self.body, "<div><dt>{}</dt><dd>{}</dd></div>", html(&title), html(what));
         }
         self.body += "</dl></section>\n";
     }
@@ -277,6 +298,14 @@ fn block(title: &str, what: &str, panels: &str) -> String {
     )
 }
 
+/// What a chart is about, and which panel it is where there are several.
+fn caption(groups: &Groups<'_>, panel: usize, name: &str) -> String {
+    match groups.panels.len() {
+        1 => name.to_string(),
+        _ => format!("{name}, {}", groups.panels[panel]),
+    }
+}
+
 /// `8 runs on mnist, mlp 784-512-256-10`
 fn title(groups: &Groups<'_>) -> String {
     let runs: Vec<&RunData> = groups.runs().collect();
@@ -284,7 +313,12 @@ fn title(groups: &Groups<'_>) -> String {
         runs.first().map(|run| of(run)).filter(|first| runs.iter().all(|run| of(run) == *first))
     };
     let mut title = match &runs[..] {
-        [run] => format!("{}, dropout {}", text::shorten(&run.run.activation, 40), run.run.dropout),
+        [run] if run.run.labels.is_empty() => text::shorten(&run.run.name, 60),
+        [run] => {
+            let labels: Vec<String> =
+                run.run.labels.iter().map(|(key, value)| label_text(key, value)).collect();
+            text::shorten(&labels.join(", "), 60)
+        }
         runs => format!("{} runs", runs.len()),
     };
     if let Some(dataset) = same(|run| &run.run.dataset) {
@@ -307,21 +341,26 @@ fn notes(groups: &Groups<'_>) -> String {
         for problem in &run.problems {
             notes.push((true, problem.clone()));
         }
-        let faulty = |line: &&taper_report::MetricsLine| line.nonfinite.is_some();
-        if let Some((line, of)) =
-            run.metrics.iter().find(faulty).and_then(|l| Some((l, l.nonfinite.as_ref()?)))
-        {
-            let (epoch, split, first) = (line.epoch, line.split.name(), text::shorten(&of.first, 200));
+        if let Some((line, of)) = run.metrics.iter().find_map(|l| Some((l, l.of.nonfinite.as_ref()?))) {
+            let (epoch, split, first) =
+                (line.epoch, line.split.name(), text::shorten(&of.first.to_string(), 200));
             let n = text::count(of.batches);
             notes
                 .push((true, format!("{name}: batches not finite in epoch {epoch} ({split}): {n}; {first}")));
         }
-        let faulty = |line: &&taper_report::LayerLine| line.stats.nan > 0 || line.stats.infinite > 0;
+        let faulty = |line: &&taper_report::LayerLine| line.of.nan > 0 || line.of.infinite > 0;
         if let Some(line) = run.layers.iter().find(faulty) {
-            let (site, epoch, split) = (text::shorten(&line.stats.site, 80), line.epoch, line.split.name());
-            let (nan, infinite) = (text::count(line.stats.nan), text::count(line.stats.infinite));
+            let (site, epoch, split) = (text::shorten(&line.of.site, 80), line.epoch, line.split.name());
+            let (nan, infinite) = (text::count(line.of.nan), text::count(line.of.infinite));
             let what = format!("{nan} NaN and {infinite} infinite activations in epoch {epoch} ({split})");
             notes.push((true, format!("{name}: {site} has {what}")));
+        }
+        if let Some((line, trouble)) = run.layers.iter().find_map(|l| Some((l, l.of.trouble.as_ref()?))) {
+            let (site, epoch, split) = (text::shorten(&line.of.site, 80), line.epoch, line.split.name());
+            notes.push((
+                true,
+                format!("{name}: {site} was not all recorded in epoch {epoch} ({split}): {trouble}"),
+            ));
         }
     }
     if notes.is_empty() {
@@ -361,7 +400,9 @@ fn controls(groups: &Groups<'_>) -> String {
     };
     key(&mut out, "hue", &groups.hues, &|i| table::swatch(i, 0));
     let plain = |i: usize| table::swatch(0, i).replace(&crate::palette::hex(0), "currentColor");
-    key(&mut out, "dash", &groups.dashes, &plain);
+    if !groups.dashes.is_empty() {
+        key(&mut out, "dash", &groups.dashes, &plain);
+    }
     if groups.sites.len() > 1 {
         out += "<label>layer <select id=site><option value=all>all</option>";
         for (i, site) in groups.sites.iter().enumerate() {
@@ -391,7 +432,7 @@ fn plotly_js(scripts: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use taper_report::NonFinite;
+    use taper_report::{Fault, NonFinite, Place, Trouble};
 
     use super::*;
     use crate::sample::run;
@@ -417,7 +458,7 @@ mod tests {
         bad.run.config = json!({ evil.as_str(): evil });
         bad.problems.push(evil.clone());
         for line in &mut bad.layers {
-            line.stats.site = evil.clone();
+            line.of.site = evil.clone();
         }
         let page = html_report(&[bad, run("relu", 0.5, 1)]);
         assert!(!page.contains("<script>alert"));
@@ -428,16 +469,45 @@ mod tests {
     fn what_a_reader_must_know_stands_on_top() {
         let mut short = run("relu", 0.0, 1);
         short.run.epochs = 10;
-        short.layers[3].stats.nan = 1234;
-        let first = "batch 7: loss is NaN".to_string();
-        short.metrics[2].nonfinite = Some(Box::new(NonFinite { batches: 1300, skipped: 0, first }));
+        short.layers[3].of.nan = 1234;
+        short.layers[4].of.trouble = Some(Trouble::SiteTwice);
+        let first = Fault { batch: 7, loss: f64::NAN, place: Place::Loss };
+        short.metrics[2].of.nonfinite = Some(NonFinite { batches: 1300, skipped: 0, first });
         let (epoch, split) = (short.metrics[2].epoch, short.metrics[2].split.name());
         let page = html_report(&[short]);
         assert!(page.contains("relu-dropout0-seed1: 3 of 10 epochs"));
         assert!(
             page.contains(&format!("not finite in epoch {epoch} ({split}): 1,300; batch 7: loss is NaN"))
         );
+        assert!(page.contains("was not all recorded in epoch 2 (train): another site of this name came"));
         assert!(page.contains("1,234 NaN and 0 infinite activations in epoch 1 (test)"));
+    }
+
+    #[test]
+    fn a_single_run_shows_its_counts_and_how_often_a_site_is_used() {
+        let mut single = run("relu", 0.5, 1);
+        let counts = [("confusion".to_string(), vec![vec![1200, 3], vec![4, 5]])];
+        single.metrics.iter_mut().for_each(|line| line.of.score.counts = counts.clone().into());
+        single.layers.iter_mut().filter(|line| line.of.site == "fc1").for_each(|line| line.of.uses = 7);
+        let page = html_report(&[single.clone()]);
+        for text in
+            ["confusion on test, epoch 3", "<td>1,200</td>", "fc1 ×7", "<h1>relu, dropout 0.5 on digits"]
+        {
+            assert!(page.contains(text), "{text}");
+        }
+        assert!(!html_report(&[single, run("relu", 0.0, 1)]).contains("confusion on test"));
+    }
+
+    #[test]
+    fn every_panel_has_charts_of_its_own() {
+        let mut runs = [run("relu", 0.0, 1), run("relu", 0.5, 1), run("tanh", 0.5, 1)];
+        for (run, width) in runs.iter_mut().zip([64, 128, 64]) {
+            run.run.labels.insert("width".into(), width.into());
+        }
+        let page = html_report(&runs);
+        for text in ["fc1, dropout 0.5", "fc2, dropout 0<", "test, dropout 0.5"] {
+            assert!(page.contains(text), "{text}");
+        }
     }
 
     #[test]

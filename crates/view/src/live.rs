@@ -35,7 +35,7 @@ impl Default for LiveConfig {
     }
 }
 
-/// The running training, drawn over the whole terminal: progress and time left, loss and accuracy over epochs,
+/// The running training, drawn over the whole terminal: progress and time left, the primary metric and the loss over epochs,
 /// and for every site its zeros and dead units over epochs and how its values are spread.
 ///
 /// `&Live` is a [`Sink`] for what epochs report; [`Live::pass`] and [`Live::advance`] tell it of batches, from any
@@ -60,8 +60,7 @@ impl Default for LiveConfig {
 ///     restore_terminal();
 ///     std::process::exit(130)
 /// })?;
-/// # let run = taper_report::Run { name: "a".into(), dataset: "b".into(), model: "c".into(), activation: "d".into(),
-/// #     dropout: 0.0, seed: 0, parameters: 0, epochs: 1, config: Default::default() };
+/// # let run = taper_report::Run::default();
 /// live.place(1, 1, 60_000);
 /// (&live).begin(&run)?;
 /// live.pass(1, Split::Train, 60_000);

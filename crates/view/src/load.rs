@@ -18,7 +18,7 @@ pub struct RunData {
     pub dir: PathBuf,
     /// What the run is.
     pub run: Run,
-    /// Loss and accuracy, a line per epoch and split.
+    /// Loss and metrics, a line per epoch and split.
     pub metrics: Vec<MetricsLine>,
     /// What the layers did, a line per epoch, split and site; empty where nothing was tracked.
     pub layers: Vec<LayerLine>,
@@ -39,7 +39,7 @@ impl RunData {
         self.metrics.iter().map(|line| line.epoch).max().unwrap_or(0)
     }
 
-    /// Loss and accuracy of one split, epoch by epoch.
+    /// Loss and metrics of one split, epoch by epoch.
     pub fn scores(&self, split: Split) -> impl Iterator<Item = &MetricsLine> {
         self.metrics.iter().filter(move |line| line.split == split)
     }
@@ -48,8 +48,8 @@ impl RunData {
     pub fn site(&self, site: &str, split: Split) -> impl Iterator<Item = (u32, &LayerStats)> {
         self.layers
             .iter()
-            .filter(move |line| line.split == split && line.stats.site == site)
-            .map(|line| (line.epoch, &line.stats))
+            .filter(move |line| line.split == split && line.of.site == site)
+            .map(|line| (line.epoch, &line.of))
     }
 }
 

@@ -12,19 +12,19 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 use resvg::{tiny_skia, usvg};
-use taper_report::Split;
+use taper_report::{Split, Statistic, StatisticKind as Kind};
 
 use crate::{
     Error, Result, RunData,
     group::{Group, Groups, Series},
-    measure::{ASYMMETRY, DEAD, Kind, Measure, ZEROS},
-    palette,
+    measure, palette,
     text::shorten,
 };
 
-/// Draws the four main curves for papers and READMEs: accuracy, zeros, dead units and asymmetry over the epochs.
+/// Draws the four main curves for papers and READMEs: the primary metric, zeros, dead units and asymmetry over the
+/// epochs.
 ///
-/// `accuracy.svg` and `.png`, `zero_fraction`, `dead` and `asymmetry` likewise, with a panel per layer, are
+/// `score.svg` and `.png`, `zero_fraction`, `dead_fraction` and `asymmetry` likewise, with a panel per layer, are
 /// written into `dir`, which is created; pictures of runs without layers, and of runs without epochs, are
 /// left out. At most 64 layers are drawn. Numbers are from the test split, else validation, else train. Colours, line styles and bands
 /// are those of [`html_report`](crate::html_report). The text of an SVG is set by whoever shows it, in its
@@ -64,52 +64,70 @@ struct Picture {
 
 struct Panel {
     title: String,
-    /// Of every group; empty where it has no such site.
-    curves: Vec<Series>,
+    /// Of every group of the panel, with its number; empty where it has no such site.
+    curves: Vec<(usize, Series)>,
 }
 
 fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
     let mut pictures = Vec::new();
     if let Some(split) = groups.scored().last() {
+        let (name, kind) = groups
+            .metrics()
+            .first()
+            .map_or(("loss", Kind::Number), |(name, kind)| (*name, measure::kind_of(*kind)));
         let of = |group: &Group<'_>| {
             group.series(|run| {
-                run.scores(*split).filter_map(|l| Some((l.epoch, share(l.accuracy)?))).collect()
+                let value = |line: &taper_report::MetricsLine| drawable(kind, line.of.score.metric(name));
+                run.scores(*split).filter_map(|line| Some((line.epoch, value(line)?))).collect()
             })
         };
-        let panel = Panel { title: String::new(), curves: groups.groups.iter().map(of).collect() };
-        let title = format!("Accuracy ({})", split.name());
-        pictures.push(Picture { id: "accuracy", title, kind: Kind::Share, panels: vec![panel] });
+        let panel = |panel: usize| Panel {
+            title: shorten(&groups.panels[panel], 32),
+            curves: groups.in_panel(panel).map(|(i, group)| (i, of(group))).collect(),
+        };
+        let title = format!("{} ({})", shorten(name, 32), split.name());
+        pictures.push(Picture {
+            id: "score",
+            title,
+            kind,
+            panels: (0..groups.panels.len()).map(panel).collect(),
+        });
     }
     if let Some(window) = groups.windows.first() {
-        pictures.extend([ZEROS, DEAD, ASYMMETRY].iter().map(|measure| of_layers(groups, *window, measure)));
+        let drawn = ["zero_fraction", "dead_fraction", "asymmetry"].into_iter().filter_map(Statistic::named);
+        pictures.extend(drawn.map(|statistic| of_layers(groups, *window, statistic)));
     }
     pictures.retain(|picture| picture.values().next().is_some());
     pictures
 }
 
-/// What is drawn are shares, and a file that claims another number has none to draw: axes as wide as it may say
-/// would take forever.
-fn share(x: Option<f64>) -> Option<f64> {
-    x.filter(|x| (0.0..=1.0).contains(x))
+/// A value that a file claims and an axis can show: one as wide as the number may be would take forever.
+fn drawable(kind: Kind, x: Option<f64>) -> Option<f64> {
+    let range = if kind == Kind::Share { 0.0..=1.0 } else { -1e6..=1e6 };
+    x.filter(|x| range.contains(x))
 }
 
 /// Panels of a picture at most: a file can name any number of sites, and a picture of them all fill any memory.
 const PANELS: usize = 64;
 
-fn of_layers(groups: &Groups<'_>, window: Split, measure: &Measure) -> Picture {
-    let panel = |site: &String| Panel {
-        title: shorten(site, 32),
-        curves: groups
-            .groups
-            .iter()
-            .map(|group| group.layer(site, window, |l| share((measure.value)(l))))
-            .collect(),
+fn of_layers(groups: &Groups<'_>, window: Split, of: &'static Statistic) -> Picture {
+    let panel = |(site, panel): (&String, usize)| {
+        let series = |group: &Group<'_>| group.layer(site, window, |l| drawable(Kind::Share, (of.value)(l)));
+        let title = match groups.panels[panel].as_str() {
+            "" => groups.title(site),
+            name => format!("{}, {name}", groups.title(site)),
+        };
+        Panel {
+            title: shorten(&title, 32),
+            curves: groups.in_panel(panel).map(|(i, group)| (i, series(group))).collect(),
+        }
     };
     let all = groups.sites.len();
     let part = if all > PANELS { format!(", {PANELS} of {all} layers") } else { String::new() };
-    let title = format!("{} ({}{part})", measure.title, window.name());
-    let panels = groups.sites.iter().take(PANELS).map(panel).collect();
-    Picture { id: measure.id, title, kind: measure.kind, panels }
+    let title = format!("{} ({}{part})", of.title, window.name());
+    let sites = groups.sites.iter().take(PANELS);
+    let panels = sites.flat_map(|site| (0..groups.panels.len()).map(move |panel| (site, panel)));
+    Picture { id: of.id, title, kind: of.kind, panels: panels.take(PANELS).map(panel).collect() }
 }
 
 /// Sizes below are in pixels; what is drawn is so many times larger, and the picture says that it is to be
@@ -132,14 +150,14 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 impl Picture {
     fn values(&self) -> impl Iterator<Item = f64> {
         let curves = self.panels.iter().flat_map(|panel| &panel.curves);
-        curves.flat_map(|series| series.low.iter().chain(&series.high)).copied()
+        curves.flat_map(|(_, series)| series.low.iter().chain(&series.high)).copied()
     }
 
     /// The same for all panels, so that layers can be compared by eye.
     fn range(&self) -> Range<f64> {
         let low = self.values().fold(f64::INFINITY, f64::min);
         let high = self.values().fold(f64::NEG_INFINITY, f64::max);
-        let low = if self.id == "accuracy" { low } else { low.min(0.0) };
+        let low = if self.id == "score" { low } else { low.min(0.0) };
         let high = high.max(low + 0.02);
         let air = 0.04 * (high - low);
         // No tick beyond what there can be.
@@ -214,7 +232,8 @@ impl Picture {
             .label_style((FONT, 12 * FINE).into_font().color(&QUIET))
             .axis_desc_style((FONT, 12 * FINE).into_font().color(&QUIET))
             .draw()?;
-        for (group, series) in groups.groups.iter().zip(&panel.curves) {
+        for (i, series) in &panel.curves {
+            let group = &groups.groups[*i];
             let (r, g, b) = palette::rgb(group.hue);
             let color = RGBColor(r, g, b);
             let at = |ys: &[f64]| -> Vec<(f64, f64)> {
@@ -347,7 +366,7 @@ mod tests {
         let runs = [run("relu", 0.0, 1), run("relu", 0.0, 2), run("tanh", 0.5, 1)];
         let paths = static_plots(&runs, dir.path().join("figures"))?;
         let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-        let expected = ["accuracy", "zero_fraction", "dead", "asymmetry"];
+        let expected = ["score", "zero_fraction", "dead_fraction", "asymmetry"];
         let expected: Vec<String> =
             expected.iter().flat_map(|id| [format!("{id}.svg"), format!("{id}.png")]).collect();
         assert_eq!(names, expected);
@@ -370,7 +389,7 @@ mod tests {
         };
         assert!(blank("relu")?.len() > blank("")?.len() + 100);
         let mut bad = run("<b>&\"relu\"</b>", 0.0, 1);
-        bad.layers.iter_mut().for_each(|line| line.stats.site = "</svg>/'ü".into());
+        bad.layers.iter_mut().for_each(|line| line.of.site = "</svg>/'ü".into());
         let runs = [bad];
         let groups = Groups::of(&runs);
         for picture in pictures(&groups) {

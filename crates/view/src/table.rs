@@ -1,12 +1,13 @@
 use std::fmt::Write;
 
-use taper_report::{LayerStats, Split};
+use taper_report::{
+    LayerStats, Metric, MetricKind, Score, Shown, Split, Statistic, StatisticKind, TimingLine, label_value,
+};
 
 use crate::{
     RunData,
     group::{Group, Groups},
-    measure::{self, Measure},
-    palette,
+    measure, palette,
     text::{self, NONE, html},
 };
 
@@ -36,119 +37,138 @@ impl Table {
     }
 }
 
+/// How a value is taken from a run or a layer.
+type Value<'a, T> = Box<dyn Fn(&T) -> Option<f64> + 'a>;
+
 /// One column of a table: what it is called, what it means, its value in each run, and how it is written.
-struct Column<T> {
-    id: &'static str,
-    title: &'static str,
-    what: &'static str,
-    value: fn(&T) -> Option<f64>,
-    show: fn(f64) -> String,
+struct Column<'a, T> {
+    id: &'a str,
+    title: &'a str,
+    what: String,
+    value: Value<'a, T>,
+    show: Box<dyn Fn(f64) -> String>,
     /// The number of decimals of `mean ± sd`, and the factor before.
     spread: (usize, f64, &'static str),
     /// Whether a bar in the cell shows the value, a share.
     bar: bool,
 }
 
-/// Columns of layers that stand in the table of every run alone, which has the room.
-const IN_EVERY_RUN: [&str; 7] =
-    ["died", "revived", "rare", "always_on", "excess_kurtosis", "flat_low", "flat_high"];
-/// And one that sums up two of them.
-const IN_GROUPS: [&str; 1] = ["flat"];
-
-/// Accuracy, loss and time: one row per group of runs, and one per run.
+/// Metrics, loss and time: one row per group of runs, and one per run.
 pub(crate) fn runs(groups: &Groups<'_>) -> String {
-    fn headline(run: &RunData, value: fn(&taper_report::MetricsLine) -> Option<f64>) -> Vec<Option<f64>> {
-        run.headline().map_or(Vec::new(), |split| run.scores(split).map(value).collect())
+    /// The scores on the headline split of all epochs but that of the untrained network.
+    fn headline(run: &RunData) -> Vec<&Score> {
+        let lines = run.headline().into_iter().flat_map(|split| run.scores(split));
+        lines.filter(|line| line.epoch > 0).map(|line| &line.of.score).collect()
+    }
+    fn best(run: &RunData) -> Option<Metric> {
+        let all = headline(run).into_iter().map(Score::primary).filter(|metric| !metric.value.is_nan());
+        all.reduce(|best, metric| if metric.is_better_than(&best) { metric } else { best })
     }
     fn train_rate(run: &RunData) -> Option<f64> {
-        let of = |line: &&taper_report::TimingLine| line.split == Split::Train && line.seconds > 0.0;
+        let of = |line: &&TimingLine| line.split == Split::Train && line.of.seconds > 0.0;
         let (mut samples, mut seconds) = (0.0, 0.0);
         for line in run.timing.iter().filter(of) {
-            samples += line.samples_per_second * line.seconds;
-            seconds += line.seconds;
+            samples += line.of.samples_per_second * line.of.seconds;
+            seconds += line.of.seconds;
         }
         (seconds > 0.0).then(|| samples / seconds)
     }
     fn seconds(run: &RunData) -> Option<f64> {
-        Some(run.timing.iter().map(|line| line.seconds).sum()).filter(|s| *s > 0.0)
+        Some(run.timing.iter().map(|line| line.of.seconds).sum()).filter(|s| *s > 0.0)
     }
     fn tracking(run: &RunData) -> Option<f64> {
-        let tracking: f64 = run.timing.iter().map(|line| line.seconds * line.tracking_fraction).sum();
+        let tracking: f64 = run.timing.iter().map(|line| line.of.seconds * line.of.tracking_fraction).sum();
         seconds(run).map(|all| tracking / all)
     }
-    let percent = |x: f64| format!("{:.2}%", 100.0 * x);
-    let columns: [Column<RunData>; 7] = [
+    fn metric<'a>(
+        id: &'a str,
+        title: &'a str,
+        kind: MetricKind,
+        what: String,
+        value: Value<'a, RunData>,
+    ) -> Column<'a, RunData> {
+        let spread = if kind == MetricKind::Share { (2, 100.0, "%") } else { (4, 1.0, "") };
+        let value = Box::new(move |run: &RunData| value(run).filter(|x| x.is_finite()));
         Column {
-            id: "best_accuracy",
-            title: "best",
-            what: "Highest accuracy of any epoch, on test if there is one, else validation, else train.",
-            value: |run| headline(run, |line| line.accuracy).into_iter().flatten().reduce(f64::max),
-            show: percent,
-            spread: (2, 100.0, "%"),
+            id,
+            title,
+            what,
+            value,
+            show: Box::new(move |x| kind.text(x).replace('-', "−")),
+            spread,
             bar: false,
-        },
-        Column {
-            id: "accuracy",
-            title: "final",
-            what: "Accuracy of the last epoch on the same split.",
-            value: |run| headline(run, |line| line.accuracy).last().copied().flatten(),
-            show: percent,
-            spread: (2, 100.0, "%"),
-            bar: false,
-        },
-        Column {
-            id: "loss",
-            title: "loss",
-            what: "Mean cross-entropy per sample in nats, in the last epoch on the same split.",
-            value: |run| headline(run, |line| line.loss).last().copied().flatten(),
-            show: |x| text::fixed(x, 4),
-            spread: (4, 1.0, ""),
-            bar: false,
-        },
-        Column {
-            id: "train_accuracy",
-            title: "train",
-            what: "Accuracy on the training batches of the last epoch, in train mode, while the weights moved.",
-            value: |run| run.scores(Split::Train).last().and_then(|line| line.accuracy),
-            show: percent,
-            spread: (2, 100.0, "%"),
-            bar: false,
-        },
+        }
+    }
+    let first = groups.runs().find_map(|run| Some(headline(run).first()?.primary()));
+    let (name, kind) = first.map_or(("loss".into(), MetricKind::Lower), |of| (of.name, of.kind));
+    let on = "on test if there is one, else validation, else train";
+    let last = |name: &str| {
+        let name = name.to_string();
+        Box::new(move |run: &RunData| headline(run).last()?.metric(&name))
+    };
+    let mut columns: Vec<Column<'_, RunData>> = vec![
+        metric(
+            "best",
+            "best",
+            kind,
+            format!("Best {name} of any epoch, {on}."),
+            Box::new(|run| Some(best(run)?.value)),
+        ),
+        metric("final", "final", kind, format!("{name} of the last epoch on the same split."), last(&name)),
+    ];
+    for (other, kind) in groups.metrics().into_iter().filter(|(other, _)| *other != name) {
+        columns.push(metric(
+            other,
+            other,
+            kind,
+            format!("{other} of the last epoch on the same split."),
+            last(other),
+        ));
+    }
+    if name != "loss" {
+        let what = "Loss of the last epoch on the same split.".to_string();
+        columns.push(metric("loss", "loss", MetricKind::Lower, what, last("loss")));
+    }
+    let what =
+        format!("{name} on the training batches of the last epoch, in train mode, while the weights moved.");
+    let train = |run: &RunData| run.scores(Split::Train).last()?.of.score.metric(&name);
+    columns.push(metric("train", "train", kind, what, Box::new(train)));
+    columns.extend([
         Column {
             id: "seconds",
             title: "seconds",
-            what: "Wall-clock seconds of all epochs and splits, tracking included.",
-            value: seconds,
-            show: |x| text::plain(x, 1),
+            what: "Wall-clock seconds of all epochs and splits, tracking included.".into(),
+            value: Box::new(seconds),
+            show: Box::new(|x| text::plain(x, 1)),
             spread: (1, 1.0, ""),
             bar: false,
         },
         Column {
             id: "samples_per_second",
             title: "samples/s",
-            what: "Samples trained on per second, tracking included.",
-            value: train_rate,
-            show: |x| text::count(x.round() as u64),
+            what: "Samples trained on per second, tracking included.".into(),
+            value: Box::new(train_rate),
+            show: Box::new(|x| text::count(x.round() as u64)),
             spread: (0, 1.0, ""),
             bar: false,
         },
         Column {
             id: "tracking",
             title: "tracking",
-            what: "Share of the time that observing the activations took.",
-            value: tracking,
-            show: text::share,
+            what: "Share of the time that observing the activations took.".into(),
+            value: Box::new(tracking),
+            show: Box::new(text::share),
             spread: (1, 100.0, "%"),
             bar: false,
         },
-    ];
+    ]);
     let rows = |groups: &[(&Group<'_>, usize, Vec<&RunData>)], each: bool| {
         let mut table = Table::default();
-        table.title("run", "Activation, dropout rate and whatever else tells runs apart.");
+        table.title("run", "The labels that tell runs apart.");
         table.title(if each { "seed" } else { "seeds" }, "Every random number of a run comes from its seed.");
         table.title("epochs", "Epochs that ended, of those planned where there are fewer.");
         for column in &columns {
-            table.title(column.title, column.what);
+            table.title(column.title, &column.what);
         }
         for (group, number, runs) in groups {
             let mut cells = key(group, each.then(|| runs[0]));
@@ -164,124 +184,70 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
     both(groups, |group| group.runs.clone(), rows, "Every run")
 }
 
+/// The tables of counts of a single run, in its last epoch on the headline split.
+pub(crate) fn counts(groups: &Groups<'_>) -> String {
+    let runs: Vec<&RunData> = groups.runs().collect();
+    let [run] = runs[..] else { return String::new() };
+    let Some(line) = run.headline().and_then(|split| run.scores(split).last()) else { return String::new() };
+    let mut out = String::new();
+    for (name, rows) in line.of.score.counts.iter().filter(|(_, rows)| rows.len() <= COUNTS) {
+        let _ = writeln!(
+            out,
+            "<h3>{} on {}, epoch {}</h3>",
+            html(&text::shorten(name, 80)),
+            line.split.name(),
+            line.epoch
+        );
+        let mut table = Table::default();
+        table.title("", "");
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0).min(COUNTS);
+        (0..columns).for_each(|i| table.title(&i.to_string(), ""));
+        for (i, row) in rows.iter().enumerate() {
+            let cells: String =
+                row.iter().take(COUNTS).map(|n| format!("<td>{}</td>", text::count(*n))).collect();
+            table.row("", &format!("<th scope=row>{i}</th>{cells}"));
+        }
+        out += &table.render("counts");
+    }
+    out
+}
+
+/// Rows and columns of a table of counts that a page shows at most.
+const COUNTS: usize = 64;
+
 /// What every layer does in the last epoch of a window.
 pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
-    let of = |measure: &Measure| (measure.value, measure.what);
-    fn column(
-        id: &'static str,
-        title: &'static str,
-        (value, what): (fn(&LayerStats) -> Option<f64>, &'static str),
-        kind: u8,
-    ) -> Column<LayerStats> {
-        let (show, spread): (fn(f64) -> String, _) = match kind {
-            b'%' => (text::share, (1, 100.0, "%")),
-            b'n' => (|x| text::count(x as u64), (1, 1.0, "")),
-            b'1' => (|x| text::fixed(x, 1), (1, 1.0, "")),
-            _ => (|x| text::plain(x, 2), (2, 1.0, "")),
-        };
-        Column { id, title, what, value, show, spread, bar: id == "zero_fraction" }
-    }
-    let columns = [
-        column("zero_fraction", "zeros", of(&measure::ZEROS), b'%'),
-        column(
-            "dead",
-            "dead",
-            (
-                |l| Some(l.dead as f64),
-                "Units that no gradient reached in the window: f′(x) was 0 at every observation.",
-            ),
-            b'n',
-        ),
-        column(
-            "units",
-            "of",
-            (|l| Some(l.units as f64), "Units of the layer: neurons, or feature maps of a convolution."),
-            b'n',
-        ),
-        column(
-            "died",
-            "died",
-            (|l| l.died.map(|n| n as f64), "Units dead now that were not in the epoch before."),
-            b'n',
-        ),
-        column(
-            "revived",
-            "revived",
-            (|l| l.revived.map(|n| n as f64), "Units dead in the epoch before that are not now."),
-            b'n',
-        ),
-        column(
-            "dormant_0_025",
-            "dormant",
-            (
-                |l| Some(l.dormant_0_025 as f64),
-                "Units whose mean |y| is at most 2.5 % of their layer's mean (Sokar et al. 2023).",
-            ),
-            b'n',
-        ),
-        column(
-            "rare",
-            "rare",
-            (
-                |l| l.rare.map(|n| n as f64),
-                "Units that are not dead and fire at fewer than 1 % of observations; ReLU and its kin only.",
-            ),
-            b'n',
-        ),
-        column(
-            "always_on",
-            "always on",
-            (
-                |l| Some(l.always_on as f64),
-                "Units with y > 0 at every observation: a ReLU that is merely linear on these data.",
-            ),
-            b'n',
-        ),
-        column("mean", "mean", of(&measure::MEAN), b'2'),
-        column("std", "std", of(&measure::STD), b'2'),
-        column("skewness", "skew", of(&measure::SKEWNESS), b'2'),
-        column(
-            "excess_kurtosis",
-            "kurtosis",
-            (|l| l.excess_kurtosis, "m₄ / m₂² − 3: 0 for a normal distribution, positive for heavier tails."),
-            b'2',
-        ),
-        column("asymmetry", "asymmetry", of(&measure::ASYMMETRY), b'2'),
-        column(
-            "flat_low",
-            "flat low",
-            (|l| l.flat_low, "Share of values with slope |f′(x)| < 0.01 at x ≤ 0."),
-            b'%',
-        ),
-        column(
-            "flat_high",
-            "flat high",
-            (|l| l.flat_high, "Share of values with slope |f′(x)| < 0.01 at x > 0."),
-            b'%',
-        ),
-        column("flat", "flat", of(&measure::FLAT), b'%'),
-        column("active_per_sample", "active/sample", of(&measure::ACTIVE), b'1'),
-        column("population_sparseness", "sparseness", of(&measure::SPARSENESS), b'2'),
-    ];
+    let column = |of: &'static Statistic| Column::<LayerStats> {
+        id: of.id,
+        title: of.column,
+        what: of.what.into(),
+        value: Box::new(of.value),
+        show: Box::new(|x| measure::show(of.kind, x)),
+        spread: match of.kind {
+            StatisticKind::Share => (1, 100.0, "%"),
+            StatisticKind::Units | StatisticKind::Count => (1, 1.0, ""),
+            StatisticKind::Number => (2, 1.0, ""),
+        },
+        bar: of.id == "zero_fraction",
+    };
+    let columns: Vec<_> = Statistic::shown_in(Shown::Table).map(column).collect();
     let mut out = String::new();
     for (number, site) in groups.sites.iter().enumerate() {
         let rows = |rows: &[(&Group<'_>, usize, Vec<&LayerStats>, Option<&RunData>)], each: bool| {
             let mut table = Table::default();
-            table.title("run", "Activation, dropout rate and whatever else tells runs apart.");
+            table.title("run", "The labels that tell runs apart.");
             table.title(
                 if each { "seed" } else { "seeds" },
                 "Every random number of a run comes from its seed.",
             );
-            let left_out: &[&str] = if each { &IN_GROUPS } else { &IN_EVERY_RUN };
-            let columns = || columns.iter().filter(|column| !left_out.contains(&column.id));
-            for column in columns() {
-                table.title(column.title, column.what);
+            for column in &columns {
+                table.title(column.title, &column.what);
             }
             for (group, number, layers, run) in rows {
                 let mut cells = key(group, *run);
                 let first = run.map_or(layers.len().to_string(), |run| run.run.seed.to_string());
                 let _ = write!(cells, "<td>{first}</td>");
-                for column in columns() {
+                for column in &columns {
                     cells += &cell(column, layers);
                 }
                 let name = run.map_or(String::new(), |run| format!(" data-run=\"{}\"", html(&run.run.name)));
@@ -302,7 +268,11 @@ pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
         if every.is_empty() {
             continue;
         }
-        let _ = writeln!(out, "<div data-site={number}><h3>{}</h3>", html(&text::shorten(site, 80)));
+        let _ = writeln!(
+            out,
+            "<div data-site={number}><h3>{}</h3>",
+            html(&text::shorten(&groups.title(site), 80))
+        );
         if grouped.len() < every.len() {
             out += &rows(&grouped, false);
             let _ = write!(
@@ -376,10 +346,10 @@ fn epochs(runs: &[&RunData]) -> String {
 }
 
 /// The value, or mean ± sample standard deviation of several; the exact mean in `data-v`.
-fn cell<T, R: std::borrow::Borrow<T>>(column: &Column<T>, of: &[R]) -> String {
+fn cell<T, R: std::borrow::Borrow<T>>(column: &Column<'_, T>, of: &[R]) -> String {
     let values: Option<Vec<f64>> = of.iter().map(|of| (column.value)(of.borrow())).collect();
     let Some(values) = values.filter(|values| !values.is_empty()) else {
-        return format!("<td data-f={}>{NONE}</td>", column.id);
+        return format!("<td data-f=\"{}\">{NONE}</td>", html(column.id));
     };
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -400,7 +370,7 @@ fn cell<T, R: std::borrow::Borrow<T>>(column: &Column<T>, of: &[R]) -> String {
     } else {
         String::new()
     };
-    format!("<td data-f={} data-v={mean}{bar}>{shown}</td>", column.id)
+    format!("<td data-f=\"{}\" data-v={mean}{bar}>{shown}</td>", html(column.id))
 }
 
 fn written(x: f64, decimals: usize) -> String {
@@ -460,17 +430,19 @@ fn flatten(run: &RunData) -> Vec<(String, String)> {
         }
     }
     let run = &run.run;
-    let mut out: Vec<(String, String)> = [
-        ("dataset", run.dataset.clone()),
-        ("model", run.model.clone()),
-        ("activation", run.activation.clone()),
-        ("dropout", run.dropout.to_string()),
-        ("seed", run.seed.to_string()),
-        ("parameters", text::count(run.parameters)),
-        ("epochs", run.epochs.to_string()),
-    ]
-    .map(|(key, value)| (key.to_string(), value))
-    .into();
+    let label = |(key, value): (&String, &serde_json::Value)| (key.clone(), label_value(value));
+    let mut out: Vec<(String, String)> = run.labels.iter().map(label).collect();
+    out.extend(
+        [
+            ("dataset", run.dataset.clone()),
+            ("model", run.model.clone()),
+            ("loss", run.loss.clone()),
+            ("seed", run.seed.to_string()),
+            ("parameters", text::count(run.parameters)),
+            ("epochs", run.epochs.to_string()),
+        ]
+        .map(|(key, value)| (key.to_string(), value)),
+    );
     let known: Vec<String> = out.iter().map(|(key, _)| key.clone()).collect();
     walk(String::new(), &run.config, &mut out);
     // The configuration may repeat what the run says of itself.

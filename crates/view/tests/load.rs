@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use taper_report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, SplitReport, TensorBoard};
+use taper_report::{
+    EpochReport, LayerStats, Metric, MetricKind, Run, RunDir, Score, Sink, Split, SplitReport, TensorBoard,
+};
 use taper_view::{RunData, html_report, load_runs, static_plots};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -13,16 +15,25 @@ fn write_run(dir: &Path, seed: u64, epochs: u32, site: &str) -> Result {
         name: format!("seed{seed}"),
         dataset: "digits".into(),
         model: "mlp".into(),
-        activation: "relu".into(),
-        dropout: 0.0,
+        labels: [("act".to_string(), "relu".into())].into(),
+        loss: "hinge".into(),
         seed,
         parameters: 1,
         epochs: 3,
         config: serde_json::json!({}),
     })?;
+    let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: 0.9 };
     for epoch in 1..=epochs {
-        let score = Score { loss: 0.5, accuracy: 0.9, samples: 10 };
-        let layer = LayerStats { site: site.into(), units: 4, samples: 10, values: 40, ..Default::default() };
+        let score = Score { loss: 0.5, samples: 10, metrics: vec![accuracy.clone()], ..Score::default() };
+        let layer = LayerStats {
+            site: site.into(),
+            uses: 1,
+            dead: Some(0),
+            units: 4,
+            samples: 10,
+            values: 40,
+            ..Default::default()
+        };
         let of = SplitReport { layers: vec![layer], ..SplitReport::new(Split::Test, score) };
         sink.epoch(&EpochReport { epoch, splits: vec![of] })?;
     }
@@ -83,7 +94,7 @@ fn what_is_no_run_is_named_with_its_cause() -> Result {
     fs::write(dir.path().join("notes.txt"), "hello")?;
     for (name, file, text) in [
         ("half", "metrics.jsonl", ""),
-        ("torn", "config.json", "{\"v\": 1, \"name\": "),
+        ("torn", "config.json", "{\"v\": 2, \"name\": "),
         ("newer", "config.json", "{\"v\": 99}"),
         ("bytes", "config.json", "\u{0}\u{1}"),
     ] {
@@ -100,7 +111,7 @@ fn what_is_no_run_is_named_with_its_cause() -> Result {
         "missing: No such file or directory",
         "half/config.json: No such file or directory",
         "torn/config.json:1: not a valid record",
-        "newer/config.json:1: expected format version 1 or older, found 99",
+        "newer/config.json:1: expected format version 2, found 99: read it with a newer taper",
         "bytes/config.json:1: not a valid record",
     ];
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
@@ -115,7 +126,7 @@ fn what_is_no_run_is_named_with_its_cause() -> Result {
 fn a_newer_file_beside_older_ones_costs_only_itself() -> Result {
     let dir = tempfile::tempdir()?;
     write_run(&dir.path().join("run"), 1, 2, "fc1")?;
-    fs::write(dir.path().join("run/timing.jsonl"), "{\"v\":2}\n")?;
+    fs::write(dir.path().join("run/timing.jsonl"), "{\"v\":3}\n")?;
     let (runs, errors) = load(dir.path(), &["run"]);
     assert_eq!((runs[0].metrics.len(), runs[0].timing.len()), (2, 0));
     assert!(errors[0].contains("timing.jsonl:1: expected format version"), "{errors:?}");
@@ -152,18 +163,26 @@ fn names_in_files_are_never_paths() -> Result {
         // The run's name, its data set and its model are of the file too.
         let config = dir.join("config.json");
         let text = fs::read_to_string(&config)?;
-        for (from, to) in [("seed1", evil), ("digits", evil), ("mlp", evil), ("relu", evil)] {
+        for (from, to) in
+            [("seed1", evil), ("digits", evil), ("mlp", evil), ("relu", evil), ("act", evil), ("hinge", evil)]
+        {
             let (from, to) = (serde_json::to_string(from)?, serde_json::to_string(to)?);
             assert!(text.contains(&from));
             fs::write(&config, fs::read_to_string(&config)?.replace(&from, &to))?;
         }
+        // So are those of its metrics.
+        let metrics = dir.join("metrics.jsonl");
+        fs::write(
+            &metrics,
+            fs::read_to_string(&metrics)?.replace("\"accuracy\"", &serde_json::to_string(evil)?),
+        )?;
         let (runs, errors) = load(above.path(), &["a/b/c"]);
         assert!(errors.is_empty() && runs[0].run.name == evil, "{errors:?}");
         html_report(&runs);
         static_plots(&runs, dir.join("plots"))?;
         let mut board = TensorBoard::create(dir.join("board"))?;
         board.begin(&runs[0].run)?;
-        let layers = runs[0].layers.iter().take(1).map(|line| line.stats.clone()).collect();
+        let layers = runs[0].layers.iter().take(1).map(|line| line.of.clone()).collect();
         let of = SplitReport { layers, ..SplitReport::new(Split::Test, Score::default()) };
         board.epoch(&EpochReport { epoch: 1, splits: vec![of] })?;
 
@@ -171,7 +190,8 @@ fn names_in_files_are_never_paths() -> Result {
         let expected =
             |path: &String| ["a", "a/b", "a/b/c"].contains(&path.as_str()) || path.starts_with("a/b/c/");
         assert!(found.iter().all(expected), "{found:?}");
-        let names = ["plots/accuracy.svg", "plots/dead.png", "board/test", "layers.jsonl", "config.json"];
+        let names =
+            ["plots/score.svg", "plots/dead_fraction.png", "board/test", "layers.jsonl", "config.json"];
         assert!(names.iter().all(|name| found.contains(&format!("a/b/c/{name}"))), "{found:?}");
         assert!(!found.iter().any(|path| path.contains("evil")), "{found:?}");
         fs::remove_dir_all(&dir)?;

@@ -9,8 +9,8 @@ use std::{
 
 use serde_json::Value;
 use taper_report::{
-    EpochReport, FiringRates, Histogram, LayerLine, LayerStats, Run, RunDir, Score, Sink, Split, SplitReport,
-    read_lines,
+    EpochReport, FiringRates, Histogram, LayerLine, LayerStats, Metric, MetricKind, Run, RunDir, Score, Sink,
+    Split, SplitReport, read_lines,
 };
 use taper_view::{html_report, load_runs};
 
@@ -116,8 +116,9 @@ fn write_grid(dir: &Path, sites: [&str; 3]) -> Result<Vec<PathBuf>> {
                     name,
                     dataset: "digits".into(),
                     model: "mlp".into(),
-                    activation: activation.into(),
-                    dropout,
+                    labels: [("act".to_string(), activation.into()), ("dropout".into(), dropout.into())]
+                        .into(),
+                    loss: "mean cross-entropy per sample, in nats".into(),
                     seed,
                     parameters: 12345,
                     epochs: 10,
@@ -125,7 +126,10 @@ fn write_grid(dir: &Path, sites: [&str; 3]) -> Result<Vec<PathBuf>> {
                 })?;
                 for epoch in 1..=10 {
                     let splits = [Split::Train, Split::Test].map(|split| {
-                        let score = Score { loss: 1.0 / f64::from(epoch), accuracy: 0.8, samples: 100 };
+                        let accuracy =
+                            Metric { name: "accuracy".into(), kind: MetricKind::Share, value: 0.8 };
+                        let loss = 1.0 / f64::from(epoch);
+                        let score = Score { loss, samples: 100, metrics: vec![accuracy], ..Score::default() };
                         let layer = |site: &&str| layer(site, activation, i, dropout, seed, epoch);
                         let layers = sites.iter().map(layer).collect();
                         SplitReport { seconds: 0.1, layers, ..SplitReport::new(split, score) }
@@ -153,7 +157,8 @@ fn layer(site: &str, activation: &str, i: usize, dropout: f64, seed: u64, epoch:
     let total = histogram.total();
     LayerStats {
         site: site.into(),
-        activation: activation.into(),
+        activation: Some(activation.into()),
+        uses: 1,
         units: 64,
         samples: 100,
         values: total,
@@ -165,10 +170,10 @@ fn layer(site: &str, activation: &str, i: usize, dropout: f64, seed: u64, epoch:
         excess_kurtosis: (i != 2).then_some(0.7),
         asymmetry: histogram.asymmetry(),
         histogram: Some(histogram),
-        dead: seed,
+        dead: Some(seed),
         died: (epoch > 1).then_some(1),
         revived: (epoch > 1).then_some(0),
-        dormant_0_025: 2 * seed,
+        dormant_0_025: Some(2 * seed),
         flat_low: Some(0.01),
         flat_high: Some(0.02),
         firing_rate: FiringRates { never: 4, between: [3; 20], always: 0 },
@@ -195,7 +200,7 @@ fn every_chart_is_drawn_without_complaint_and_the_table_equals_the_files() -> Re
     let seen = open(&chromium, dir.path(), &page)?;
     assert_eq!(seen["complaints"], serde_json::json!([]));
     assert_eq!(seen["wider"], false, "the page is wider than its window");
-    assert!(seen["tip"].as_str().is_some_and(|tip| tip.contains("correctly")), "{}", seen["tip"]);
+    assert!(seen["tip"].as_str().is_some_and(|tip| tip.contains("more is better")), "{}", seen["tip"]);
 
     // Two scores on two splits; eleven measures, deaths and firing rates of three sites; two pictures of
     // each site in each of eight groups.
@@ -229,7 +234,7 @@ fn every_chart_is_drawn_without_complaint_and_the_table_equals_the_files() -> Re
         let run = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_string();
         let lines: Vec<LayerLine> = read_lines(path.join("layers.jsonl"))?;
         for line in lines.iter().filter(|line| line.epoch == 10 && line.split == Split::Test) {
-            let site = &line.stats.site;
+            let site = &line.of.site;
             let shown =
                 if site.len() == 200 { format!("{}…{}", &site[..53], &site[..26]) } else { site.clone() };
             let row = rows.get(&(run.clone(), shown)).ok_or_else(|| format!("no row for {run} {site}"))?;

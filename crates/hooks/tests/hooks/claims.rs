@@ -22,7 +22,7 @@ fn a_unit_that_fires_once_is_not_dead() {
 fn a_relu_unit_at_zero_everywhere_is_dead_and_flat() {
     for shape in [&[6, 1][..], &[2, 1, 3]] {
         let got = stats(Activation::Relu, &tensor(vec![0.0, -0.0, 0.0, 0.0, -0.0, 0.0], shape));
-        assert_eq!((got.dead, got.rare, got.zeros), (1, Some(0), 6));
+        assert_eq!((got.dead, got.rare, got.zeros), (Some(1), Some(0), 6));
         assert_eq!((got.flat_low, got.flat_high), (Some(1.0), Some(0.0)));
         assert_eq!((got.min, got.variance, got.skewness), (Some(0.0), Some(0.0), None));
     }
@@ -46,7 +46,12 @@ fn a_unit_that_only_leaks_or_saturates_is_not_dead() {
         // f' of these is below the smallest f32 out there: no gradient passes, and dead is the word for it.
         let underflows = matches!(activation, Activation::Gelu | Activation::GeluTanh);
         let got = stats(activation, &xs);
-        assert_eq!(got.dead == 4, zero_floored || clipped || underflows, "{activation}: {} dead", got.dead);
+        assert_eq!(
+            got.dead == Some(4),
+            zero_floored || clipped || underflows,
+            "{activation}: {:?} dead",
+            got.dead
+        );
         assert_eq!(got.rare.is_some(), zero_floored, "{activation}");
     }
 }
@@ -97,7 +102,7 @@ fn a_window_without_a_pass_has_no_layers() {
 fn a_batch_of_no_samples_says_nothing_about_the_units() {
     for shape in [&[0, 3][..], &[0, 3, 4, 4], &[2, 3, 0]] {
         let got = stats(Activation::Relu, &tensor(vec![], shape));
-        assert_eq!((got.units, got.values, got.dead, got.dormant_0), (3, 0, 0, 0), "{shape:?}");
+        assert_eq!((got.units, got.values, got.dead, got.dormant_0), (3, 0, Some(0), Some(0)), "{shape:?}");
         assert_eq!((got.always_on, got.rare, got.zero_fraction), (0, Some(0), 0.0));
         assert_eq!((got.mean, got.min, got.flat_low, got.asymmetry), (None, None, None, None));
         assert!(got.histogram.is_none() && got.active_per_sample.is_none() && got.hoyer.is_none());
@@ -125,7 +130,7 @@ fn one_value_has_a_mean_and_no_spread() {
 #[test]
 fn a_silent_layer_is_wholly_dormant_and_a_sample_of_zeros_has_no_sparseness() {
     let got = stats(Activation::Relu, &tensor(vec![-1.0; 12], &[3, 4]));
-    assert_eq!((got.dormant_0, got.dead, got.samples_all_zero), (4, 4, Some(3)));
+    assert_eq!((got.dormant_0, got.dead, got.samples_all_zero), (Some(4), Some(4), Some(3)));
     assert_eq!((got.population_sparseness, got.hoyer, got.lifetime_sparseness), (None, None, None));
     assert_eq!(got.asymmetry, Some(0.0));
 }
@@ -134,25 +139,25 @@ fn a_silent_layer_is_wholly_dormant_and_a_sample_of_zeros_has_no_sparseness() {
 fn dormancy_includes_its_bound() {
     // Mean magnitudes 1 and 39: scores 0.05 and 1.95; then scores of exactly 0 and 2 (but for the 1e-9).
     let got = stats_of(&[1.0, -39.0], &[1, 2]);
-    assert_eq!((got.dormant_0, got.dormant_0_025, got.dormant_0_1), (0, 0, 1));
+    assert_eq!((got.dormant_0, got.dormant_0_025, got.dormant_0_1), (Some(0), Some(0), Some(1)));
     let got = stats_of(&[0.0, 3.0], &[1, 2]);
-    assert_eq!((got.dormant_0, got.dormant_0_025), (1, 1));
+    assert_eq!((got.dormant_0, got.dormant_0_025), (Some(1), Some(1)));
 }
 
 #[test]
 fn a_layer_fainter_than_a_billionth_is_dormant_as_a_whole() {
     // 1e-10 / (1e-10 + 1e-9) is 0.09, and 2e-10 / (2e-10 + 1e-9) is 0.17.
-    assert_eq!(stats_of(&[1e-10; 6], &[2, 3]).dormant_0_1, 3);
-    assert_eq!(stats_of(&[2e-10; 6], &[2, 3]).dormant_0_1, 0);
+    assert_eq!(stats_of(&[1e-10; 6], &[2, 3]).dormant_0_1, Some(3));
+    assert_eq!(stats_of(&[2e-10; 6], &[2, 3]).dormant_0_1, Some(0));
 }
 
 #[test]
 fn dead_is_about_gradients_and_firing_about_values() {
     // Above 6 ReLU6 fires always and passes nothing; x² of a tiny x is 0 and its slope is not.
     let relu6 = stats(Activation::Relu6, &tensor(vec![7.0; 4], &[4, 1]));
-    assert_eq!((relu6.dead, relu6.rare, relu6.always_on, relu6.flat_high), (1, Some(0), 1, Some(1.0)));
+    assert_eq!((relu6.dead, relu6.rare, relu6.always_on, relu6.flat_high), (Some(1), Some(0), 1, Some(1.0)));
     let relu2 = stats(Activation::Relu2, &tensor(vec![1e-30; 4], &[4, 1]));
-    assert_eq!((relu2.dead, relu2.rare, relu2.zeros, relu2.firing_rate.never), (0, Some(1), 4, 1));
+    assert_eq!((relu2.dead, relu2.rare, relu2.zeros, relu2.firing_rate.never), (Some(0), Some(1), 4, 1));
 }
 
 #[test]

@@ -54,9 +54,9 @@ fn a_layer_of_dead_units_is_all_zeros_and_every_unit_is_named() {
     let (site, mut recorder) = (Site::new("fc1", Activation::Relu), Recorder::new());
     see(&mut recorder, &site, &tensor(vec![-1.0; 30], &[5, 6]));
     let first = recorder.finish().remove(0);
-    assert_eq!((first.dead, first.dead_fraction(), first.zero_fraction), (6, 1.0, 1.0));
+    assert_eq!((first.dead, first.dead_fraction(), first.zero_fraction), (Some(6), Some(1.0), 1.0));
     assert_eq!(first.dead_units, [0, 1, 2, 3, 4, 5]);
-    assert_eq!((first.rare, first.always_on, first.dormant_0), (Some(0), 0, 6));
+    assert_eq!((first.rare, first.always_on, first.dormant_0), (Some(0), 0, Some(6)));
     assert_eq!((first.firing_rate.never, first.samples_all_zero), (6, Some(5)));
     assert_eq!(
         (first.variance, first.population_sparseness, first.lifetime_sparseness),
@@ -65,7 +65,10 @@ fn a_layer_of_dead_units_is_all_zeros_and_every_unit_is_named() {
     assert_eq!((first.asymmetry, first.flat_low), (Some(0.0), Some(1.0)));
     see(&mut recorder, &site, &tensor(vec![1.0; 30], &[5, 6]));
     let second = recorder.finish().remove(0);
-    assert_eq!((second.dead, second.revived, second.died, second.still_dead), (0, Some(6), Some(0), Some(0)));
+    assert_eq!(
+        (second.dead, second.revived, second.died, second.still_dead),
+        (Some(0), Some(6), Some(0), Some(0))
+    );
 }
 
 #[test]

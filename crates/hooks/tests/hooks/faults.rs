@@ -14,7 +14,7 @@ fn nan_and_infinities_are_counted_and_left_out_of_everything_else() {
     assert_eq!((got.mean, got.max), (Some(8.0 / 5.0), Some(4.0)));
     assert_eq!(got.histogram.unwrap().total(), 5);
     // Unit 2 has no finite observation: it is neither dead nor silent nor always on. Unit 3 is dead.
-    assert_eq!((got.dead_units.as_slice(), got.always_on, got.dormant_0), (&[3][..], 2, 1));
+    assert_eq!((got.dead_units.as_slice(), got.always_on, got.dormant_0), (&[3][..], 2, Some(1)));
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn nan_is_never_shown_as_sparsity() {
     for shape in [&[5, 6][..], &[2, 3, 5]] {
         let got = stats(Activation::Relu, &tensor(vec![f32::NAN; 30], shape));
         assert_eq!((got.nan, got.zeros, got.zero_fraction, got.near_zeros), (30, 0, 0.0, 0));
-        assert_eq!((got.dead, got.rare, got.dormant_0_1, got.flat_low), (0, Some(0), 0, None));
+        assert_eq!((got.dead, got.rare, got.dormant_0_1, got.flat_low), (Some(0), Some(0), Some(0), None));
         assert_eq!((got.samples_all_zero, got.active_per_sample), (None, None));
         assert_eq!((got.mean, got.min, got.histogram, got.lifetime_sparseness), (None, None, None, None));
         assert_eq!((got.firing_rate.never, got.firing_rate.always), (0, 0));

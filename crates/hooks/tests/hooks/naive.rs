@@ -164,7 +164,9 @@ impl Window {
         let apart: u64 = bins.map(|b| signed(b).abs_diff(signed(-b))).sum();
         LayerStats {
             site: name.to_string(),
-            activation: self.activation.to_string(),
+            activation: Some(self.activation.to_string()),
+            uses: 1,
+            trouble: None,
             units: self.units as u64,
             samples: self.samples() as u64,
             values: self.ys.len() as u64,
@@ -195,13 +197,13 @@ impl Window {
             histogram: Some(histogram),
             flat_low: Some(flat(&|x| x <= 0.0)),
             flat_high: Some(flat(&|x| x > 0.0)),
-            dead: number(&|u| dead[u]),
+            dead: Some(number(&|u| dead[u])),
             rare: matches!(self.activation, Activation::Relu | Activation::Relu2 | Activation::Relu6)
                 .then(|| number(&|u| !units[u].is_empty() && !dead[u] && rate(u) < 0.01)),
             always_on: number(&|u| !units[u].is_empty() && rate(u) == 1.0),
-            dormant_0: dormant(0.0),
-            dormant_0_025: dormant(0.025),
-            dormant_0_1: dormant(0.1),
+            dormant_0: Some(dormant(0.0)),
+            dormant_0_025: Some(dormant(0.025)),
+            dormant_0_1: Some(dormant(0.1)),
             died: crossed(false, true),
             revived: crossed(true, false),
             still_dead: crossed(true, true),

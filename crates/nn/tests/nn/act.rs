@@ -118,7 +118,10 @@ fn the_slope_of_prelu_is_a_parameter_that_learns_and_is_reported_as_it_is() {
     assert_eq!((values(&ys), now), (vec![1.0, 3.0, 0.5, 0.0], Some(Activation::Prelu { slope: -0.5 })));
     act.forward(&mut Pass::eval(&mut recorder), &xs).unwrap();
     let stats = recorder.finish().remove(0);
-    assert_eq!((stats.site.as_str(), stats.activation.as_str(), stats.dead), ("fc1", "prelu", 0));
+    assert_eq!(
+        (stats.site.as_str(), stats.activation.as_deref(), stats.dead),
+        ("fc1", Some("prelu"), Some(0))
+    );
 }
 
 #[test]

@@ -26,7 +26,8 @@ impl Tags {
     }
 }
 
-fn sanitized(site: &str) -> String {
+/// The name with everything replaced that TensorBoard or a path could take amiss.
+pub(super) fn sanitized(site: &str) -> String {
     let kept = |c: char| c.is_alphanumeric() || "-_./".contains(c);
     let tag: String = site.chars().map(|c| if kept(c) { c } else { '_' }).collect();
     // TensorBoard groups by what stands before the first slash.

@@ -1,6 +1,8 @@
 //! Made-up runs that look like real ones, the same on every machine.
 
-use taper_report::{EpochReport, FiringRates, Histogram, LayerStats, Run, Score, Split, SplitReport};
+use taper_report::{
+    EpochReport, FiringRates, Histogram, LayerStats, Metric, MetricKind, Run, Score, Split, SplitReport,
+};
 
 /// A run of the grid `relu,selu × dropout`.
 pub fn run(activation: &str, dropout: f64, seed: u64) -> Run {
@@ -8,8 +10,8 @@ pub fn run(activation: &str, dropout: f64, seed: u64) -> Run {
         name: format!("{activation}-dropout{dropout}-seed{seed}"),
         dataset: "mnist".into(),
         model: "mlp 784-512-256-10".into(),
-        activation: activation.into(),
-        dropout,
+        labels: [("act".to_string(), activation.into()), ("dropout".into(), dropout.into())].into(),
+        loss: "mean cross-entropy per sample, in nats".into(),
         seed,
         parameters: 535_818,
         epochs: 10,
@@ -17,12 +19,18 @@ pub fn run(activation: &str, dropout: f64, seed: u64) -> Run {
     }
 }
 
+/// Loss and accuracy.
+pub fn score(loss: f64, accuracy: f64, samples: u64) -> Score {
+    let metric = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: accuracy };
+    Score { loss, samples, metrics: vec![metric], ..Score::default() }
+}
+
 /// An epoch with both windows, three sites each.
 pub fn report(activation: &str, dropout: f64, seed: u64, epoch: u32) -> EpochReport {
     let split = |split, gap: f64, samples| {
         let luck = seed as f64 * 3e-4;
         let accuracy = 0.98 - 0.05 / epoch as f64 - gap + luck - 0.002 * dropout;
-        let score = Score { loss: 3.0 * (1.0 - accuracy), accuracy, samples };
+        let score = score(3.0 * (1.0 - accuracy), accuracy, samples);
         let seconds = samples as f64 / 25_000.0 + luck;
         let layers = [("conv1", 64, 0.0), ("fc1", 512, -0.4), ("fc2", 256, 0.3)]
             .iter()
@@ -57,7 +65,8 @@ pub fn layer(site: &str, activation: &str, units: u64, mean: f64, epoch: u32, sp
     let changes = |n| (epoch > 1).then_some(if dead_units.is_empty() { 0 } else { n });
     LayerStats {
         site: site.into(),
-        activation: activation.into(),
+        activation: Some(activation.into()),
+        uses: 1,
         units,
         samples: if split == Split::Train { 60_000 } else { 10_000 },
         values: histogram.total(),
@@ -73,8 +82,8 @@ pub fn layer(site: &str, activation: &str, units: u64, mean: f64, epoch: u32, sp
         min: ys.iter().copied().reduce(f64::min).map(|y| f64::from(y as f32)),
         max: ys.iter().copied().reduce(f64::max).map(|y| f64::from(y as f32)),
         asymmetry: histogram.asymmetry(),
-        dead: dead_units.len() as u64,
-        dormant_0_025: dead_units.len() as u64 + 2 * u64::from(relu),
+        dead: Some(dead_units.len() as u64),
+        dormant_0_025: Some(dead_units.len() as u64 + 2 * u64::from(relu)),
         died: changes(2),
         revived: changes(1),
         firing_rate: firing_rate(units, dead_units.len() as u64),

@@ -133,7 +133,7 @@ fn a_narrow_relu_network_is_born_dead_as_often_as_the_formula_says() {
                 let act = Act::new(Activation::Relu, vb).unwrap();
                 ys = act.forward(&mut pass, &linear.forward(&ys).unwrap()).unwrap();
             }
-            dead += u64::from(recorder.finish().iter().any(|layer| layer.dead == layer.units));
+            dead += u64::from(recorder.finish().iter().any(|layer| layer.dead == Some(layer.units)));
         }
         let (got, error) = (dead as f64 / trials as f64, 5.0 * (p * (1.0 - p) / trials as f64).sqrt());
         assert!(

@@ -34,7 +34,7 @@ fn check(name: &str, activation: Activation, test: &Split) {
     let report = evaluate(&*model, test.batches(512), &mut recorder).unwrap();
     let n = want["samples"].as_f64().unwrap();
     assert_eq!(report.score.samples as f64, n);
-    let correct = report.score.accuracy * n;
+    let correct = report.score.primary().value * n;
     assert!(
         (correct - want["correct"].as_f64().unwrap()).abs() <= 2.0 * (n / 10_000.0).max(0.5),
         "{correct} correct"
@@ -56,18 +56,18 @@ fn check(name: &str, activation: Activation, test: &Split) {
             ("values", got.values),
             ("units", got.units),
             ("always_on", got.always_on),
-            ("dormant_0_025", got.dormant_0_025),
-            ("dormant_0_1", got.dormant_0_1),
+            ("dormant_0_025", got.dormant_0_025.unwrap()),
+            ("dormant_0_1", got.dormant_0_1.unwrap()),
             ("samples_all_zero", got.samples_all_zero.unwrap()),
         ] {
             assert_eq!(count as f64, number(key), "{}", what(key));
         }
         if activation == Activation::Relu {
-            assert_eq!(got.dead as f64, number("dead"), "{}", what("dead"));
+            assert_eq!(got.dead.unwrap() as f64, number("dead"), "{}", what("dead"));
             assert_eq!(got.rare.unwrap() as f64, number("rare_1pct"), "{}", what("rare"));
         } else {
             // In the tanh file `dead` counts units that are never above zero; here a gradient passes every unit.
-            assert_eq!((got.dead, got.rare), (0, None));
+            assert_eq!((got.dead, got.rare), (Some(0), None));
         }
         close(&what("zeros"), got.zeros as f64, number("zeros"), 1e-5);
         close(&what("negatives"), got.negatives as f64, number("negatives"), 1e-5);

@@ -6,7 +6,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, Widget};
-use taper_report::{Score, Split};
+use taper_report::{Metric, MetricKind, Score, Split};
 
 use super::state::State;
 use crate::text;
@@ -186,7 +186,7 @@ fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf:
         return;
     }
     let best = state.best.as_ref();
-    let best = best.map_or(String::new(), |(best, name)| format!("best before: {} {name}", accuracy(*best)));
+    let best = best.map_or(String::new(), |(best, name)| format!("best before: {best} {name}"));
     let keys = match () {
         () if state.stopping => "ending after this batch; Ctrl-C again ends at once",
         () if state.keys && area.width >= NARROW => "Ctrl-C ends the training, q leaves this view",
@@ -201,7 +201,7 @@ fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf:
     }
 }
 
-/// `test 97.71%  loss 0.0743`, a row for each split, where there is no room for curves.
+/// `test  loss 0.0743  accuracy 97.71%`, a row for each split, where there is no room for curves.
 fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let Some((_, splits)) = state.scores.last() else {
         put(buf, area, "no epoch has ended yet", paint.dim());
@@ -212,36 +212,30 @@ fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let longest = splits.iter().map(|(split, _)| split.name().len()).max().unwrap_or(0);
     for ((split, score), row) in splits.into_iter().zip(area.rows()) {
         let (name, loss) = (split.name(), text::fixed(score.loss, 4));
-        let text = format!("{name:longest$} {:>7}  loss {loss}", accuracy(score.accuracy));
+        let primary = score.metrics.first().map_or(String::new(), |metric| format!("  {metric}"));
+        let text = format!("{name:longest$}  loss {loss}{primary}");
         put(buf, row, &text, paint.split(*split));
     }
 }
 
-/// Accuracy and loss over the epochs, side by side, or accuracy alone.
+/// The primary metric and the loss over the epochs, side by side, or the first of them alone.
 fn draw_charts(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
-    let percent: (&str, Measure, Show) = ("accuracy", |s| 100.0 * s.accuracy, |x| format!("{x:.2}%"));
-    let loss: (&str, Measure, Show) = ("loss", |s| s.loss, |x| text::fixed(x, 4));
-    if area.width < NARROW {
-        chart(state, percent, paint, area, buf);
+    let scores = state.scores.iter().flat_map(|(_, splits)| splits);
+    let loss = Score::default().primary();
+    let primary = scores.last().map_or(loss.clone(), |(_, score)| score.primary());
+    if area.width < NARROW || primary.name == loss.name {
+        chart(state, &primary, paint, area, buf);
         return;
     }
     let [left, right] = Layout::horizontal([Constraint::Fill(1); 2]).spacing(2).areas(area);
-    chart(state, percent, paint, left, buf);
-    chart(state, loss, paint, right, buf);
+    chart(state, &primary, paint, left, buf);
+    chart(state, &loss, paint, right, buf);
 }
 
-type Measure = fn(&Score) -> f64;
-type Show = fn(f64) -> String;
-
 /// One curve for each split, with its last number in the title, which thereby is the legend.
-fn chart(
-    state: &State,
-    (title, measure, show): (&str, Measure, Show),
-    paint: Paint,
-    area: Rect,
-    buf: &mut Buffer,
-) {
-    let mut title = vec![Span::styled(format!("{title} "), paint.bold())];
+fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buffer) {
+    let factor = if metric.kind == MetricKind::Share { 100.0 } else { 1.0 };
+    let mut title = vec![Span::styled(format!("{} ", fit(&metric.name, area.width / 3)), paint.bold())];
     let mut curves = Vec::new();
     for split in [Split::Test, Split::Validation, Split::Train] {
         let all: Vec<(f64, f64)> = state
@@ -249,15 +243,16 @@ fn chart(
             .iter()
             .filter_map(|(epoch, splits)| {
                 let (_, score) = splits.iter().find(|(of, _)| *of == split)?;
-                Some((f64::from(*epoch), measure(score)))
+                Some((f64::from(*epoch), score.metric(&metric.name)?))
             })
             .collect();
         let Some((_, last)) = all.last() else { continue };
         let (marker, sign) =
             if split == Split::Test { (Marker::Braille, "⣀") } else { (Marker::Dot, "•") };
         let style = paint.split(split);
-        title.push(Span::styled(format!(" {sign} {} {}", split.name(), show(*last)), style));
-        let finite: Vec<_> = all.into_iter().filter(|(_, y)| y.is_finite()).collect();
+        title.push(Span::styled(format!(" {sign} {} {}", split.name(), metric.kind.text(*last)), style));
+        let scaled = all.into_iter().map(|(x, y)| (x, factor * y));
+        let finite: Vec<_> = scaled.filter(|(_, y)| y.is_finite()).collect();
         curves.push((finite, marker, style));
     }
     title.push(Span::raw(" "));
@@ -278,11 +273,12 @@ fn chart(
     let planned = state.run.as_ref().map_or(0, |run| run.epochs);
     let done = state.scores.last().map_or(1, |(epoch, _)| *epoch);
     // All that is planned, but curves of few epochs out of many are not squeezed to nothing.
-    let end = done.max(planned.min(done.max(8).saturating_mul(2)));
+    let end = done.max(1).max(planned.min(done.max(8).saturating_mul(2)));
+    let first = state.scores.first().map_or(1, |(epoch, _)| *epoch);
     // The only epoch stands in the middle.
     let (xs, ends) = match end {
-        1 => ([0.0, 2.0], vec![String::new(), "1".into(), String::new()]),
-        end => ([1.0, f64::from(end)], vec!["1".into(), format!("epoch {end}")]),
+        1 if first == 1 => ([0.0, 2.0], vec![String::new(), "1".into(), String::new()]),
+        end => ([f64::from(first), f64::from(end)], vec![first.to_string(), format!("epoch {end}")]),
     };
     // One point in Braille is a speck of dust.
     let few = curves.iter().all(|(points, ..)| points.len() < 2);
@@ -319,10 +315,6 @@ fn scale(low: f64, high: f64, middle: bool) -> ([f64; 2], Vec<String>) {
         false => vec![label(bottom), label(top)],
     };
     ([bottom, top], labels)
-}
-
-fn accuracy(fraction: f64) -> String {
-    format!("{:.2}%", 100.0 * fraction)
 }
 
 /// `12s`, `4m 12s`, `3h 07m`

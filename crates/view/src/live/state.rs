@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use taper_report::{EpochReport, LayerStats, Run, Score, Split};
+use taper_report::{EpochReport, LayerStats, Metric, Run, Score, Split};
 
 /// Everything that the view shows.
 #[derive(Debug, Default)]
@@ -13,8 +13,8 @@ pub(super) struct State {
     pub run: Option<Run>,
     /// The run, from 1, and how many there are; 0 where nobody said.
     pub place: (usize, usize),
-    /// Best headline accuracy of the runs that have ended, and whose it is.
-    pub best: Option<(f64, String)>,
+    /// The best primary metric on the headline split of the runs that have ended, and whose it is.
+    pub best: Option<(Metric, String)>,
     pub pass: Option<Pass>,
     /// Samples done in all runs, and planned; 0 where nobody said.
     pub done: u64,
@@ -43,7 +43,7 @@ pub(super) struct Pass {
 #[derive(Debug)]
 pub(super) struct Site {
     /// Zeros and dead units of every epoch, as fractions.
-    pub past: Vec<(f64, f64)>,
+    pub past: Vec<(f64, Option<f64>)>,
     pub now: LayerStats,
 }
 
@@ -64,12 +64,14 @@ impl State {
 
     pub fn begin(&mut self, run: &Run) {
         let ended = self.run.take().map(|run| run.name);
-        let accuracy = |scores: &(u32, Vec<(Split, Score)>)| {
-            scores.1.iter().max_by_key(|(split, _)| *split).map(|(_, score)| score.accuracy)
-        };
-        let best = self.scores.iter().filter_map(accuracy).max_by(f64::total_cmp);
-        if let Some(best) = best.zip(ended).filter(|new| self.best.as_ref().is_none_or(|old| new.0 > old.0)) {
-            self.best = Some(best);
+        let trained = self.scores.iter().filter(|(epoch, _)| *epoch > 0);
+        let headline = trained.filter_map(|(_, splits)| splits.iter().max_by_key(|(split, _)| *split));
+        let all = headline.map(|(_, score)| score.primary()).filter(|metric| !metric.value.is_nan());
+        let best = all.reduce(|best, metric| if metric.is_better_than(&best) { metric } else { best });
+        if let Some(new) = best.zip(ended)
+            && self.best.as_ref().is_none_or(|(old, _)| new.0.is_better_than(old))
+        {
+            self.best = Some(new);
         }
         self.run = Some(run.clone());
         (self.pass, self.window, self.last) = (None, None, None);
@@ -90,7 +92,8 @@ impl State {
     }
 
     pub fn epoch(&mut self, report: &EpochReport) {
-        self.scores.push((report.epoch, report.splits.iter().map(|of| (of.split, of.score)).collect()));
+        self.scores
+            .push((report.epoch, report.splits.iter().map(|of| (of.split, of.score.clone())).collect()));
         self.last = Some(report.clone());
         // An epoch that was cut short has the training window only, which is another one than that of the others.
         let Some(of) = report.observed().filter(|of| Some(of.split) >= self.window) else { return };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;
-use taper_report::{EpochReport, Histogram, LayerStats, Run, Score, Split, SplitReport};
+use taper_report::{EpochReport, Histogram, LayerStats, Metric, MetricKind, Run, Score, Split, SplitReport};
 
 use super::draw::draw;
 use super::state::State;
@@ -15,12 +15,10 @@ fn run(name: &str, epochs: u32) -> Run {
         name: name.into(),
         dataset: "digits".into(),
         model: "mlp 64-8-6-10".into(),
-        activation: "relu".into(),
-        dropout: 0.0,
         seed: 1,
         parameters: 1234,
         epochs,
-        config: serde_json::Value::Null,
+        ..Run::default()
     }
 }
 
@@ -30,13 +28,14 @@ fn layer(site: &str, zeros: usize, dead: u64) -> LayerStats {
     (zeros..100).for_each(|i| histogram.add(i as f32 / 30.0));
     LayerStats {
         site: site.into(),
-        activation: "relu".into(),
+        activation: Some("relu".into()),
+        uses: 1,
         units: 8,
         values: 100,
         zero_fraction: zeros as f64 / 100.0,
         mean: Some(0.3),
         variance: Some(0.25),
-        dead,
+        dead: Some(dead),
         histogram: Some(histogram),
         ..LayerStats::default()
     }
@@ -44,7 +43,9 @@ fn layer(site: &str, zeros: usize, dead: u64) -> LayerStats {
 
 fn report(epoch: u32, sites: &[&str], zeros: usize, dead: u64) -> EpochReport {
     let split = |split, accuracy| {
-        let score = Score { loss: 1.0 / f64::from(epoch), accuracy, samples: 100 };
+        let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: accuracy };
+        let score =
+            Score { loss: 1.0 / f64::from(epoch), samples: 100, metrics: vec![accuracy], ..Score::default() };
         let layers = sites.iter().map(|site| layer(site, zeros, dead)).collect();
         SplitReport { layers, ..SplitReport::new(split, score) }
     };
@@ -208,6 +209,22 @@ fn what_is_not_finite_is_named_and_drawn_as_nothing() {
 }
 
 #[test]
+fn a_site_without_function_shows_no_dead_units_and_one_used_often_says_so() {
+    let mut state = State::default();
+    state.begin(&run("lm", 5));
+    let mut report = report(0, &["stem"], 50, 0);
+    report.splits.remove(0);
+    let layer = &mut report.splits[0].layers[0];
+    (layer.uses, layer.activation, layer.dead) = (7, None, None);
+    report.splits[0].score.metrics.clear();
+    state.epoch(&report);
+    let rows = drawn(&state, Instant::now(), 80, 24);
+    expect(&rows, "stem ×7");
+    expect(&rows, "loss  ⣀ test inf");
+    assert!(!rows.iter().any(|row| row.contains("dead")), "{}", rows.join("\n"));
+}
+
+#[test]
 fn one_dead_unit_of_many_is_seen_in_its_sparkline() {
     let (mut state, now) = state("relu", &["fc1"]);
     let mut one = report(4, &["fc1"], 50, 1);
@@ -236,7 +253,7 @@ fn a_new_run_starts_over_and_remembers_the_best_before() {
     let (mut state, now) = state("first", &["fc1"]);
     state.begin(&run("second", 5));
     assert!(state.sites.is_empty() && state.scores.is_empty() && state.last.is_none());
-    expect(&drawn(&state, now, 80, 24), "best before: 91.00% first");
+    expect(&drawn(&state, now, 80, 24), "best before: accuracy 91.00% first");
 }
 
 #[test]

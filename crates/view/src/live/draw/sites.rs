@@ -79,8 +79,7 @@ pub(super) fn draw(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
         put(buf, inside, why, paint.dim());
         return;
     }
-    let names =
-        state.sites.iter().flat_map(|site| [&site.now.site, &site.now.activation]).map(|name| width_of(name));
+    let names = state.sites.iter().map(|site| width_of(&site.now.title()).max(width_of(activation(site))));
     let names = names.max().unwrap_or(0).clamp(4, (area.width / 6).max(4));
     let look = Look {
         paint,
@@ -125,8 +124,8 @@ fn draw_block(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
     let rows = (area.height - 1) / 2;
     let layer = &site.now;
     let below = |area: Rect, y: u16, height: u16| Rect { y: area.y + y, height, ..area };
-    put(buf, below(name, 0, 1), &fit(&layer.site, name.width), paint.bold());
-    put(buf, below(name, rows, 1), &fit(&layer.activation, name.width), paint.dim());
+    put(buf, below(name, 0, 1), &fit(&layer.title(), name.width), paint.bold());
+    put(buf, below(name, rows, 1), &fit(activation(site), name.width), paint.dim());
 
     let zeros = format!("zeros {}", text::share(layer.zero_fraction));
     put(buf, below(numbers, 0, 1), &zeros, paint.zeros());
@@ -134,8 +133,8 @@ fn draw_block(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
         (0, 0) => String::new(),
         (died, revived) => format!(" +{died} -{revived}"),
     };
-    let dead = format!("dead  {}/{}{changes}", layer.dead, layer.units);
-    let alarm = if layer.dead > 0 { paint.fault() } else { Style::new() };
+    let dead = layer.dead.map_or(String::new(), |dead| format!("dead  {dead}/{}{changes}", layer.units));
+    let alarm = if layer.dead > Some(0) { paint.fault() } else { Style::new() };
     put(buf, below(numbers, rows, 1), &fit(&dead, numbers.width), alarm);
     sparklines(site, look, below(lines, 0, rows), below(lines, rows, rows), buf);
 
@@ -161,7 +160,7 @@ fn draw_block(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
 fn draw_line(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
     let Look { paint, names, .. } = look;
     let layer = &site.now;
-    let used = put(buf, Rect { width: names, ..area }, &fit(&layer.site, names), paint.bold());
+    let used = put(buf, Rect { width: names, ..area }, &fit(&layer.title(), names), paint.bold());
     let mut rest = shrink(area, used.max(names) + 1);
     if let Some(fault) = fault(site) {
         put(buf, rest, &fit(&fault, rest.width), paint.fault());
@@ -172,7 +171,8 @@ fn draw_line(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
         draw_picture(site, 1, look, picture, buf);
         rest.width -= picture.width + 1;
     }
-    let (zeros, dead) = (text::share(layer.zero_fraction), format!("{}/{}", layer.dead, layer.units));
+    let dead = layer.dead.map_or(text::NONE.into(), |dead| format!("{dead}/{}", layer.units));
+    let zeros = text::share(layer.zero_fraction);
     let words = if rest.width >= 44 { ["zeros ", "dead "] } else { ["", ""] };
     let [left, right] = Layout::horizontal([Constraint::Fill(1); 2]).spacing(1).areas(rest);
     let zeros_width = 6 + width_of(words[0]);
@@ -182,7 +182,7 @@ fn draw_line(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
         &format!("{}{zeros:>6}", words[0]),
         paint.zeros(),
     );
-    let alarm = if layer.dead > 0 { paint.fault() } else { Style::new() };
+    let alarm = if layer.dead > Some(0) { paint.fault() } else { Style::new() };
     let dead = format!("{}{dead:>8}", words[1]);
     put(buf, right, &dead, alarm);
     sparklines(site, look, shrink(left, zeros_width + 1), shrink(right, width_of(&dead) + 1), buf);
@@ -202,16 +202,22 @@ fn sparklines(site: &Site, Look { paint, epochs, .. }: Look, zeros: Rect, dead: 
         past.iter().flat_map(move |epoch| std::iter::repeat_n(*epoch, each))
     };
     bars(buf, zeros, last(zeros).map(|(zeros, _)| zeros), paint.zeros());
-    let most = site.past.iter().map(|(_, dead)| *dead).fold(DEAD_SCALE, f64::max);
-    bars(buf, dead, last(dead).map(|(_, dead)| dead / most), paint.fault());
+    let most = site.past.iter().filter_map(|(_, dead)| *dead).fold(DEAD_SCALE, f64::max);
+    bars(buf, dead, last(dead).map(|(_, dead)| dead.unwrap_or(0.0) / most), paint.fault());
 }
 
-/// NaN and infinities come before everything else.
+/// The site's function; nothing where there is none.
+fn activation(site: &Site) -> &str {
+    site.now.activation.as_deref().unwrap_or_default()
+}
+
+/// NaN and infinities come before everything else, then what could not be recorded.
 fn fault(site: &Site) -> Option<String> {
     let kinds = [(site.now.nan, "NaN"), (site.now.infinite, "infinite")];
     let kinds: Vec<String> =
         kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", text::count(*n))).collect();
-    (!kinds.is_empty()).then(|| format!("{} of {} values", kinds.join(" and "), text::count(site.now.values)))
+    let values = || format!("{} of {} values", kinds.join(" and "), text::count(site.now.values));
+    (!kinds.is_empty()).then(values).or_else(|| site.now.trouble.as_ref().map(ToString::to_string))
 }
 
 /// Columns on each side of zero: below ⅛, the octaves in `parts` each, 8 and more.

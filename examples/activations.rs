@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Parser;
 use safetensors::SafeTensors;
 use serde_json::json;
-use taper::hooks::{Activation, Pass, Recorder, Site, rng};
+use taper::hooks::{Activation, Pass, Recorder, Site, Units, rng};
 use taper::kernels::activate;
 use taper::nn::{Init, Linear, Mlp, MlpConfig, Model, Params};
 use taper::report::{FORMAT_VERSION, LayerStats, fresh_dir};
@@ -231,7 +231,7 @@ fn single(args: &Args) -> Result<String> {
 /// What a function makes of `xs`: statistics, and the distribution in the bins of `empty`.
 fn see(f: Activation, xs: &Tensor, empty: &Distribution) -> train::Result<(LayerStats, Distribution)> {
     let mut both = (Recorder::new(), Distributions::like(empty.clone()));
-    Pass::eval(&mut both).see(&Site::new(f.to_string(), f), f, xs, &activate(xs, f)?)?;
+    Pass::eval(&mut both).see(&Site::behind(f.to_string(), f).units(Units::Second), xs, &activate(xs, f)?)?;
     Ok((both.0.finish().remove(0), both.1.sites.remove(0).1))
 }
 

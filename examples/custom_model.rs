@@ -4,10 +4,10 @@
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::{Conv2dConfig, Module, VarBuilder};
-use taper::hooks::{Activation, Pass, rng};
+use taper::hooks::{Activation, Pass, Rng};
 use taper::nn::{Act, Dropout, Model, Params, avg_pool2d};
 use taper::report::{ConsoleConfig, ConsoleSink};
-use taper::train::{Fit, Optimizer, OptimizerConfig, Rule, fit};
+use taper::train::{Fit, Optimizer, OptimizerConfig, Rule, classify, fit};
 
 struct Net {
     conv1: candle_nn::Conv2d,
@@ -47,6 +47,8 @@ fn main() -> anyhow::Result<()> {
     let net = Net::new(params.builder())?;
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::adam(0.0), 3e-3))?;
     let mut console = ConsoleSink::stdout(ConsoleConfig { color: true, ..Default::default() });
-    fit(&net, &mut optimizer, &data, Fit { epochs: 5, batch_size: 32 }, &mut console, &mut rng(2))?;
+    let options = Fit { epochs: 5, seed: 2 };
+    let (train, test) = (|rng: &mut Rng| data.train.shuffled(rng, 32), || data.test.batches(32));
+    fit(&classify(&net), &mut optimizer, train, test, options, &mut console)?;
     Ok(())
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result};
 use taper::hooks::{Activation, Observer, Recorder, Seen, rng};
 use taper::nn::{Mlp, MlpConfig, Params};
-use taper::train::{Optimizer, OptimizerConfig, Rule, evaluate, train_epoch};
+use taper::report::Split;
+use taper::train::{Optimizer, OptimizerConfig, Rule, classify, evaluate, train_epoch};
 
 /// For every site, the sum of |activation| of each unit.
 #[derive(Default)]
@@ -43,13 +44,13 @@ fn main() -> anyhow::Result<()> {
         let config = MlpConfig { inputs: 64, widths: vec![128, 64], activation, ..Default::default() };
         let net = Mlp::new(&config, params.builder())?;
         let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::SGD, 0.05))?;
-        let mut rng = rng(2);
+        let (step, mut rng) = (classify(&net), rng(2));
         for _ in 0..10 {
-            train_epoch(&net, &mut optimizer, data.train.shuffled(&mut rng, 32), &mut (), &mut rng)?;
+            train_epoch(&step, &mut optimizer, data.train.shuffled(&mut rng, 32), &mut (), 2)?;
         }
         // A pair of observers: both watch the same pass.
         let mut both = (Recorder::new(), Activity::default());
-        let test = evaluate(&net, data.test.batches(360), &mut both)?;
+        let test = evaluate(&step, Split::Test, data.test.batches(360), &mut both)?;
         println!("{activation}: test accuracy {:.1} %", 100.0 * test.score.primary().value);
         for (layer, (site, share)) in both.0.finish().iter().zip(both.1.finish()) {
             println!(

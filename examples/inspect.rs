@@ -22,7 +22,7 @@ use taper::nn::{Architecture, Model, Params};
 use taper::report::{
     ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
 };
-use taper::train::{self, evaluate, load_weights, weight_shapes};
+use taper::train::{self, CROSS_ENTROPY, classify, evaluate, load_weights, weight_shapes};
 use taper_examples::{Screen, at_least_one, start};
 use taper_view::{html_report, load_runs};
 
@@ -124,19 +124,18 @@ fn run(args: &Args) -> Result<()> {
     let model = build(&network, act, params.builder()).with_context(|| format!("{path}: --act"))?;
     load_weights(&params, &args.weights)?;
 
+    let split = match args.split {
+        Part::Train => Split::Train,
+        Part::Test => Split::Test,
+    };
     let mut recorder = Recorder::new();
-    let report = evaluate(&*model, samples.batches(512), &mut recorder)?;
+    let report = evaluate(&classify(&*model), split, samples.batches(512), &mut recorder)?;
 
     let mut units = String::new();
     if args.units {
         units = odd_units(&recorder, network.layers(), act)?;
     }
-    let split = match args.split {
-        Part::Train => Split::Train,
-        Part::Test => Split::Test,
-    };
-    let report =
-        EpochReport { epoch: 1, splits: vec![SplitReport { split, layers: recorder.finish(), ..report }] };
+    let report = EpochReport { epoch: 1, splits: vec![SplitReport { layers: recorder.finish(), ..report }] };
     let name = args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let scale = scale.unwrap_or_default();
     let mut text = format!(
@@ -162,8 +161,8 @@ fn run(args: &Args) -> Result<()> {
             name,
             dataset: data.name.clone(),
             model: network.to_string(),
-            labels: [("act".to_string(), act.to_string().into())].into(),
-            loss: "mean cross-entropy per sample, in nats".into(),
+            labels: [("act".into(), act.to_string().into())].into(),
+            loss: CROSS_ENTROPY.into(),
             seed: 0,
             parameters: params.count() as u64,
             epochs: 1,
@@ -190,7 +189,11 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn build(network: &Architecture, act: Activation, vb: VarBuilder<'static>) -> train::Result<Box<dyn Model>> {
+fn build(
+    network: &Architecture,
+    act: Activation,
+    vb: VarBuilder<'static>,
+) -> train::Result<Box<dyn Model + Send + Sync>> {
     Ok(network.build(act, vb)?)
 }
 

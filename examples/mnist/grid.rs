@@ -15,8 +15,8 @@ use indicatif::HumanCount;
 use taper::data::{self, Dataset};
 use taper::hooks::observer_fn;
 use taper::nn::Activation;
-use taper::report::{ConsoleConfig, ConsoleSink, Sink, comparison, fresh_dir, sink_fn, write_whole};
-use taper::train::{self, OptimizerConfig, Schedule, evaluate};
+use taper::report::{ConsoleConfig, ConsoleSink, Sink, Split, comparison, fresh_dir, sink_fn, write_whole};
+use taper::train::{self, OptimizerConfig, Schedule, classify, evaluate};
 use taper_examples::{
     Bars, INTERRUPTED, InOrder, Screen, Stop, Stored, colors_wanted, file_time, on_signal, usage,
 };
@@ -77,8 +77,9 @@ pub fn run(
         on_nonfinite: args.on_nonfinite,
         ..optimizer
     };
-    let samples = data.train.len() + held_back.as_ref().map_or(0, |set| set.len()) + data.test.len();
-    let samples = (samples as u64).saturating_mul(u64::from(args.epochs));
+    // The untrained network is measured too.
+    let evaluated = (held_back.as_ref().map_or(0, |set| set.len()) + data.test.len()) as u64;
+    let samples = (data.train.len() as u64 + evaluated).saturating_mul(args.epochs.into()) + evaluated;
 
     let mut cells = grid(args);
     // A run of a grid may be gone on with by itself.
@@ -120,7 +121,7 @@ pub fn run(
             ));
         }
         match stored {
-            Some(stored) => drop(same_run(&place(&stored.dir, cell), &network.run, args.force)?),
+            Some(stored) => drop(same_run(&place(&stored.dir, cell), network.run, args.force)?),
             None => load_start(args, &network.params)?,
         }
     }
@@ -161,13 +162,15 @@ pub fn run(
             };
             let begun = begin(&shared, cell, &place(&out, cell))?;
             if i == 0 && args.out.is_some() && stored.is_none() {
-                let written = if alone { begun.dir.path() } else { &out };
+                let written = if alone { begun.session.path() } else { &out };
                 if written != wanted {
                     screen.warn(&format!("{} is taken: writing to {}", wanted.display(), written.display()));
                 }
             }
             bars.run(i + 1, cells.len(), samples);
-            let run = one(&shared, begun, bars, &mut order.place(i))?;
+            let mut console = order.place(i);
+            let run = one(&shared, begun, bars, &mut console)?;
+            drop(console);
             bars.ended();
             match &run.result {
                 // Whoever closed standard output has seen enough.
@@ -270,7 +273,8 @@ fn check_alerts(args: &Args, network: &Network, data: &Dataset) -> train::Result
             sites.push(seen.site.name().to_string());
             Ok(())
         });
-        let report = evaluate(&*network.model, data.test.clone().take(1).batches(1), &mut { note })?;
+        let one = data.test.clone().take(1).batches(1);
+        let report = evaluate(&classify(&*network.model), Split::Test, one, &mut { note })?;
         args.alert.iter().try_for_each(|alert| {
             alert.check_site(&sites)?;
             alert.check_metrics(&report.score)

@@ -4,13 +4,11 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use candle_core::Device;
-use rand::Rng as _;
 use serde_json::json;
 use taper::data::{self, Dataset};
-use taper::hooks::{Rng, rng};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
 use taper::report::Run;
-use taper::train::{self, OptimizerConfig, load_weights};
+use taper::train::{self, CROSS_ENTROPY, OptimizerConfig, load_weights};
 use taper_examples::{Screen, Stop, Stored, locked_version};
 
 use crate::cells::Cell;
@@ -39,9 +37,7 @@ pub struct Shared<'a> {
 pub struct Network {
     pub run: Run,
     pub params: Params,
-    pub model: Box<dyn Model>,
-    /// What is left of the seed for the order of the samples and for dropout.
-    pub rng: Rng,
+    pub model: Box<dyn Model + Send + Sync>,
 }
 
 /// The network of one cell.
@@ -60,9 +56,8 @@ pub fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
         Kind::Cnn => format!("cnn {}pool-{}{classes}", join(&args.channels), join(&widths)),
         kind => format!("{} {inputs}-{}{classes}", name_of(kind), join(&widths)),
     };
-    let mut rng = rng(cell.seed);
-    let params = Params::new(rng.next_u64(), shared.device);
-    let model: Box<dyn Model> = match args.model {
+    let params = Params::of_run(cell.seed, shared.device);
+    let model: Box<dyn Model + Send + Sync> = match args.model {
         Kind::Cnn => {
             let channels = args.channels.clone();
             let rest = CnnConfig::default();
@@ -78,15 +73,14 @@ pub fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
         name: cell.name.clone(),
         dataset: data.name.clone(),
         model: text,
-        labels: [("act".to_string(), activation.to_string().into()), ("dropout".into(), dropout.into())]
-            .into(),
-        loss: "mean cross-entropy per sample, in nats".into(),
+        labels: [("act".into(), activation.to_string().into()), ("dropout".into(), dropout.into())].into(),
+        loss: CROSS_ENTROPY.into(),
         seed: cell.seed,
         parameters: params.count() as u64,
         epochs: args.epochs,
         config: config(shared),
     };
-    Ok(Network { run, params, model, rng })
+    Ok(Network { run, params, model })
 }
 
 /// Sets the weights that a run starts from, if they come from a file.

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use taper::data::{Choice, Scale};
+use taper::hooks::Parts;
 use taper::nn::{Activation, Init};
 use taper::report::{Alert, Split};
-use taper::train::{self, Keep, OnNonFinite, OptimizerConfig, Schedule, parse_rule};
+use taper::train::{self, Keep, OnNonFinite, OptimizerConfig, SaveEvery, Schedule, parse_rule};
 use taper_examples::{at_least_one, not_negative, number, percent, positive, rate, size};
 
 /// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how
@@ -93,7 +94,7 @@ pub struct Args {
     /// Save a checkpoint every N batches too
     #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
     pub checkpoint_steps: Option<u64>,
-    /// Which checkpoints to keep: the newest N, and perhaps the N best by the primary metric, as in last:3,best:1
+    /// Which checkpoints to keep: the newest N, and perhaps the N of the best score, as in last:3,best:1
     #[arg(long, value_name = "last:N[,best:N]", default_value_t = Keep::default())]
     pub keep: Keep,
     /// Start from these weights (safetensors, ours or PyTorch's)
@@ -133,6 +134,10 @@ pub struct Args {
 }
 
 impl Args {
+    pub fn save_every(&self) -> SaveEvery {
+        SaveEvery { epochs: self.checkpoint_every, steps: self.checkpoint_steps }
+    }
+
     /// Why an alert could never fire, if so.
     fn could_never_fire(&self, alert: &Alert) -> Option<String> {
         let unknown = match self.track {
@@ -163,6 +168,16 @@ pub enum Track {
     Full,
     Counts,
     Off,
+}
+
+impl Track {
+    pub fn parts(self) -> Option<Parts> {
+        match self {
+            Self::Full => Some(Parts::FULL),
+            Self::Counts => Some(Parts::COUNTS),
+            Self::Off => None,
+        }
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]

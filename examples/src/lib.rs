@@ -6,7 +6,6 @@ mod distribution;
 mod in_order;
 pub mod pictures;
 mod resume;
-mod saves;
 mod screen;
 mod signals;
 
@@ -17,7 +16,6 @@ pub use command_line::{
 };
 pub use distribution::{Distribution, Distributions};
 pub use in_order::{InOrder, Place};
-pub use resume::{CaughtUp, Stored, changes};
-pub use saves::{Often, Saves, State};
+pub use resume::Stored;
 pub use screen::{Bars, Screen, colors_wanted};
 pub use signals::{INTERRUPTED, Stop, on_signal};

@@ -2,8 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
-use taper::report::{self, EpochReport, Run, Sink, read_config};
+use taper::report::read_config;
 
 /// What `--resume` found.
 #[derive(Clone, Debug)]
@@ -76,99 +75,10 @@ fn name(option: &[String]) -> &str {
     option[0].split('=').next().unwrap_or_default()
 }
 
-/// What of a run is another than it was, in words. How many threads there are is no change: the bits are the same.
-pub fn changes(was: &Run, is: &Run) -> Vec<String> {
-    let values = |run: &Run| {
-        let mut run = run.clone();
-        if let Some(config) = run.config.as_object_mut() {
-            config.retain(|name, _| !["command", "threads", "forced"].contains(&name.as_str()));
-        }
-        serde_json::to_value(run).unwrap_or_default()
-    };
-    let mut found = Vec::new();
-    compare(String::new(), &values(was), &values(is), &mut found);
-    found
-}
-
-fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<String>) {
-    match (was, is) {
-        (Value::Object(a), Value::Object(b)) => {
-            let missing = b.keys().filter(|key| !a.contains_key(*key));
-            for key in a.keys().chain(missing) {
-                let name = match (name.as_str(), key.as_str()) {
-                    ("", "config" | "labels") => String::new(),
-                    ("", key) => key.to_string(),
-                    (name, key) => format!("{name}.{key}"),
-                };
-                compare(name, &was[key], &is[key], found);
-            }
-        }
-        _ if was == is => {}
-        _ => {
-            let why = if name == "epochs" { ", on which the learning rate depends" } else { "" };
-            found.push(format!("{name} was {was} and is {is}{why}"));
-        }
-    }
-}
-
-/// A sink that comes in when some epochs have been: it is told of them when the run begins.
-pub struct CaughtUp<S> {
-    sink: S,
-    past: Vec<EpochReport>,
-}
-
-impl<S> CaughtUp<S> {
-    /// Tells `sink` of `past` first.
-    pub fn new(sink: S, past: Vec<EpochReport>) -> Self {
-        Self { sink, past }
-    }
-}
-
-impl<S: Sink> Sink for CaughtUp<S> {
-    fn begin(&mut self, run: &Run) -> report::Result<()> {
-        self.sink.begin(run)?;
-        self.past.iter().try_for_each(|report| self.sink.epoch(report))
-    }
-
-    fn epoch(&mut self, report: &EpochReport) -> report::Result<()> {
-        self.sink.epoch(report)
-    }
-
-    fn finish(&mut self) -> report::Result<()> {
-        self.sink.finish()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    use serde_json::json;
-
-    fn run(config: Value) -> Run {
-        Run { name: "a".into(), seed: 1, parameters: 2, epochs: 3, config, ..Run::default() }
-    }
-
-    #[test]
-    fn changes_are_named_with_both_values_and_threads_are_none() {
-        let was =
-            run(json!({ "lr": 0.1, "data": { "sha256": "a" }, "threads": 1, "command": ["a"], "gone": 1 }));
-        assert_eq!(changes(&was, &was), [""; 0]);
-        let mut is =
-            run(json!({ "lr": 0.2, "data": { "sha256": "b" }, "threads": 2, "command": [], "new": true }));
-        is.epochs = 4;
-        let mut found = changes(&was, &is);
-        found.sort();
-        let expected = [
-            "data.sha256 was \"a\" and is \"b\"",
-            "epochs was 3 and is 4, on which the learning rate depends",
-            "gone was 1 and is null",
-            "lr was 0.1 and is 0.2",
-            "new was null and is true",
-        ];
-        assert_eq!(found, expected);
-    }
 
     #[test]
     fn options_of_now_come_behind_those_of_then() {

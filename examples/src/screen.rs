@@ -150,7 +150,7 @@ impl Bars {
 
     /// A batch has been fetched, so the one before it is done.
     pub fn advance(&self, batch: &data::Result<data::Batch>) {
-        let n = batch.as_ref().map_or(0, |batch| batch.labels.elem_count() as u64);
+        let n = batch.as_ref().map_or(0, |batch| batch.len() as u64);
         self.advance_by(n);
     }
 

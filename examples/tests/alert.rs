@@ -36,8 +36,8 @@ fn an_alert_ends_the_run_with_exit_code_3_after_its_epoch_was_written() {
         "error: relu-dropout0-seed1: alert 'train:fc1.units >= 16' in epoch 1: train:fc1.units is 16\n";
     assert_eq!((code, err.as_str()), (Some(3), expected));
     let metrics = lines(dir.join("run/metrics.jsonl"));
-    assert_eq!((metrics.len(), &metrics[1]["epoch"], &metrics[1]["split"]), (2, &1.into(), &"test".into()));
-    assert_eq!(lines(dir.join("run/layers.jsonl")).len(), 4);
+    assert_eq!((metrics.len(), &metrics[2]["epoch"], &metrics[2]["split"]), (3, &1.into(), &"test".into()));
+    assert_eq!(lines(dir.join("run/layers.jsonl")).len(), 6);
     assert!(dir.join("run/model.safetensors").is_file() && dir.join("run/report.html").is_file());
 }
 
@@ -61,7 +61,7 @@ fn a_run_that_an_alert_has_ended_goes_on_with_another_to_the_same_bytes() {
     let dir = dir.path();
     assert_eq!(mnist(dir, &["--epochs", "3", "--out", "plain"]), (Some(0), String::new()));
     assert_eq!(mnist(dir, &["--epochs", "3", "--out", "run", "--alert", "fc1.units>15"]).0, Some(3));
-    assert_eq!(lines(dir.join("run/metrics.jsonl")).len(), 2);
+    assert_eq!(lines(dir.join("run/metrics.jsonl")).len(), 3);
     assert_eq!(mnist(dir, &["--resume", "run", "--alert", "fc1.units>16"]), (Some(0), String::new()));
     for file in ["metrics.jsonl", "layers.jsonl", "model.safetensors"] {
         let read = |run: &str| fs::read(dir.join(run).join(file)).unwrap();
@@ -83,7 +83,7 @@ fn of_a_grid_the_others_go_on() {
         "{err}"
     );
     assert_eq!(err.lines().count(), 1);
-    assert_eq!(lines(dir.join("grid/tanh-dropout0-seed1/metrics.jsonl")).len(), 2);
+    assert_eq!(lines(dir.join("grid/tanh-dropout0-seed1/metrics.jsonl")).len(), 3);
 }
 
 #[test]
@@ -118,15 +118,16 @@ fn a_run_that_diverges_stops_goes_on_without_its_steps_or_goes_on() {
         (code, err, lines(dir.join(what).join("metrics.jsonl")))
     };
     let (code, err, metrics) = run("stop");
-    assert_eq!((code, err.lines().count(), metrics.len()), (Some(1), 1, 0), "{err}");
+    assert_eq!((code, err.lines().count(), metrics.len()), (Some(1), 1, 1), "{err}");
+    assert_eq!(metrics[0]["epoch"], 0, "the untrained network");
     assert!(err.contains("epoch 1, batch "), "{err}");
     for (what, skips) in [("skip", true), ("continue", false)] {
         let (code, err, metrics) = run(what);
-        assert_eq!((code, err.as_str(), metrics.len()), (Some(0), "", 4));
+        assert_eq!((code, err.as_str(), metrics.len()), (Some(0), "", 5));
         // Of eight batches the first is fine; what it makes of the weights is not.
-        let train = &metrics[2]["nonfinite"];
+        let train = &metrics[3]["nonfinite"];
         assert_eq!((&train["batches"], &train["skipped"]), (&8.into(), &(if skips { 8 } else { 0 }).into()));
         assert!(train["first"]["batch"] == 1 && !train["first"]["place"].is_null(), "{train}");
-        assert!(metrics[2]["loss"].is_null() && metrics[3]["nonfinite"]["batches"].as_u64() > Some(0));
+        assert!(metrics[3]["loss"].is_null() && metrics[4]["nonfinite"]["batches"].as_u64() > Some(0));
     }
 }

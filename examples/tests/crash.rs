@@ -10,10 +10,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{compare, is_half_written, mnist, run, succeed, whole_checkpoints};
+use common::{at_home, compare, example, is_half_written, run, whole_checkpoints};
 use rand::RngExt;
 
-const KILLS: usize = 50;
 /// A run of about a second, in which something is being saved for a good part of the time.
 const RUN: &str = "--dataset digits --validation 200 --widths 160,80 --dropout 0.3 --batch-size 32 --epochs 20 --quiet \
                    --threads 1 --checkpoint-every 1 --checkpoint-steps 9 --keep last:2,best:1";
@@ -29,36 +28,64 @@ struct Figures {
     bytes: usize,
 }
 
+/// A program that trains, how it is told to begin, and how to resume.
+struct Program {
+    name: &'static str,
+    kills: usize,
+    begin: &'static str,
+    resume: fn(&str) -> String,
+}
+
 #[test]
 fn a_process_that_is_killed_fifty_times_ends_with_the_files_of_one_that_was_not() {
+    survives(&Program { name: "mnist", kills: 50, begin: RUN, resume: |path| format!("--resume {path}") });
+}
+
+#[test]
+fn so_does_a_program_with_a_loss_of_its_own() {
+    const RUN: &str = "--dataset digits --epochs 25 --checkpoint-steps 9 --threads 1";
+    survives(&Program {
+        name: "autoencoder",
+        kills: 20,
+        begin: RUN,
+        resume: |path| format!("{RUN} --out {path}"),
+    });
+}
+
+fn survives(program: &Program) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let start = Instant::now();
-    succeed(dir, &format!("{RUN} --out whole"));
+    let ran = run(at_home(example(program.name), dir, &format!("{} --out whole", program.begin)));
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
     let alone = start.elapsed();
     let (mut figures, mut rng) = (Figures::default(), taper::hooks::rng(1));
-    while figures.kills < KILLS {
+    while figures.kills < program.kills {
         let path = dir.join(format!("cut-{}", figures.runs));
         // Killed until it ends, or until that was done often enough.
-        while !killed(dir, &path, alone, &mut figures, &mut rng) {}
+        while !killed(program, dir, &path, alone, &mut figures, &mut rng) {}
         figures.runs += 1;
         figures.bytes += compare(&path, &dir.join("whole"));
-        let last = run(mnist(dir, &format!("--resume {}", path.display())));
-        assert!(last.code == Some(0) && last.out.contains("is finished: 20 of 20 epochs"), "{}", last.out);
+        let before = fs::read(path.join("metrics.jsonl")).unwrap();
+        let last = run(at_home(example(program.name), dir, &(program.resume)(path.to_str().unwrap())));
+        assert_eq!(last.code, Some(0), "{}{}", last.out, last.err);
+        assert!(before == fs::read(path.join("metrics.jsonl")).unwrap(), "what is finished stays");
         assert!(!is_half_written(&path), "what was left behind is removed");
     }
     let Figures { kills, while_saving, before_the_first, resumes, anew, runs, bytes } = figures;
     println!(
-        "{kills} kills in {runs} runs, {while_saving} of them while a checkpoint was being written or removed, \
+        "{}: {kills} kills in {runs} runs, {while_saving} of them while a checkpoint was being written or removed, \
          {before_the_first} before there was one; {resumes} resumes, {anew} starts anew; {bytes} bytes compared, 0 \
          differences; {:.0} s",
+        program.name,
         start.elapsed().as_secs_f64()
     );
-    assert!(while_saving >= KILLS / 5, "{while_saving}");
+    assert!(while_saving >= program.kills / 5, "{while_saving}");
 }
 
 /// Starts the run or goes on with it, and kills it at some moment; true if it ended before.
 fn killed(
+    program: &Program,
     dir: &Path,
     path: &Path,
     alone: Duration,
@@ -67,18 +94,18 @@ fn killed(
 ) -> bool {
     let args = if path.join("config.json").exists() {
         figures.resumes += 1;
-        format!("--resume {}", path.display())
+        (program.resume)(path.to_str().unwrap())
     } else {
         // Killed before it had said what it is: there is nothing to go on with.
         if path.exists() {
             fs::remove_dir_all(path).unwrap();
             figures.anew += 1;
         }
-        format!("{RUN} --out {}", path.display())
+        format!("{} --out {}", program.begin, path.display())
     };
     let before = whole_checkpoints(path).pop();
-    let mut process = mnist(dir, &args).spawn().unwrap();
-    if figures.kills < KILLS {
+    let mut process = at_home(example(program.name), dir, &args).spawn().unwrap();
+    if figures.kills < program.kills {
         let moment = Instant::now() + alone.mul_f64(rng.random_range(0.0..0.4));
         // Every other time at whatever moment, otherwise as soon as something is being saved then.
         let saving = figures.kills % 2 == 1;

@@ -136,11 +136,13 @@ fn a_run_leaves_everything_that_is_documented() {
     assert_eq!(events.len(), 1);
 
     let splits = ["train", "validation", "test"];
-    let expected: Vec<_> = [1, 2].into_iter().flat_map(|epoch| splits.map(|split| (epoch, split))).collect();
+    let expected = [0, 1, 2].into_iter().flat_map(|epoch| splits.map(|split| (epoch, split)));
+    // Nothing is trained in epoch 0.
+    let expected: Vec<_> = expected.skip(1).collect();
     let metrics = lines(run.join("metrics.jsonl"));
     assert_eq!(order(&metrics), expected);
     let head = ["v", "run", "labels", "seed", "epoch", "split"];
-    for (line, samples) in metrics.iter().zip([192, 64, 256].iter().cycle()) {
+    for (line, samples) in metrics.iter().zip([192, 64, 256].iter().cycle().skip(1)) {
         let fields = ["loss", "samples", "metrics", "kinds", "learning_rate"];
         assert_eq!(keys(line), head.iter().chain(&fields).copied().collect());
         assert_eq!((line["v"].as_u64(), line["samples"].as_u64()), (Some(2), Some(*samples)));
@@ -251,7 +253,7 @@ fn counts_are_those_of_a_full_recording_and_off_records_nothing() {
     };
     let ((full, full_table), (counts, counts_table), (off, off_table)) =
         (recorded("full"), recorded("counts"), recorded("off"));
-    assert_eq!((full.len(), counts.len(), off.len()), (8, 8, 0));
+    assert_eq!((full.len(), counts.len(), off.len()), (10, 10, 0));
     assert!(full_table && counts_table && !off_table);
     for (full, counts) in full.iter().zip(&counts) {
         for name in ["epoch", "split", "site", "values", "zeros", "dead", "dormant_0_025", "dead_units"] {
@@ -285,7 +287,7 @@ fn a_grid_has_a_directory_per_run_and_one_table() {
         for dropout in ["0", "0.5"] {
             for seed in [1, 2] {
                 let run = format!("grid/{act}-dropout{dropout}-seed{seed}");
-                assert_eq!(lines(dir.join(&run).join("metrics.jsonl")).len(), 4);
+                assert_eq!(lines(dir.join(&run).join("metrics.jsonl")).len(), 5);
                 models.insert(bytes(dir, &run)[2].clone());
             }
         }
@@ -313,7 +315,7 @@ fn runs_side_by_side_are_the_same_runs_in_the_same_order() {
     });
     let runs =
         ["relu-dropout0.2-seed1", "relu-dropout0.5-seed1", "selu-dropout0.2-seed1", "selu-dropout0.5-seed1"];
-    let expected = (runs.map(str::to_string).to_vec(), 8);
+    let expected = (runs.map(str::to_string).to_vec(), 12);
     assert!(printed.all(|printed| printed == expected));
     for run in runs {
         for (i, jobs) in threads.iter().enumerate() {
@@ -338,9 +340,9 @@ fn loaded_weights_are_where_the_training_starts() {
     succeed(dir, &format!("{base} --epochs 1 --lr 0 --load first/model.safetensors --out second"));
     let (first, second) = (lines(dir.join("first/metrics.jsonl")), lines(dir.join("second/metrics.jsonl")));
     // At a learning rate of 0 the weights stay what they were: the same test loss to the bit.
-    assert_eq!(second[1]["loss"], first[23]["loss"]);
-    assert!(first[0]["metrics"]["accuracy"].as_f64() < second[0]["metrics"]["accuracy"].as_f64());
-    assert!(second[0]["metrics"]["accuracy"].as_f64().is_some_and(|x| x > 0.95));
+    assert_eq!([&second[0]["loss"], &second[2]["loss"]], [&first[24]["loss"]; 2]);
+    assert!(first[1]["metrics"]["accuracy"].as_f64() < second[1]["metrics"]["accuracy"].as_f64());
+    assert!(second[1]["metrics"]["accuracy"].as_f64().is_some_and(|x| x > 0.95));
     assert_eq!(bytes(dir, "first")[2], bytes(dir, "second")[2]);
 }
 
@@ -725,7 +727,7 @@ fn a_run_that_diverges_names_the_place_and_the_others_go_on() {
     // Sigmoids cannot overflow, and neither can ten sums of them.
     let ran = fail(dir, &format!("{base} --act relu,sigmoid --out grid"), 1, &says);
     assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
-    assert_eq!(lines(dir.join("grid/sigmoid-dropout0-seed1/metrics.jsonl")).len(), 4);
+    assert_eq!(lines(dir.join("grid/sigmoid-dropout0-seed1/metrics.jsonl")).len(), 5);
 
     let ran = fail(dir, &format!("{base} --act relu,sigmoid --jobs 2 --out beside"), 1, &says);
     assert!(ran.out.contains("2 runs on digits"), "{}", ran.out);
@@ -736,7 +738,7 @@ fn a_run_that_diverges_names_the_place_and_the_others_go_on() {
     // Lost in the last step of all, where no training batch is left to notice.
     let last = "--dataset digits --limit 64 --batch-size 64 --epochs 1 --dropout 0 --optimizer sgd --lr 1e30";
     fail(dir, &format!("{last} --out last"), 1, &["epoch 1, batch 1", "site 'fc"]);
-    assert_eq!(lines(dir.join("last/metrics.jsonl"))[1]["loss"], Value::Null);
+    assert_eq!(lines(dir.join("last/metrics.jsonl"))[2]["loss"], Value::Null);
 }
 
 #[test]
@@ -754,10 +756,31 @@ fn help_fits_a_terminal_and_names_every_activation() {
 #[test]
 fn the_other_examples_run() {
     let dir = temp();
-    for name in ["custom_model", "custom_observer"] {
-        let ran: Ran =
-            Command::new(program().with_file_name(name)).current_dir(dir.path()).output().unwrap().into();
+    let run = |name: &str, args: &str| -> Ran {
+        let mut command = Command::new(program().with_file_name(name));
+        command.args(args.split_whitespace()).current_dir(dir.path()).output().unwrap().into()
+    };
+    for (name, args, says) in [
+        ("custom_model", "", "fc1"),
+        ("custom_observer", "", "fc1"),
+        ("autoencoder", "--epochs 2 --out auto", "epoch 2/2  train loss 0.0"),
+        ("autoencoder", "--epochs 2 --out auto", "look at auto/report.html"),
+        ("regression", "--epochs 3 --out table", "epoch 3/3  train loss "),
+        ("regression", "--patience 1 --out early", "no better since epoch "),
+    ] {
+        let ran = run(name, args);
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{name}\n{}", ran.out);
-        assert!(ran.out.contains("fc1"), "{name}\n{}", ran.out);
+        assert!(ran.out.contains(says), "{name}\n{}", ran.out);
     }
+    // Their losses are theirs.
+    let page = fs::read_to_string(dir.path().join("auto/report.html")).unwrap();
+    assert!(page.contains("mean squared error") && !page.to_lowercase().contains("cross-entropy"));
+    let text = page.split("<script").next().unwrap();
+    assert!(text.len() > 10_000 && !text.contains("ccuracy"), "nobody measured one");
+    let table = lines(dir.path().join("table/metrics.jsonl"));
+    assert_eq!(keys(&table[1]["metrics"]), ["mae", "r2"].into());
+    // Another run in the directory is refused in one line.
+    let ran = run("autoencoder", "--epochs 3 --out auto");
+    assert_eq!((ran.code, ran.err.lines().count()), (Some(1), 1), "{}", ran.err);
+    assert!(ran.err.contains("epochs was 2 and is 3"), "{}", ran.err);
 }

@@ -12,6 +12,18 @@ pub struct Batch {
     pub labels: Tensor,
 }
 
+impl Batch {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.elem_count()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// An iterator over the batches of a [`Split`], each sample once.
 ///
 /// An item is an error where a tensor cannot be made, as on a device without memory, or the batch size is 0.
@@ -33,12 +45,6 @@ impl Batches {
     /// Number of samples still to come.
     pub fn samples(&self) -> usize {
         self.split.len() - self.next
-    }
-
-    /// Leaves out the next `batches`, or all that are left, without gathering them: for a run that goes on within an epoch.
-    pub fn skip_batches(&mut self, batches: usize) {
-        let samples = batches.saturating_mul(self.batch_size);
-        self.next = self.next.saturating_add(samples).min(self.split.len());
     }
 
     /// One pass over bytes, on all threads; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
@@ -86,6 +92,13 @@ impl Iterator for Batches {
         let start = self.next;
         self.next = end.min(start.saturating_add(self.batch_size));
         Some(self.gather(start..self.next))
+    }
+
+    /// Without gathering the batches that are left out: `skip(n)` is free, for a run that is resumed within an epoch.
+    fn nth(&mut self, n: usize) -> Option<Self::Item> {
+        let samples = n.saturating_mul(self.batch_size);
+        self.next = self.next.saturating_add(samples).min(self.split.len());
+        self.next()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

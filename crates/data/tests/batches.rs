@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
-use taper_data::{Batches, Dataset, Scale, Split, digits};
+use taper_data::{Dataset, Scale, Split, digits};
 
 /// Four images of one pixel each with the labels 0, 1, 0, 1.
 fn four() -> Split {
@@ -12,7 +12,9 @@ fn four() -> Split {
 }
 
 /// All values and labels of an iterator, and the batch sizes.
-fn drain(batches: Batches) -> (Vec<f32>, Vec<u32>, Vec<usize>) {
+fn drain(
+    batches: impl Iterator<Item = taper_data::Result<taper_data::Batch>>,
+) -> (Vec<f32>, Vec<u32>, Vec<usize>) {
     let (mut xs, mut ys, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     for batch in batches {
         let batch = batch.unwrap();
@@ -54,18 +56,13 @@ fn images_are_f32_and_labels_u32_in_the_shapes_promised() {
 fn batches_that_are_skipped_are_those_that_would_have_come() {
     let all: Vec<usize> = drain(four().batches(3)).2;
     for n in 0..4 {
-        let mut rest = four().batches(3);
-        rest.skip_batches(n);
+        let rest = four().batches(3).skip(n);
         assert_eq!(rest.len(), all.len().saturating_sub(n));
         assert_eq!(drain(rest).2, all[n.min(all.len())..]);
     }
     let shuffled = || digits().unwrap().train.shuffled(&mut Xoshiro256PlusPlus::seed_from_u64(3), 100);
-    let mut rest = shuffled();
-    rest.skip_batches(5);
-    assert_eq!(drain(rest).1, drain(shuffled()).1[500..]);
-    let mut none = four().batches(3);
-    none.skip_batches(usize::MAX);
-    assert!(none.next().is_none());
+    assert_eq!(drain(shuffled().skip(5)).1, drain(shuffled()).1[500..]);
+    assert!(four().batches(3).nth(usize::MAX).is_none());
 }
 
 #[test]

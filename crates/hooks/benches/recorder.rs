@@ -6,12 +6,17 @@ use std::hint::black_box;
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use taper_hooks::{Activation, Parts, Pass, Recorder, Site};
+use taper_hooks::{Activation, Parts, Pass, Recorder, Site, Units};
 
 /// Pre-activations of a fully connected layer: they look random, half of them below zero.
 fn rows(samples: usize, units: usize) -> Result<Tensor> {
     let xs: Vec<f32> = (0..samples * units).map(|i| noise(i) * 4.0 - 2.0).collect();
     Tensor::from_vec(xs, (samples, units), &Device::Cpu)
+}
+
+/// The same of the tokens of a sequence: units are the last axis.
+fn tokens(samples: usize, positions: usize, units: usize) -> Result<Tensor> {
+    rows(samples * positions, units)?.reshape((samples, positions, units))
 }
 
 /// Pre-activations of a convolution of digits: half of a map is background, which has one value throughout;
@@ -40,6 +45,7 @@ fn recorder(c: &mut Criterion) {
     let cases = [
         ("relu (128, 512)", Activation::Relu, rows(128, 512), Parts::FULL),
         ("relu (128, 256)", Activation::Relu, rows(128, 256), Parts::FULL),
+        ("relu (128, 28, 64), units last", Activation::Relu, tokens(128, 28, 64), Parts::FULL),
         ("relu (128, 32, 26, 26)", Activation::Relu, maps(128, 32, 26), Parts::FULL),
         ("relu (128, 64, 24, 24)", Activation::Relu, maps(128, 64, 24), Parts::FULL),
         ("relu (128, 64, 24, 24), counts", Activation::Relu, maps(128, 64, 24), Parts::COUNTS),
@@ -50,13 +56,14 @@ fn recorder(c: &mut Criterion) {
     for (name, activation, xs, parts) in cases {
         let xs = xs.expect("the shape fits");
         let ys = taper_kernels::activate(&xs, activation).expect("it runs on every CPU");
-        let site = Site::new("fc1", activation);
+        let units = if xs.rank() == 3 { Units::Last } else { Units::Second };
+        let site = Site::behind("fc1", activation).units(units);
         let mut recorder = Recorder::of(parts);
         group.throughput(Throughput::Elements(ys.elem_count() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
                 let mut pass = Pass::eval(&mut recorder);
-                pass.see(&site, activation, black_box(&xs), black_box(&ys)).expect("one site, one shape");
+                pass.see(&site, black_box(&xs), black_box(&ys)).expect("one site, one shape");
             })
         });
     }

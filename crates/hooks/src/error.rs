@@ -1,4 +1,6 @@
-/// What can be wrong with what a model mentions to its observers.
+use taper_report::Split;
+
+/// What can be wrong with what a model shows to its observers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -8,21 +10,20 @@ pub enum Error {
          every pass"
     )]
     SiteTwice(String),
-    /// The number of units changed within a window.
-    #[error(
-        "site '{site}': expected {expected} units as before, found {found}: one activation for layers of different widths?"
-    )]
-    UnitsChanged {
+    /// A tensor that has no units.
+    #[error("site '{site}': expected values of shape (N, units, ..) or (N, .., units), found {found:?}")]
+    Shape {
         /// The site.
         site: String,
-        /// Units so far.
-        expected: usize,
-        /// Units now.
-        found: usize,
+        /// Its shape.
+        found: Vec<usize>,
     },
-    /// A tensor that has no units.
-    #[error("site '{site}': expected activations of shape (N, units, ..), found {found:?}")]
-    Shape {
+    /// A tensor of three axes, and nobody said which the units are.
+    #[error(
+        "site '{site}': expected to be told which axis of {found:?} the units are: units(Units::Last) for (N, T, F), \
+         units(Units::Second) for (N, C, L); forward_act of a layer says it by itself"
+    )]
+    UnitsUnknown {
         /// The site.
         site: String,
         /// Its shape.
@@ -38,21 +39,54 @@ pub enum Error {
         /// Shape of the post-activations.
         ys: Vec<usize>,
     },
-    /// Training and evaluation passes were to be recorded in one window.
+    /// A window of a recorder was to begin before the one before had ended.
     #[error(
-        "site '{0}': training and evaluation in one window: call finish between them, or use a recorder for each"
+        "expected a recorder with an empty window to record {} into, found one with {}: call finish between them, or use a \
+         recorder for each",
+        begins.name(),
+        open.map_or("passes of your own loop".to_string(), |split| format!("passes over {}", split.name()))
     )]
-    ModesMixed(String),
+    WindowOpen {
+        /// What it holds; `None` if it was never told.
+        open: Option<Split>,
+        /// What was to begin.
+        begins: Split,
+    },
+    /// Recorders of different windows were to be merged.
+    #[error("recorders cannot be merged: site '{site}': {trouble}")]
+    Merge {
+        /// The site.
+        site: String,
+        /// Why its numbers do not add up.
+        trouble: taper_report::Trouble,
+    },
     /// Recorders of different parts were to be merged, which would leave moments and the like of half the data.
     #[error("recorders of different parts cannot be merged: make both with the same Parts")]
     PartsDiffer,
+    /// A penalty that has more than one value.
+    #[error(
+        "expected a term of one value to add to the loss, found shape {0:?}: take its mean with mean_all()"
+    )]
+    NotScalar(Vec<usize>),
     /// Something random was asked for outside training.
     #[error("no random numbers in evaluation mode: dropout and its like do nothing there")]
     NoRng,
 }
 
 impl From<Error> for candle_core::Error {
+    /// As an I/O error: a variant of candle's that prints the value alone and keeps it within reach.
     fn from(error: Error) -> Self {
-        Self::wrap(error)
+        Self::Io(std::io::Error::other(error))
+    }
+}
+
+impl Error {
+    /// What a forward pass failed with, if it is one of these.
+    pub fn of(error: &candle_core::Error) -> Option<&Self> {
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => Self::of(inner),
+            candle_core::Error::Io(error) => error.get_ref()?.downcast_ref(),
+            _ => None,
+        }
     }
 }

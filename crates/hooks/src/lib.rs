@@ -1,8 +1,8 @@
 //! Where activations become visible: sites, observers, and the recorder that turns values into statistics.
 //!
-//! A forward pass carries a [`Pass`]. Behind each activation function the model mentions what it computed
-//! ([`Pass::see`]; `taper_nn::Act` does so by itself), and whoever watches is told: an [`Observer`], for
-//! instance the [`Recorder`], which counts zeros, dead units, moments, a histogram and more in one pass
+//! A forward pass carries a [`Pass`]. Behind each activation function, or anywhere else, the model shows it what it
+//! computed ([`Pass::see`], [`Pass::tap`]; `taper_nn::Act` and `Tap` do so by themselves), and the pass shows it to an
+//! [`Observer`], for instance the [`Recorder`], which counts zeros, dead units, moments, a histogram and more in one pass
 //! over the values. Observers cannot change what is computed.
 //!
 //! ```
@@ -10,12 +10,12 @@
 //! use taper_hooks::{Activation, Pass, Recorder, Site};
 //! use taper_kernels::activate;
 //!
-//! let site = Site::new("fc1", Activation::Relu);
+//! let site = Site::behind("fc1", Activation::Relu);
 //! let mut recorder = Recorder::new();
 //! for batch in [[[-1.0_f32, 0.5], [-3.0, 2.0]], [[-0.1, -4.0], [-7.0, 8.0]]] {
 //!     let xs = Tensor::new(&batch, &Device::Cpu)?;
 //!     let ys = activate(&xs, Activation::Relu)?;
-//!     Pass::eval(&mut recorder).see(&site, Activation::Relu, &xs, &ys)?;
+//!     Pass::eval(&mut recorder).see(&site, &xs, &ys)?;
 //! }
 //! let stats = &recorder.finish()[0];
 //! assert_eq!((stats.values, stats.zeros), (8, 5));
@@ -37,10 +37,10 @@ pub use error::Error;
 pub use observer::{FirstFault, Observer, ObserverFn, observer_fn};
 pub use pass::{Mode, Pass};
 pub use recorder::{Parts, Recorder, UnitStats};
-pub use site::{Seen, Site};
-pub use taper_kernels::{Activation, CustomActivation};
+pub use site::{Seen, Site, Units};
+pub use taper_kernels::{Activation, CustomActivation, Draw};
 
-/// The one kind of random generator that Taper draws from: initialisation, shuffling and dropout.
+/// The one kind of random generator that initialisation and shuffling draw from.
 ///
 /// xoshiro256++ (Blackman & Vigna 2021): seeded, the same on every machine, and small enough, 32 bytes, to be
 /// written into a checkpoint.
@@ -49,11 +49,4 @@ pub type Rng = rand::rngs::Xoshiro256PlusPlus;
 /// A generator from a seed.
 pub fn rng(seed: u64) -> Rng {
     <Rng as rand::SeedableRng>::seed_from_u64(seed)
-}
-
-/// A second generator that depends on the first and does not move it.
-///
-/// Dropout draws from one of its own, so that runs with and without it see the same samples in the same order.
-pub fn fork(rng: &Rng) -> Rng {
-    self::rng(rand::Rng::next_u64(&mut rng.clone()))
 }

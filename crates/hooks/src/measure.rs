@@ -23,11 +23,14 @@ const BLOCKS: usize = 32;
 /// values.
 const OBSERVATIONS: usize = 64;
 
-/// A batch at one site: `(N, units, positions)` in row-major order.
+/// A batch at one site, in row-major order: `(N, positions, units)` where the units are `last`, else
+/// `(N, units, positions)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Batch<'a> {
-    pub activation: Activation,
+    /// `None` where there is no f'.
+    pub activation: Option<Activation>,
     pub units: usize,
+    pub last: bool,
     pub positions: usize,
     pub xs: &'a [f32],
     pub ys: &'a [f32],
@@ -71,7 +74,8 @@ impl Batch<'_> {
         for (xs, ys) in self.xs.chunks_exact(self.sample()).zip(self.ys.chunks_exact(self.sample())) {
             let (mut counted, mut active, mut sum_abs, mut sum_squares) = (0, 0, 0.0, 0.0);
             for (i, (&x, &y)) in xs.iter().zip(ys).enumerate() {
-                let (unit, units) = (i / self.positions, &mut tally.units);
+                let unit = if self.last { i % self.units } else { i / self.positions };
+                let units = &mut tally.units;
                 tally.values += 1;
                 tally.nan += u64::from(y.is_nan());
                 tally.infinite += u64::from(y.is_infinite());
@@ -79,15 +83,17 @@ impl Batch<'_> {
                     units.faulty[unit] += 1;
                     continue;
                 }
-                let slope = self.activation.derivative(x);
                 tally.zeros += u64::from(y == 0.0);
                 tally.negatives += u64::from(y < 0.0);
                 tally.positives += u64::from(y > 0.0);
                 tally.near_zeros += u64::from(y.abs() <= NEAR_ZERO);
-                tally.flat_low += u64::from(slope.abs() < FLAT && x <= 0.0);
-                tally.flat_high += u64::from(slope.abs() < FLAT && x > 0.0);
                 units.fired[unit] += u64::from(y > 0.0);
-                units.passed[unit] += u64::from(slope != 0.0);
+                if let Some(f) = self.activation {
+                    let slope = f.derivative(x);
+                    tally.flat_low += u64::from(slope.abs() < FLAT && x <= 0.0);
+                    tally.flat_high += u64::from(slope.abs() < FLAT && x > 0.0);
+                    units.passed[unit] += u64::from(slope != 0.0);
+                }
                 let y64 = y as f64;
                 units.sum[unit] += y64;
                 units.below[unit] += y64.min(0.0);

@@ -1,4 +1,5 @@
-use candle_core::Result;
+use candle_core::{Result, Tensor};
+use taper_report::Split;
 
 use crate::Seen;
 
@@ -14,8 +15,25 @@ pub trait Observer: Send {
     /// The observer's own; the forward pass returns them.
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()>;
 
+    /// Called before the first batch of a pass over a split; `continues` if the pass continues an epoch of training that
+    /// was begun before.
+    ///
+    /// # Errors
+    /// The observer's own; the pass over the split does not begin then.
+    fn begin(&mut self, _split: Split, _continues: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called with the input of the model, if the training step calls [`Pass::input`](crate::Pass::input).
+    ///
+    /// # Errors
+    /// The observer's own; the forward pass returns them.
+    fn input(&mut self, _xs: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
     /// How many activations it has seen since it began to count that were NaN or infinite; 0 if it does not count
-    /// them. Training asks after every batch, to notice those that leave no trace in the loss.
+    /// them; of a pair the sum. Training asks after every batch, to notice those that leave no trace in the loss.
     fn non_finite(&self) -> u64 {
         0
     }
@@ -33,14 +51,32 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.1.observe(seen)
     }
 
+    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
+        self.0.begin(split, continues)?;
+        self.1.begin(split, continues)
+    }
+
+    fn input(&mut self, xs: &Tensor) -> Result<()> {
+        self.0.input(xs)?;
+        self.1.input(xs)
+    }
+
     fn non_finite(&self) -> u64 {
-        self.0.non_finite().max(self.1.non_finite())
+        self.0.non_finite() + self.1.non_finite()
     }
 }
 
 impl<T: Observer> Observer for Option<T> {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         self.as_mut().map_or(Ok(()), |observer| observer.observe(seen))
+    }
+
+    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |observer| observer.begin(split, continues))
+    }
+
+    fn input(&mut self, xs: &Tensor) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |observer| observer.input(xs))
     }
 
     fn non_finite(&self) -> u64 {
@@ -53,6 +89,14 @@ impl<T: Observer + ?Sized> Observer for &mut T {
         (**self).observe(seen)
     }
 
+    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
+        (**self).begin(split, continues)
+    }
+
+    fn input(&mut self, xs: &Tensor) -> Result<()> {
+        (**self).input(xs)
+    }
+
     fn non_finite(&self) -> u64 {
         (**self).non_finite()
     }
@@ -61,6 +105,14 @@ impl<T: Observer + ?Sized> Observer for &mut T {
 impl<T: Observer + ?Sized> Observer for Box<T> {
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         (**self).observe(seen)
+    }
+
+    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
+        (**self).begin(split, continues)
+    }
+
+    fn input(&mut self, xs: &Tensor) -> Result<()> {
+        (**self).input(xs)
     }
 
     fn non_finite(&self) -> u64 {
@@ -83,41 +135,63 @@ impl<F: FnMut(&Seen<'_>) -> Result<()> + Send> Observer for ObserverFn<F> {
     }
 }
 
-/// Finds the first site of a pass that holds NaN or an infinity, before or behind the activation function.
+/// Finds where a pass first holds NaN or an infinity: in its input, or at a site, in front of or behind its activation
+/// function.
 #[derive(Debug, Default)]
 pub struct FirstFault {
-    found: Option<(String, usize)>,
+    found: Option<Found>,
+}
+
+#[derive(Debug)]
+enum Found {
+    Input(usize),
+    Site(String, usize),
 }
 
 impl FirstFault {
-    /// The name of that site, if there was one.
-    pub fn site(&self) -> Option<&str> {
-        self.found.as_ref().map(|(site, _)| site.as_str())
+    /// The first sample of the input that holds one, counted from 0, if the input does.
+    pub fn sample(&self) -> Option<usize> {
+        match &self.found {
+            Some(Found::Input(sample)) => Some(*sample),
+            _ => None,
+        }
     }
 
-    /// The first unit of that site that holds one, counted from 0.
-    pub fn unit(&self) -> Option<usize> {
-        self.found.as_ref().map(|(_, unit)| *unit)
+    /// The first site that holds one while the input does not, and its first such unit, counted from 0.
+    pub fn site(&self) -> Option<(&str, usize)> {
+        match &self.found {
+            Some(Found::Site(site, unit)) => Some((site, *unit)),
+            _ => None,
+        }
     }
 }
 
 impl Observer for FirstFault {
+    fn input(&mut self, xs: &Tensor) -> Result<()> {
+        let size = xs.elem_count() / xs.dims().first().copied().unwrap_or(1).max(1);
+        if let (None, Some(at)) = (&self.found, first(xs)?) {
+            self.found = Some(Found::Input(at / size.max(1)));
+        }
+        Ok(())
+    }
+
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
         if self.found.is_some() {
             return Ok(());
         }
-        let first = |t| taper_kernels::with_values(t, |ys| ys.iter().position(|y| !y.is_finite()));
         let at = match first(&seen.xs()?)? {
             Some(at) => Some(at),
             None => first(seen.ys)?,
         };
-        if let Some(at) = at {
-            let (units, positions) = match seen.ys.dims() {
-                [_, units, rest @ ..] => (*units, rest.iter().product::<usize>()),
-                _ => (1, 1),
-            };
-            self.found = Some((seen.site.name().to_string(), at / positions.max(1) % units.max(1)));
-        }
+        self.found = at.map(|at| Found::Site(seen.site.name().to_string(), seen.unit(at)));
         Ok(())
     }
+}
+
+/// The index of the first value that is not finite; integers all are.
+fn first(tensor: &Tensor) -> Result<Option<usize>> {
+    if !tensor.dtype().is_float() {
+        return Ok(None);
+    }
+    taper_kernels::with_values(tensor, |xs| xs.iter().position(|x| !x.is_finite()))
 }

@@ -1,11 +1,11 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Result, Tensor};
-use rand::Rng as _;
+use scoped_tls_hkt::scoped_thread_local;
 use serde::{Deserialize, Serialize};
-use taper_kernels::{Activation, off_the_record};
+use taper_kernels::{Activation, Draw, off_the_record};
 
-use crate::{Error, Observer, Rng, Seen, Site};
+use crate::{Error, Observer, Seen, Site, Units};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,78 +17,226 @@ pub enum Mode {
     Eval,
 }
 
-/// One forward pass: its mode, who watches it, and the generator that dropout draws from.
+/// One forward pass: its mode, who watches it, and what its random layers draw from.
 ///
 /// A model hands it down through its layers. It borrows the observer, so nothing stays attached to the model
 /// when the pass is over.
 pub struct Pass<'a> {
     observer: &'a mut dyn Observer,
-    rng: Option<&'a mut Rng>,
+    random: Option<Random>,
+    /// The sites that came, and how often.
+    sites: Vec<(Site, u32)>,
+    added_loss: Option<Tensor>,
     observing: Duration,
 }
 
+/// What random layers of a training pass draw from.
+#[derive(Clone, Copy)]
+struct Random {
+    seed: u64,
+    step: u64,
+    first_row: u64,
+    /// How many have drawn.
+    drawn: u64,
+}
+
 impl<'a> Pass<'a> {
-    /// A pass in train mode.
-    pub fn train(observer: &'a mut dyn Observer, rng: &'a mut Rng) -> Self {
-        Self { observer, rng: Some(rng), observing: Duration::ZERO }
+    /// A pass in train mode, whose random layers draw from `seed` and the number of the `step`.
+    pub fn train(observer: &'a mut dyn Observer, seed: u64, step: u64) -> Self {
+        let random = Random { seed, step, first_row: 0, drawn: 0 };
+        Self { random: Some(random), ..Self::eval(observer) }
     }
 
     /// A pass in evaluation mode.
     pub fn eval(observer: &'a mut dyn Observer) -> Self {
-        Self { observer, rng: None, observing: Duration::ZERO }
+        Self { observer, random: None, sites: Vec::new(), added_loss: None, observing: Duration::ZERO }
+    }
+
+    /// The same for a part of a batch, which begins with row `first_row` of the whole: it draws what these rows would
+    /// draw in the whole batch. The first axis of what is dropped must be the batch: where samples and positions were
+    /// flattened into one axis before dropout, parts draw other masks than the whole.
+    pub fn rows_from(mut self, first_row: u64) -> Self {
+        if let Some(random) = &mut self.random {
+            random.first_row = first_row;
+        }
+        self
     }
 
     /// Train or evaluation mode.
     pub fn mode(&self) -> Mode {
-        if self.rng.is_some() { Mode::Train } else { Mode::Eval }
+        if self.random.is_some() { Mode::Train } else { Mode::Eval }
     }
 
-    /// Shows the observer what `activation` made of `xs` at `site`.
+    /// Shows the observer what the site's activation function made of `xs`.
     ///
     /// Compute `ys` with `taper_kernels::activate`, or with anything else that hands NaN on: candle's own
     /// `relu` makes zeros of NaN, which no observer can then tell from sparsity.
     ///
     /// # Shapes
-    /// `xs` and `ys`: the same, `(N, units, ..)`.
+    /// `xs` and `ys`: the same, `(N, units, ..)` or `(N, .., units)`; the site says which.
     ///
     /// # Errors
-    /// When `xs` and `ys` differ in shape, and what the observer returns.
-    pub fn see(&mut self, site: &Site, activation: Activation, xs: &Tensor, ys: &Tensor) -> Result<()> {
+    /// When `xs` and `ys` differ in shape, the unit axis is not known, another site of the same name came in this pass,
+    /// and what the observer returns.
+    pub fn see(&mut self, site: &Site, xs: &Tensor, ys: &Tensor) -> Result<()> {
         site.check_shapes(xs, ys)?;
-        self.see_with(site, activation, &|| Ok(xs.clone()), ys)
+        self.see_with(site, site.activation(), None, &|| Ok(xs.clone()), ys)
     }
 
-    /// The same where `xs` would have to be computed first, which happens if the observer asks for it.
+    /// Shows the observer values that no activation function made, as logits or an embedding.
+    ///
+    /// # Shapes
+    /// `ys`: `(N, units, ..)` or `(N, .., units)`; the site says which.
     ///
     /// # Errors
-    /// What the observer returns.
+    /// As [`Pass::see`].
+    pub fn tap(&mut self, site: &Site, ys: &Tensor) -> Result<()> {
+        self.see_with(site, None, None, &|| Ok(ys.clone()), ys)
+    }
+
+    /// The low-level form of [`Pass::see`] and [`Pass::tap`], for layers: with the current activation function, the unit
+    /// axis that the layer implies, and `xs` computed on demand.
+    ///
+    /// # Errors
+    /// As [`Pass::see`].
     pub fn see_with(
         &mut self,
         site: &Site,
-        activation: Activation,
+        activation: Option<Activation>,
+        layer: Option<Units>,
         xs: &dyn Fn() -> Result<Tensor>,
         ys: &Tensor,
     ) -> Result<()> {
+        let units = site.axis(ys.dims(), layer)?;
+        let uses = self.count(site)?;
         let start = Instant::now();
         let mode = self.mode();
-        off_the_record(|| self.observer.observe(&Seen { site, activation, mode, xs, ys }))?;
+        let seen = Seen { site, activation, mode, units, uses, xs, ys };
+        off_the_record(|| self.observer.observe(&seen))?;
         self.observing += start.elapsed();
         Ok(())
     }
 
-    /// A fresh seed for something random in this pass.
+    fn count(&mut self, site: &Site) -> std::result::Result<u32, Error> {
+        match self.sites.iter_mut().find(|(known, _)| known.name() == site.name()) {
+            Some((known, uses)) if known.is_same_place(site) => {
+                *uses += 1;
+                Ok(*uses)
+            }
+            Some(_) => Err(Error::SiteTwice(site.name().to_string())),
+            None => {
+                self.sites.push((site.clone(), 1));
+                Ok(1)
+            }
+        }
+    }
+
+    /// Shows the observer what the model was given, so that a fault in the data is not looked for in the model.
+    ///
+    /// # Shapes
+    /// `xs`: `(N, ..)`.
+    ///
+    /// # Errors
+    /// What the observer returns.
+    pub fn input(&mut self, xs: &Tensor) -> Result<()> {
+        off_the_record(|| self.observer.input(xs))
+    }
+
+    /// Returns a new key for random numbers at each call; the same ones in each pass of the same seed and step.
     ///
     /// # Errors
     /// In evaluation mode.
-    pub fn seed(&mut self) -> Result<u64> {
-        match &mut self.rng {
-            Some(rng) => Ok(rng.next_u64()),
-            None => Err(Error::NoRng.into()),
+    pub fn draw(&mut self) -> Result<Draw> {
+        let random = self.random.as_mut().ok_or(Error::NoRng)?;
+        random.drawn += 1;
+        let draw = Draw::keyed(random.seed, [random.step, random.drawn]);
+        Ok(Draw { first_row: random.first_row, ..draw })
+    }
+
+    /// Adds a differentiable scalar to what training minimises, as a penalty on activations. In evaluation mode it is
+    /// left out.
+    ///
+    /// # Errors
+    /// When `term` is not a scalar.
+    pub fn add_to_loss(&mut self, term: &Tensor) -> Result<()> {
+        if self.mode() == Mode::Train {
+            if term.rank() != 0 {
+                return Err(Error::NotScalar(term.dims().to_vec()).into());
+            }
+            self.added_loss = Some(match &self.added_loss {
+                Some(sum) => (sum + term)?,
+                None => term.clone(),
+            });
         }
+        Ok(())
+    }
+
+    /// The sum of what was added to the loss, a scalar; `None` if nothing was.
+    pub fn added_loss(&self) -> Option<&Tensor> {
+        self.added_loss.as_ref()
     }
 
     /// Wall-clock time that the observer has taken in this pass.
     pub fn observing(&self) -> Duration {
         self.observing
+    }
+
+    /// Runs the forward pass of a model that was written for plain candle: its layers find this pass by [`Pass::current`].
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use taper_hooks::{Activation, Pass, Recorder, Site};
+    /// use taper_kernels::activate;
+    ///
+    /// let site = Site::behind("fc1", Activation::Relu);
+    /// // As a `candle_nn::Module` would, which is given no pass.
+    /// let forward = |xs: &Tensor| {
+    ///     let ys = activate(xs, Activation::Relu)?;
+    ///     Pass::current(|pass| pass.map_or(Ok(()), |pass| pass.see(&site, xs, &ys)))?;
+    ///     candle_core::Result::Ok(ys)
+    /// };
+    /// let (mut recorder, xs) = (Recorder::new(), Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?);
+    /// forward(&xs)?; // outside of a scope it only computes
+    /// Pass::eval(&mut recorder).scope(|| forward(&xs))?;
+    /// assert_eq!(recorder.finish()[0].zeros, 6);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn scope<R>(&mut self, forward: impl FnOnce() -> R) -> R {
+        CURRENT.set(self, forward)
+    }
+
+    /// Calls `f` with the pass whose [`Pass::scope`] runs on this thread, or with `None`.
+    pub fn current<R>(f: impl FnOnce(Option<&mut Pass<'_>>) -> R) -> R {
+        if !CURRENT.is_set() {
+            return f(None);
+        }
+        let (mut f, mut result) = (Some(f), None);
+        CURRENT.with(|pass| {
+            pass.reborrow(&mut |pass| result = f.take().map(|f| f(Some(pass))));
+        });
+        result.expect("reborrow calls its argument once")
+    }
+
+    /// Runs `op` outside of any scope. While a thread waits in a parallel loop it may be given any other work to do,
+    /// also another training: that must not find the pass of the one that waits.
+    pub fn outside<R>(op: impl FnOnce() -> R) -> R {
+        // Taken out while it is borrowed.
+        if CURRENT.is_set() { CURRENT.with(|_| op()) } else { op() }
+    }
+}
+
+scoped_thread_local! {
+    /// The pass that layers without a pass of their own find: set within [`Pass::scope`] alone.
+    static mut CURRENT: for<'p> &'p mut (dyn AnyPass + 'p)
+}
+
+/// A pass whose lifetime nobody names.
+trait AnyPass {
+    fn reborrow(&mut self, f: &mut dyn FnMut(&mut Pass<'_>));
+}
+
+impl AnyPass for Pass<'_> {
+    fn reborrow(&mut self, f: &mut dyn FnMut(&mut Pass<'_>)) {
+        f(self);
     }
 }

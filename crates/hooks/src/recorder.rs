@@ -1,11 +1,11 @@
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
-use taper_kernels::with_values;
-use taper_report::LayerStats;
+use taper_kernels::{Activation, with_values};
+use taper_report::{LayerStats, Split, Trouble};
 
 use crate::measure::Batch;
 use crate::tally::{RARE, Tally};
-use crate::{Error, Mode, Observer, Seen, Site};
+use crate::{Error, Mode, Observer, Seen, Site, Units};
 
 /// Which numbers a [`Recorder`] collects beside its counts: zeros, signs, flat values, and per unit what
 /// dead, rare, always-on and dormant need.
@@ -37,13 +37,18 @@ impl Parts {
 /// It can be written down and read back with serde, in the middle of a window too, and goes on as if nothing had
 /// happened: counts are integers, sums the bits of floats. What contradicts itself is refused when it is read.
 ///
+/// It never ends a pass. Where the units of a site change in number, training and evaluation mix within a window, or two
+/// sites of one name come, it stops recording that site and says why in [`LayerStats::trouble`].
+///
 /// # Errors
-/// It ends a pass with this crate's [`enum@Error`] when two sites have one name, the number of units of a site
-/// changes or the modes mix within a window, or there is no dimension of units.
+/// [`Error::WindowOpen`] before a pass over a split, where a window was not [finished](Recorder::finish): only an epoch of
+/// training may be continued within one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Recorder {
     parts: Parts,
+    /// The split that the window is about, if it was told.
+    window: Option<Split>,
     sites: Vec<Watched>,
     /// Dead units of the window before, by site.
     previous: Vec<(String, Vec<bool>)>,
@@ -53,8 +58,12 @@ pub struct Recorder {
 struct Watched {
     /// The site's.
     name: String,
-    activation: String,
-    zero_floored: bool,
+    activation: Option<String>,
+    kind: Kind,
+    uses: u32,
+    trouble: Option<Trouble>,
+    /// Values that were not finite since there has been trouble: training is to notice them all the same.
+    unrecorded_faults: u64,
     /// `None` for what came by merging or from a file: the first site of that name takes the place.
     #[serde(skip)]
     site: Option<Site>,
@@ -63,10 +72,22 @@ struct Watched {
     tallies: Vec<Tally>,
 }
 
+/// What decides which numbers a site has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kind {
+    /// Whether there is an f', which dead and flat need.
+    pub has_slope: bool,
+    /// Whether the activation function is 0 for every negative input.
+    pub zero_floored: bool,
+    /// Whether it is the output of the network.
+    pub output: bool,
+}
+
 /// A recorder as it is read.
 #[derive(Deserialize)]
 struct Written {
     parts: Parts,
+    window: Option<Split>,
     sites: Vec<Watched>,
     previous: Vec<(String, Vec<bool>)>,
 }
@@ -74,7 +95,7 @@ struct Written {
 impl TryFrom<Written> for Recorder {
     type Error = String;
 
-    fn try_from(Written { parts, sites, previous }: Written) -> std::result::Result<Self, String> {
+    fn try_from(Written { parts, window, sites, previous }: Written) -> std::result::Result<Self, String> {
         for (i, Watched { name, tallies, .. }) in sites.iter().enumerate() {
             if sites[..i].iter().any(|other| other.name == *name) {
                 return Err(format!("recorder: site '{name}' is there twice"));
@@ -89,7 +110,7 @@ impl TryFrom<Written> for Recorder {
                 return Err(format!("recorder: site '{name}': {what}"));
             }
         }
-        Ok(Self { parts, sites, previous })
+        Ok(Self { parts, window, sites, previous })
     }
 }
 
@@ -100,8 +121,8 @@ pub struct UnitStats {
     pub observations: u64,
     /// Observations with `ys > 0`.
     pub fired: u64,
-    /// Observations with `f'(xs) ≠ 0`.
-    pub passed: u64,
+    /// Observations with `f'(xs) ≠ 0`; `None` where there is no activation function.
+    pub passed: Option<u64>,
     /// Mean of `ys`; 0 without observations.
     pub mean: f64,
     /// Mean of `|ys|`; 0 without observations.
@@ -113,12 +134,12 @@ pub struct UnitStats {
 impl UnitStats {
     /// No gradient could reach its incoming weights.
     pub fn is_dead(&self) -> bool {
-        self.observations > 0 && self.passed == 0
+        self.observations > 0 && self.passed == Some(0)
     }
 
     /// Not dead, and fires on fewer than 1 % of observations; meant for zero-floored activations.
     pub fn is_rare(&self) -> bool {
-        self.passed > 0 && (self.fired as f64 / self.observations as f64) < RARE
+        self.passed.is_some_and(|n| n > 0) && (self.fired as f64 / self.observations as f64) < RARE
     }
 
     /// Fires at every observation.
@@ -146,7 +167,12 @@ impl Recorder {
 
     /// Records counts and the given parts; the others are not computed.
     pub fn of(parts: Parts) -> Self {
-        Self { parts, sites: Vec::new(), previous: Vec::new() }
+        Self { parts, window: None, sites: Vec::new(), previous: Vec::new() }
+    }
+
+    /// What it records beside the counts.
+    pub fn parts(&self) -> Parts {
+        self.parts
     }
 
     /// What every unit of a site did so far in this window, in the order of the units; `None` if the site was not
@@ -159,7 +185,7 @@ impl Recorder {
         let stats = |(u, dormancy): (crate::tally::Unit, Option<f64>)| UnitStats {
             observations: u.observations,
             fired: u.fired,
-            passed: u.passed,
+            passed: watched.kind.has_slope.then_some(u.passed),
             mean: per(u.sum, u.observations),
             mean_abs: per(u.sum_abs, u.observations),
             dormancy: dormancy.unwrap_or(0.0),
@@ -170,36 +196,59 @@ impl Recorder {
     /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.
     ///
     /// # Errors
-    /// When the other records other [`Parts`], or a site of the same name has another number of units or was
-    /// watched in another mode there. Nothing is added then.
+    /// When the other records other [`Parts`] or another split, or a site of the same name has another number of units or
+    /// another activation function there, or was watched in another mode. Nothing is added then.
     pub fn merge(&mut self, other: &Self) -> std::result::Result<(), Error> {
         if self.parts != other.parts {
             return Err(Error::PartsDiffer);
         }
+        if let (open, Some(begins)) = (self.window, other.window)
+            && open.is_some_and(|open| open != begins)
+        {
+            return Err(Error::WindowOpen { open, begins });
+        }
         for theirs in &other.sites {
-            if let Some(own) = self.sites.iter().find(|w| w.name == theirs.name) {
-                own.check(theirs.mode, theirs.units())?;
+            if let Some(own) = self.sites.iter().find(|w| w.name == theirs.name)
+                && let Some(trouble) = match own.activation == theirs.activation && own.kind == theirs.kind {
+                    true => own.trouble_with(theirs.mode, theirs.units(), theirs.kind.has_slope),
+                    false => Some(Trouble::ActivationChanged),
+                }
+            {
+                return Err(Error::Merge { site: own.name.clone(), trouble });
             }
         }
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.name == theirs.name) {
-                Some(own) => own.tallies[0].merge(&Tally::of(&theirs.tallies)),
+                // Its numbers are about what came before the trouble.
+                Some(own) if own.trouble.is_some() => own.unrecorded_faults += theirs.unrecorded_faults,
+                Some(own) => {
+                    own.tallies[0].merge(&Tally::of(&theirs.tallies));
+                    own.uses = own.uses.max(theirs.uses);
+                    own.trouble = theirs.trouble.clone();
+                    own.unrecorded_faults += theirs.unrecorded_faults;
+                }
                 None => self.sites.push(Watched { site: None, ..theirs.clone() }),
             }
         }
+        self.window = self.window.or(other.window);
         Ok(())
     }
 
     /// Ends the window: its numbers by site, in the order in which sites were first seen. The next window
     /// starts empty and knows which units were dead in this one.
     pub fn finish(&mut self) -> Vec<LayerStats> {
+        self.window = None;
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
-        for Watched { name, activation, zero_floored, tallies, .. } in sites {
+        for Watched { name, activation, kind, uses, trouble, tallies, .. } in sites {
             let tally = Tally::of(&tallies);
-            let mut stats = tally.stats(self.parts, zero_floored);
-            (stats.site, stats.activation) = (name, Some(activation));
+            let stats = tally.stats(self.parts, kind);
+            let mut stats = LayerStats { site: name, activation, uses, trouble, ..stats };
+            if !kind.has_slope {
+                all.push(stats);
+                continue;
+            }
             let dead = tally.dead();
             let before =
                 previous.iter().find(|(name, dead)| *name == stats.site && dead.len() == tally.units.len());
@@ -223,61 +272,84 @@ impl Watched {
         self.tallies[0].units.len()
     }
 
-    /// Whether more of this mode and number of units may be added.
-    fn check(&self, mode: Mode, units: usize) -> std::result::Result<(), Error> {
-        let (site, expected) = (self.name.clone(), self.units());
+    /// Why no more of this mode, with this number of units, with or without an f', may be added.
+    fn trouble_with(&self, mode: Mode, units: usize, has_slope: bool) -> Option<Trouble> {
         if self.mode != mode {
-            return Err(Error::ModesMixed(site));
+            return Some(Trouble::ModesMixed);
         }
-        if expected != units {
-            return Err(Error::UnitsChanged { site, expected, found: units });
+        if self.kind.has_slope != has_slope {
+            return Some(Trouble::ActivationChanged);
         }
-        Ok(())
+        let (expected, found) = (self.units() as u64, units as u64);
+        (expected != found).then_some(Trouble::UnitsChanged { expected, found })
     }
 }
 
 impl Observer for Recorder {
     /// Of the window so far.
     fn non_finite(&self) -> u64 {
-        self.sites.iter().flat_map(|w| &w.tallies).map(|tally| tally.nan + tally.infinite).sum()
+        let of = |w: &Watched| {
+            w.tallies.iter().map(|tally| tally.nan + tally.infinite).sum::<u64>() + w.unrecorded_faults
+        };
+        self.sites.iter().map(of).sum()
+    }
+
+    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
+        let fits = self.sites.is_empty() || continues && self.window == Some(split);
+        if !fits {
+            return Err(Error::WindowOpen { open: self.window, begins: split }.into());
+        }
+        self.window = Some(split);
+        Ok(())
     }
 
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
-        let name = seen.site.name();
-        // What the definitions ask of an input shows in the value, or the input is needed.
-        let inputs = (!seen.activation.slope_shows_in_value()).then(|| seen.xs()).transpose()?;
-        let (units, positions) = match seen.ys.dims() {
-            [_, units, rest @ ..] => (*units, rest.iter().product()),
-            found => return Err(Error::Shape { site: name.to_string(), found: found.to_vec() }.into()),
-        };
+        let (name, (units, positions)) = (seen.site.name(), seen.sizes());
         let index = match self.sites.iter().position(|w| w.name == name) {
-            Some(index) => {
-                let own = &mut self.sites[index];
-                own.check(seen.mode, units)?;
-                match &own.site {
-                    None => own.site = Some(seen.site.clone()),
-                    Some(site) if site.is_same_place(seen.site) => {}
-                    Some(_) => return Err(Error::SiteTwice(name.to_string()).into()),
-                }
-                index
-            }
+            Some(index) => index,
             None => {
-                let (activation, mode) = (seen.site.activation(), seen.mode);
+                let activation = seen.site.activation();
+                let kind = Kind {
+                    has_slope: seen.activation.is_some(),
+                    zero_floored: activation.is_some_and(Activation::is_zero_floored),
+                    output: seen.site.is_output(),
+                };
                 self.sites.push(Watched {
                     name: name.to_string(),
-                    activation: activation.to_string(),
-                    zero_floored: activation.is_zero_floored(),
-                    site: Some(seen.site.clone()),
-                    mode,
+                    activation: activation.map(|f| f.to_string()),
+                    kind,
+                    uses: 0,
+                    trouble: None,
+                    unrecorded_faults: 0,
+                    site: None,
+                    mode: seen.mode,
                     tallies: vec![Tally::new(units)],
                 });
                 self.sites.len() - 1
             }
         };
-        let (activation, parts) = (seen.activation, self.parts);
-        let tallies = &mut self.sites[index].tallies;
+        let own = &mut self.sites[index];
+        let site = own.site.get_or_insert_with(|| seen.site.clone());
+        let twice = (!site.is_same_place(seen.site)).then_some(Trouble::SiteTwice);
+        let trouble = twice.or(own.trouble_with(seen.mode, units, seen.activation.is_some()));
+        own.trouble = own.trouble.take().or(trouble);
+        if own.trouble.is_some() {
+            let faults = |ys: &[f32]| ys.iter().filter(|y| !y.is_finite()).count() as u64;
+            own.unrecorded_faults += with_values(seen.ys, faults)?;
+            return Ok(());
+        }
+        own.uses = own.uses.max(seen.uses);
+        let (activation, parts, tallies) = (seen.activation, self.parts, &mut own.tallies);
+        let last = seen.units == Units::Last;
+        // What the definitions ask of an input shows in the value, or the input is needed.
+        let inputs = match activation {
+            Some(f) if !f.slope_shows_in_value() => Some(seen.xs()?),
+            _ => None,
+        };
         with_values(inputs.as_ref().unwrap_or(seen.ys), |xs| {
-            with_values(seen.ys, |ys| Batch { activation, units, positions, xs, ys }.add_to(tallies, parts))
+            with_values(seen.ys, |ys| {
+                Batch { activation, units, last, positions, xs, ys }.add_to(tallies, parts)
+            })
         })?
     }
 }

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use taper_report::{ActivePerSample, FiringRates, Histogram, LayerStats, Quantiles};
 
 use crate::moments::Moments;
+use crate::recorder::Kind;
 use crate::{Parts, bits};
 
 /// `|ys|` up to this is near zero.
@@ -237,22 +238,22 @@ impl Tally {
     }
 
     /// The window's numbers, but for names and for what the window before it is needed for.
-    pub fn stats(&self, parts: Parts, zero_floored: bool) -> LayerStats {
+    pub fn stats(&self, parts: Parts, kind: Kind) -> LayerStats {
         let finite = self.values - self.nan - self.infinite;
-        let fraction = |n: u64| (finite > 0).then(|| n as f64 / finite as f64);
-        let dead = self.dead();
+        let flat = |n: u64| (kind.has_slope && finite > 0).then(|| n as f64 / finite as f64);
+        let dead = if kind.has_slope { self.dead() } else { Vec::new() };
         let count = |which: &dyn Fn(&Unit) -> bool| {
             self.each_unit().filter(|u| u.observations > 0 && which(u)).count() as u64
         };
         let rate = |u: &Unit| u.fired as f64 / u.observations as f64;
         let scores = self.dormancy();
-        let dormant = |tau: f64| scores.iter().flatten().filter(|s| **s <= tau).count() as u64;
+        let dormant =
+            |tau: f64| (!kind.output).then(|| scores.iter().flatten().filter(|s| **s <= tau).count() as u64);
         let histogram = (parts.histogram && finite > 0).then(|| self.histogram.clone());
         let moments = (parts.moments && finite > 0).then_some(&self.moments);
         let samples = (parts.samples && self.per_sample.counted > 0).then_some(&self.per_sample);
         let scored = samples.filter(|s| s.scored > 0);
         LayerStats {
-            uses: 1,
             units: self.units.len() as u64,
             samples: self.samples,
             values: self.values,
@@ -275,15 +276,15 @@ impl Tally {
             quantiles: histogram.as_ref().and_then(quantiles),
             asymmetry: histogram.as_ref().and_then(Histogram::asymmetry),
             histogram,
-            flat_low: fraction(self.flat_low),
-            flat_high: fraction(self.flat_high),
-            dead: Some(dead.iter().filter(|d| **d).count() as u64),
+            flat_low: flat(self.flat_low),
+            flat_high: flat(self.flat_high),
+            dead: kind.has_slope.then(|| dead.iter().filter(|d| **d).count() as u64),
             dead_units: (0..).zip(&dead).filter(|(_, dead)| **dead).map(|(i, _)| i).collect(),
-            rare: zero_floored.then(|| count(&|u| u.passed > 0 && rate(u) < RARE)),
+            rare: (kind.has_slope && kind.zero_floored).then(|| count(&|u| u.passed > 0 && rate(u) < RARE)),
             always_on: count(&|u| u.fired == u.observations),
-            dormant_0: Some(dormant(0.0)),
-            dormant_0_025: Some(dormant(0.025)),
-            dormant_0_1: Some(dormant(0.1)),
+            dormant_0: dormant(0.0),
+            dormant_0_025: dormant(0.025),
+            dormant_0_1: dormant(0.1),
             firing_rate: self.firing_rates(),
             active_per_sample: samples.map(|s| ActivePerSample {
                 mean: s.active as f64 / s.counted as f64,

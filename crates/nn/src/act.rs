@@ -1,19 +1,42 @@
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-use taper_hooks::{Mode, Pass, Site};
+use candle_nn::{Module, VarBuilder};
+use taper_hooks::{Mode, Pass, Site, Units};
 use taper_kernels::{Activation, Error, activate, prelu};
 
-/// An activation function at a named place: computes it and mentions what it saw to the [`Pass`].
+use crate::action::Action;
+
+/// An activation function at a named place: computes it and shows the [`Pass`] what it computed.
 ///
 /// Put it right behind the layer that feeds it and before any dropout, and give it that layer's builder:
 /// its [`Site`] then has the name of the layer. In evaluation mode it cuts the graph, so that nothing but
 /// the current layer is kept in memory.
+///
+/// As a [`Module`] it takes the place of an activation in a model that was written for plain candle: within
+/// [`Pass::scope`] it is watched, elsewhere it only computes.
+///
+/// ```
+/// use candle_core::{DType, Device, Module, Tensor};
+/// use taper_nn::{Act, Activation, Params, Pass};
+///
+/// let params = Params::new(1, &Device::Cpu);
+/// let vb = params.builder();
+/// let net = candle_nn::seq()
+///     .add(candle_nn::linear(4, 8, vb.pp("fc1"))?)
+///     .add(Act::new(Activation::Relu, vb.pp("fc1"))?)
+///     .add(candle_nn::linear(8, 2, vb.pp("fc2"))?);
+/// let xs = Tensor::ones((3, 4), DType::F32, &Device::Cpu)?;
+/// let mut recorder = taper_hooks::Recorder::new();
+/// Pass::eval(&mut recorder).scope(|| net.forward(&xs))?;
+/// assert_eq!(recorder.finish()[0].units, 8);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Act {
     activation: Activation,
     site: Site,
     /// PReLU's parameter, `(1)`.
     slope: Option<Tensor>,
+    action: Option<Action>,
 }
 
 impl Act {
@@ -22,18 +45,57 @@ impl Act {
     /// # Errors
     /// When the prefix is empty, as the site would have no name.
     pub fn new(activation: Activation, vb: VarBuilder<'_>) -> Result<Self> {
-        if vb.prefix().is_empty() {
-            let message =
-                "a site needs a name: give the activation the builder of the layer that feeds it, vb.pp(..)";
-            return Err(Error::Argument(message.to_string()).into());
-        }
+        let name = site_name(&vb)?;
         let slope = match activation {
             Activation::Prelu { slope } => {
                 Some(vb.get_with_hints(1, "slope", candle_nn::Init::Const(slope))?)
             }
             _ => None,
         };
-        Ok(Self { activation, site: Site::new(vb.prefix(), activation), slope })
+        Ok(Self { activation, site: Site::behind(name, activation), slope, action: None })
+    }
+
+    /// Says which axis the units are, where the layer in front does not: behind `Linear::forward_act` they are the last,
+    /// behind `Conv2d::forward_act` the second.
+    pub fn units(mut self, units: Units) -> Self {
+        self.site = self.site.units(units);
+        self
+    }
+
+    /// The same function with the same parameter at another place, for a network that uses one activation at several.
+    /// Make it once, with the model.
+    pub fn named(&self, name: &str) -> Self {
+        Self { site: self.site.named(name), ..self.clone() }
+    }
+
+    /// Does something with what the function gave, before anybody is shown it: adds a term to the loss
+    /// ([`Pass::add_to_loss`]), or returns other values in its place. In evaluation mode too; [`Pass::mode`] tells.
+    ///
+    /// The values that it returns are the ones that are recorded. `dead` and `flat` are null then, unless the slope shows in
+    /// the value, as it does for ReLU.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use taper_nn::{Act, Activation, Params, Pass};
+    /// # let params = Params::new(1, &Device::Cpu);
+    /// # let vb = params.builder().pp("fc1");
+    /// // An L1 penalty.
+    /// let act = Act::new(Activation::Relu, vb)?.then(|pass, ys| {
+    ///     pass.add_to_loss(&(ys.abs()?.mean_all()? * 1e-4)?)?;
+    ///     Ok(ys.clone())
+    /// });
+    /// let mut nobody = ();
+    /// let mut pass = Pass::train(&mut nobody, 1, 0);
+    /// act.forward(&mut pass, &Tensor::ones((2, 3), DType::F32, &Device::Cpu)?)?;
+    /// assert_eq!(pass.added_loss().unwrap().to_scalar::<f32>()?, 1e-4);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn then(
+        mut self,
+        action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Self {
+        self.action = Some(Action::new(action));
+        self
     }
 
     /// Where it is.
@@ -44,43 +106,87 @@ impl Act {
     /// `f(xs)`.
     ///
     /// # Shapes
-    /// `xs`: `(N, units, ..)`; the result has the same shape.
+    /// `xs`: `(N, units, ..)` or `(N, .., units)`; the result has the same shape.
     ///
     /// # Errors
-    /// Those of [`activate`] and of the observer.
+    /// Those of [`activate`] and of [`Pass::see`]: of three axes one must have been named as that of the
+    /// [units](Act::units).
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
-        let (activation, ys) = match &self.slope {
-            Some(slope) => {
-                let now = slope.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?[0];
-                (Activation::Prelu { slope: now as f64 }, prelu(xs, slope)?)
-            }
-            None => (self.activation, activate(xs, self.activation)?),
-        };
-        pass.see(&self.site, activation, xs, &ys)?;
-        Ok(kept(pass, ys))
+        self.apply(pass, None, xs)
     }
 
-    /// `f(layer)`, where `layer(g)` computes the layer with `g` applied to its results. If it can apply f as it
-    /// writes them, pre-activations are computed for an observer who asks for them, and for nobody else.
-    pub(crate) fn behind(
+    /// Computes the function alone; nobody is shown it.
+    fn compute(&self, xs: &Tensor) -> Result<Tensor> {
+        match &self.slope {
+            Some(slope) => prelu(xs, slope),
+            None => activate(xs, self.activation),
+        }
+    }
+
+    fn apply(&self, pass: &mut Pass<'_>, layer: Option<Units>, xs: &Tensor) -> Result<Tensor> {
+        let ys = self.compute(xs)?;
+        let now = match &self.slope {
+            Some(slope) => {
+                let now = slope.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?[0];
+                Activation::Prelu { slope: now as f64 }
+            }
+            None => self.activation,
+        };
+        self.show(pass, now, layer, &|| Ok(xs.clone()), ys)
+    }
+
+    /// `f(layer)`, where `layer(g)` computes the layer with `g` applied to its results, whose units are `units`. If it can
+    /// apply f as it writes them, pre-activations are computed for an observer who asks for them, and for nobody else.
+    pub(crate) fn fused(
         &self,
         pass: &mut Pass<'_>,
+        units: Units,
         layer: impl Fn(Activation) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let plain = || layer(Activation::Identity);
         if !self.activation.slope_shows_in_value() {
-            return self.forward(pass, &plain()?);
+            return self.apply(pass, Some(units), &plain()?);
         }
         let ys = layer(self.activation)?;
-        pass.see_with(&self.site, self.activation, &plain, &ys)?;
-        Ok(kept(pass, ys))
+        self.show(pass, self.activation, Some(units), &plain, ys)
+    }
+
+    /// Does what is to be done with the result, shows it, and cuts the graph in evaluation mode.
+    fn show(
+        &self,
+        pass: &mut Pass<'_>,
+        activation: Activation,
+        layer: Option<Units>,
+        xs: &dyn Fn() -> Result<Tensor>,
+        ys: Tensor,
+    ) -> Result<Tensor> {
+        let (ys, activation) = match &self.action {
+            // f' of what went in says nothing of what was made of the result.
+            Some(action) => (action.run(pass, &ys)?, Some(activation).filter(|f| f.slope_shows_in_value())),
+            None => (ys, Some(activation)),
+        };
+        pass.see_with(&self.site, activation, layer, xs, &ys)?;
+        Ok(match pass.mode() {
+            Mode::Train => ys,
+            Mode::Eval => ys.detach(),
+        })
     }
 }
 
-/// Cuts the graph in evaluation mode.
-fn kept(pass: &Pass<'_>, ys: Tensor) -> Tensor {
-    match pass.mode() {
-        Mode::Train => ys,
-        Mode::Eval => ys.detach(),
+impl Module for Act {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        Pass::current(|pass| match pass {
+            Some(pass) => self.forward(pass, xs),
+            None => self.compute(xs),
+        })
     }
+}
+
+/// The prefix of a builder, which names a site.
+pub(crate) fn site_name(vb: &VarBuilder<'_>) -> Result<String> {
+    if vb.prefix().is_empty() {
+        let message = "a site needs a name: give it the builder of the layer that feeds it, vb.pp(..)";
+        return Err(Error::Argument(message.to_string()).into());
+    }
+    Ok(vb.prefix())
 }

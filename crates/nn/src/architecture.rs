@@ -222,7 +222,11 @@ impl Architecture {
     ///
     /// # Errors
     /// When `vb` has no such parameters, or `activation` contradicts [`Architecture::learns_slopes`].
-    pub fn build(&self, activation: Activation, vb: VarBuilder<'static>) -> Result<Box<dyn Model>> {
+    pub fn build(
+        &self,
+        activation: Activation,
+        vb: VarBuilder<'static>,
+    ) -> Result<Box<dyn Model + Send + Sync>> {
         if self.learns_slopes != matches!(activation, Activation::Prelu { .. }) && !self.has_no_activation() {
             let slopes =
                 if self.learns_slopes { "slopes, as only prelu has" } else { "no slopes, which prelu needs" };

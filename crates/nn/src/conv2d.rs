@@ -1,6 +1,6 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use taper_hooks::Pass;
+use taper_hooks::{Pass, Units};
 use taper_kernels::{Conv2dGeometry, Error, conv2d, conv2d_act};
 
 use crate::{Act, Init};
@@ -65,7 +65,7 @@ impl Conv2d {
     /// # Errors
     /// Those of both.
     pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
-        act.behind(pass, |f| conv2d_act(xs, &self.weight, Some(&self.bias), self.geometry, f))
+        act.fused(pass, Units::Second, |f| conv2d_act(xs, &self.weight, Some(&self.bias), self.geometry, f))
     }
 }
 

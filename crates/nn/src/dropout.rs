@@ -1,4 +1,5 @@
 use candle_core::{Result, Tensor};
+use candle_nn::Module;
 use taper_hooks::{Mode, Pass};
 use taper_kernels::{Activation, Error, alpha_dropout, dropout};
 
@@ -30,17 +31,24 @@ impl Dropout {
         Ok(Self { alpha: activation == Activation::Selu, ..Self::new(rate)? })
     }
 
-    /// Drops values with a seed from the pass in train mode; hands `xs` on in evaluation mode.
+    /// Drops values in train mode, each sample's by the pass's seed, its step, and the sample's row in the batch; hands `xs` on in evaluation mode.
     ///
     /// # Shapes
     /// Any; the result has the shape of `xs`.
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         match pass.mode() {
             Mode::Train if self.rate > 0.0 => {
-                let drop = if self.alpha { alpha_dropout } else { dropout };
-                drop(xs, self.rate, pass.seed()?)
+                let draw = pass.draw()?;
+                if self.alpha { alpha_dropout(xs, self.rate, draw) } else { dropout(xs, self.rate, draw) }
             }
             _ => Ok(xs.clone()),
         }
+    }
+}
+
+impl Module for Dropout {
+    /// Within [`Pass::scope`] as [`Dropout::forward`], elsewhere the identity.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        Pass::current(|pass| pass.map_or_else(|| Ok(xs.clone()), |pass| self.forward(pass, xs)))
     }
 }

@@ -1,6 +1,6 @@
 //! Layers and models on candle whose activations can be observed.
 //!
-//! A model implements [`Model`]: its forward pass carries a [`Pass`], which each [`Act`] tells what it
+//! A model implements [`Model`]: its forward pass carries a [`Pass`], which each [`Act`] and [`Tap`] shows what it
 //! computed and from which each [`Dropout`] learns whether to do anything. Everything else is candle:
 //! parameters come from a `VarBuilder`, and layers of `candle_nn` fit in as they are.
 //!
@@ -45,6 +45,7 @@
 //! ```
 
 mod act;
+mod action;
 mod architecture;
 mod cnn;
 mod conv2d;
@@ -54,6 +55,7 @@ mod linear;
 mod mlp;
 mod model;
 mod params;
+mod tap;
 
 pub use act::Act;
 pub use architecture::Architecture;
@@ -65,5 +67,6 @@ pub use linear::Linear;
 pub use mlp::{Mlp, MlpConfig};
 pub use model::Model;
 pub use params::Params;
-pub use taper_hooks::{Activation, CustomActivation, Mode, Pass};
+pub use tap::Tap;
+pub use taper_hooks::{Activation, CustomActivation, Mode, Pass, Units};
 pub use taper_kernels::{Conv2dGeometry, avg_pool2d, max_pool2d};

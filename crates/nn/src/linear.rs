@@ -1,11 +1,11 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use taper_hooks::Pass;
+use taper_hooks::{Pass, Units};
 use taper_kernels::{Error, linear, linear_act};
 
-use crate::{Act, Init, Model};
+use crate::{Act, Init};
 
-/// A fully connected layer: `xs · weightᵀ + bias`. On its own it is softmax regression.
+/// A fully connected layer: `xs · weightᵀ + bias`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// `(O, I)`.
@@ -48,19 +48,12 @@ impl Linear {
     /// # Errors
     /// Those of both.
     pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
-        act.behind(pass, |f| linear_act(xs, &self.weight, Some(&self.bias), f))
+        act.fused(pass, Units::Last, |f| linear_act(xs, &self.weight, Some(&self.bias), f))
     }
 }
 
 impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         self.forward(xs)
-    }
-}
-
-/// Softmax regression: every pixel to every class.
-impl Model for Linear {
-    fn forward(&self, _pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
-        self.forward(&xs.flatten_from(1)?)
     }
 }

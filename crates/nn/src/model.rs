@@ -1,12 +1,13 @@
 use candle_core::{Result, Tensor};
 use taper_hooks::Pass;
 
-/// A network: images in, logits out. Training may run it on another thread.
-pub trait Model: Send + Sync {
+/// A network: one tensor in, one tensor out. One of other inputs or outputs needs no trait: a training step calls it
+/// as it is.
+pub trait Model {
     /// One forward pass.
     ///
     /// # Shapes
-    /// `xs`: `(N, C, H, W)`; the result is `(N, K)`, a logit per class.
+    /// Those of the model; the first axis is the batch.
     ///
     /// # Errors
     /// When `xs` does not have the shape that the model is made for, or an observer fails.

@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use rand::Rng as _;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use taper_hooks::{Rng, rng};
 
@@ -30,6 +31,12 @@ impl Params {
     pub fn new(seed: u64, device: &Device) -> Self {
         let inner = Inner { vars: Vec::new(), rng: rng(seed) };
         Self { inner: Arc::new(Mutex::new(inner)), device: device.clone() }
+    }
+
+    /// The parameters of a run with this seed: drawn from the first number of the seed's generator, so that a
+    /// `taper_train::Session`, which draws the order of the samples from the numbers behind it, is independent of them.
+    pub fn of_run(seed: u64, device: &Device) -> Self {
+        Self::new(rng(seed).next_u64(), device)
     }
 
     /// A builder for the layers of a model, ours or candle's; what they ask for becomes a parameter.

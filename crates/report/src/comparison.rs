@@ -197,8 +197,9 @@ fn scores(table: &mut Table, groups: &[Group<'_>]) {
     let kind = primary.as_ref().map_or(MetricKind::Share, |of| of.kind);
     let name = primary.map_or(String::new(), |of| of.name);
     let (unit, show) = written(kind);
-    column("best", &|r| r.best.as_ref().map(|best| best.value), unit, &show);
-    column("final", &|r| r.score.as_ref().map(|score| score.primary().value), unit, &show);
+    // Of a run whose primary metric is another one there is no best by this.
+    column("best", &|r| r.best.as_ref().filter(|best| best.name == name).map(|best| best.value), unit, &show);
+    column("final", &|r| r.score.as_ref()?.metric(&name), unit, &show);
     for (metric, kind) in metrics(runs()).into_iter().filter(|(metric, _)| *metric != name) {
         let (unit, show) = written(kind);
         column(metric, &|r| r.score.as_ref()?.metric(metric), unit, &show);

@@ -16,8 +16,8 @@ pub struct LayerStats {
     pub site: String,
     /// The activation function, as text: `relu`; `None` where there is none.
     pub activation: Option<String>,
-    /// The most often that one pass came by: 1, or more where one activation stands for several places. Each time
-    /// counts as samples of its own.
+    /// Maximum number of uses in one pass: 1, or more where one activation stands for several places. Each use counts
+    /// as samples of its own.
     pub uses: u32,
     /// What kept the recorder from recording all of the window; the numbers are about what came before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,6 +148,8 @@ pub enum Trouble {
     ModesMixed,
     /// Another site of the same name came.
     SiteTwice,
+    /// Values with and without an activation function came, or behind another one.
+    ActivationChanged,
 }
 
 impl std::fmt::Display for Trouble {
@@ -161,6 +163,9 @@ impl std::fmt::Display for Trouble {
             Self::ModesMixed => f.write_str(
                 "training and evaluation in one window: call finish between them, or use a recorder for each",
             ),
+            Self::ActivationChanged => {
+                f.write_str("the site's activation function changed: give each place a site of its own")
+            }
             Self::SiteTwice => f.write_str(
                 "another site of this name came: give each model a recorder of its own, and make sites once, not in every \
                  pass",

@@ -64,8 +64,8 @@ pub use lines::{
 pub use number::{count as count_text, share as share_text};
 pub use replay::read_reports;
 pub use report::{
-    EpochReport, Fault, Labels, Metric, MetricKind, NonFinite, Place, Run, Score, Split, SplitReport,
-    label_text, label_value,
+    ADDED_LOSS, EpochReport, Fault, Labels, Metric, MetricKind, NonFinite, Place, Run, Score, Split,
+    SplitReport, label_text, label_value,
 };
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};

@@ -132,6 +132,9 @@ impl fmt::Display for Metric {
     }
 }
 
+/// The name of the metric that says what sites added to the loss: it is minimised with it, and no measure of success.
+pub const ADDED_LOSS: &str = "added_loss";
+
 /// How well a model did on one split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Record", try_from = "Record")]
@@ -230,10 +233,10 @@ impl Score {
         }
     }
 
-    /// What runs and epochs are compared by: the first metric, or the loss where there is none.
+    /// What runs and epochs are compared by: the first metric, or the loss where there is none but [`ADDED_LOSS`].
     pub fn primary(&self) -> Metric {
         let loss = || Metric { name: "loss".into(), kind: MetricKind::Lower, value: self.loss };
-        self.metrics.first().cloned().unwrap_or_else(loss)
+        self.metrics.iter().find(|metric| metric.name != ADDED_LOSS).cloned().unwrap_or_else(loss)
     }
 }
 

@@ -111,18 +111,19 @@ impl TensorBoard {
         })
     }
 
-    /// The same for a run that goes on behind `epoch`: later steps, and records that break off, are cut from the
-    /// files that are there, so that no step is there twice. What is to come goes into files of its own.
+    /// The same for a run that is resumed behind epoch `done`, or from its beginning: later steps, and records that break
+    /// off, are cut from the files that are there, so that no step is there twice. New events go into files of their own.
     ///
     /// # Errors
     ///
     /// [`Error::Io`](crate::Error::Io) with the path that could not be created, read or cut.
-    pub fn resume(dir: impl AsRef<Path>, epoch: u32) -> Result<Self> {
+    pub fn resume(dir: impl AsRef<Path>, done: Option<u32>) -> Result<Self> {
+        let last = done.map_or(-1, i64::from);
         let board = Self::create(dir)?;
         for split in [Split::Train, Split::Validation, Split::Test] {
-            event_file::cut(&board.path.join(split.name()), epoch.into())?;
+            event_file::cut(&board.path.join(split.name()), last)?;
         }
-        event_file::cut(&board.path, epoch.into())?;
+        event_file::cut(&board.path, last)?;
         Ok(board)
     }
 }

@@ -135,7 +135,7 @@ fn a_run_that_goes_on_has_every_step_once_and_nothing_broken() -> Result<()> {
     let torn = bytes(&test)?;
     for cut in [0, 1, 20] {
         fs::write(&path, &torn[..torn.len() - cut]).map_err(Error::io(&path))?;
-        let mut board = TensorBoard::resume(dir.path(), 1)?;
+        let mut board = TensorBoard::resume(dir.path(), Some(1))?;
         (2..=4).try_for_each(|epoch| board.epoch(&of(epoch)))?;
         let mut steps = Vec::new();
         for name in names(&test)? {

@@ -16,7 +16,7 @@ use candle_core::{Device, Result};
 use taper::data::{Choice, Dataset, Options};
 use taper::hooks::{Activation, Observer, Recorder, Seen, rng};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
-use taper::train::{Optimizer, OptimizerConfig, Rule, train_epoch};
+use taper::train::{Optimizer, OptimizerConfig, Rule, classify, train_epoch};
 
 // As in the `mnist` example.
 #[global_allocator]
@@ -81,7 +81,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 impl Case {
-    fn network(&self, params: &Params) -> Result<Box<dyn Model>> {
+    fn network(&self, params: &Params) -> Result<Box<dyn Model + Send + Sync>> {
         let widths = match self.name.split('/').next() {
             Some("cnn") => return Ok(Box::new(Cnn::new(&CnnConfig::default(), params.builder())?)),
             Some("mlp1000") => vec![1000; 3],
@@ -122,7 +122,7 @@ impl Case {
                 }
                 batch
             });
-            train_epoch(&*network, &mut optimizer, batches, &mut observer, &mut rng)?;
+            train_epoch(&classify(&*network), &mut optimizer, batches, &mut observer, 2)?;
             turns.pop(); // which the epoch has cut short
             // The first epoch finds nothing where it will lie later.
             if epoch > 0 {

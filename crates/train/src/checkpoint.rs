@@ -39,7 +39,7 @@ pub struct Point {
 /// |---|---|
 /// | `model.safetensors` | the weights, as [`save_weights`](crate::save_weights) writes them |
 /// | `optimizer.safetensors` | what the optimiser remembers, per parameter and slot: `fc1.weight.exp_avg` |
-/// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `rank`, by which checkpoints are compared (higher is better), or null; `state`: what the caller needs to go on |
+/// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `rank`, what checkpoints are compared by, or null; `state`: what the caller needs to go on |
 /// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
 ///
 /// A checkpoint is either whole or absent: it is written as `epoch-3.part`, brought to the disk, and renamed. One that
@@ -52,7 +52,7 @@ pub struct Point {
 /// # use candle_core::Device;
 /// # use taper_hooks::{Recorder, Rng, rng};
 /// # use taper_nn::{Mlp, MlpConfig, Params};
-/// # use taper_train::{Checkpoints, Keep, Optimizer, OptimizerConfig, Point, Rule, train_epoch};
+/// # use taper_train::{Checkpoints, Keep, Optimizer, OptimizerConfig, Point, Rule, classify, train_epoch};
 /// # let run = tempfile::tempdir().expect("a directory");
 /// # let dir = run.path().join("checkpoints");
 /// # let data = taper_data::digits()?;
@@ -68,7 +68,7 @@ pub struct Point {
 ///     (rng, recorder) = newest.state;
 /// }
 /// for epoch in done + 1..=until {
-///     train_epoch(&net, &mut optimizer, data.train.shuffled(&mut rng, 32), &mut recorder, &mut rng)?;
+///     train_epoch(&classify(&net), &mut optimizer, data.train.shuffled(&mut rng, 32), &mut recorder, 1)?;
 ///     recorder.finish();
 ///     checkpoints.save(Point { epoch, batch: 0 }, None, &params, &optimizer, &(&rng, &recorder))?;
 /// }
@@ -143,9 +143,9 @@ impl Checkpoints {
         Ok(own)
     }
 
-    /// Saves a checkpoint, then removes those that are not to be kept: of two the one of higher `rank` is the better,
-    /// such as that of [`Metric::rank`](taper_report::Metric::rank). Saving where the last was saved or read does
-    /// nothing. Returns the checkpoint's directory.
+    /// Saves a checkpoint, then removes those that are not to be kept. Saving where the last was saved or read does
+    /// nothing. Returns the checkpoint's directory. `rank` is what [`Keep::best`] compares; higher is better:
+    /// [`Metric::rank`](taper_report::Metric::rank).
     ///
     /// # Errors
     /// [`Error::Checkpoint`] with the path of what cannot be written. The others stay then.
@@ -243,7 +243,7 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// Reads the checkpoint in this directory.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] with the path of what is missing, torn, changed, or written in another version of the format.
+    /// [`Error::Checkpoint`] with the path of what is missing, torn, changed, or written by a newer version.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let wrong = |name: &str, message: String| Error::Checkpoint { path: path.join(name), message };
@@ -326,10 +326,7 @@ fn state<S: DeserializeOwned>(dir: &Path) -> Result<Written<S>> {
     let json = |e: serde_json::Error| wrong(format!("not the state of a checkpoint: {e}"));
     let Version { v } = serde_json::from_slice(&bytes).map_err(json)?;
     if v != VERSION {
-        let cure = match v < VERSION {
-            true => "train it again, or read it with the taper that wrote it",
-            false => "read it with a newer taper",
-        };
+        let cure = if v > VERSION { "read it with a newer taper" } else { "train it again" };
         return Err(wrong(format!("expected format version {VERSION}, found {v}: {cure}")));
     }
     serde_json::from_slice(&bytes).map_err(json)

@@ -8,14 +8,15 @@ use taper_report::Place;
 
 use crate::{Error, Result};
 
-/// What training does about a batch whose loss, gradient or activations hold NaN or an infinity; read from and written
-/// as `stop`, `skip` or `continue`.
+/// What training does about a batch whose loss, metrics, gradient or activations hold NaN or an infinity; read from and
+/// written as `stop`, `skip` or `continue`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnNonFinite {
     /// The epoch ends with [`Error::NotFinite`], before the batch moves the weights.
     #[default]
     Stop,
-    /// The batch's step is left out and counted, its loss is left out of the mean, and training goes on.
+    /// The batch's step is left out and counted, what of its loss and metrics is not finite is left out of their means,
+    /// and training goes on.
     Skip,
     /// The step is made all the same, and the batch counted.
     Continue,
@@ -41,31 +42,32 @@ impl FromStr for OnNonFinite {
     }
 }
 
-/// The index of dimension `dim` at which the first value is that is not finite.
-pub(crate) fn first_unit(tensor: &Tensor, dim: usize) -> Result<Option<usize>> {
-    let per_unit: usize = tensor.dims().iter().skip(dim + 1).product();
-    let units = tensor.dims().get(dim).copied().unwrap_or(1);
-    Ok(first_non_finite(tensor)?.map(|at| at / per_unit.max(1) % units.max(1)))
+/// The index of dimension 0 at which the first value is that is not finite.
+pub(crate) fn first_unit(tensor: &Tensor) -> Result<Option<u64>> {
+    let per_unit: usize = tensor.dims().iter().skip(1).product();
+    Ok(first_non_finite(tensor)?.map(|at| (at / per_unit.max(1)) as u64))
 }
 
 /// Where a forward pass that was not finite went wrong: `pass` makes it once more.
 pub(crate) fn locate<'a>(
-    images: &Tensor,
+    loss: f64,
+    metric: Option<&str>,
     parameters: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-    pass: impl FnOnce(&mut FirstFault) -> candle_core::Result<()>,
+    pass: impl FnOnce(&mut FirstFault) -> Result<()>,
 ) -> Result<Place> {
-    if let Some(sample) = first_unit(images, 0)? {
+    let mut found = FirstFault::default();
+    pass(&mut found)?;
+    if let Some(sample) = found.sample() {
         return Ok(Place::Data { sample: sample as u64 });
     }
     for (name, parameter) in parameters {
-        if let Some(unit) = first_unit(parameter, 0)? {
-            return Ok(Place::Weights { parameter: name.to_string(), unit: unit as u64 });
+        if let Some(unit) = first_unit(parameter)? {
+            return Ok(Place::Weights { parameter: name.to_string(), unit });
         }
     }
-    let mut fault = FirstFault::default();
-    pass(&mut fault)?;
-    Ok(match (fault.site(), fault.unit()) {
-        (Some(site), Some(unit)) => Place::Site { site: site.to_string(), unit: unit as u64 },
+    Ok(match (found.site(), metric) {
+        (Some((site, unit)), _) => Place::Site { site: site.to_string(), unit: unit as u64 },
+        (None, Some(name)) if loss.is_finite() => Place::Metric { name: name.to_string() },
         _ => Place::Loss,
     })
 }

@@ -29,7 +29,7 @@ impl Keep {
         best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         best.truncate(self.best);
         let stays = |point: &Point| best.iter().any(|(_, of)| of == point);
-        newest.into_iter().skip(self.last).filter(|point| !stays(point)).collect()
+        newest.into_iter().skip(self.last.max(1)).filter(|point| !stays(point)).collect()
     }
 }
 

@@ -1,28 +1,33 @@
 //! Training and evaluation: two verbs, optimisers whose state can be read, schedules, weight files, and checkpoints.
 //!
-//! The user holds the loop: early stopping, checkpoints and progress are plain Rust around [`train_epoch`]
-//! and [`evaluate`]. Batches are any iterator, so `.inspect(..)` draws a progress bar and `.take_while(..)`
-//! stops early. [`fit`] is that loop written down once.
+//! A training step is a closure: what is computed of a batch, the loss to minimise, and what else is worth knowing
+//! ([`Step`]); [`classify`], [`regress`], [`reconstruct`] and [`binary`] are such closures. The user holds the loop: early
+//! stopping, schedules and progress are plain Rust around [`train_epoch`] and [`evaluate`]. Batches are any iterator, so
+//! `.inspect(..)` draws a progress bar and `.take_while(..)` stops early. [`fit`] is that loop written down once, and
+//! [`Session`] is what a loop needs to be written down, interrupted and resumed.
 //!
 //! ```
 //! use candle_core::Device;
 //! use taper_hooks::{Recorder, rng};
 //! use taper_nn::{Mlp, MlpConfig, Params};
-//! use taper_train::{Optimizer, OptimizerConfig, Rule, evaluate, train_epoch};
+//! use taper_report::Split;
+//! use taper_train::{Optimizer, OptimizerConfig, Rule, classify, evaluate, train_epoch};
 //!
 //! let data = taper_data::digits()?;
 //! let params = Params::new(1, &Device::Cpu);
 //! let net = Mlp::new(&MlpConfig { inputs: 64, widths: vec![32], ..Default::default() }, params.builder())?;
 //! let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::SGD, 0.1))?;
-//! let (mut rng, mut live, mut frozen) = (rng(2), Recorder::new(), Recorder::new());
+//! let (step, mut rng) = (classify(&net), rng(2));
+//! let (mut in_training, mut in_test) = (Recorder::new(), Recorder::new());
 //! for _epoch in 1..=5 {
 //!     let batches = data.train.shuffled(&mut rng, 32);
-//!     train_epoch(&net, &mut optimizer, batches, &mut live, &mut rng)?;
-//!     let test = evaluate(&net, data.test.batches(360), &mut frozen)?;
-//!     let layers = frozen.finish();
-//!     println!("{} {:.3} zeros", test.score.primary(), layers[0].zero_fraction);
+//!     train_epoch(&step, &mut optimizer, batches, &mut in_training, 2)?;
+//!     let test = evaluate(&step, Split::Test, data.test.batches(360), &mut in_test)?;
+//!     let (trained, tested) = (in_training.finish(), in_test.finish());
+//!     println!("{:?} {:.3} zeros, {:.3} in training", test.score.metric("accuracy"), tested[0].zero_fraction, trained[0].zero_fraction);
 //! }
-//! assert!(evaluate(&net, data.test.batches(360), &mut ())?.score.primary().value > 0.85);
+//! let score = evaluate(&step, Split::Test, data.test.batches(360), &mut ())?.score;
+//! assert!(score.metric("accuracy") > Some(0.85));
 //! # Ok::<(), taper_train::Error>(())
 //! ```
 
@@ -35,18 +40,31 @@ mod fit;
 mod keep;
 mod optimizer;
 mod rules;
+mod run;
+mod same_run;
 mod schedule;
+mod session;
+mod step;
+mod steps;
 mod weights;
 
 pub use checkpoint::{Checkpoint, Checkpoints, Point};
-pub use epoch::{Progress, evaluate, not_finite, train_batches, train_epoch};
-pub use error::{Error, Result};
+pub use epoch::{Progress, evaluate, train_batches, train_epoch};
+pub use error::{BoxError, Error, Result};
 pub use fault::OnNonFinite;
 pub use fit::{Fit, fit};
 pub use keep::Keep;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 pub use rules::parse_rule;
+pub use run::{AnyStep, Here, StepFn};
+pub use same_run::same_run;
 pub use schedule::Schedule;
-pub use taper_kernels::{Rule, cross_entropy};
-pub use taper_report::Place;
+pub use session::{SaveEvery, Session, SessionConfig};
+pub use step::{Step, StepError};
+pub use steps::{
+    BINARY_CROSS_ENTROPY, CROSS_ENTROPY, Classify, MSE, Pair, binary, classify, classify_with, reconstruct,
+    regress,
+};
+pub use taper_kernels::{Rule, binary_cross_entropy, cross_entropy, mse, soft_cross_entropy};
+pub use taper_report::{Fault, Place, Split};
 pub use weights::{load_weights, save_weights, weight_shapes};

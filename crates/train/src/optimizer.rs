@@ -2,8 +2,10 @@ use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 use taper_kernels::{Gradients, Rule, Slots, VarGradient, all_finite};
 
+use taper_report::Place;
+
 use crate::fault::first_unit;
-use crate::{Error, OnNonFinite, Place, Result, Schedule};
+use crate::{Error, OnNonFinite, Result, Schedule};
 
 /// What an [`Optimizer`] does at a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,6 +129,11 @@ impl Optimizer {
         self.steps
     }
 
+    /// Its options.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
     /// What is to be done about NaN and infinities.
     pub fn on_nonfinite(&self) -> OnNonFinite {
         self.config.on_nonfinite
@@ -147,8 +154,8 @@ impl Optimizer {
             return Ok(None);
         }
         for (name, gradient) in all() {
-            if let Some(unit) = first_unit(&gradient.values()?, 0)? {
-                return Ok(Some(Place::Gradient { parameter: name.to_string(), unit: unit as u64 }));
+            if let Some(unit) = first_unit(&gradient.values()?)? {
+                return Ok(Some(Place::Gradient { parameter: name.to_string(), unit }));
             }
         }
         Ok(None)

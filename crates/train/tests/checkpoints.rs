@@ -12,7 +12,8 @@ use taper_data::digits;
 use taper_hooks::{Recorder, Rng, rng};
 use taper_nn::{Mlp, MlpConfig, Params};
 use taper_train::{
-    Checkpoint, Checkpoints, Error, Keep, Optimizer, OptimizerConfig, Point, Rule, parse_rule, train_epoch,
+    Checkpoint, Checkpoints, Error, Keep, Optimizer, OptimizerConfig, Point, Progress, Rule, classify,
+    parse_rule, train_batches, train_epoch,
 };
 
 const FILES: [&str; 4] = ["SHA256SUMS", "model.safetensors", "optimizer.safetensors", "state.json"];
@@ -53,9 +54,10 @@ fn saved(dir: &Path, keep: &str, points: &[(Point, Option<f64>)]) -> (Params, Op
     let (params, net) = net(1, 8);
     let (mut optimizer, mut rng, mut recorder) = (optimizer(&params, "adam"), rng(2), Recorder::new());
     let mut checkpoints = Checkpoints::open(dir, keep.parse().unwrap()).unwrap();
+    let mut progress = Progress::default();
     for (point, rank) in points {
         let batches = data.train.shuffled(&mut rng, 32).take(3);
-        train_epoch(&net, &mut optimizer, batches, &mut recorder, &mut rng).unwrap();
+        train_batches(&classify(&net), &mut optimizer, batches, &mut recorder, 1, &mut progress).unwrap();
         let state = (&rng, &recorder);
         let path = checkpoints.save(*point, *rank, &params, &optimizer, &state).unwrap();
         assert_eq!(path, dir.join(point.to_string()));
@@ -109,7 +111,7 @@ fn every_rule_is_saved_also_one_that_remembers_nothing() {
         let data = digits().unwrap();
         let (params, net) = net(1, 8);
         let mut first = optimizer(&params, rule);
-        train_epoch(&net, &mut first, data.train.batches(300), &mut (), &mut rng(1)).unwrap();
+        train_epoch(&classify(&net), &mut first, data.train.batches(300), &mut (), 1).unwrap();
         let mut checkpoints = Checkpoints::open(run.path().join("c"), Keep::default()).unwrap();
         checkpoints.save(at(1, 0), None, &params, &first, &()).unwrap();
         let mut second = optimizer(&params, rule);

@@ -4,12 +4,12 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use taper_data::Batch;
-use taper_hooks::{Activation, Pass, Recorder, Site, rng};
+use taper_hooks::{Activation, Pass, Recorder, Rng, Site};
 use taper_kernels::activate;
 use taper_nn::{Mlp, MlpConfig, Model, Params};
 use taper_report::{EpochReport, NonFinite, Split, SplitReport, sink_fn};
 use taper_train::{
-    Error, Fit, OnNonFinite, Optimizer, OptimizerConfig, Place, Result, Rule, evaluate, fit, not_finite,
+    Error, Fit, OnNonFinite, Optimizer, OptimizerConfig, Place, Result, Rule, classify, evaluate, fit,
     save_weights, train_epoch,
 };
 
@@ -54,14 +54,14 @@ fn all_finite(params: &Params) -> bool {
 fn epoch(on: OnNonFinite, fault: f32, recorder: &mut Recorder) -> (Params, u64, Result<SplitReport>) {
     let (params, net) = net(Activation::Relu);
     let mut optimizer = optimizer(&params, on);
-    let report = train_epoch(&net, &mut optimizer, batches(4, fault), recorder, &mut rng(1));
+    let report = train_epoch(&classify(&net), &mut optimizer, batches(4, fault), recorder, 1);
     (params, optimizer.steps(), report)
 }
 
 #[track_caller]
-fn place_of(error: Error) -> (f32, usize, Place) {
+fn place_of(error: Error) -> (f64, u64, Place) {
     match error {
-        Error::NotFinite { loss, batch, place, .. } => (loss, batch, place),
+        Error::NotFinite { fault, .. } => (fault.loss, fault.batch, fault.place),
         other => panic!("{other}"),
     }
 }
@@ -98,7 +98,7 @@ fn a_skipped_batch_leaves_the_weights_as_if_it_had_not_been() {
     let (others, net) = net(Activation::Relu);
     let mut optimizer = optimizer(&others, OnNonFinite::Stop);
     let without = batches(4, 0.0).enumerate().filter(|(i, _)| *i != 1).map(|(_, batch)| batch);
-    let report_without = train_epoch(&net, &mut optimizer, without, &mut (), &mut rng(1)).unwrap();
+    let report_without = train_epoch(&classify(&net), &mut optimizer, without, &mut (), 1).unwrap();
     assert_eq!(bits(&params), bits(&others));
     assert!((report.score.loss - report_without.score.loss).abs() < 1e-12);
 }
@@ -118,7 +118,7 @@ fn an_epoch_of_skipped_batches_has_no_loss_rather_than_one_of_zero() {
     let (params, net) = net(Activation::Relu);
     let mut optimizer = optimizer(&params, OnNonFinite::Skip);
     let only = batches(2, f32::NAN).skip(1);
-    let report = train_epoch(&net, &mut optimizer, only, &mut (), &mut rng(1)).unwrap();
+    let report = train_epoch(&classify(&net), &mut optimizer, only, &mut (), 1).unwrap();
     assert!(report.score.loss.is_nan());
     assert_eq!((report.score.samples, report.learning_rate), (3, None));
 }
@@ -150,13 +150,13 @@ fn weights_that_are_not_finite_are_named_with_their_unit() {
         var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
         let before = bits(&params);
         let mut optimizer = optimizer(&params, OnNonFinite::Stop);
-        let error = train_epoch(&net, &mut optimizer, batches(2, 0.0), &mut (), &mut rng(1)).unwrap_err();
+        let error = train_epoch(&classify(&net), &mut optimizer, batches(2, 0.0), &mut (), 1).unwrap_err();
         let (loss, batch, place) = place_of(error);
         assert!(loss.is_nan() && batch == 1);
         assert_eq!(place, Place::Weights { parameter: name.to_string(), unit: 2 });
         assert_eq!(bits(&params), before);
         // Evaluation has no parameters to ask, but says which site is the first.
-        let report = evaluate(&net, batches(1, 0.0), &mut ()).unwrap();
+        let report = evaluate(&classify(&net), Split::Test, batches(1, 0.0), &mut ()).unwrap();
         let first = report.nonfinite.unwrap().first.to_string();
         let site = name.split('.').next().unwrap();
         let expected =
@@ -176,7 +176,7 @@ impl Model for Hidden {
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
         let xs = xs.matmul(&self.weight)?;
         let ys = activate(&xs, Activation::Identity)?;
-        pass.see(&self.site, Activation::Identity, &xs, &ys)?;
+        pass.see(&self.site, &xs, &ys)?;
         (self.end)(&ys)
     }
 }
@@ -186,7 +186,7 @@ fn hidden(scale: f64, end: fn(&Tensor) -> candle_core::Result<Tensor>) -> (Param
     let params = Params::new(1, &Device::Cpu);
     let ones = candle_nn::Init::Const(scale);
     let weight = params.builder().get_with_hints((4, 3), "fc1.weight", ones).unwrap();
-    let site = Site::new("fc1", Activation::Identity);
+    let site = Site::behind("fc1", Activation::Identity);
     (params, Hidden { weight, site, end })
 }
 
@@ -201,7 +201,7 @@ fn an_activation_that_leaves_no_trace_in_the_loss_is_noticed_through_the_recorde
         let mut recorder = (Recorder::new(), ());
         let many = batches(3, 0.0)
             .map(|batch| batch.map(|batch| Batch { images: batch.images.ones_like().unwrap(), ..batch }));
-        let report = train_epoch(&model, &mut optimizer, many, &mut recorder, &mut rng(1));
+        let report = train_epoch(&classify(&model), &mut optimizer, many, &mut recorder, 1);
         let infinite = Place::Site { site: "fc1".to_string(), unit: 0 };
         match on {
             OnNonFinite::Stop => {
@@ -214,10 +214,13 @@ fn an_activation_that_leaves_no_trace_in_the_loss_is_noticed_through_the_recorde
                 assert!(nonfinite.first.to_string().contains("site 'fc1', in unit 0"), "{}", nonfinite.first);
             }
         }
-        let report = evaluate(&model, batches(1, 0.0), &mut Recorder::new()).unwrap();
+        let report = evaluate(&classify(&model), Split::Test, batches(1, 0.0), &mut Recorder::new()).unwrap();
         assert!(report.score.loss.is_finite() && report.nonfinite.is_some());
         // Whoever records nothing cannot know.
-        assert_eq!(evaluate(&model, batches(1, 0.0), &mut ()).unwrap().nonfinite, None);
+        assert_eq!(
+            evaluate(&classify(&model), Split::Test, batches(1, 0.0), &mut ()).unwrap().nonfinite,
+            None
+        );
     }
 }
 
@@ -228,7 +231,7 @@ fn a_gradient_that_is_not_finite_under_a_finite_loss_is_noticed_before_the_step(
         let (params, model) = hidden(0.0, |ys| ys.sqrt());
         let before = bits(&params);
         let mut optimizer = optimizer(&params, on);
-        let report = train_epoch(&model, &mut optimizer, batches(1, 0.0), &mut Recorder::new(), &mut rng(1));
+        let report = train_epoch(&classify(&model), &mut optimizer, batches(1, 0.0), &mut Recorder::new(), 1);
         match on {
             OnNonFinite::Stop => {
                 let error = report.unwrap_err();
@@ -257,9 +260,9 @@ fn a_loss_that_overflows_is_in_the_last_layer() {
     });
     let mut optimizer = optimizer(&params, OnNonFinite::Stop);
     let error =
-        train_epoch(&model, &mut optimizer, batches(1, 0.0), &mut Recorder::new(), &mut rng(1)).unwrap_err();
+        train_epoch(&classify(&model), &mut optimizer, batches(1, 0.0), &mut Recorder::new(), 1).unwrap_err();
     let (loss, _, place) = place_of(error);
-    assert_eq!((loss, place), (f32::INFINITY, Place::Loss));
+    assert_eq!((loss, place), (f64::INFINITY, Place::Loss));
 }
 
 #[test]
@@ -278,19 +281,20 @@ fn a_run_that_goes_on_reports_every_epoch_and_one_that_stops_reports_the_last() 
             told.push(report.clone());
             Ok(())
         });
-        let options = Fit { epochs: 3, batch_size: 100 };
-        let result = fit(&net, &mut optimizer, &data, options, &mut sink, &mut rng(1));
-        let test = told[0].split(Split::Test).unwrap();
+        let (train, test) = (|rng: &mut Rng| data.train.shuffled(rng, 100), || data.test.batches(100));
+        let result = fit(&classify(&net), &mut optimizer, train, test, Fit { epochs: 3, seed: 1 }, &mut sink);
+        assert!(told[0].splits[0].nonfinite.is_none(), "the untrained network");
+        let test = told[1].split(Split::Test).unwrap();
         assert!(test.nonfinite.is_some());
         match on {
             OnNonFinite::Stop => {
                 assert!(matches!(result, Err(Error::NotFinite { epoch: Some(1), .. })));
-                assert_eq!(told.len(), 1);
+                assert_eq!(told.len(), 2);
             }
             _ => {
                 result.unwrap();
-                assert_eq!(told.len(), 3);
-                let train = told[2].split(Split::Train).unwrap().nonfinite.clone().unwrap();
+                assert_eq!(told.len(), 4);
+                let train = told[3].split(Split::Train).unwrap().nonfinite.clone().unwrap();
                 assert_eq!((train.batches, train.skipped), (1, u64::from(on == OnNonFinite::Skip)));
             }
         }
@@ -331,19 +335,53 @@ fn weights_that_are_loaded_with_nan_are_as_the_file_has_them_and_found_at_the_fi
     taper_train::load_weights(&loaded, &path).unwrap();
     assert_eq!(bits(&loaded), bits(&params));
     let mut optimizer = optimizer(&loaded, OnNonFinite::Stop);
-    let error = train_epoch(&net, &mut optimizer, batches(1, 0.0), &mut (), &mut rng(1)).unwrap_err();
+    let error = train_epoch(&classify(&net), &mut optimizer, batches(1, 0.0), &mut (), 1).unwrap_err();
     assert_eq!(place_of(error).2, Place::Weights { parameter: "fc2.weight".to_string(), unit: 2 });
 }
 
 #[test]
-fn the_search_after_an_epoch_finds_the_first_site_or_the_last_layer() {
+fn an_evaluation_finds_the_first_site_or_the_last_layer() {
     let (params, net) = net(Activation::Relu);
+    let place = || {
+        let report = evaluate(&classify(&net), Split::Test, batches(1, 0.0), &mut ()).unwrap();
+        report.nonfinite.unwrap().first.place
+    };
     let (_, var) = params.vars().swap_remove(5);
     var.set(&Tensor::full(f32::NAN, 3, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()).unwrap();
-    let (_, batch, place) = place_of(not_finite(&net, batches(1, 0.0), f64::NAN, 7));
-    assert_eq!((batch, place), (7, Place::Loss));
+    assert_eq!(place(), Place::Loss);
     let (_, var) = params.vars().swap_remove(1);
     var.set(&Tensor::full(f32::NAN, 6, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()).unwrap();
-    let (_, _, place) = place_of(not_finite(&net, batches(1, 0.0), f64::NAN, 7));
-    assert_eq!(place, Place::Site { site: "fc1".to_string(), unit: 0 });
+    assert_eq!(place(), Place::Site { site: "fc1".to_string(), unit: 0 });
+}
+
+#[test]
+fn a_metric_that_is_not_finite_is_named_and_dealt_with_as_a_loss_is() {
+    for on in ALL {
+        let (params, net) = net(Activation::Relu);
+        let mut optimizer = optimizer(&params, on);
+        let step = |pass: &mut Pass<'_>, batch: &Batch| {
+            let step = classify(&net)(pass, batch)?;
+            // Of the second batch alone.
+            let first = batch.images.flatten_all()?.to_vec1::<f32>()?[7];
+            Ok(step.lower("odd", f64::from(if first == 0.5 { f32::NAN } else { first })))
+        };
+        let report = train_epoch(&step, &mut optimizer, batches(4, 0.5), &mut (), 1);
+        let place = Place::Metric { name: "odd".to_string() };
+        match on {
+            OnNonFinite::Stop => {
+                let error = report.unwrap_err();
+                let text = error.to_string();
+                assert!(text.ends_with("in batch 2: metric 'odd' is not finite"), "{text}");
+                assert_eq!(place_of(error).2, place);
+                assert_eq!(optimizer.steps(), 1);
+            }
+            _ => {
+                let report = report.unwrap();
+                let (of, skips) = (report.nonfinite.clone().unwrap(), on == OnNonFinite::Skip);
+                assert_eq!((of.batches, of.skipped, of.first.place), (1, u64::from(skips), place));
+                assert_eq!(report.score.metric("odd").unwrap().is_finite(), skips, "{:?}", report.score);
+                assert_eq!(optimizer.steps(), 4 - u64::from(skips));
+            }
+        }
+    }
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use taper_data::{Batch, Dataset};
-use taper_hooks::{Pass, Recorder, rng};
+use taper_hooks::{Pass, Recorder, Rng};
 use taper_nn::{Mlp, MlpConfig, Model, Params};
-use taper_report::{EpochReport, Split, sink_fn};
+use taper_report::{EpochReport, Sink, Split, sink_fn};
 use taper_train::{
-    Error, Fit, Optimizer, OptimizerConfig, Place, Rule, Schedule, evaluate, fit, load_weights, save_weights,
-    train_epoch,
+    Error, Fit, Optimizer, OptimizerConfig, Place, Result, Rule, Schedule, classify, evaluate, fit,
+    load_weights, save_weights, train_epoch,
 };
 
 /// 64-6-4-10, from a seed.
@@ -32,6 +32,19 @@ fn values(params: &Params) -> Vec<(String, Vec<f32>)> {
 
 fn optimizer(params: &Params, config: OptimizerConfig) -> Optimizer {
     Optimizer::new(params.vars(), config).unwrap()
+}
+
+/// [`fit`] on images and labels.
+fn fit_on(
+    net: &Mlp,
+    optimizer: &mut Optimizer,
+    data: &Dataset,
+    (epochs, batch_size): (u32, usize),
+    sink: &mut dyn Sink,
+) -> Result<EpochReport> {
+    let (train, test) =
+        (|rng: &mut Rng| data.train.shuffled(rng, batch_size), || data.test.batches(batch_size));
+    fit(&classify(net), optimizer, train, test, Fit { epochs, seed: 1 }, sink)
 }
 
 fn few() -> Dataset {
@@ -179,17 +192,15 @@ fn a_file_that_does_not_fit_changes_nothing() {
 }
 
 #[test]
-fn a_pass_over_nothing_is_a_score_over_no_samples() {
+fn a_pass_over_nothing_is_an_error_and_changes_nothing() {
     let (params, net) = net(1);
     let mut optimizer = optimizer(&params, OptimizerConfig::new(Rule::SGD, 0.1));
-    let (before, mut rng, mut recorder) = (values(&params), rng(1), Recorder::new());
+    let (before, mut recorder) = (values(&params), Recorder::new());
     let nothing = std::iter::empty::<taper_data::Result<Batch>>;
-    let trained = train_epoch(&net, &mut optimizer, nothing(), &mut recorder, &mut rng).unwrap();
-    let tested = evaluate(&net, nothing(), &mut recorder).unwrap();
-    for (report, split) in [(trained, Split::Train), (tested, Split::Test)] {
-        assert_eq!((report.split, report.score.samples), (split, 0));
-        assert!(report.score.loss.is_finite() && report.score.primary().value.is_finite());
-    }
+    let trained = train_epoch(&classify(&net), &mut optimizer, nothing(), &mut recorder, 1).unwrap_err();
+    one_line(&trained, &["expected at least one batch of train, found none"]);
+    let tested = evaluate(&classify(&net), Split::Validation, nothing(), &mut Recorder::new()).unwrap_err();
+    one_line(&tested, &["expected at least one batch of validation, found none"]);
     assert_eq!((values(&params), optimizer.steps()), (before, 0));
     assert!(recorder.finish().is_empty());
 }
@@ -199,21 +210,24 @@ fn a_batch_that_fails_ends_the_pass_with_its_error() {
     let (params, net) = net(1);
     let mut optimizer = optimizer(&params, OptimizerConfig::new(Rule::SGD, 0.1));
     let data = few();
-    let error = train_epoch(&net, &mut optimizer, data.train.batches(0), &mut (), &mut rng(1)).unwrap_err();
+    let error = train_epoch(&classify(&net), &mut optimizer, data.train.batches(0), &mut (), 1).unwrap_err();
     one_line(&error, &["batch"]);
     // Images of another size than the network's.
     let wrong = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu).unwrap();
-    let batch =
-        || Ok(Batch { images: wrong.clone(), labels: Tensor::new(&[0_u32, 1], &Device::Cpu).unwrap() });
-    let error = evaluate(&net, std::iter::once(batch()), &mut ()).unwrap_err();
+    let labels = Tensor::new(&[0_u32, 1], &Device::Cpu).unwrap();
+    let batch = || Ok::<_, Error>(Batch { images: wrong.clone(), labels: labels.clone() });
+    let error = evaluate(&classify(&net), Split::Test, std::iter::once(batch()), &mut ()).unwrap_err();
     one_line(&error, &["784"]);
     let error =
-        train_epoch(&net, &mut optimizer, std::iter::once(batch()), &mut (), &mut rng(1)).unwrap_err();
+        train_epoch(&classify(&net), &mut optimizer, std::iter::once(batch()), &mut (), 1).unwrap_err();
     one_line(&error, &["784"]);
     // A label that is no class.
     let images = Tensor::zeros((2, 64), DType::F32, &Device::Cpu).unwrap();
     let batch = Batch { images, labels: Tensor::new(&[0_u32, 10], &Device::Cpu).unwrap() };
-    one_line(&evaluate(&net, std::iter::once(Ok(batch)), &mut ()).unwrap_err(), &["10"]);
+    one_line(
+        &evaluate(&classify(&net), Split::Test, std::iter::once(Ok::<_, Error>(batch)), &mut ()).unwrap_err(),
+        &["10"],
+    );
     assert_eq!(optimizer.steps(), 0);
 }
 
@@ -222,19 +236,19 @@ fn a_loss_that_is_lost_is_located_and_the_weights_stay() {
     let (params, net) = net(1);
     let data = few();
     let mut optimizer = optimizer(&params, OptimizerConfig::new(Rule::SGD, 0.1));
-    train_epoch(&net, &mut optimizer, data.train.batches(10), &mut (), &mut rng(1)).unwrap();
+    train_epoch(&classify(&net), &mut optimizer, data.train.batches(10), &mut (), 1).unwrap();
     // The third parameter is the weight of fc2: what fc1 gives is still finite.
     let (name, var) = params.vars().swap_remove(2);
     assert_eq!(name, "fc2.weight");
     var.set(&(var.ones_like().unwrap() * f64::INFINITY).unwrap()).unwrap();
     let before: Vec<Vec<u32>> =
         values(&params).iter().map(|(_, xs)| xs.iter().map(|x| x.to_bits()).collect()).collect();
-    let error = train_epoch(&net, &mut optimizer, data.train.batches(10), &mut (), &mut rng(1)).unwrap_err();
+    let error = train_epoch(&classify(&net), &mut optimizer, data.train.batches(10), &mut (), 1).unwrap_err();
     match &error {
-        Error::NotFinite { loss, epoch, batch, place } => {
-            assert!(!loss.is_finite());
-            let expected = Place::Weights { parameter: "fc2.weight".to_string(), unit: 0 };
-            assert_eq!((*epoch, *batch, place), (None, 1, &expected));
+        Error::NotFinite { epoch, fault } => {
+            assert!(!fault.loss.is_finite());
+            let place = Place::Weights { parameter: "fc2.weight".to_string(), unit: 0 };
+            assert_eq!((*epoch, fault.batch, &fault.place), (None, 1, &place));
         }
         other => panic!("{other}"),
     }
@@ -248,11 +262,9 @@ fn a_loss_that_is_lost_is_located_and_the_weights_stay() {
 fn a_run_that_diverges_says_in_which_epoch_and_batch() {
     let (params, net) = net(1);
     let config = OptimizerConfig::new(Rule::SGD, 1e30);
-    let options = Fit { epochs: 5, batch_size: 50 };
     let mut sink = sink_fn(|_: &EpochReport| Ok(()));
-    let error =
-        fit(&net, &mut optimizer(&params, config), &few(), options, &mut sink, &mut rng(1)).unwrap_err();
-    assert!(matches!(&error, Error::NotFinite { epoch: Some(1), batch: 2, .. }), "{error}");
+    let error = fit_on(&net, &mut optimizer(&params, config), &few(), (5, 50), &mut sink).unwrap_err();
+    assert!(matches!(&error, Error::NotFinite { epoch: Some(1), fault } if fault.batch == 2), "{error}");
     one_line(&error, &["epoch 1, batch 2"]);
 }
 
@@ -272,11 +284,10 @@ fn the_schedule_counts_the_steps_of_a_run() {
         assert_eq!(report.split(Split::Test).and_then(|of| of.learning_rate), None);
         Ok(())
     });
-    let options = Fit { epochs: 3, batch_size: 30 };
-    fit(&net, &mut optimizer, &data, options, &mut sink, &mut rng(1)).unwrap();
+    fit_on(&net, &mut optimizer, &data, (3, 30), &mut sink).unwrap();
     // The rate of the epoch's last step.
-    assert_eq!(rates, [Some(0.8), Some(0.4), Some(0.2)]);
-    assert_eq!(samples, [[100, 50], [100, 50], [100, 50]]);
+    assert_eq!(rates, [None, Some(0.8), Some(0.4), Some(0.2)]);
+    assert_eq!(samples, [vec![50], vec![100, 50], vec![100, 50], vec![100, 50]], "epoch 0 trains nothing");
     assert_eq!(optimizer.steps(), 12);
 }
 
@@ -286,14 +297,14 @@ fn a_rate_of_zero_moves_nothing_and_a_cosine_ends_there() {
     let (params, net) = net(1);
     let before = values(&params);
     let mut still = optimizer(&params, OptimizerConfig::new(Rule::adam(0.0), 0.0));
-    train_epoch(&net, &mut still, data.train.batches(30), &mut (), &mut rng(1)).unwrap();
+    train_epoch(&classify(&net), &mut still, data.train.batches(30), &mut (), 1).unwrap();
     assert_eq!(values(&params), before);
 
     let schedule = Schedule::parse("cosine", 1, 4).unwrap();
     let config = OptimizerConfig { schedule, ..OptimizerConfig::new(Rule::SGD, 0.5) };
     let mut optimizer = optimizer(&params, config);
     assert_eq!(optimizer.learning_rate(), 0.5);
-    train_epoch(&net, &mut optimizer, data.train.batches(30), &mut (), &mut rng(1)).unwrap();
+    train_epoch(&classify(&net), &mut optimizer, data.train.batches(30), &mut (), 1).unwrap();
     assert!(optimizer.learning_rate().abs() < 1e-12 && values(&params) != before);
 }
 
@@ -310,12 +321,9 @@ fn options_that_make_no_sense_are_one_line() {
     ] {
         one_line(&Optimizer::new(params.vars(), config).unwrap_err(), &[says, "expected", "found"]);
     }
-    for batch_size in [0, 101] {
-        let mut sink = sink_fn(|_: &EpochReport| Ok(()));
-        let options = Fit { epochs: 1, batch_size };
-        let error = fit(&net, &mut optimizer(&params, good), &few(), options, &mut sink, &mut rng(1));
-        one_line(&error.unwrap_err(), &["batch"]);
-    }
+    let mut sink = sink_fn(|_: &EpochReport| Ok(()));
+    let error = fit_on(&net, &mut optimizer(&params, good), &few(), (1, 0), &mut sink);
+    one_line(&error.unwrap_err(), &["batch size of at least 1"]);
 }
 
 #[test]
@@ -324,13 +332,12 @@ fn a_sink_that_fails_ends_the_run_and_evaluation_keeps_no_graph() {
     let data = few();
     let mut sink = sink_fn(|_: &EpochReport| Err(taper_report::Error::Other("full".into())));
     let good = OptimizerConfig::new(Rule::SGD, 0.1);
-    let options = Fit { epochs: 9, batch_size: 50 };
     let mut optimizer = optimizer(&params, good);
-    let error = fit(&net, &mut optimizer, &data, options, &mut sink, &mut rng(1)).unwrap_err();
-    assert_eq!((error.to_string().as_str(), optimizer.steps()), ("full", 2));
+    let error = fit_on(&net, &mut optimizer, &data, (9, 50), &mut sink).unwrap_err();
+    assert_eq!((error.to_string().as_str(), optimizer.steps()), ("full", 0));
     // The same report however the set is cut.
-    let whole = evaluate(&net, data.test.batches(50), &mut ()).unwrap().score;
-    let parts = evaluate(&net, data.test.batches(7), &mut ()).unwrap().score;
+    let whole = evaluate(&classify(&net), Split::Test, data.test.batches(50), &mut ()).unwrap().score;
+    let parts = evaluate(&classify(&net), Split::Test, data.test.batches(7), &mut ()).unwrap().score;
     assert_eq!((&whole.metrics, whole.samples), (&parts.metrics, parts.samples));
     assert!((whole.loss - parts.loss).abs() < 1e-6 * whole.loss);
     let images = data.test.batches(50).next().unwrap().unwrap().images;

@@ -56,12 +56,16 @@ pub(crate) fn score(groups: &Groups<'_>, panel: usize, split: Split, kind: Kind,
             run.scores(split).filter_map(|line| Some((line.epoch, line.of.score.metric(name)?))).collect()
         })
     };
-    // One range for all splits, so that train and test can be compared by eye.
-    let all: Vec<Series> = groups
+    // One range for all splits, so that train and test can be compared by eye. The untrained network may be so much worse
+    // that nothing else could be told apart: its point may lie outside.
+    let mut all: Vec<Series> = groups
         .scored()
         .into_iter()
         .flat_map(|split| groups.groups.iter().map(move |group| of(group, split)))
         .collect();
+    if all.iter().any(|series| series.epochs.iter().any(|epoch| *epoch > 0)) {
+        all.iter_mut().for_each(Series::leave_out_untrained);
+    }
     let mut figure = Figure::new(over_epochs(groups, y_axis(kind, range(&all, kind, true))));
     let mut traces = Traces::new();
     for (i, group) in groups.in_panel(panel) {

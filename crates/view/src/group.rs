@@ -47,6 +47,18 @@ pub(crate) struct Series {
     pub seeds: usize,
 }
 
+impl Series {
+    /// Leaves out epoch 0.
+    pub fn leave_out_untrained(&mut self) {
+        if self.epochs.first() == Some(&0) {
+            self.epochs.remove(0);
+            for values in [&mut self.mean, &mut self.low, &mut self.high] {
+                values.remove(0);
+            }
+        }
+    }
+}
+
 impl<'a> Groups<'a> {
     pub fn of(runs: &'a [RunData]) -> Self {
         let Places { hues, dashes, panels, of } = places(runs);

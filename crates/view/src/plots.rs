@@ -73,7 +73,8 @@ fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
     if let Some(split) = groups.scored().last() {
         let (name, kind) = groups
             .metrics()
-            .first()
+            .iter()
+            .find(|(name, _)| *name != taper_report::ADDED_LOSS)
             .map_or(("loss", Kind::Number), |(name, kind)| (*name, measure::kind_of(*kind)));
         let of = |group: &Group<'_>| {
             group.series(|run| {

@@ -112,7 +112,7 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             "best",
             kind,
             format!("Best {name} of any epoch, {on}."),
-            Box::new(|run| Some(best(run)?.value)),
+            Box::new(|run| Some(best(run).filter(|best| best.name == name)?.value)),
         ),
         metric("final", "final", kind, format!("{name} of the last epoch on the same split."), last(&name)),
     ];

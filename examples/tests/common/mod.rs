@@ -11,10 +11,15 @@ use taper::train::Checkpoint;
 /// What must be the same to the byte however a run was cut.
 pub const SAME: [&str; 3] = ["model.safetensors", "metrics.jsonl", "layers.jsonl"];
 
-/// The program; `cargo test` builds it beside the tests.
+/// `mnist` itself.
 pub fn program() -> PathBuf {
+    example("mnist")
+}
+
+/// An example; `cargo test` builds it beside the tests.
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let name = format!("mnist{}", std::env::consts::EXE_SUFFIX);
+    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     assert!(path.is_file(), "{} is not there: run `cargo build --examples` first", path.display());
     path

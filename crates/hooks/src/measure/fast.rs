@@ -62,9 +62,9 @@ impl WithSimd for Fast<'_> {
         let mut fired = vec![0; block.units];
         // Planes may yet turn out not to be finite when some have been added up; rows are added to the tally's units when all
         // are known to be.
-        let mut of_planes = Units::new(if block.positions == 1 { 0 } else { block.units });
+        let mut of_planes = Units::new(if block.in_rows() { 0 } else { block.units });
         block.samples(simd, parts, (&mut of_planes, &mut fired), &mut whole, &mut spans)?;
-        if block.positions == 1 {
+        if block.in_rows() {
             block.columns(simd, parts, (&mut tally.units, &mut fired), whole.negatives > 0);
         } else {
             tally.units.add(&of_planes);
@@ -93,10 +93,15 @@ impl WithSimd for Fast<'_> {
 }
 
 impl Batch<'_> {
-    /// Values that lie side by side: a row of `(N, units)`, which has one of every unit, or a plane of
+    /// Whether values that lie side by side are a row of `(.., units)`, which has one of every unit, and not a plane of
     /// `(N, units, positions)`, which has all of one unit in one sample.
+    fn in_rows(&self) -> bool {
+        self.last || self.positions == 1
+    }
+
+    /// The length of a row or a plane.
     fn run(&self) -> usize {
-        if self.positions == 1 { self.units } else { self.positions }
+        if self.in_rows() { self.units } else { self.positions }
     }
 
     /// What samples add up to, and the units of planes.
@@ -109,19 +114,19 @@ impl Batch<'_> {
         whole: &mut Whole,
         spans: &mut Spans,
     ) -> Option<()> {
-        let mut samples = Samples::new(self.ys.len() / self.sample());
+        let (mut samples, in_rows) = (Samples::new(self.ys.len() / self.sample()), self.in_rows());
         for sample in self.ys.chunks_exact(self.sample()) {
             let (mut zeros, mut sum_abs, mut sum_squares) = (0, 0.0, 0.0);
             for (u, run) in sample.chunks_exact(self.run()).enumerate() {
                 for ys in run.chunks(CHUNK) {
-                    let background = if self.positions > 1 { background_of(ys) } else { 0.0 };
+                    let background = if in_rows { 0.0 } else { background_of(ys) };
                     let span = spans.measure(simd, ys, background)?;
                     zeros += span.zeros;
                     whole.negatives += span.negatives;
                     whole.near_zeros += span.near_zeros;
                     sum_abs += span.sum - 2.0 * span.below;
                     sum_squares += span.sum_squares;
-                    if self.positions > 1 {
+                    if !in_rows {
                         fired[u] += ys.len() as u64 - span.zeros - span.negatives;
                         units.sum[u] += span.sum;
                         units.below[u] += span.below;
@@ -142,7 +147,7 @@ impl Batch<'_> {
         Some(())
     }
 
-    /// Adds what every unit of `(N, units)` adds up to: as many units at a time as a vector has lanes, so that their sums stay in
+    /// Adds what every unit of `(.., units)` adds up to: as many units at a time as a vector has lanes, so that their sums stay in
     /// registers.
     #[inline(always)]
     fn columns<S: Simd>(
@@ -201,7 +206,8 @@ impl Batch<'_> {
     /// What depends on f': values where it is flat, and observations that pass a gradient.
     #[inline(always)]
     fn slopes(&self, all_passed: &mut [u64], fired: &[u64], whole: &mut Whole) {
-        if self.activation == Activation::Relu {
+        let Some(activation) = self.activation else { return };
+        if activation == Activation::Relu {
             // f' is 1 where the unit fires and 0, hence flat, elsewhere: no need to read `xs`.
             whole.flat_low = whole.zeros + whole.negatives;
             return add(all_passed, fired);
@@ -211,7 +217,7 @@ impl Batch<'_> {
         for (row, xs) in self.xs.chunks_exact(self.run()).enumerate() {
             for (i, xs) in xs.chunks(CHUNK).enumerate() {
                 let slopes = &mut slopes[..xs.len()];
-                derivatives(self.activation, xs, slopes);
+                derivatives(activation, xs, slopes);
                 let (mut low, mut high) = (0_u32, 0_u32);
                 for (slope, &x) in slopes.iter().zip(xs) {
                     let flat = slope.abs() < FLAT;
@@ -220,7 +226,7 @@ impl Batch<'_> {
                 }
                 whole.flat_low += u64::from(low);
                 whole.flat_high += u64::from(high);
-                if self.positions == 1 {
+                if self.in_rows() {
                     for (passed, slope) in passed[i * CHUNK..].iter_mut().zip(&*slopes) {
                         *passed += u32::from(*slope != 0.0);
                     }

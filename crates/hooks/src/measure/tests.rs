@@ -42,22 +42,24 @@ impl Batch<'_> {
 /// A batch that owns its values.
 #[derive(Debug)]
 struct Owned {
-    activation: Activation,
+    activation: Option<Activation>,
     units: usize,
+    last: bool,
     positions: usize,
     xs: Vec<f32>,
     ys: Vec<f32>,
 }
 
 impl Owned {
-    /// Values of every kind a layer may hold; `ys` are finite unless `faults`.
+    /// Values of every kind a layer may hold; `ys` are finite unless `faults`. Behind all functions there is none.
     fn new(
         activation: usize,
         (samples, units, positions): (usize, usize, usize),
         seed: u64,
         faults: bool,
     ) -> Self {
-        let activation = Activation::ALL[activation];
+        let f = Activation::ALL.get(activation).copied();
+        let value = |x| f.map_or(x, |f| f.value(x));
         let mut rng = crate::rng(seed);
         let (zeros, odd) = (rng.random_range(0..10), rng.random_range(0..4));
         let mut pair = || {
@@ -70,17 +72,25 @@ impl Owned {
                 }
                 _ => rng.random_range(-4.0_f32..4.0),
             };
-            let y = activation.value(x);
+            let y = value(x);
             match (faults, rng.random_range(0..50)) {
                 (true, 0) => (f32::NAN, f32::NAN),
                 (true, 1) => (x, f32::INFINITY),
                 (true, 2) => (x, f32::NEG_INFINITY),
                 _ if y.is_finite() => (x, y),
-                _ => (0.5, activation.value(0.5)),
+                _ => (0.5, value(0.5)),
             }
         };
         let (xs, ys) = (0..samples * units * positions).map(|_| pair()).unzip();
-        Self { activation, units, positions, xs, ys }
+        let (xs, ys): (Vec<f32>, Vec<f32>) = (xs, ys);
+        // Where there is no function, what went in is what came out.
+        let xs = if f.is_some() { xs } else { ys.clone() };
+        Self { activation: f, units, last: false, positions, xs, ys }
+    }
+
+    /// The same values, with the units as the last axis or the second.
+    fn last(self, last: bool) -> Self {
+        Self { last, ..self }
     }
 
     /// The samples of a range.
@@ -90,6 +100,7 @@ impl Owned {
         Batch {
             activation: self.activation,
             units: self.units,
+            last: self.last,
             positions: self.positions,
             xs: &self.xs[range.clone()],
             ys: &self.ys[range],
@@ -165,7 +176,7 @@ fn shapes() -> impl Strategy<Value = (usize, usize, usize)> {
 }
 
 fn activations() -> std::ops::Range<usize> {
-    0..Activation::ALL.len()
+    0..Activation::ALL.len() + 1
 }
 
 fn merged(a: &Tally, b: &Tally) -> Tally {
@@ -179,25 +190,25 @@ proptest! {
 
     #[test]
     fn the_vectorised_pass_counts_what_the_definitions_count(
-        shape in shapes(), activation in activations(), seed in any::<u64>(),
+        shape in shapes(), last: bool, activation in activations(), seed in any::<u64>(),
     ) {
-        let owned = Owned::new(activation, shape, seed, false);
+        let owned = Owned::new(activation, shape, seed, false).last(last);
         same_to(LOOSE, &owned.all().by_vectors(Parts::FULL).unwrap(), &owned.all().by_definition(Parts::FULL))?;
     }
 
     #[test]
     fn blocks_on_all_threads_count_what_the_definitions_count_also_with_faults(
-        shape in shapes(), activation in activations(), seed in any::<u64>(), faults in any::<bool>(),
+        shape in shapes(), last: bool, activation in activations(), seed in any::<u64>(), faults: bool,
     ) {
-        let owned = Owned::new(activation, shape, seed, faults);
+        let owned = Owned::new(activation, shape, seed, faults).last(last);
         same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL))?;
     }
 
     #[test]
     fn a_window_may_be_split_into_batches_of_any_size(
-        shape in shapes(), activation in activations(), seed in any::<u64>(), size in 1_usize..21,
+        shape in shapes(), last: bool, activation in activations(), seed in any::<u64>(), size in 1_usize..21,
     ) {
-        let owned = Owned::new(activation, shape, seed, seed % 3 == 0);
+        let owned = Owned::new(activation, shape, seed, seed % 3 == 0).last(last);
         let mut split = Tally::new(owned.units);
         for start in (0..shape.0).step_by(size) {
             split.merge(&owned.batch(start..(start + size).min(shape.0)).tally(Parts::FULL));
@@ -221,22 +232,23 @@ proptest! {
 
 #[test]
 fn a_row_wider_than_an_inner_loop_is_counted_unit_by_unit() {
-    for activation in 0..Activation::ALL.len() {
-        let owned = Owned::new(activation, (3, 2 * CHUNK + 5, 1), activation as u64, false);
-        same_to(
-            LOOSE,
-            &owned.all().by_vectors(Parts::FULL).unwrap(),
-            &owned.all().by_definition(Parts::FULL),
-        )
-        .unwrap();
+    for activation in activations() {
+        for (positions, last) in [(1, false), (2, true)] {
+            let shape = (3, 2 * CHUNK + 5, positions);
+            let owned = Owned::new(activation, shape, activation as u64, false).last(last);
+            let by_vectors = owned.all().by_vectors(Parts::FULL).unwrap();
+            same_to(LOOSE, &by_vectors, &owned.all().by_definition(Parts::FULL)).unwrap();
+        }
     }
 }
 
 #[test]
 fn a_sample_larger_than_a_block_is_one_block() {
-    let owned = Owned::new(1, (3, 37, 1100), 5, false);
     const { assert!(37 * 1100 > BLOCK) };
-    same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL)).unwrap();
+    for last in [false, true] {
+        let owned = Owned::new(1, (3, 37, 1100), 5, false).last(last);
+        same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL)).unwrap();
+    }
 }
 
 #[test]
@@ -268,16 +280,27 @@ fn on_every_cpu(block: Batch<'_>, parts: Parts) -> Vec<Option<Tally>> {
     tallies
 }
 
-/// The pass on every CPU against the twin: once with the values as a plane and once as a row, for every choice of
-/// parts.
+/// Values as a plane, as a row, and as rows of two units that are the last axis.
+fn layouts(activation: Activation, ys: &[f32]) -> Vec<Batch<'_>> {
+    let all = Batch { activation: Some(activation), units: 1, last: false, positions: ys.len(), xs: ys, ys };
+    let mut layouts = vec![all, Batch { units: ys.len(), positions: 1, ..all }];
+    if ys.len().is_multiple_of(2) {
+        layouts.push(Batch { units: 2, last: true, positions: ys.len() / 2, ..all });
+    }
+    layouts
+}
+
+/// The pass on every CPU against the twin, in every layout and for every choice of parts.
 fn fast_is_plain(activation: Activation, ys: &[f32]) {
-    for (units, positions) in [(1, ys.len()), (ys.len(), 1)] {
-        let block = Batch { activation, units, positions, xs: ys, ys };
+    for block in layouts(activation, ys) {
         for parts in all_parts() {
             let plain = block.by_definition(parts);
             for fast in on_every_cpu(block, parts) {
                 if let Err(error) = same_to(LOOSE, &fast.unwrap(), &plain) {
-                    panic!("{activation} {parts:?} {units} units, {positions} positions of {ys:?}: {error}");
+                    panic!(
+                        "{activation} {parts:?} {} units, last: {}, of {ys:?}: {error}",
+                        block.units, block.last
+                    );
                 }
             }
         }
@@ -323,9 +346,7 @@ fn a_value_that_is_not_finite_is_found_anywhere() {
                 for others in [0.0, 0.5, fault] {
                     let mut ys = vec![others; n];
                     ys[place] = fault;
-                    for (units, positions) in [(1, n), (n, 1)] {
-                        let block =
-                            Batch { activation: Activation::Tanh, units, positions, xs: &ys, ys: &ys };
+                    for block in layouts(Activation::Tanh, &ys) {
                         assert!(all_parts().all(|parts| block.by_vectors(parts).is_none()), "{ys:?}");
                         same(&block.tally(Parts::FULL), &block.by_definition(Parts::FULL)).unwrap();
                     }
@@ -335,8 +356,7 @@ fn a_value_that_is_not_finite_is_found_anywhere() {
     }
     // Infinities of both signs, which would cancel.
     let ys = [1.0, f32::INFINITY, f32::NEG_INFINITY, 1.0];
-    let block = Batch { activation: Activation::Tanh, units: 2, positions: 2, xs: &ys, ys: &ys };
-    assert!(block.by_vectors(Parts::FULL).is_none());
+    assert!(layouts(Activation::Tanh, &ys).iter().all(|block| block.by_vectors(Parts::FULL).is_none()));
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 use candle_core::Tensor;
 use serde_json::Value;
-use taper_hooks::{Activation, Pass, Recorder, Site};
+use taper_hooks::{Activation, Recorder, Site, Units};
 use taper_kernels::activate;
 use taper_report::LayerStats;
 
 use crate::naive::Window;
-use crate::{normal, stats, stats_of, tensor};
+use crate::{normal, see, stats, stats_of, tensor};
 
 /// Every field: whole numbers and text equal, others to `1e-9` relative.
-fn assert_same(got: &LayerStats, want: &LayerStats) {
+pub fn assert_same(got: &LayerStats, want: &LayerStats) {
     fn compare(path: &str, got: &Value, want: &Value) {
         match (got, want) {
             (Value::Object(a), Value::Object(b)) => {
@@ -30,17 +30,21 @@ fn assert_same(got: &LayerStats, want: &LayerStats) {
 
 /// A batch whose units behave each in its own way: silent, always on, rare, faint, ordinary. `shift` moves who does
 /// what by that many units, so that units die and revive from one window to the next.
-fn batch(shape: &[usize], seed: u64, shift: usize) -> Vec<f32> {
-    let (units, positions) = (shape[1], shape[2..].iter().product::<usize>());
+pub fn batch((shape, axis): Shape<'_>, seed: u64, shift: usize) -> Vec<f32> {
+    let (units, positions) = sizes((shape, axis));
     let mut rng = taper_hooks::rng(seed);
     (0..shape.iter().product())
         .map(|i| {
             let z = normal(&mut rng);
-            match (i / positions + shift) % units {
+            let (unit, position) = match axis {
+                Units::Second => (i / positions % units, i % positions),
+                Units::Last => (i % units, i / units % positions),
+            };
+            match (unit + shift) % units {
                 0 => -9.0 + z,
                 1 => 0.0,
                 2 => 9.0 + z,
-                3 if i / positions / units == 3 && i % positions == 0 => 0.7,
+                3 if i / positions / units == 3 && position == 0 => 0.7,
                 3 => -1.0 - z.abs(),
                 4 => 0.003 * z,
                 5 => z * 0.08 + 0.02,
@@ -51,41 +55,64 @@ fn batch(shape: &[usize], seed: u64, shift: usize) -> Vec<f32> {
         .collect()
 }
 
-const ACTIVATIONS: [Activation; 10] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::Relu6,
-    Activation::Relu2,
-    Activation::LeakyRelu { slope: 0.01 },
-    Activation::Selu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::Silu,
-    Activation::Hardtanh,
+/// All that the naive oracle knows the slope of, and none.
+pub const ACTIVATIONS: [Option<Activation>; 11] = [
+    Some(Activation::Identity),
+    Some(Activation::Relu),
+    Some(Activation::Relu6),
+    Some(Activation::Relu2),
+    Some(Activation::LeakyRelu { slope: 0.01 }),
+    Some(Activation::Selu),
+    Some(Activation::Tanh),
+    Some(Activation::Sigmoid),
+    Some(Activation::Silu),
+    Some(Activation::Hardtanh),
+    None,
 ];
 
-/// Neurons, feature maps, and a sequence of one dimension.
-const SHAPES: [&[usize]; 3] = [&[301, 11], &[23, 8, 5, 3], &[19, 9, 12]];
+/// A shape, and which axis of it the units are.
+pub type Shape<'a> = (&'a [usize], Units);
 
-fn window(activation: Activation, xs: &Tensor, ys: &Tensor) -> Window {
+/// Neurons, feature maps, and a sequence of one dimension; then a sequence of tokens, and an image of patches.
+const SHAPES: [Shape<'_>; 5] = [
+    (&[301, 11], Units::Second),
+    (&[23, 8, 5, 3], Units::Second),
+    (&[19, 9, 12], Units::Second),
+    (&[19, 7, 21], Units::Last),
+    (&[13, 5, 4, 9], Units::Last),
+];
+
+/// Units, and positions in a sample.
+fn sizes((shape, axis): Shape<'_>) -> (usize, usize) {
+    let units = if axis == Units::Last { shape[shape.len() - 1] } else { shape[1] };
+    (units, shape[1..].iter().product::<usize>() / units)
+}
+
+/// A place for such values.
+pub fn site(activation: Option<Activation>, axis: Units) -> Site {
+    activation.map_or(Site::new("conv2"), |f| Site::behind("conv2", f)).units(axis)
+}
+
+/// What the oracle knows of a batch.
+pub fn window(activation: Option<Activation>, axis: Units, xs: &Tensor) -> Window {
+    let ys = activation.map_or(xs.clone(), |f| activate(xs, f).unwrap());
     let values = |t: &Tensor| -> Vec<f64> {
         t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
     };
-    let positions = xs.dims()[2..].iter().product();
-    Window { activation, units: xs.dim(1).unwrap(), positions, xs: values(xs), ys: values(ys) }
+    let (units, positions) = sizes((xs.dims(), axis));
+    Window { activation, units, last: axis == Units::Last, positions, xs: values(xs), ys: values(&ys) }
 }
 
 #[test]
 fn every_number_is_what_its_definition_says_over_three_windows() {
     for activation in ACTIVATIONS {
         for shape in SHAPES {
-            let (site, mut recorder) = (Site::new("conv2", activation), Recorder::new());
+            let (site, mut recorder) = (site(activation, shape.1), Recorder::new());
             let mut before: Option<Vec<bool>> = None;
             for shift in [0, 2, 3] {
-                let xs = tensor(batch(shape, shift as u64, shift), shape);
-                let ys = activate(&xs, activation).unwrap();
-                Pass::eval(&mut recorder).see(&site, activation, &xs, &ys).unwrap();
-                let window = window(activation, &xs, &ys);
+                let xs = tensor(batch(shape, shift as u64, shift), shape.0);
+                see(&mut recorder, &site, &xs);
+                let window = window(activation, shape.1, &xs);
                 let got = recorder.finish().remove(0);
                 assert_same(&got, &window.stats("conv2", before.as_deref()));
                 before = Some((0..window.units).map(|u| window.dead(u)).collect());
@@ -96,34 +123,36 @@ fn every_number_is_what_its_definition_says_over_three_windows() {
 
 #[test]
 fn the_batches_of_the_test_above_hold_what_they_are_meant_to_test() {
-    let relu = stats(Activation::Relu, &tensor(batch(SHAPES[0], 0, 0), SHAPES[0]));
+    let relu = stats(Activation::Relu, &tensor(batch(SHAPES[0], 0, 0), SHAPES[0].0));
     assert_eq!((relu.dead_units.as_slice(), relu.rare, relu.always_on), (&[0, 1][..], Some(1), 1));
     assert_eq!((relu.dormant_0, relu.dormant_0_025, relu.dormant_0_1), (Some(2), Some(4), Some(5)));
     assert_eq!((relu.firing_rate.never, relu.firing_rate.always), (2, 1));
-    let tanh = stats(Activation::Tanh, &tensor(batch(SHAPES[0], 0, 0), SHAPES[0]));
+    let tanh = stats(Activation::Tanh, &tensor(batch(SHAPES[0], 0, 0), SHAPES[0].0));
     assert!(tanh.flat_low.unwrap() > 0.05 && tanh.flat_high.unwrap() > 0.05 && tanh.dead == Some(0));
     assert_eq!(tanh.rare, None);
 }
 
 #[test]
 fn every_number_leaves_nan_and_infinities_out() {
-    for activation in [Activation::Relu, Activation::Tanh] {
-        for shape in SHAPES {
-            let mut xs = batch(shape, 5, 0);
-            let size: usize = shape[1..].iter().product();
+    for activation in [Some(Activation::Relu), Some(Activation::Tanh), None] {
+        for (shape, axis) in SHAPES {
+            let mut xs = batch((shape, axis), 5, 0);
+            let (units, positions) = sizes((shape, axis));
+            let size = units * positions;
             for i in (0..xs.len()).step_by(17) {
                 xs[i] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i % 3];
             }
             xs[size..2 * size].fill(f32::NAN); // a sample without a finite value
-            let (positions, units) = (size / shape[1], shape[1]);
-            for i in (0..xs.len()).filter(|i| i / positions % units == 7) {
+            let unit = |i| if axis == Units::Last { i % units } else { i / positions % units };
+            for i in (0..xs.len()).filter(|i| unit(*i) == 7) {
                 xs[i] = f32::NAN; // a unit without one
             }
             let xs = tensor(xs, shape);
-            let ys = activate(&xs, activation).unwrap();
-            let got = stats(activation, &xs);
-            assert!(got.nan > 0 && (got.infinite > 0) == (activation == Activation::Relu));
-            assert_same(&got, &window(activation, &xs, &ys).stats("fc1", None));
+            let mut recorder = Recorder::new();
+            see(&mut recorder, &site(activation, axis), &xs);
+            let got = recorder.finish().remove(0);
+            assert!(got.nan > 0 && (got.infinite > 0) == (activation != Some(Activation::Tanh)));
+            assert_same(&got, &window(activation, axis, &xs).stats("conv2", None));
         }
     }
 }

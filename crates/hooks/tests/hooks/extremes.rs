@@ -37,7 +37,7 @@ fn values_beyond_the_histogram_are_counted_in_its_outermost_bins() {
 #[test]
 fn a_constant_layer_has_no_variance_and_nothing_that_is_divided_by_it() {
     for value in [0.1_f32, -3.0, 1e-30, 0.0, f32::MAX] {
-        let (site, mut recorder) = (Site::new("fc1", Activation::Identity), Recorder::new());
+        let (site, mut recorder) = (Site::behind("fc1", Activation::Identity), Recorder::new());
         // Several batches, of several blocks each, so that moments are merged too.
         for n in [700, 1, 300] {
             see(&mut recorder, &site, &tensor(vec![value; n * 100], &[n, 100]));
@@ -51,7 +51,7 @@ fn a_constant_layer_has_no_variance_and_nothing_that_is_divided_by_it() {
 
 #[test]
 fn a_layer_of_dead_units_is_all_zeros_and_every_unit_is_named() {
-    let (site, mut recorder) = (Site::new("fc1", Activation::Relu), Recorder::new());
+    let (site, mut recorder) = (Site::behind("fc1", Activation::Relu), Recorder::new());
     see(&mut recorder, &site, &tensor(vec![-1.0; 30], &[5, 6]));
     let first = recorder.finish().remove(0);
     assert_eq!((first.dead, first.dead_fraction(), first.zero_fraction), (Some(6), Some(1.0), 1.0));
@@ -73,7 +73,7 @@ fn a_layer_of_dead_units_is_all_zeros_and_every_unit_is_named() {
 
 #[test]
 fn counts_are_exact_where_neither_32_bits_nor_a_double_would_be() {
-    let site = Site::new("fc1", Activation::Relu);
+    let site = Site::behind("fc1", Activation::Relu);
     let mut recorder = Recorder::new();
     see(&mut recorder, &site, &tensor(vec![-1.0, 2.0, 3.0, f32::NAN], &[2, 2]));
     // A recorder that saw the same again, 58 times over.

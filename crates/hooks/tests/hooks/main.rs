@@ -8,11 +8,13 @@ mod faults;
 mod merging;
 mod naive;
 mod observing;
+mod trouble;
+mod units;
 mod written;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Result, Tensor};
 use rand::RngExt;
-use taper_hooks::{Activation, Pass, Recorder, Rng, Site};
+use taper_hooks::{Activation, Pass, Recorder, Rng, Site, Units};
 use taper_kernels::activate;
 use taper_report::LayerStats;
 
@@ -31,16 +33,23 @@ fn random(seed: u64, shape: &[usize]) -> Tensor {
     tensor((0..shape.iter().product()).map(|_| normal(&mut rng)).collect(), shape)
 }
 
-/// Shows a recorder one batch in evaluation mode.
-fn see(recorder: &mut Recorder, site: &Site, xs: &Tensor) {
-    let ys = activate(xs, site.activation()).unwrap();
-    Pass::eval(recorder).see(site, site.activation(), xs, &ys).unwrap();
+/// Shows what the site's function makes of `xs`, or `xs` where it has none.
+fn show(pass: &mut Pass<'_>, site: &Site, xs: &Tensor) -> Result<()> {
+    match site.activation() {
+        Some(f) => pass.see(site, xs, &activate(xs, f)?),
+        None => pass.tap(site, xs),
+    }
 }
 
-/// The numbers of a window of one batch at one site.
+/// Shows a recorder one batch in evaluation mode.
+fn see(recorder: &mut Recorder, site: &Site, xs: &Tensor) {
+    show(&mut Pass::eval(recorder), site, xs).unwrap();
+}
+
+/// The numbers of a window of one batch at one site, of which the second axis is the units.
 fn stats(activation: Activation, xs: &Tensor) -> LayerStats {
     let mut recorder = Recorder::new();
-    see(&mut recorder, &Site::new("fc1", activation), xs);
+    see(&mut recorder, &Site::behind("fc1", activation).units(Units::Second), xs);
     recorder.finish().remove(0)
 }
 
@@ -49,7 +58,10 @@ fn stats_of(ys: &[f32], shape: &[usize]) -> LayerStats {
     stats(Activation::Identity, &tensor(ys.to_vec(), shape))
 }
 
-/// The error that showing a batch to a recorder gives, in words.
-fn refusal(recorder: &mut Recorder, site: &Site, xs: &Tensor, ys: &Tensor) -> String {
-    Pass::eval(recorder).see(site, site.activation(), xs, ys).unwrap_err().to_string()
+/// The error that showing a batch gives, in words; whoever watches, it is the same.
+fn refusal(site: &Site, xs: &Tensor, ys: &Tensor) -> String {
+    let of = |pass: &mut Pass<'_>| pass.see(site, xs, ys).unwrap_err().to_string();
+    let error = of(&mut Pass::eval(&mut Recorder::new()));
+    assert_eq!(of(&mut Pass::eval(&mut ())), error);
+    error
 }

@@ -4,10 +4,13 @@
 use taper_hooks::Activation;
 use taper_report::{ActivePerSample, FiringRates, Histogram, LayerStats, MAGNITUDES, Quantiles};
 
-/// All values of a window, `(samples, units, positions)` in row-major order.
+/// All values of a window in row-major order: `(samples, units, positions)`, or `(samples, positions, units)` where units
+/// are the `last` axis.
 pub struct Window {
-    pub activation: Activation,
+    /// `None` at a tap.
+    pub activation: Option<Activation>,
     pub units: usize,
+    pub last: bool,
     pub positions: usize,
     pub xs: Vec<f64>,
     pub ys: Vec<f64>,
@@ -77,12 +80,14 @@ impl Window {
     }
 
     fn unit(&self, unit: usize) -> Vec<(f64, f64)> {
-        self.pairs(|i| i / self.positions % self.units == unit)
+        let of = |i| if self.last { i % self.units } else { i / self.positions % self.units };
+        self.pairs(|i| of(i) == unit)
     }
 
+    /// Never at a tap.
     pub fn dead(&self, unit: usize) -> bool {
         let unit = self.unit(unit);
-        !unit.is_empty() && unit.iter().all(|(x, _)| slope(self.activation, *x) == 0.0)
+        self.activation.is_some_and(|f| !unit.is_empty() && unit.iter().all(|(x, _)| slope(f, *x) == 0.0))
     }
 
     fn quantile(sorted: &[f64], q: f64) -> f64 {
@@ -115,8 +120,9 @@ impl Window {
         let n = ys.len() as f64;
         let count = |which: &dyn Fn(f64) -> bool| ys.iter().filter(|y| which(**y)).count() as u64;
         let flat = |which: &dyn Fn(f64) -> bool| {
-            pairs.iter().filter(|(x, _)| slope(self.activation, *x).abs() < 0.01 && which(*x)).count() as f64
-                / n
+            let flat =
+                |f| pairs.iter().filter(|(x, _)| slope(f, *x).abs() < 0.01 && which(*x)).count() as f64;
+            self.activation.map(|f| flat(f) / n)
         };
         let center = mean(ys.iter().copied());
         let moment = |k| mean(ys.iter().map(|y| (y - center.unwrap()).powi(k))).filter(|_| n > 0.0);
@@ -132,13 +138,14 @@ impl Window {
         let loudness: Vec<f64> =
             units.iter().filter_map(|unit| mean(unit.iter().map(|(_, y)| y.abs()))).collect();
         let score = |h: f64| h / (mean(loudness.iter().copied()).unwrap() + 1e-9);
-        let dormant = |tau: f64| loudness.iter().filter(|h| score(**h) <= tau).count() as u64;
+        let dormant = |tau: f64| Some(loudness.iter().filter(|h| score(**h) <= tau).count() as u64);
         let mut firing_rate = FiringRates::default();
         for u in (0..self.units).filter(|u| !units[*u].is_empty()) {
             match rate(u) {
                 0.0 => firing_rate.never += 1,
                 1.0 => firing_rate.always += 1,
-                r => firing_rate.between[(r * 20.0).floor() as usize] += 1,
+                // A rate at an edge may be an ulp below it.
+                r => firing_rate.between[(r * 20.0 + 1e-9).floor() as usize] += 1,
             }
         }
 
@@ -150,8 +157,9 @@ impl Window {
             let ys: Vec<f64> = unit.iter().map(|(_, y)| *y).collect();
             sparseness(&ys).map(|(s, _)| s)
         });
-        let crossed =
-            |was: bool, is: bool| before.map(|before| number(&|u| before[u] == was && dead[u] == is));
+        let crossed = |was: bool, is: bool| {
+            self.activation.and(before).map(|before| number(&|u| before[u] == was && dead[u] == is))
+        };
 
         // The distance between the distribution over all signed bins and its mirror image.
         let histogram = self.histogram();
@@ -164,7 +172,7 @@ impl Window {
         let apart: u64 = bins.map(|b| signed(b).abs_diff(signed(-b))).sum();
         LayerStats {
             site: name.to_string(),
-            activation: Some(self.activation.to_string()),
+            activation: self.activation.map(|f| f.to_string()),
             uses: 1,
             trouble: None,
             units: self.units as u64,
@@ -195,15 +203,15 @@ impl Window {
             }),
             asymmetry: Some(0.5 * apart as f64 / n),
             histogram: Some(histogram),
-            flat_low: Some(flat(&|x| x <= 0.0)),
-            flat_high: Some(flat(&|x| x > 0.0)),
-            dead: Some(number(&|u| dead[u])),
-            rare: matches!(self.activation, Activation::Relu | Activation::Relu2 | Activation::Relu6)
+            flat_low: flat(&|x| x <= 0.0),
+            flat_high: flat(&|x| x > 0.0),
+            dead: self.activation.map(|_| number(&|u| dead[u])),
+            rare: matches!(self.activation, Some(Activation::Relu | Activation::Relu2 | Activation::Relu6))
                 .then(|| number(&|u| !units[u].is_empty() && !dead[u] && rate(u) < 0.01)),
             always_on: number(&|u| !units[u].is_empty() && rate(u) == 1.0),
-            dormant_0: Some(dormant(0.0)),
-            dormant_0_025: Some(dormant(0.025)),
-            dormant_0_1: Some(dormant(0.1)),
+            dormant_0: dormant(0.0),
+            dormant_0_025: dormant(0.025),
+            dormant_0_1: dormant(0.1),
             died: crossed(false, true),
             revived: crossed(true, false),
             still_dead: crossed(true, true),

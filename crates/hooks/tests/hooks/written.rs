@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 use serde_json::{Value, from_str, to_string};
-use taper_hooks::{Activation, CustomActivation, Parts, Recorder, Site};
+use taper_hooks::{Activation, CustomActivation, Error, Observer, Parts, Pass, Recorder, Site};
+use taper_report::{Split, Trouble};
 
-use crate::{random, refusal, see, tensor};
+use crate::{random, see, show, tensor};
 
 static HALF: CustomActivation = CustomActivation {
     name: "half",
@@ -23,7 +24,7 @@ fn a_window_that_is_cut_and_written_down_ends_with_the_same_bits() {
     for parts in [Parts::FULL, Parts::COUNTS] {
         for activation in [Activation::Relu, Activation::Selu, Activation::Custom(&HALF)] {
             let sites = [("fc1", &[40, 300][..]), ("conv1", &[40, 6, 5, 5])];
-            let sites = sites.map(|(name, shape)| (Site::new(name, activation), shape));
+            let sites = sites.map(|(name, shape)| (Site::behind(name, activation), shape));
             let (mut whole, mut cut) = (Recorder::of(parts), Recorder::of(parts));
             for epoch in 0..3 {
                 for batch in 0..4 {
@@ -45,7 +46,7 @@ fn a_window_that_is_cut_and_written_down_ends_with_the_same_bits() {
 
 #[test]
 fn sums_that_are_not_finite_come_back() {
-    let site = Site::new("fc1", Activation::Identity);
+    let site = Site::behind("fc1", Activation::Identity);
     let mut recorder = Recorder::new();
     see(&mut recorder, &site, &tensor(vec![f32::NAN, f32::INFINITY, f32::MAX, -0.0], &[2, 2]));
     assert_eq!(to_string(&again(&recorder)).unwrap(), to_string(&recorder).unwrap());
@@ -59,18 +60,42 @@ fn sums_that_are_not_finite_come_back() {
 fn two_sites_of_one_name_are_found_behind_a_restart_too() {
     let xs = random(1, &[2, 3]);
     let mut recorder = Recorder::new();
-    see(&mut recorder, &Site::new("fc1", Activation::Relu), &xs);
+    see(&mut recorder, &Site::behind("fc1", Activation::Relu), &xs);
     let mut recorder = again(&recorder);
-    see(&mut recorder, &Site::new("fc1", Activation::Relu), &xs); // a new process has a new site
-    let error = refusal(&mut recorder, &Site::new("fc1", Activation::Relu), &xs, &xs);
-    assert!(error.contains("two sites are called 'fc1'"), "{error}");
+    see(&mut recorder, &Site::behind("fc1", Activation::Relu), &xs); // a new process has a new site
+    assert_eq!(recorder.clone().finish()[0].trouble, None);
+    see(&mut recorder, &Site::behind("fc1", Activation::Relu), &xs);
+    let got = recorder.finish().remove(0);
+    assert_eq!((got.samples, got.trouble), (4, Some(Trouble::SiteTwice)));
+}
+
+#[test]
+fn what_a_window_is_about_comes_back() {
+    let (fc1, xs) = (Site::behind("fc1", Activation::Relu), random(1, &[2, 3]));
+    let mut recorder = Recorder::new();
+    recorder.begin(Split::Test, false).unwrap();
+    let mut pass = Pass::eval(&mut recorder);
+    (0..7).for_each(|_| show(&mut pass, &fc1, &xs).unwrap());
+    pass.tap(&Site::new("logits").output(), &xs).unwrap();
+    see(&mut recorder, &fc1, &random(1, &[2, 4]));
+    let mut recorder = again(&recorder);
+    let error = recorder.begin(Split::Validation, false).unwrap_err();
+    let (open, begins) = (Some(Split::Test), Split::Validation);
+    assert_eq!(Error::of(&error), Some(&Error::WindowOpen { open, begins }));
+    // Trouble goes on, however the next batch looks.
+    see(&mut recorder, &fc1, &xs);
+    let all = recorder.finish();
+    let changed = Trouble::UnitsChanged { expected: 3, found: 4 };
+    assert_eq!((all[0].uses, all[0].samples, all[0].trouble.clone()), (7, 14, Some(changed)));
+    // A tap is one still, and an output too.
+    assert_eq!((all[1].activation.clone(), all[1].dead, all[1].dormant_0), (None, None, None));
 }
 
 fn written() -> String {
     let mut recorder = Recorder::new();
-    see(&mut recorder, &Site::new("fc1", Activation::Relu), &random(1, &[5, 3]));
+    see(&mut recorder, &Site::behind("fc1", Activation::Relu), &random(1, &[5, 3]));
     recorder.finish();
-    see(&mut recorder, &Site::new("fc1", Activation::Relu), &random(2, &[5, 3]));
+    see(&mut recorder, &Site::behind("fc1", Activation::Relu), &random(2, &[5, 3]));
     to_string(&recorder).unwrap()
 }
 

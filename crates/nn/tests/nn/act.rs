@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 use taper_hooks::{Pass, Recorder, Seen, observer_fn};
 use taper_kernels::{Conv2dGeometry, activate};
-use taper_nn::{Act, Activation, Conv2d, Init, Linear};
+use taper_nn::{Act, Activation, Conv2d, Init, Linear, Units};
 
 use crate::{CPU, bits, named, params, random, shapes, values};
 
@@ -12,7 +12,7 @@ fn the_site_has_the_name_of_the_layer_that_feeds_it() {
     let params = params();
     let vb = params.builder().pp("block").pp("2").pp("fc1");
     let act = Act::new(Activation::Relu, vb).unwrap();
-    assert_eq!((act.site().name(), act.site().activation()), ("block.2.fc1", Activation::Relu));
+    assert_eq!((act.site().name(), act.site().activation()), ("block.2.fc1", Some(Activation::Relu)));
     // No parameter but PReLU's.
     assert!(params.names().is_empty());
 }
@@ -21,7 +21,7 @@ fn the_site_has_the_name_of_the_layer_that_feeds_it() {
 fn every_function_is_the_kernels_and_its_input_and_output_are_shown() {
     let xs = random(1, &[3, 4, 2]);
     for f in Activation::ALL {
-        let act = Act::new(f, params().builder().pp("fc1")).unwrap();
+        let act = Act::new(f, params().builder().pp("fc1")).unwrap().units(Units::Second);
         let mut shown = Vec::new();
         let mut observer = observer_fn(|seen: &Seen<'_>| {
             shown.push((seen.activation, bits(&seen.xs()?), bits(seen.ys)));
@@ -29,7 +29,7 @@ fn every_function_is_the_kernels_and_its_input_and_output_are_shown() {
         });
         let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
         assert_eq!(bits(&ys), bits(&activate(&xs, f).unwrap()), "{f}");
-        assert_eq!(shown, [(f, bits(&xs), bits(&ys))]);
+        assert_eq!(shown, [(Some(f), bits(&xs), bits(&ys))]);
     }
 }
 
@@ -48,9 +48,7 @@ fn a_layer_that_applies_it_gives_and_shows_the_same() {
                 shown.push((seen.activation, seen.mode, bits(&seen.xs()?), bits(seen.ys)));
                 Ok(())
             });
-            let mut rng = taper_hooks::rng(1);
-            let mut pass =
-                if train { Pass::train(&mut observer, &mut rng) } else { Pass::eval(&mut observer) };
+            let mut pass = if train { Pass::train(&mut observer, 1, 0) } else { Pass::eval(&mut observer) };
             let ys = run(&mut pass);
             (bits(&ys), ys.track_op(), shown)
         };
@@ -84,10 +82,9 @@ fn evaluation_cuts_the_graph_and_training_keeps_it() {
         };
         assert_eq!(reached(&mut Pass::eval(&mut ())), (false, 0), "{f}");
         let all = params.vars().len();
-        assert_eq!(reached(&mut Pass::train(&mut (), &mut taper_hooks::rng(1))), (true, all), "{f}");
+        assert_eq!(reached(&mut Pass::train(&mut (), 1, 0)), (true, all), "{f}");
         // An observer does not change that.
-        let (mut recorder, mut rng) = (Recorder::new(), taper_hooks::rng(1));
-        assert_eq!(reached(&mut Pass::train(&mut recorder, &mut rng)), (true, all), "{f}");
+        assert_eq!(reached(&mut Pass::train(&mut Recorder::new(), 1, 0)), (true, all), "{f}");
     }
 }
 
@@ -100,8 +97,7 @@ fn the_slope_of_prelu_is_a_parameter_that_learns_and_is_reported_as_it_is() {
     assert_eq!(values(slope), [0.25]);
 
     let xs = Var::from_tensor(&Tensor::new(&[[-2.0_f32, 3.0], [-1.0, 0.0]], CPU).unwrap()).unwrap();
-    let mut rng = taper_hooks::rng(1);
-    let ys = act.forward(&mut Pass::train(&mut (), &mut rng), &xs).unwrap();
+    let ys = act.forward(&mut Pass::train(&mut (), 1, 0), &xs).unwrap();
     assert_eq!(values(&ys), [-0.5, 3.0, -0.25, 0.0]);
     let gradients = ys.sum_all().unwrap().backward().unwrap();
     // Σ x over x <= 0.
@@ -111,7 +107,7 @@ fn the_slope_of_prelu_is_a_parameter_that_learns_and_is_reported_as_it_is() {
     slope.set(&Tensor::new(&[-0.5_f32], CPU).unwrap()).unwrap();
     let (mut recorder, mut now) = (Recorder::new(), None);
     let mut observer = observer_fn(|seen: &Seen<'_>| {
-        now = Some(seen.activation);
+        now = seen.activation;
         Ok(())
     });
     let ys = act.forward(&mut Pass::eval(&mut observer), &xs).unwrap();
@@ -139,5 +135,5 @@ fn a_prelu_whose_slope_was_learned_to_be_zero_has_dead_units() {
 fn an_observer_that_refuses_ends_the_forward_pass() {
     let act = Act::new(Activation::Relu, params().builder().pp("fc1")).unwrap();
     let error = act.forward(&mut Pass::eval(&mut Recorder::new()), &random(1, &[4])).unwrap_err();
-    assert!(error.to_string().contains("site 'fc1': expected activations of shape (N, units, ..)"));
+    assert!(error.to_string().contains("site 'fc1': expected values of shape (N, units, ..)"));
 }

@@ -1,13 +1,14 @@
 //! Dropout: which kind, when, and from which random numbers.
 
 use candle_core::Tensor;
+use candle_nn::Module;
 use taper_hooks::Pass;
 use taper_nn::{Activation, Dropout};
 
 use crate::{CPU, bits, message, random, values};
 
 fn train(dropout: Dropout, xs: &Tensor, seed: u64) -> Tensor {
-    dropout.forward(&mut Pass::train(&mut (), &mut taper_hooks::rng(seed)), xs).unwrap()
+    dropout.forward(&mut Pass::train(&mut (), seed, 0), xs).unwrap()
 }
 
 #[test]
@@ -50,10 +51,15 @@ fn at_rate_0_and_in_evaluation_it_is_the_identity() {
 }
 
 #[test]
-fn at_rate_0_it_takes_no_random_number() {
-    let (xs, mut rng) = (random(1, &[2, 2]), taper_hooks::rng(1));
-    Dropout::new(0.0).unwrap().forward(&mut Pass::train(&mut (), &mut rng), &xs).unwrap();
-    assert_eq!(rng, taper_hooks::rng(1));
+fn at_rate_0_it_draws_nothing() {
+    let next = |dropout: Option<Dropout>| {
+        let mut nobody = ();
+        let mut pass = Pass::train(&mut nobody, 1, 0);
+        dropout.iter().for_each(|d| drop(d.forward(&mut pass, &random(1, &[2, 2])).unwrap()));
+        pass.draw().unwrap()
+    };
+    assert_eq!(next(Some(Dropout::new(0.0).unwrap())), next(None));
+    assert_ne!(next(Some(Dropout::new(0.5).unwrap())), next(None));
 }
 
 #[test]
@@ -67,14 +73,55 @@ fn a_rate_outside_zero_to_one_is_an_error() {
 }
 
 #[test]
-fn it_repeats_with_the_generator_of_the_pass_and_differs_within_it() {
+fn its_mask_follows_from_seed_step_and_place() {
     let (xs, dropout) = (random(1, &[30, 30]), Dropout::new(0.5).unwrap());
-    let both = |seed| {
-        let (mut nobody, mut rng) = ((), taper_hooks::rng(seed));
-        let mut pass = Pass::train(&mut nobody, &mut rng);
+    let both = |seed, step| {
+        let mut nobody = ();
+        let mut pass = Pass::train(&mut nobody, seed, step);
         [0, 1].map(|_| bits(&dropout.forward(&mut pass, &xs).unwrap()))
     };
-    assert_eq!(both(1), both(1));
-    assert_ne!(both(1)[0], both(1)[1]);
-    assert_ne!(both(1)[0], both(2)[0]);
+    assert_eq!(both(1, 7), both(1, 7));
+    let all = [both(1, 7), both(2, 7), both(1, 8), both(7, 1)].concat();
+    for (i, mask) in all.iter().enumerate() {
+        assert!(!all[..i].contains(mask), "mask {i} came before");
+    }
+}
+
+#[test]
+fn parts_of_a_batch_drop_what_the_whole_batch_drops_at_every_place() {
+    let xs = random(1, &[13, 6, 5]);
+    for f in [Activation::Relu, Activation::Selu] {
+        let dropout = Dropout::matching(f, 0.4).unwrap();
+        let twice = |xs: &Tensor, first_row: u64| {
+            let mut nobody = ();
+            let mut pass = Pass::train(&mut nobody, 3, 9).rows_from(first_row);
+            let first = dropout.forward(&mut pass, xs).unwrap();
+            [bits(&first), bits(&dropout.forward(&mut pass, &first).unwrap())]
+        };
+        let whole = twice(&xs, 0);
+        // Accumulation steps or ranks, of any size.
+        for cuts in [vec![13], vec![1, 12], vec![4, 4, 5]] {
+            let (mut parts, mut start) = ([Vec::new(), Vec::new()], 0);
+            for rows in cuts {
+                let part = twice(&xs.narrow(0, start, rows).unwrap(), start as u64);
+                parts.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
+                start += rows;
+            }
+            assert_eq!(parts, whole, "{f}");
+        }
+        assert_ne!(twice(&xs, 13), whole);
+    }
+}
+
+#[test]
+fn as_a_module_it_drops_within_the_scope_of_a_training_pass_alone() {
+    let (xs, dropout) = (random(1, &[10, 10]), Dropout::new(0.5).unwrap());
+    let module = || bits(&Module::forward(&dropout, &xs).unwrap());
+    assert_eq!(module(), bits(&xs));
+    assert_eq!(Pass::eval(&mut ()).scope(module), bits(&xs));
+    assert_eq!(Pass::train(&mut (), 1, 0).scope(module), bits(&train(dropout, &xs, 1)));
+    assert_eq!(Pass::train(&mut (), 1, 0).scope(|| Pass::outside(module)), bits(&xs));
+    // It draws from the pass: twice in a scope gives two masks.
+    let [first, second] = Pass::train(&mut (), 1, 0).scope(|| [module(), module()]);
+    assert_ne!(first, second);
 }

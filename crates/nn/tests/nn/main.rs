@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod act;
+mod action;
 mod dropout;
 mod init;
 mod models;
 mod params;
+mod scope;
 mod signal;
+mod tap;
 
 use candle_core::{Device, Tensor};
 use rand_distr::{Distribution, StandardNormal};

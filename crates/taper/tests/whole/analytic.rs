@@ -33,10 +33,10 @@ fn moments_of_a_million_normal_values_are_within_five_standard_errors() {
     let mut checked = 0;
     for (name, want) in goldens["activations"].as_object().unwrap() {
         let Some(f) = named(name) else { continue };
-        let site = Site::new(name.as_str(), f);
+        let site = Site::behind(name.as_str(), f);
         let mut recorder = Recorder::new();
         let ys = activate(&xs, f).unwrap();
-        Pass::eval(&mut recorder).see(&site, f, &xs, &ys).unwrap();
+        Pass::eval(&mut recorder).see(&site, &xs, &ys).unwrap();
         let got = &recorder.finish()[0];
         let value = |key: &str| want[key].as_f64().unwrap();
         for (key, got) in [
@@ -71,7 +71,7 @@ fn symmetric_functions_keep_a_symmetric_input_symmetric_and_relu_does_not() {
     let asymmetry = |f: Activation| {
         let mut recorder = Recorder::new();
         let ys = activate(&xs, f).unwrap();
-        Pass::eval(&mut recorder).see(&Site::new("s", f), f, &xs, &ys).unwrap();
+        Pass::eval(&mut recorder).see(&Site::behind("s", f), &xs, &ys).unwrap();
         recorder.finish()[0].asymmetry.unwrap()
     };
     for f in [Activation::Identity, Activation::Tanh, Activation::Softsign, Activation::Hardtanh] {
@@ -100,8 +100,8 @@ fn two_linear_layers_without_a_nonlinearity_are_one() {
     let bias = (w2.matmul(&b1.unsqueeze(1).unwrap()).unwrap().squeeze(1).unwrap() + b2).unwrap();
     let one = Linear { weight: w2.matmul(w1).unwrap(), bias };
     let xs = normal((64, 50), 4);
-    let pass = &mut |model: &dyn Model| model.forward(&mut Pass::eval(&mut ()), &xs).unwrap();
-    let apart = (pass(&two) - pass(&one)).unwrap().abs().unwrap().flatten_all().unwrap();
+    let two = two.forward(&mut Pass::eval(&mut ()), &xs).unwrap();
+    let apart = (two - one.forward(&xs).unwrap()).unwrap().abs().unwrap().flatten_all().unwrap();
     assert!(apart.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-5);
 }
 

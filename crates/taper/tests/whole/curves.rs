@@ -1,12 +1,19 @@
 //! Training as PyTorch does it: plain SGD from the same weights over the same images, every loss.
 
-use taper::hooks::{Activation, Pass, Recorder, rng};
+use taper::hooks::{Activation, Pass, Recorder, Rng};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
-use taper::train::{Optimizer, OptimizerConfig, Rule, cross_entropy};
+use taper::report::{Split, sink_fn};
+use taper::train::{Fit, Optimizer, OptimizerConfig, Rule, classify, cross_entropy, fit};
 
 use crate::support::{close, mlp_sizes, mnist, tensors};
 
-fn follow(name: &str, batch: usize, take: usize, rate: f64, build: impl Fn(&Params) -> Box<dyn Model>) {
+fn follow(
+    name: &str,
+    batch: usize,
+    take: usize,
+    rate: f64,
+    build: impl Fn(&Params) -> Box<dyn Model + Send + Sync>,
+) {
     let Some(data) = mnist(name) else { return };
     let golden = tensors(&format!("{name}_curve.safetensors"));
     let params = Params::new(0, &candle_core::Device::Cpu);
@@ -16,11 +23,11 @@ fn follow(name: &str, batch: usize, take: usize, rate: f64, build: impl Fn(&Para
     }
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::SGD, rate)).unwrap();
     let batches: Vec<_> = data.train.take(take).batches(batch).map(Result::unwrap).collect();
-    let (mut recorder, mut rng) = (Recorder::new(), rng(0));
+    let mut recorder = Recorder::new();
     let losses = golden["losses"].to_vec1::<f32>().unwrap();
     for (step, want) in losses.iter().enumerate() {
         let batch = &batches[step % batches.len()];
-        let logits = model.forward(&mut Pass::train(&mut recorder, &mut rng), &batch.images).unwrap();
+        let logits = model.forward(&mut Pass::train(&mut recorder, 0, step as u64), &batch.images).unwrap();
         let loss = cross_entropy(&logits, &batch.labels).unwrap();
         close(
             &format!("{name}, loss at step {step}"),
@@ -38,7 +45,7 @@ fn follow(name: &str, batch: usize, take: usize, rate: f64, build: impl Fn(&Para
     }
 }
 
-fn mlp(name: &str, activation: Activation) -> impl Fn(&Params) -> Box<dyn Model> {
+fn mlp(name: &str, activation: Activation) -> impl Fn(&Params) -> Box<dyn Model + Send + Sync> {
     let (inputs, widths) = mlp_sizes(&tensors(&format!("{name}_curve.safetensors")), "before.");
     let config = MlpConfig { inputs, widths, activation, ..Default::default() };
     move |params: &Params| Box::new(Mlp::new(&config, params.builder()).unwrap())
@@ -69,14 +76,9 @@ fn an_mlp_on_digits_learns_without_any_file() {
     let config = MlpConfig { inputs: 64, widths: vec![64], ..Default::default() };
     let net = Mlp::new(&config, params.builder()).unwrap();
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::SGD, 0.1)).unwrap();
-    let last = taper::train::fit(
-        &net,
-        &mut optimizer,
-        &data,
-        taper::train::Fit { epochs: 15, batch_size: 32 },
-        &mut taper::report::sink_fn(|_| Ok(())),
-        &mut rng(1),
-    );
-    let test = last.unwrap().unwrap().split(taper::report::Split::Test).unwrap().score.clone();
+    let (train, test) = (|rng: &mut Rng| data.train.shuffled(rng, 32), || data.test.batches(32));
+    let (options, mut nobody) = (Fit { epochs: 15, seed: 1 }, sink_fn(|_| Ok(())));
+    let last = fit(&classify(&net), &mut optimizer, train, test, options, &mut nobody);
+    let test = last.unwrap().split(Split::Test).unwrap().score.clone();
     assert!(test.primary().value > 0.9, "{test:?}");
 }

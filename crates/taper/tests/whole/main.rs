@@ -8,5 +8,6 @@ mod curves;
 mod mnist;
 mod repeat;
 mod resume;
+mod session;
 mod support;
 mod trained;

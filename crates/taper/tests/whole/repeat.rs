@@ -5,7 +5,7 @@ use taper::data::{Dataset, digits};
 use taper::hooks::{Observer, Recorder, rng};
 use taper::nn::{Mlp, MlpConfig, Params};
 use taper::report::LayerStats;
-use taper::train::{Optimizer, OptimizerConfig, parse_rule, train_epoch};
+use taper::train::{Optimizer, OptimizerConfig, Progress, classify, parse_rule, train_batches, train_epoch};
 
 use crate::support::{RULES, bits, small_net};
 
@@ -15,9 +15,10 @@ fn train(data: &Dataset, cnn: bool, rule: &str, observer: &mut dyn Observer) -> 
     let (rule, rate) = parse_rule(rule, None).unwrap();
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(rule, rate)).unwrap();
     let mut rng = rng(9);
+    let mut progress = Progress::default();
     for _ in 0..2 {
         let batches = data.train.shuffled(&mut rng, 100);
-        train_epoch(&*model, &mut optimizer, batches, observer, &mut rng).unwrap();
+        train_batches(&classify(&*model), &mut optimizer, batches, observer, 9, &mut progress).unwrap();
     }
     bits(&params)
 }
@@ -73,7 +74,7 @@ fn a_loss_that_is_not_finite_names_batch_and_origin_and_leaves_the_weights() {
     let before = bits(&params);
     let (rule, _) = parse_rule("sgd", None).unwrap();
     let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(rule, 0.1)).unwrap();
-    let error = train_epoch(&net, &mut optimizer, data.train.batches(32), &mut (), &mut rng(1)).unwrap_err();
+    let error = train_epoch(&classify(&net), &mut optimizer, data.train.batches(32), &mut (), 1).unwrap_err();
     let text = error.in_epoch(3).to_string();
     assert!(text.contains("epoch 3, batch 1") && text.contains("'fc2.weight'"), "{text}");
     assert!(!text.contains('\n'), "{text}");

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use taper::data::{Dataset, digits};
-use taper::hooks::{Recorder, Rng, fork, rng};
-use taper::report::SplitReport;
+use taper::hooks::{Recorder, Rng, rng};
+use taper::report::{Split, SplitReport};
 use taper::train::{
-    Checkpoints, Keep, Optimizer, OptimizerConfig, Point, Progress, Schedule, evaluate, parse_rule,
+    Checkpoints, Keep, Optimizer, OptimizerConfig, Point, Progress, Schedule, classify, evaluate, parse_rule,
     save_weights, train_batches,
 };
 
@@ -22,7 +22,6 @@ const BATCH: usize = 48;
 struct State {
     /// As it was when the epoch began, so that the same order is drawn again.
     order: Rng,
-    masks: Rng,
     progress: Progress,
     live: Recorder,
     frozen: Recorder,
@@ -47,19 +46,17 @@ fn go_on(data: &Dataset, cnn: bool, rule: &str, dir: &Path, stop: Option<Point>)
             (found.at.epoch, found.state)
         }
         None => {
-            let (masks, progress, live, frozen) =
-                (fork(&order), Progress::default(), Recorder::new(), Recorder::new());
-            (0, State { order, masks, progress, live, frozen, lines: Vec::new() })
+            let (progress, live, frozen) = (Progress::default(), Recorder::new(), Recorder::new());
+            (0, State { order, progress, live, frozen, lines: Vec::new() })
         }
     };
     while epoch < EPOCHS {
         let mut next = state.order.clone();
-        let mut batches = data.train.shuffled(&mut next, BATCH);
-        batches.skip_batches(state.progress.batches() as usize);
+        let batches = data.train.shuffled(&mut next, BATCH).skip(state.progress.batches() as usize);
         let until = stop.filter(|stop| stop.epoch == epoch).map_or(u64::MAX, |stop| stop.batch);
         let batches = batches.take((until - state.progress.batches()) as usize);
-        let State { masks, progress, live, .. } = &mut state;
-        train_batches(&*model, &mut optimizer, batches, live, masks, progress).unwrap();
+        let State { progress, live, .. } = &mut state;
+        train_batches(&classify(&*model), &mut optimizer, batches, live, 9, progress).unwrap();
         if until < u64::MAX {
             checkpoints.save(stop.unwrap(), None, &params, &optimizer, &state).unwrap();
             return state.lines;
@@ -69,7 +66,8 @@ fn go_on(data: &Dataset, cnn: bool, rule: &str, dir: &Path, stop: Option<Point>)
             format!("{:?} {:?} {layers}", report.score, report.learning_rate)
         };
         let trained = line(state.progress.report(), &mut state.live);
-        let tested = evaluate(&*model, data.test.batches(BATCH), &mut state.frozen).unwrap();
+        let tested =
+            evaluate(&classify(&*model), Split::Test, data.test.batches(BATCH), &mut state.frozen).unwrap();
         state.lines.push(trained);
         state.lines.push(line(tested, &mut state.frozen));
         (state.order, state.progress, epoch) = (next, Progress::default(), epoch + 1);

@@ -46,10 +46,10 @@ pub fn mlp_sizes(tensors: &HashMap<String, Tensor>, prefix: &str) -> (usize, Vec
 pub const RULES: [&str; 7] = ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"];
 
 /// A network for 8×8 digits with dropout.
-pub fn small_net(cnn: bool, seed: u64) -> (Params, Box<dyn Model>) {
+pub fn small_net(cnn: bool, seed: u64) -> (Params, Box<dyn Model + Send + Sync>) {
     let params = Params::new(seed, &Device::Cpu);
     let (activation, dropout) = (Activation::Relu, 0.3);
-    let model: Box<dyn Model> = if cnn {
+    let model: Box<dyn Model + Send + Sync> = if cnn {
         let (input, channels, widths) = ((1, 8, 8), vec![4, 8], vec![16]);
         let config = CnnConfig { input, channels, widths, activation, dropout, ..Default::default() };
         Box::new(Cnn::new(&config, params.builder()).unwrap())

@@ -5,7 +5,7 @@ use serde_json::Value;
 use taper::data::{Scale, Split};
 use taper::hooks::{Activation, Recorder};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
-use taper::train::{evaluate, load_weights};
+use taper::train::{classify, evaluate, load_weights};
 
 use crate::support::{close, golden, json, mlp_sizes, mnist, tensors};
 
@@ -13,7 +13,7 @@ fn check(name: &str, activation: Activation, test: &Split) {
     let weights = format!("{name}.safetensors");
     let params = Params::new(0, &Device::Cpu);
     let shapes = tensors(&weights);
-    let model: Box<dyn Model> = match shapes.get("conv1.weight") {
+    let model: Box<dyn Model + Send + Sync> = match shapes.get("conv1.weight") {
         Some(conv1) => {
             let maps = |name: &str| shapes[name].dims()[0];
             let channels = vec![conv1.dims()[0], maps("conv2.weight")];
@@ -31,7 +31,8 @@ fn check(name: &str, activation: Activation, test: &Split) {
 
     let want = json(&format!("{name}.json"));
     let mut recorder = Recorder::new();
-    let report = evaluate(&*model, test.batches(512), &mut recorder).unwrap();
+    let report =
+        evaluate(&classify(&*model), taper::report::Split::Test, test.batches(512), &mut recorder).unwrap();
     let n = want["samples"].as_f64().unwrap();
     assert_eq!(report.score.samples as f64, n);
     let correct = report.score.primary().value * n;

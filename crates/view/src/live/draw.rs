@@ -212,8 +212,9 @@ fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let longest = splits.iter().map(|(split, _)| split.name().len()).max().unwrap_or(0);
     for ((split, score), row) in splits.into_iter().zip(area.rows()) {
         let (name, loss) = (split.name(), text::fixed(score.loss, 4));
-        let primary = score.metrics.first().map_or(String::new(), |metric| format!("  {metric}"));
-        let text = format!("{name:longest$}  loss {loss}{primary}");
+        let primary = score.primary();
+        let more = if primary.name == "loss" { String::new() } else { format!("  {primary}") };
+        let text = format!("{name:longest$}  loss {loss}{more}");
         put(buf, row, &text, paint.split(*split));
     }
 }
@@ -257,7 +258,10 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
     }
     title.push(Span::raw(" "));
     let block = Block::new().borders(Borders::TOP).border_style(paint.dim()).title(Line::from(title));
-    let ys = curves.iter().flat_map(|(points, ..)| points).map(|(_, y)| *y);
+    // The untrained network may be so much worse that nothing else could be told apart: its point may lie outside.
+    let points = || curves.iter().flat_map(|(points, ..)| points);
+    let trained = points().any(|(epoch, _)| *epoch > 0.0);
+    let ys = points().filter(|(epoch, _)| *epoch > 0.0 || !trained).map(|(_, y)| *y);
     let range = ys.fold(None, |range: Option<(f64, f64)>, y| {
         range.map_or(Some((y, y)), |(low, high)| Some((low.min(y), high.max(y))))
     });

@@ -1,0 +1,89 @@
+use candle_core::{Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+use taper_hooks::{Pass, Site, Units};
+
+use crate::act::site_name;
+use crate::action::Action;
+
+/// A place to watch that no activation function makes: logits, a residual stream, an embedding, the output of any layer.
+///
+/// It hands on what it is given. Zeros, moments, the distribution and firing rates are recorded; what needs the slope of an
+/// activation function (`flat`, `dead`, `rare`, `died`, `revived`) is null.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use taper_hooks::{Recorder, Units};
+/// use taper_nn::{Pass, Tap};
+///
+/// let tap = Tap::new("residual").units(Units::Last);
+/// let mut recorder = Recorder::new();
+/// let xs = Tensor::ones((2, 28, 64), DType::F32, &Device::Cpu)?; // (N, T, F)
+/// tap.forward(&mut Pass::eval(&mut recorder), &xs)?;
+/// let stats = &recorder.finish()[0];
+/// assert_eq!((stats.units, stats.samples, stats.dead), (64, 2, None));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tap {
+    site: Site,
+    action: Option<Action>,
+}
+
+impl Tap {
+    /// A place called `name`.
+    pub fn new(name: &str) -> Self {
+        Self { site: Site::new(name), action: None }
+    }
+
+    /// A place that has the name of the layer in front of it.
+    ///
+    /// # Errors
+    /// When the prefix is empty.
+    pub fn at(vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self::new(&site_name(&vb)?))
+    }
+
+    /// Says which axis the units are; of three axes one must be named.
+    pub fn units(mut self, units: Units) -> Self {
+        self.site = self.site.units(units);
+        self
+    }
+
+    /// Says that it is the output of the network, of which no unit is called dormant.
+    pub fn output(mut self) -> Self {
+        self.site = self.site.output();
+        self
+    }
+
+    /// As [`Act::then`](crate::Act::then).
+    pub fn then(
+        mut self,
+        action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Self {
+        self.action = Some(Action::new(action));
+        self
+    }
+
+    /// Shows `xs` and hands them on.
+    ///
+    /// # Shapes
+    /// `xs`: `(N, units, ..)` or `(N, .., units)`; the result has the same shape.
+    ///
+    /// # Errors
+    /// Those of [`Pass::tap`].
+    pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        let ys = match &self.action {
+            Some(action) => action.run(pass, xs)?,
+            None => xs.clone(),
+        };
+        pass.tap(&self.site, &ys)?;
+        Ok(ys)
+    }
+}
+
+impl Module for Tap {
+    /// Within [`Pass::scope`] it is watched, elsewhere it does nothing.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        Pass::current(|pass| pass.map_or_else(|| Ok(xs.clone()), |pass| self.forward(pass, xs)))
+    }
+}

@@ -1,0 +1,197 @@
+//! Programs as a user writes them: models, losses and data that the library was not made for. Each keeps every service:
+//! recorder, metrics, the policy for NaN, reports.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use candle_core::{Device, IndexOp, Result, Tensor};
+use candle_nn::{Activation as Plain, Module, Sequential, VarBuilder, linear, seq};
+use taper::data::{Batch, digits};
+use taper::hooks::{Activation, Recorder, Units, rng};
+use taper::nn::{Act, Init, Linear, Model, Params, Pass, Tap};
+use taper::report::Split;
+use taper::train::{
+    Here, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify, cross_entropy,
+    evaluate, train_epoch,
+};
+
+struct Net {
+    fc1: Linear,
+    act1: Act,
+    out: Linear,
+}
+
+impl Net {
+    fn new(outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let relu = Activation::Relu;
+        Ok(Self {
+            fc1: Linear::new(64, 32, Init::of(relu), vb.pp("fc1"))?,
+            act1: Act::new(relu, vb.pp("fc1"))?,
+            out: Linear::new(32, outputs, Init::LeCun, vb.pp("out"))?,
+        })
+    }
+}
+
+impl Model for Net {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        self.out.forward(&self.fc1.forward_act(pass, &xs.flatten_from(1)?, &self.act1)?)
+    }
+}
+
+fn adam(params: &Params) -> Optimizer {
+    Optimizer::new(params.vars(), OptimizerConfig::new(Rule::adam(0.0), 3e-3)).unwrap()
+}
+
+/// Labels of a digit: odd, above 4, has a loop.
+fn labels(digits: &Tensor) -> Result<Tensor> {
+    let of = |d: &u32| [f32::from(d % 2 == 1), f32::from(*d > 4), f32::from([0, 6, 8, 9].contains(d))];
+    let digits = digits.to_vec1::<u32>()?;
+    Tensor::from_vec(digits.iter().flat_map(of).collect::<Vec<_>>(), (digits.len(), 3), &Device::Cpu)
+}
+
+#[test]
+fn several_labels_for_each_image_are_learned_with_an_accuracy_for_each() {
+    let data = digits().unwrap();
+    let params = Params::new(1, &Device::Cpu);
+    let net = Net::new(3, params.builder()).unwrap();
+    let (mut optimizer, mut recorder, mut order) = (adam(&params), Recorder::new(), rng(2));
+    // The library's step with one metric more, on batches of one's own.
+    let step = |pass: &mut Pass<'_>, batch: &Batch| {
+        let (logits, targets) = (net.forward(pass, &batch.images)?, labels(&batch.labels)?);
+        let right = logits.gt(0.0)?.eq(&targets.to_dtype(candle_core::DType::U8)?)?;
+        let mut step = Step::new(binary_cross_entropy(&logits, &targets, 1.0)?, batch.len());
+        for (i, name) in ["odd", "above 4", "loop"].into_iter().enumerate() {
+            let hits: u32 = right.i((.., i))?.to_vec1::<u8>()?.iter().map(|hit| u32::from(*hit)).sum();
+            step = step.share(name, hits.into(), batch.len() as u64);
+        }
+        Ok(step)
+    };
+    for _ in 0..8 {
+        train_epoch(&step, &mut optimizer, data.train.shuffled(&mut order, 32), &mut (), 1).unwrap();
+    }
+    let test = evaluate(&step, Split::Test, data.test.batches(100), &mut recorder).unwrap();
+    for name in ["odd", "above 4", "loop"] {
+        assert!(test.score.metric(name) > Some(0.85), "{name}: {:?}", test.score);
+    }
+    assert!(recorder.finish()[0].zero_fraction > 0.2);
+    // The built-in step agrees about the loss, and its accuracy is the mean of the three.
+    let pairs = data.test.batches(100).map(|batch| batch.and_then(|b| Ok((b.images, labels(&b.labels)?))));
+    let built_in = evaluate(&binary(&net, 1.0), Split::Test, pairs, &mut ()).unwrap().score;
+    assert!((built_in.loss - test.score.loss).abs() < 1e-9);
+    let mean: f64 = test.score.metrics.iter().map(|metric| metric.value / 3.0).sum();
+    assert!((built_in.metric("accuracy").unwrap() - mean).abs() < 1e-9);
+}
+
+/// Rows of an image as a sequence: `(N, 8, 8)` → embedding → residual block → mean over time → classes.
+struct Watched {
+    embed: candle_nn::Linear,
+    embedded: Tap,
+    up: Linear,
+    act: Act,
+    down: Linear,
+    residual: Tap,
+    head: candle_nn::Linear,
+    logits: Tap,
+}
+
+impl Model for Watched {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        let xs = self.embed.forward(&xs.squeeze(1)?)?;
+        let xs = self.embedded.forward(pass, &xs)?;
+        let hidden = self.up.forward_act(pass, &xs, &self.act)?;
+        let xs = self.residual.forward(pass, &(&xs + self.down.forward(&hidden)?)?)?;
+        self.logits.forward(pass, &self.head.forward(&xs.mean(1)?)?)
+    }
+}
+
+#[test]
+fn anything_can_be_watched_and_units_are_units_not_time_steps() {
+    let data = digits().unwrap();
+    let params = Params::new(1, &Device::Cpu);
+    let vb = params.builder();
+    let gelu = Activation::Gelu;
+    let net = Watched {
+        embed: linear(8, 12, vb.pp("embed")).unwrap(),
+        embedded: Tap::new("embed").units(Units::Last),
+        up: Linear::new(12, 48, Init::of(gelu), vb.pp("up")).unwrap(),
+        act: Act::new(gelu, vb.pp("up")).unwrap(),
+        down: Linear::new(48, 12, Init::LeCun, vb.pp("down")).unwrap(),
+        residual: Tap::new("residual").units(Units::Last),
+        head: linear(12, 10, vb.pp("head")).unwrap(),
+        logits: Tap::new("logits").output(),
+    };
+    let (mut optimizer, mut recorder) = (adam(&params), Recorder::new());
+    let step = classify(&net);
+    train_epoch(&step, &mut optimizer, data.train.batches(32), &mut (), 1).unwrap();
+    evaluate(&step, Split::Test, data.test.batches(100), &mut recorder).unwrap();
+    let layers = recorder.finish();
+    let seen: Vec<_> = layers.iter().map(|l| (l.site.as_str(), l.units, l.samples, l.values)).collect();
+    let expected = [
+        ("embed", 12, 360, 360 * 96),
+        ("up", 48, 360, 360 * 384),
+        ("residual", 12, 360, 360 * 96),
+        ("logits", 10, 360, 3600),
+    ];
+    assert_eq!(seen, expected);
+    for layer in &layers {
+        let has_function = layer.site == "up";
+        assert_eq!(layer.activation.is_some(), has_function);
+        assert_eq!([layer.dead.is_some(), layer.flat_low.is_some()], [has_function; 2], "{}", layer.site);
+        assert_eq!(layer.dormant_0_025.is_some(), layer.site != "logits");
+        assert!(layer.mean.is_some() && layer.trouble.is_none());
+    }
+}
+
+/// A model as it was written for plain candle, but for its activations.
+fn plain(vb: VarBuilder, act: impl Fn(&str) -> Result<Box<dyn Module>>) -> Result<Sequential> {
+    struct Boxed(Box<dyn Module>);
+    impl Module for Boxed {
+        fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+            self.0.forward(xs)
+        }
+    }
+    Ok(seq()
+        .add_fn(|xs| xs.flatten_from(1))
+        .add(linear(64, 32, vb.pp("fc1"))?)
+        .add(Boxed(act("fc1")?))
+        .add(linear(32, 16, vb.pp("fc2"))?)
+        .add(Boxed(act("fc2")?))
+        .add(linear(16, 10, vb.pp("fc3"))?))
+}
+
+#[test]
+fn a_model_of_plain_candle_is_watched_by_replacing_its_activations() {
+    let data = digits().unwrap();
+    let train = |watched: bool| {
+        let params = Params::new(1, &Device::Cpu);
+        let vb = params.builder();
+        let net = plain(vb.clone(), |name| {
+            Ok(match watched {
+                true => Box::new(Act::new(Activation::Relu, vb.pp(name))?),
+                false => Box::new(Plain::Relu),
+            })
+        })
+        .unwrap();
+        let (mut optimizer, mut recorder) = (adam(&params), Recorder::new());
+        let step = Here(|pass: &mut Pass<'_>, batch: &Batch| {
+            let logits = pass.scope(|| net.forward(&batch.images))?;
+            Ok(Step::new(cross_entropy(&logits, &batch.labels)?, batch.len()))
+        });
+        train_epoch(&step, &mut optimizer, data.train.batches(32), &mut recorder, 1).unwrap();
+        let trained = recorder.finish();
+        let test = evaluate(&step, Split::Test, data.test.batches(360), &mut recorder).unwrap();
+        // What the values themselves say.
+        let images = data.test.batches(360).next().unwrap().unwrap().images;
+        let all = net.forward_all(&images).unwrap();
+        let zeros = [2, 4].map(|i: usize| {
+            let ys: Vec<f32> = all[i].flatten_all().unwrap().to_vec1().unwrap();
+            ys.iter().filter(|y| **y == 0.0).count() as u64
+        });
+        (test.score.loss, trained, recorder.finish(), zeros)
+    };
+    let (loss, trained, tested, zeros) = train(true);
+    let sites: Vec<_> = trained.iter().map(|l| (l.site.as_str(), l.units, l.samples)).collect();
+    assert_eq!(sites, [("fc1", 32, 1437), ("fc2", 16, 1437)]);
+    assert_eq!([tested[0].zeros, tested[1].zeros], zeros);
+    let (other, nothing, ..) = train(false);
+    assert!(nothing.is_empty());
+    assert!((loss - other).abs() < 0.05, "candle's ReLU differs in its slope at 0 alone: {loss}, {other}");
+}

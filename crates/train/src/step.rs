@@ -1,0 +1,294 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use taper_hooks::{Pass, bits};
+use taper_report::{ADDED_LOSS, Metric, MetricKind, Score};
+
+use crate::{Error, Result};
+
+/// What a training step computed of one batch: a loss to minimise, and what else is worth knowing.
+///
+/// Every number is summed up over the batches of a pass, weighted by samples, and then stands in each record, table and
+/// picture under its name.
+///
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// # use taper_nn::{Mlp, MlpConfig, Model, Params, Pass};
+/// # use taper_train::{Result, Step, mse};
+/// # let params = Params::new(1, &Device::Cpu);
+/// # let net = Mlp::new(&MlpConfig { inputs: 4, widths: vec![8], classes: 1, ..Default::default() }, params.builder())?;
+/// let step = |pass: &mut Pass<'_>, (xs, ys): &(Tensor, Tensor)| {
+///     let errors = (net.forward(pass, xs)? - ys)?;
+///     let mae = errors.detach().abs()?.mean_all()?.to_scalar::<f32>()?;
+///     Ok(Step::new(errors.sqr()?.mean_all()?, xs.dim(0)?).lower("mae", mae.into()))
+/// };
+/// # fn is_step(_: impl Fn(&mut Pass<'_>, &(Tensor, Tensor)) -> Result<Step>) {}
+/// # is_step(step);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Step {
+    pub(crate) loss: Tensor,
+    pub(crate) samples: u64,
+    pub(crate) metrics: Metrics,
+}
+
+impl Step {
+    /// A mean loss over so many samples.
+    ///
+    /// # Shapes
+    /// `loss`: a scalar of a floating-point type.
+    pub fn new(loss: Tensor, samples: usize) -> Self {
+        Self { loss, samples: samples as u64, metrics: Metrics::default() }
+    }
+
+    /// A metric of which less is better: its mean over the samples, as a mean absolute error.
+    pub fn lower(self, name: impl Into<Cow<'static, str>>, mean: f64) -> Self {
+        let weight = self.samples as f64;
+        self.with(name, MetricKind::Lower, Sums::Mean { sum: mean * weight, weight })
+    }
+
+    /// A metric of which more is better: its mean over the samples.
+    pub fn higher(self, name: impl Into<Cow<'static, str>>, mean: f64) -> Self {
+        let weight = self.samples as f64;
+        self.with(name, MetricKind::Higher, Sums::Mean { sum: mean * weight, weight })
+    }
+
+    /// A fraction of which more is better, as accuracy: `part` of `whole`, both summed up over the batches. Written in
+    /// percent.
+    pub fn share(self, name: impl Into<Cow<'static, str>>, part: u64, whole: u64) -> Self {
+        self.with(name, MetricKind::Share, Sums::Mean { sum: part as f64, weight: whole as f64 })
+    }
+
+    /// The coefficient of determination R², over all values of the pass: 1 − Σ(t − y)² / Σ(t − mean t)².
+    ///
+    /// # Shapes
+    /// `ys` and `targets`: as many values.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn r2(self, name: impl Into<Cow<'static, str>>, ys: &Tensor, targets: &Tensor) -> Result<Self> {
+        let (mut of, same) = (Spread::default(), ys.elem_count() == targets.elem_count());
+        if !same {
+            let (ys, targets) = (ys.dims(), targets.dims());
+            return Err(Error::Config(format!("R²: expected targets of shape {ys:?}, found {targets:?}")));
+        }
+        taper_kernels::with_values(ys, |ys| {
+            taper_kernels::with_values(targets, |targets| {
+                let n = targets.len() as f64;
+                let mean = targets.iter().map(|t| f64::from(*t)).sum::<f64>() / n.max(1.0);
+                let squares = targets.iter().map(|t| (f64::from(*t) - mean).powi(2)).sum();
+                let errors =
+                    ys.iter().zip(targets).map(|(y, t)| (f64::from(*y) - f64::from(*t)).powi(2)).sum();
+                of = Spread { n, mean, squares, errors };
+            })
+        })??;
+        Ok(self.with(name, MetricKind::Higher, Sums::R2(of)))
+    }
+
+    /// A table of counts, added up over the batches: a confusion matrix.
+    pub fn counts(mut self, name: impl Into<String>, rows: Vec<Vec<u64>>) -> Self {
+        self.metrics.counts.insert(name.into(), rows);
+        self
+    }
+
+    fn with(mut self, name: impl Into<Cow<'static, str>>, kind: MetricKind, sums: Sums) -> Self {
+        self.metrics.sums.push(Sum { name: name.into(), kind, sums });
+        self
+    }
+
+    /// The value of the loss, if training can use it.
+    pub(crate) fn value(&self, training: bool) -> Result<f64, StepError> {
+        let loss = &self.loss;
+        if self.samples == 0 {
+            return Err(StepError::NoSamples);
+        }
+        if loss.rank() != 0 {
+            return Err(StepError::NotScalar(loss.dims().to_vec()));
+        }
+        if !loss.dtype().is_float() {
+            return Err(StepError::NotFloat(loss.dtype()));
+        }
+        if training && !loss.track_op() {
+            return Err(StepError::Detached);
+        }
+        self.metrics.check_names()?;
+        scalar(loss).map_err(StepError::Unreadable)
+    }
+
+    /// Adds what sites added to the loss in this pass, and says how much that is, as the metric [`ADDED_LOSS`].
+    pub(crate) fn with_added_loss(mut self, pass: &Pass<'_>) -> Result<(Self, Option<Tensor>)> {
+        let Some(added) = pass.added_loss() else { return Ok((self, None)) };
+        let value = scalar(added)?;
+        let total = (&self.loss + added.to_dtype(self.loss.dtype())?)?;
+        self = self.lower(ADDED_LOSS, value);
+        Ok((self, Some(total)))
+    }
+}
+
+/// A scalar of any floating-point type; converted on the CPU, as some devices have no f64.
+pub(crate) fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
+    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()
+}
+
+/// What is wrong with what a training step returned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// The loss has more than one value.
+    #[error("expected a loss of one value, found shape {0:?}: take its mean with mean_all()")]
+    NotScalar(Vec<usize>),
+    /// The loss is an integer.
+    #[error("expected a loss of a floating-point type, found {0:?}: convert it with to_dtype(DType::F32)")]
+    NotFloat(DType),
+    /// The loss does not depend on a parameter.
+    #[error(
+        "expected a loss that depends on a parameter, found one without a gradient: was it detached, or computed without the \
+         model?"
+    )]
+    Detached,
+    /// There was no sample in the batch.
+    #[error("expected at least one sample, found none: leave empty batches out")]
+    NoSamples,
+    /// Two metrics have one name.
+    #[error("expected a name of its own for each metric, found '{0}' twice")]
+    MetricTwice(String),
+    /// A metric has the name of a number that every record has.
+    #[error("expected a metric with a name of its own, found '{0}', which every report has")]
+    MetricReserved(String),
+    /// The loss cannot be read.
+    #[error("the loss cannot be read: {0}")]
+    Unreadable(candle_core::Error),
+}
+
+/// Sums of metrics over batches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Metrics {
+    sums: Vec<Sum>,
+    counts: BTreeMap<String, Vec<Vec<u64>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Sum {
+    name: Cow<'static, str>,
+    kind: MetricKind,
+    sums: Sums,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Sums {
+    Mean {
+        #[serde(with = "bits")]
+        sum: f64,
+        #[serde(with = "bits")]
+        weight: f64,
+    },
+    R2(Spread),
+}
+
+/// Squared deviations of targets from their mean, and of outputs from targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Spread {
+    #[serde(with = "bits")]
+    n: f64,
+    #[serde(with = "bits")]
+    mean: f64,
+    #[serde(with = "bits")]
+    squares: f64,
+    #[serde(with = "bits")]
+    errors: f64,
+}
+
+impl Sum {
+    /// NaN where nothing was counted.
+    fn value(&self) -> f64 {
+        match self.sums {
+            Sums::Mean { sum, weight } => sum / weight,
+            // Of targets that are all equal there is none.
+            Sums::R2(Spread { squares: 0.0, .. }) => f64::NAN,
+            Sums::R2(Spread { squares, errors, .. }) => 1.0 - errors / squares,
+        }
+    }
+
+    /// Whether it counts something and that is NaN or infinite.
+    fn is_faulty(&self) -> bool {
+        match self.sums {
+            Sums::Mean { sum, .. } => !sum.is_finite(),
+            Sums::R2(Spread { squares, errors, .. }) => !(squares + errors).is_finite(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        match (&mut self.sums, &other.sums) {
+            (Sums::Mean { sum, weight }, Sums::Mean { sum: s, weight: w }) => {
+                (*sum, *weight) = (*sum + s, *weight + w);
+            }
+            (Sums::R2(own), Sums::R2(other)) if own.n + other.n > 0.0 => {
+                // Chan, Golub & LeVeque 1979
+                let (n, d) = (own.n + other.n, other.mean - own.mean);
+                *own = Spread {
+                    n,
+                    mean: own.mean + d * other.n / n,
+                    squares: own.squares + other.squares + d * d * own.n * other.n / n,
+                    errors: own.errors + other.errors,
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Metrics {
+    /// The first metric that is NaN or infinite.
+    pub fn faulty(&self) -> Option<&str> {
+        self.sums.iter().find(|sum| sum.is_faulty()).map(|sum| &*sum.name)
+    }
+
+    /// That every metric has a name of its own.
+    fn check_names(&self) -> Result<(), StepError> {
+        const RESERVED: [&str; 7] = [
+            "loss",
+            "samples",
+            "learning_rate",
+            "nonfinite",
+            "seconds",
+            "samples_per_second",
+            "tracking_fraction",
+        ];
+        for (i, sum) in self.sums.iter().enumerate() {
+            if self.sums[..i].iter().any(|other| other.name == sum.name) {
+                return Err(StepError::MetricTwice(sum.name.to_string()));
+            }
+            if RESERVED.contains(&&*sum.name) {
+                return Err(StepError::MetricReserved(sum.name.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a batch; of one whose step was left out, only what is finite.
+    pub fn add(&mut self, batch: &Self, skipped: bool) {
+        for sum in batch.sums.iter().filter(|sum| !(skipped && sum.is_faulty())) {
+            match self.sums.iter_mut().find(|own| own.name == sum.name) {
+                Some(own) => own.add(sum),
+                None => self.sums.push(sum.clone()),
+            }
+        }
+        for (name, rows) in &batch.counts {
+            let own = self.counts.entry(name.clone()).or_default();
+            own.resize_with(own.len().max(rows.len()), Vec::new);
+            for (own, row) in own.iter_mut().zip(rows) {
+                own.resize(own.len().max(row.len()), 0);
+                own.iter_mut().zip(row).for_each(|(own, n)| *own += n);
+            }
+        }
+    }
+
+    /// What they come to.
+    pub fn score(&self, loss: f64, samples: u64) -> Score {
+        let metric = |sum: &Sum| Metric { name: sum.name.to_string(), kind: sum.kind, value: sum.value() };
+        Score { loss, samples, metrics: self.sums.iter().map(metric).collect(), counts: self.counts.clone() }
+    }
+}

@@ -4,7 +4,7 @@ use crate::{
     EpochReport, LayerLine, Line, Metrics, MetricsLine, Result, SplitReport, Timing, TimingLine, read_lines,
 };
 
-/// What a run's sinks were told of its epochs, from the files of its directory: for a sink that comes in later.
+/// Reads the reports of past epochs from the files of a run's directory, to replay them into a new sink.
 ///
 /// Losses and metrics that were not finite come back as NaN, whatever they were.
 ///

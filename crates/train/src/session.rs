@@ -582,11 +582,15 @@ impl<'a> Session<'a> {
     pub fn interrupt(&mut self) -> Result<()> {
         let current = std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
         let Some(epoch) = current.epoch.filter(|epoch| *epoch > 0) else { return Ok(()) };
+        let partial = self.state.progress.batches() > 0;
         for (split, before) in current.before.into_iter().rev() {
-            *self.state.recorder(split) = before;
+            // The training window of an epoch that is resumed within goes on.
+            if split != Split::Train || !partial {
+                *self.state.recorder(split) = before;
+            }
         }
         self.save(epoch - 1, None)?;
-        if self.state.progress.batches() == 0 {
+        if !partial {
             return Ok(());
         }
         // No window of it is whole, so only the score of what was trained on is worth showing.

@@ -18,7 +18,7 @@ pub enum Error {
         /// Its shape.
         found: Vec<usize>,
     },
-    /// A tensor of three axes, and nobody said which the units are.
+    /// A tensor of three axes at a site whose unit axis is not set.
     #[error(
         "site '{site}': expected to be told which axis of {found:?} the units are: units(Units::Last) for (N, T, F), \
          units(Units::Second) for (N, C, L); forward_act of a layer says it by itself"
@@ -81,7 +81,7 @@ impl From<Error> for candle_core::Error {
 }
 
 impl Error {
-    /// What a forward pass failed with, if it is one of these.
+    /// The error of this crate inside an error of candle, if there is one.
     pub fn of(error: &candle_core::Error) -> Option<&Self> {
         match error {
             candle_core::Error::WithBacktrace { inner, .. } => Self::of(inner),

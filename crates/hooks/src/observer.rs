@@ -19,7 +19,7 @@ pub trait Observer: Send {
     /// was begun before.
     ///
     /// # Errors
-    /// The observer's own; the pass over the split does not begin then.
+    /// Those of the observer; then the pass does not run.
     fn begin(&mut self, _split: Split, _continues: bool) -> Result<()> {
         Ok(())
     }

@@ -53,8 +53,8 @@ impl<'a> Pass<'a> {
     }
 
     /// The same for a part of a batch, which begins with row `first_row` of the whole: it draws what these rows would
-    /// draw in the whole batch. The first axis of what is dropped must be the batch: where samples and positions were
-    /// flattened into one axis before dropout, parts draw other masks than the whole.
+    /// draw in the whole batch. The first axis of the input of dropout must be the batch: if samples and positions
+    /// were flattened into one axis, the parts draw other masks than the whole batch.
     pub fn rows_from(mut self, first_row: u64) -> Self {
         if let Some(random) = &mut self.random {
             random.first_row = first_row;
@@ -83,7 +83,7 @@ impl<'a> Pass<'a> {
         self.see_with(site, site.activation(), None, &|| Ok(xs.clone()), ys)
     }
 
-    /// Shows the observer values that no activation function made, as logits or an embedding.
+    /// Shows the observer values at a site without an activation function, such as logits or an embedding.
     ///
     /// # Shapes
     /// `ys`: `(N, units, ..)` or `(N, .., units)`; the site says which.
@@ -142,7 +142,7 @@ impl<'a> Pass<'a> {
         off_the_record(|| self.observer.input(xs))
     }
 
-    /// Returns a new key for random numbers at each call; the same ones in each pass of the same seed and step.
+    /// Returns the next random key of this pass. Passes with the same seed and step return the same sequence of keys.
     ///
     /// # Errors
     /// In evaluation mode.
@@ -181,7 +181,8 @@ impl<'a> Pass<'a> {
         self.observing
     }
 
-    /// Runs the forward pass of a model that was written for plain candle: its layers find this pass by [`Pass::current`].
+    /// Runs `forward`, a model written for plain candle, with this pass as the current one of the thread: its layers get it
+    /// from [`Pass::current`].
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};

@@ -117,7 +117,7 @@ impl Mask {
         );
     }
 
-    /// Writes `ys` from `xs`, of which each row has `width` values: `scale · x + shift` where `x` is kept, else `dropped`.
+    /// Applies the mask to `xs`, rows of `width` values: `scale · x + shift` for a kept `x`, else `dropped`.
     fn choose(&self, width: usize, xs: &[f32], (scale, shift, dropped): (f32, f32, f32)) -> Vec<f32> {
         let mut ys = vec![0.0; xs.len()];
         let rows = (CHUNK / width.max(1)).max(1);

@@ -18,7 +18,7 @@ impl From<Error> for candle_core::Error {
 }
 
 impl Error {
-    /// What a tensor operation failed with, if it is one of these.
+    /// The error of this crate inside an error of candle, if there is one.
     pub fn of(error: &candle_core::Error) -> Option<&Self> {
         match error {
             candle_core::Error::WithBacktrace { inner, .. } => Self::of(inner),

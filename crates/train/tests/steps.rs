@@ -50,6 +50,15 @@ fn one_line(error: &Error, says: &str) {
     assert!(text.contains(says) && text.lines().count() == 1, "expected '{says}' in: {text}");
 }
 
+/// A model whose outputs are its inputs.
+struct Same;
+
+impl Model for Same {
+    fn forward(&self, _: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(xs.clone())
+    }
+}
+
 #[derive(Debug, PartialEq)]
 struct NoMore(u8);
 
@@ -237,12 +246,6 @@ fn an_autoencoder_reconstructs_its_input_whatever_its_shape() {
 
 #[test]
 fn binary_labels_are_counted_one_by_one() {
-    struct Same;
-    impl Model for Same {
-        fn forward(&self, _: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
-            Ok(xs.clone())
-        }
-    }
     let cpu = &Device::Cpu;
     let batch = (
         Tensor::new(&[[1e4_f32, -1e4, 0.3], [-0.3, 1e4, -1e4]], cpu).unwrap(),
@@ -257,12 +260,6 @@ fn binary_labels_are_counted_one_by_one() {
 
 #[test]
 fn classes_have_accuracies_and_a_confusion_matrix_on_request() {
-    struct Same;
-    impl Model for Same {
-        fn forward(&self, _: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
-            Ok(xs.clone())
-        }
-    }
     let one_hot = |classes: &[u32]| {
         let rows: Vec<f32> = classes.iter().flat_map(|c| (0..3).map(move |k| f32::from(k == *c))).collect();
         Tensor::from_vec(rows, (classes.len(), 3), &Device::Cpu).unwrap()
@@ -282,12 +279,6 @@ fn classes_have_accuracies_and_a_confusion_matrix_on_request() {
 
 #[test]
 fn smoothing_and_class_weights_are_pytorchs_and_nonsense_is_refused() {
-    struct Same;
-    impl Model for Same {
-        fn forward(&self, _: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
-            Ok(xs.clone())
-        }
-    }
     let cpu = &Device::Cpu;
     let batch = (
         Tensor::new(&[[1.0_f32, -2.0, 0.5], [0.0, 0.3, -1.0]], cpu).unwrap(),

@@ -24,53 +24,47 @@
 //! ```
 
 #![deny(unsafe_op_in_unsafe_fn)]
+// The one crate with unsafe code: every block states why it is sound.
+#![allow(unsafe_code)]
+#![warn(clippy::undocumented_unsafe_blocks)]
 
-mod activate;
 mod activation;
-mod conv;
-mod cpu;
-mod cross_entropy;
-mod dropout;
+mod autograd;
 mod error;
-mod finite;
-mod gradient;
-mod gradients;
-mod kernel;
-mod linear;
-mod loss;
+mod gemm;
 mod math;
-mod pool;
-mod product;
+mod ops;
+mod optim;
+mod parallel;
 mod recycle;
-mod step;
-mod tape;
-mod transpose;
+mod simd;
+mod sparse;
+mod values;
 
-pub use activate::{activate, derivatives, prelu};
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
-pub use conv::{Conv2dGeometry, conv2d, conv2d_act};
-pub use cpu::{simd, with_values};
-pub use cross_entropy::cross_entropy;
-pub use dropout::{Draw, alpha_dropout, dropout};
+pub use autograd::{Gradients, Tape, VarGradient, all_finite, first_non_finite, off_the_record, record};
 pub use error::Error;
-pub use finite::{all_finite, first_non_finite};
-pub use gradients::{Gradients, VarGradient};
-pub use linear::{linear, linear_act};
-pub use loss::{binary_cross_entropy, mse, soft_cross_entropy};
-pub use pool::{avg_pool2d, max_pool2d};
+pub use ops::activate::{activate, derivatives, prelu};
+pub use ops::conv2d::{Conv2dGeometry, conv2d, conv2d_act};
+pub use ops::cross_entropy::cross_entropy;
+pub use ops::dropout::{Draw, alpha_dropout, dropout};
+pub use ops::linear::{linear, linear_act};
+pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
+pub use ops::pool2d::{avg_pool2d, max_pool2d};
+pub use optim::{Rule, Slots};
 pub use recycle::Recycle;
-pub use step::{Rule, Slots};
-pub use tape::{Tape, off_the_record, record};
+pub use simd::simd;
+pub use values::with_values;
 
 /// The same formulas in candle's own operations, with candle's autograd: what the kernels are tested
 /// against, and what runs on other devices and for other dtypes.
 pub mod twin {
-    pub use crate::activate::twin::{activate, prelu};
-    pub use crate::conv::twin::conv2d;
-    pub use crate::cross_entropy::twin::cross_entropy;
-    pub use crate::dropout::twin::{alpha_dropout, dropout};
-    pub use crate::linear::twin::linear;
-    pub use crate::loss::twin::{binary_cross_entropy, mse, soft_cross_entropy};
-    pub use crate::pool::twin::{avg_pool2d, max_pool2d};
-    pub use crate::step::twin::step;
+    pub use crate::ops::activate::twin::{activate, prelu};
+    pub use crate::ops::conv2d::twin::conv2d;
+    pub use crate::ops::cross_entropy::twin::cross_entropy;
+    pub use crate::ops::dropout::twin::{alpha_dropout, dropout};
+    pub use crate::ops::linear::twin::linear;
+    pub use crate::ops::loss::twin::{binary_cross_entropy, mse, soft_cross_entropy};
+    pub use crate::ops::pool2d::twin::{avg_pool2d, max_pool2d};
+    pub use crate::optim::twin::step;
 }

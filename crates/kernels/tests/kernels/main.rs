@@ -4,7 +4,6 @@
 mod activations;
 mod applied;
 mod arguments;
-mod choices;
 mod dropout;
 mod edges;
 mod goldens;

@@ -59,6 +59,35 @@ fn through_reshaped_views() {
 }
 
 #[test]
+fn through_views_that_share_an_address_with_what_they_are_views_of() {
+    agree(&vars(&[&[1, 6, 4], &[5, 24], &[3, 4]]), |v| {
+        let ys = activate(&v[0], Activation::Tanh)?;
+        // All of it in the same order, whatever the shape: with an axis of one moved, added or removed.
+        let moved = ys.transpose(0, 1)?.unsqueeze(0)?.squeeze(2)?.squeeze(0)?;
+        let all = linear(&moved.reshape((1, 24))?, &v[1], None)?.sum_all()?;
+        // The first rows alone begin at the same address.
+        let some = linear(&ys.squeeze(0)?.narrow(0, 0, 2)?, &v[2], None)?.sqr()?.sum_all()?;
+        // In another order.
+        let transposed = linear(&ys.transpose(1, 2)?.contiguous()?.reshape((1, 24))?, &v[1], None)?;
+        (all + some)? + transposed.sqr()?.sum_all()?
+    });
+}
+
+#[test]
+fn a_new_tensor_at_the_address_of_one_that_is_gone_is_not_taken_for_a_view() {
+    let [a, b] = [var(&random(1, &[64, 64])), var(&random(2, &[64, 64]))];
+    let (loss, tape) = record(|| {
+        let first = activate(&a, Activation::Relu).unwrap();
+        drop(first);
+        let second = (b.as_tensor() * 2.0).unwrap();
+        activate(&second, Activation::Relu).unwrap().sum_all().unwrap()
+    });
+    let gradients = tape.backward(&loss).unwrap();
+    assert!(gradients.get(&b).is_some());
+    assert!(gradients.get(&a).is_none());
+}
+
+#[test]
 fn of_a_result_that_is_used_more_than_once() {
     agree(&vars(&[&[3, 4], &[4, 4]]), |v| {
         let ys = linear(&v[0], &v[1], None)?;

@@ -1,0 +1,16 @@
+//! Differentiable operations, the gradients between them, and the tape that they are written to.
+
+mod finite;
+mod gradient;
+mod gradients;
+mod graph;
+mod op;
+mod tape;
+
+pub use finite::{all_finite, first_non_finite};
+pub(crate) use gradient::{Gradient, Pending, Scattered};
+pub(crate) use gradients::Form;
+pub use gradients::{Gradients, VarGradient};
+pub(crate) use graph::apply;
+pub(crate) use op::{Backward, Op};
+pub use tape::{Tape, off_the_record, record};

@@ -1,0 +1,86 @@
+use candle_core::{DType, Result, Tensor};
+
+use super::gradients::{Form, VarGradient};
+use crate::parallel::largest;
+use crate::values::{Values, is_fast};
+
+/// Whether no value of these gradients is NaN or infinite.
+///
+/// # Errors
+/// When a gradient cannot be read.
+pub fn all_finite<'a>(gradients: impl IntoIterator<Item = &'a VarGradient>) -> Result<bool> {
+    // Gradients on a GPU are summed up there and read once: every read waits for the device.
+    let mut elsewhere: Option<Tensor> = None;
+    for gradient in gradients {
+        let tensor = match &gradient.0 {
+            Form::Pending(pending) if pending.is_surely_finite() => continue,
+            Form::Pending(_) => &gradient.values()?,
+            Form::Values(tensor) => tensor,
+        };
+        if is_fast(&[tensor]) {
+            let tensor = tensor.contiguous()?;
+            if !largest(&Values::of(&tensor)?).is_finite() {
+                return Ok(false);
+            }
+        } else {
+            let sum = twin::all_finite(tensor)?;
+            elsewhere = Some(match elsewhere {
+                Some(others) => (others + sum)?,
+                None => sum,
+            });
+        }
+    }
+    elsewhere.map_or(Ok(true), |sum| Ok(sum.to_scalar::<f32>()? == 0.0))
+}
+
+/// The first value in row-major order that is NaN or infinite.
+///
+/// # Errors
+/// When the tensor cannot be read.
+pub fn first_non_finite(tensor: &Tensor) -> Result<Option<usize>> {
+    crate::with_values(tensor, |values| values.iter().position(|x| !x.is_finite()))
+}
+
+pub(crate) mod twin {
+    use super::*;
+
+    /// 0 if all values are finite, otherwise NaN: both NaN and infinity are so times 0.
+    pub fn all_finite(tensor: &Tensor) -> Result<Tensor> {
+        (tensor.detach() * 0.0)?.sum_all()?.to_dtype(DType::F32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::parallel::CHUNK;
+    use candle_core::Device;
+
+    fn finite(tensors: &[Tensor]) -> bool {
+        let gradients: Vec<VarGradient> = tensors.iter().cloned().map(Into::into).collect();
+        all_finite(&gradients).unwrap()
+    }
+
+    #[test]
+    fn one_value_among_many_is_found_wherever_it_is() {
+        let n = 3 * CHUNK + 7;
+        for fault in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 1, CHUNK - 1, CHUNK, n - 1] {
+                let mut values = vec![f32::MAX; n];
+                values[at] = fault;
+                let tensor = Tensor::new(&values[..], &Device::Cpu).unwrap();
+                let good = Tensor::new(&[f32::MIN, -0.0, 1e-45], &Device::Cpu).unwrap();
+                let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+                assert!(!finite(&[good.clone(), tensor.clone()]), "{fault} at {at}");
+                assert!(!finite(&[good.clone(), wide(&tensor)]));
+                assert_eq!(first_non_finite(&tensor).unwrap(), Some(at));
+                assert!(finite(&[good.clone(), wide(&good)]));
+            }
+        }
+        assert!(finite(&[]));
+        let row = Tensor::new(&[[1.0_f32, 2.0], [f32::NAN, 4.0]], &Device::Cpu).unwrap();
+        assert!(!finite(&[row.t().unwrap()]), "not contiguous");
+        assert!(finite(&[row.narrow(0, 0, 1).unwrap()]), "only the part that it is");
+    }
+}

@@ -1,0 +1,83 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::parallel::CHUNK;
+
+/// The gradient of the loss by a tensor.
+pub(crate) enum Gradient {
+    /// A value per element, in row-major order.
+    Dense(Vec<f32>),
+    /// Only some elements have one, as behind max-pooling.
+    Scattered(Scattered),
+    /// Not computed yet.
+    Pending(Box<dyn Pending>),
+}
+
+/// The gradient of a matrix that is computed when somebody needs its values: those of a weight are often the largest
+/// thing that a step would write to memory and read again.
+pub(crate) trait Pending: Send + Sync {
+    /// Rows and columns.
+    fn size(&self) -> (usize, usize);
+
+    /// All values, in row-major order.
+    fn values(&self) -> Vec<f32>;
+
+    /// Calls `op(rows, columns, values of these)` for tiles that cover the matrix, on all threads. Each element is in one
+    /// tile; the tiles depend on the size alone.
+    fn for_tiles(&self, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync));
+
+    /// Whether it follows from the factors that no value is NaN or infinite.
+    fn is_surely_finite(&self) -> bool;
+
+    /// A tensor that is read when values are computed, and must not change before.
+    fn reads(&self) -> Option<&Tensor>;
+}
+
+/// Gradients at some positions of each plane of `(N, C, H, W)`; everywhere else they are 0.
+pub(crate) struct Scattered {
+    /// The gradients, `(N, C, windows)`. Many are 0 once they have gone back through a ReLU.
+    pub values: Vec<f32>,
+    /// The elements that they belong to, of the same shape. Contiguous, in f32, on the CPU.
+    pub ys: Tensor,
+    /// Where in its plane each belongs; a position may come more than once (overlapping windows), and its gradients add.
+    pub positions: Arc<Vec<u32>>,
+    /// Gradients per plane.
+    pub windows: usize,
+    /// Elements per plane, H·W.
+    pub plane: usize,
+}
+
+impl Gradient {
+    /// A value per element.
+    pub fn into_dense(self) -> Vec<f32> {
+        match self {
+            Self::Dense(values) => values,
+            Self::Scattered(scattered) => scattered.into_dense(),
+            Self::Pending(pending) => pending.values(),
+        }
+    }
+
+    /// The sum of two gradients of one tensor.
+    pub fn plus(self, other: Self) -> Self {
+        let (mut sum, other) = (self.into_dense(), other.into_dense());
+        sum.par_iter_mut().zip(&other).with_min_len(CHUNK).for_each(|(a, b)| *a += *b);
+        Self::Dense(sum)
+    }
+}
+
+impl Scattered {
+    fn into_dense(self) -> Vec<f32> {
+        let planes = self.values.len() / self.windows.max(1);
+        let mut dense = vec![0.0; planes * self.plane];
+        let sources = self.values.par_chunks(self.windows).zip(self.positions.par_chunks(self.windows));
+        dense.par_chunks_mut(self.plane.max(1)).zip(sources).for_each(|(plane, (values, positions))| {
+            for (&position, &value) in positions.iter().zip(values) {
+                plane[position as usize] += value;
+            }
+        });
+        dense
+    }
+}

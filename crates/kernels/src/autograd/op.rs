@@ -1,0 +1,43 @@
+use candle_core::{Result, Shape, Tensor};
+
+use super::gradient::Gradient;
+use crate::values::Values;
+
+/// One differentiable operation on f32 values on the CPU: made for one call, with the shapes of its inputs.
+pub(crate) trait Op: Send + Sync + 'static {
+    fn name(&self) -> &'static str;
+
+    /// The shape of the result.
+    fn shape(&self) -> Shape;
+
+    /// The values of the result, in row-major order; so are the inputs.
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32>;
+
+    /// A gradient for every input that wants one.
+    fn backward(&self, args: Backward<'_>) -> Vec<Option<Gradient>>;
+}
+
+/// What [`Op::backward`] is given.
+pub(crate) struct Backward<'a> {
+    /// What [`Op::forward`] was given.
+    pub inputs: &'a [&'a [f32]],
+    /// What it returned, as a contiguous tensor.
+    pub ys: &'a Tensor,
+    /// The gradient of the loss by `ys`.
+    pub grad_ys: Gradient,
+    /// For every input, whether something that is learned depends on it.
+    pub wanted: &'a [bool],
+}
+
+/// The backward pass of `op` on tensors.
+pub(super) fn backward(
+    op: &dyn Op,
+    inputs: &[&Tensor],
+    ys: &Tensor,
+    grad_ys: Gradient,
+) -> Result<Vec<Option<Gradient>>> {
+    let wanted: Vec<bool> = inputs.iter().map(|t| t.track_op()).collect();
+    let inputs: Vec<Values<'_>> = inputs.iter().map(|t| Values::of(t)).collect::<Result<_>>()?;
+    let inputs: Vec<&[f32]> = inputs.iter().map(|values| &**values).collect();
+    Ok(op.backward(Backward { inputs: &inputs, ys, grad_ys, wanted: &wanted }))
+}

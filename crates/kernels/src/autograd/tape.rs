@@ -1,0 +1,242 @@
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, Var};
+
+use super::gradient::Gradient;
+use super::gradients::{Form, Gradients, VarGradient};
+use super::op::{self, Op};
+use crate::values::{Values, is_fast};
+
+thread_local! {
+    /// The tape that kernels called on this thread write to. Set within [`record`] alone: candle's graph cannot
+    /// be read from outside, and a model should not have to hand a tape through its layers.
+    static TAPE: RefCell<Option<Tape>> = const { RefCell::new(None) };
+}
+
+/// What the kernels of this crate did in a forward pass, in order: the way back for gradients.
+///
+/// candle's own backward pass adds every gradient to a tensor of zeros, also the first and only one. A tape hands
+/// gradients on as they are, in place and sparse where they can be. Other operations of candle may stand between
+/// the kernels: gradients find their way through them by candle's backward pass.
+#[derive(Default)]
+pub struct Tape {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    op: Box<dyn Op>,
+    inputs: Vec<Tensor>,
+    output: Tensor,
+    /// Where the values of `output` lie in memory.
+    address: usize,
+}
+
+/// Runs `forward` and writes down what the kernels of this crate do in it, on this thread.
+///
+/// The tensors that they return are leaves of candle's graph: go back with [`Tape::backward`], not with candle's
+/// `backward`, which ends at the first of them. Tapes nest, and leave nothing behind.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use taper_kernels::{Activation, activate, linear, record};
+///
+/// let xs = Tensor::new(&[[1.0_f32, -2.0]], &Device::Cpu)?;
+/// let weight = Var::new(&[[3.0_f32, 1.0], [1.0, 1.0]], &Device::Cpu)?;
+/// let (loss, tape) = record(|| activate(&linear(&xs, &weight, None)?, Activation::Relu)?.sum_all());
+/// let gradients = tape.backward(&loss?)?;
+/// assert_eq!(gradients.get(&weight).unwrap().values()?.to_vec2::<f32>()?, [[1.0, -2.0], [0.0, 0.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn record<R>(forward: impl FnOnce() -> R) -> (R, Tape) {
+    let outer = Replaced::by(Some(Tape::default()));
+    let result = forward();
+    let tape = TAPE.take().unwrap_or_default();
+    drop(outer);
+    (result, tape)
+}
+
+/// Runs `op` with no tape: what it computes does not belong to the forward pass of this thread.
+///
+/// While a thread waits for others in a parallel loop it may be given any other work to do; that must not end up
+/// on the tape either.
+pub fn off_the_record<R>(op: impl FnOnce() -> R) -> R {
+    let _outer = Replaced::by(None);
+    op()
+}
+
+/// Puts the tape from before back, also when something panics.
+struct Replaced(Option<Tape>);
+
+impl Replaced {
+    fn by(tape: Option<Tape>) -> Self {
+        Self(TAPE.replace(tape))
+    }
+}
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        TAPE.set(self.0.take());
+    }
+}
+
+pub(crate) fn is_recording() -> bool {
+    TAPE.with_borrow(|tape| tape.is_some())
+}
+
+/// Runs a kernel and writes it down.
+pub(crate) fn apply(op: Box<dyn Op>, inputs: Vec<Tensor>) -> Result<Tensor> {
+    let values: Vec<Values<'_>> = inputs.iter().map(Values::of).collect::<Result<_>>()?;
+    let slices: Vec<&[f32]> = values.iter().map(|values| &**values).collect();
+    let ys = off_the_record(|| op.forward(&slices));
+    drop(values);
+    if !inputs.iter().any(Tensor::track_op) {
+        return Tensor::from_vec(ys, op.shape(), &Device::Cpu);
+    }
+    // A variable, so that candle follows what is computed from it, down to here and not further.
+    let output = Var::from_vec(ys, op.shape(), &Device::Cpu)?.into_inner();
+    let address = Values::of(&output)?.as_ptr().addr();
+    TAPE.with_borrow_mut(|tape| {
+        let tape = tape.get_or_insert_default();
+        tape.nodes.push(Node { op, inputs, output: output.clone(), address });
+    });
+    Ok(output)
+}
+
+impl Tape {
+    /// The gradients of `loss`, a scalar, by every variable that it was computed from.
+    ///
+    /// # Errors
+    /// When an operation of candle in between has no backward pass.
+    pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
+        let Self { mut nodes } = self;
+        if nodes.is_empty() {
+            return Ok(loss.backward()?.into());
+        }
+        let mut walk = Walk::default();
+        walk.pending.resize_with(nodes.len(), || None);
+        walk.send(&nodes, loss, Gradient::Dense(vec![1.0; loss.elem_count()]))?;
+        walk.pass_through_candle(&nodes)?;
+        while let Some(node) = nodes.pop() {
+            let Some(gradient) = walk.pending.pop().flatten() else { continue };
+            let inputs: Vec<&Tensor> = node.inputs.iter().collect();
+            let gradients = op::backward(&*node.op, &inputs, &node.output, gradient)?;
+            for (input, gradient) in inputs.iter().zip(gradients) {
+                if let Some(gradient) = gradient {
+                    walk.send(&nodes, input, gradient)?;
+                }
+            }
+            walk.pass_through_candle(&nodes)?;
+        }
+        Ok(walk.gradients)
+    }
+}
+
+/// Gradients on their way back.
+#[derive(Default)]
+struct Walk {
+    /// By the output of every node that has not had its turn.
+    pending: Vec<Option<Gradient>>,
+    /// By tensors that operations of candle made of outputs and variables.
+    foreign: Vec<(Tensor, Gradient)>,
+    /// By variables: the result.
+    gradients: Gradients,
+}
+
+fn add(sum: Option<Gradient>, gradient: Gradient) -> Gradient {
+    match sum {
+        Some(sum) => sum.plus(gradient),
+        None => gradient,
+    }
+}
+
+impl Walk {
+    /// Adds the gradient by `tensor` to where it belongs.
+    fn send(&mut self, nodes: &[Node], tensor: &Tensor, gradient: Gradient) -> Result<()> {
+        if let Some(i) = producer(nodes, tensor)? {
+            self.pending[i] = Some(add(self.pending[i].take(), gradient));
+        } else if tensor.is_variable() {
+            let gradient = match gradient {
+                // What it reads must not change before: the output of an operation does not, a variable may.
+                Gradient::Pending(pending)
+                    if pending.reads().map_or(Ok(true), |xs| is_output(nodes, xs))? =>
+                {
+                    VarGradient(Form::Pending(pending))
+                }
+                other => Tensor::from_vec(other.into_dense(), tensor.shape(), tensor.device())?.into(),
+            };
+            self.gradients.add(tensor.id(), gradient)?;
+        } else if tensor.track_op() {
+            let known = self.foreign.iter().position(|(foreign, _)| foreign.id() == tensor.id());
+            let before = known.map(|i| self.foreign.swap_remove(i).1);
+            self.foreign.push((tensor.clone(), add(before, gradient)));
+        }
+        Ok(())
+    }
+
+    /// Takes gradients by tensors that none of the remaining nodes uses through candle's operations, down to outputs
+    /// and variables.
+    fn pass_through_candle(&mut self, nodes: &[Node]) -> Result<()> {
+        let is_used =
+            |t: &Tensor| nodes.iter().flat_map(|node| &node.inputs).any(|input| input.id() == t.id());
+        let (waiting, ready): (Vec<_>, Vec<_>) = self.foreign.drain(..).partition(|(t, _)| is_used(t));
+        self.foreign = waiting;
+        for (tensor, gradient) in ready {
+            let gradient = Tensor::from_vec(gradient.into_dense(), tensor.shape(), tensor.device())?;
+            let found = tensor.apply_op1(Seed(gradient.to_dtype(tensor.dtype())?))?.backward()?;
+            for &id in found.get_ids() {
+                let Some(gradient) = found.get_id(id) else { continue };
+                match nodes.iter().position(|node| node.output.id() == id) {
+                    Some(i) => {
+                        let gradient = Gradient::Dense(Values::of(&gradient.contiguous()?)?.to_vec());
+                        self.pending[i] = Some(add(self.pending[i].take(), gradient));
+                    }
+                    None => self.gradients.add(id, gradient.clone().into())?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The node whose output is `tensor`, or a reshaped view of which `tensor` is.
+///
+/// A view is recognised by its address and its number of elements. That is enough: a node keeps its output alive, so no other
+/// storage can have the address while the tape exists; and of one storage, contiguous tensors with the same start and
+/// length are the same elements in the same order, whatever their shapes, so the gradient of one is that of the other. A
+/// detached view does not track operations and is not asked for. Tensors without elements may share an address, and
+/// have no gradients to mix up.
+fn producer(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
+    if let Some(i) = nodes.iter().position(|node| node.output.id() == tensor.id()) {
+        return Ok(Some(i));
+    }
+    let may_be_view =
+        !tensor.is_variable() && tensor.track_op() && is_fast(&[tensor]) && tensor.is_contiguous();
+    if nodes.is_empty() || !may_be_view {
+        return Ok(None);
+    }
+    let address = Values::of(tensor)?.as_ptr().addr();
+    let same = |node: &Node| node.address == address && node.output.elem_count() == tensor.elem_count();
+    Ok(nodes.iter().position(same))
+}
+
+/// Whether `tensor` is the output of one of the nodes.
+fn is_output(nodes: &[Node], tensor: &Tensor) -> Result<bool> {
+    Ok(producer(nodes, tensor)?.is_some())
+}
+
+/// Has the gradient that it is given: where candle's backward pass is to start with another one than 1.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), ().into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}

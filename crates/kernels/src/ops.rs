@@ -1,0 +1,9 @@
+//! The operations: what each computes forward and backward.
+
+pub(crate) mod activate;
+pub(crate) mod conv2d;
+pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
+pub(crate) mod linear;
+pub(crate) mod loss;
+pub(crate) mod pool2d;

@@ -1,0 +1,114 @@
+use candle_core::{DType, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::error::argument;
+use crate::values::is_fast;
+
+/// Mean over the batch of `−ln softmax(logits)[target]`, in nats.
+///
+/// # Shapes
+/// `logits`: `(N, K)`, `targets`: `(N)` class indices as u32; the result is a scalar.
+///
+/// # Errors
+/// When the batch is empty or a target is not below `K`.
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (n, classes) = logits.dims2()?;
+    if targets.dims() != [n] || targets.dtype() != DType::U32 {
+        return argument(format!(
+            "cross_entropy: expected {n} targets of type u32, found {:?} of shape {:?}",
+            targets.dtype(),
+            targets.dims()
+        ));
+    }
+    if n == 0 || classes == 0 {
+        return argument(format!(
+            "cross_entropy: expected at least one sample and class, found {n}×{classes}"
+        ));
+    }
+    if !targets.device().is_cpu() {
+        return twin::cross_entropy(logits, targets);
+    }
+    // Looked at before any operation: candle's own say less.
+    let known = targets.to_vec1::<u32>()?;
+    if let Some(target) = known.iter().find(|t| **t as usize >= classes) {
+        return argument(format!("cross_entropy: expected targets below {classes}, found {target}"));
+    }
+    if is_fast(&[logits]) {
+        apply(CrossEntropy { classes, targets: known }, &[logits])
+    } else {
+        twin::cross_entropy(logits, targets)
+    }
+}
+
+struct CrossEntropy {
+    classes: usize,
+    targets: Vec<u32>,
+}
+
+/// Rows that one task handles at least.
+const ROWS: usize = 32;
+
+/// The largest of a row; NaN if there is one.
+fn max(logits: &[f32]) -> f64 {
+    logits.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max || x.is_nan() { x } else { max }).into()
+}
+
+/// `ln Σ e^x` in f64; with an infinite or undefined logit it is not finite, as it should be.
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = max(logits);
+    max + logits.iter().map(|&x| (x as f64 - max).exp()).sum::<f64>().ln()
+}
+
+/// Writes `softmax(logits)` to `shares`, in f64.
+pub(crate) fn softmax(logits: &[f32], shares: &mut [f64]) {
+    let max = max(logits);
+    shares.iter_mut().zip(logits).for_each(|(share, &x)| *share = (x as f64 - max).exp());
+    let sum: f64 = shares.iter().sum();
+    shares.iter_mut().for_each(|share| *share /= sum);
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn shape(&self) -> Shape {
+        ().into()
+    }
+
+    fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
+        let rows = inputs[0].par_chunks_exact(self.classes).zip(&self.targets).with_min_len(ROWS);
+        let losses: Vec<f64> =
+            rows.map(|(row, &target)| log_sum_exp(row) - row[target as usize] as f64).collect();
+        let loss: f64 = losses.iter().sum();
+        vec![(loss / self.targets.len() as f64) as f32]
+    }
+
+    fn backward(&self, Backward { inputs, grad_ys, .. }: Backward<'_>) -> Vec<Option<Gradient>> {
+        let scale = grad_ys.into_dense()[0] as f64 / self.targets.len() as f64;
+        let mut grad = inputs[0].to_vec();
+        let rows = grad.par_chunks_exact_mut(self.classes).zip(&self.targets).with_min_len(ROWS);
+        rows.for_each_init(
+            || vec![0.0; self.classes],
+            |shares, (row, &target)| {
+                softmax(row, shares);
+                for (class, (grad, share)) in row.iter_mut().zip(&*shares).enumerate() {
+                    let hit = f64::from(class == target as usize);
+                    *grad = ((share - hit) * scale) as f32;
+                }
+            },
+        );
+        vec![Some(Gradient::Dense(grad))]
+    }
+}
+
+pub(crate) mod twin {
+    use super::*;
+
+    /// See [`crate::cross_entropy`].
+    pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let hit = logits.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
+        (logits.log_sum_exp(1)? - hit)?.mean_all()
+    }
+}

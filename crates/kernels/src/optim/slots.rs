@@ -1,0 +1,218 @@
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var};
+
+use super::rule::{Constants, Rule};
+use super::twin;
+use crate::autograd::{Form, Pending, VarGradient};
+use crate::parallel::{CHUNK, DisjointSlices};
+use crate::simd::simd;
+use crate::values::{is_fast, values};
+
+/// What a rule remembers about one parameter between steps: for every slot, a value per element.
+#[derive(Clone, Debug)]
+pub enum Slots {
+    /// Beside a parameter on the CPU, in f32.
+    Cpu(Vec<Vec<f32>>),
+    /// Beside any other parameter, on its device.
+    Device(Vec<Tensor>),
+}
+
+impl Slots {
+    /// Slots at zero, as every rule starts.
+    pub fn new(rule: &Rule, parameter: &Var) -> Result<Self> {
+        let slots = rule.slots();
+        if is_fast(&[parameter]) {
+            Ok(Self::Cpu(vec![vec![0.0; parameter.elem_count()]; slots.len()]))
+        } else {
+            Ok(Self::Device(slots.iter().map(|_| parameter.zeros_like()).collect::<Result<_>>()?))
+        }
+    }
+
+    /// The slots as tensors of the parameter's shape, on its device, in the order of [`Rule::slots`]: to be written
+    /// down.
+    pub fn tensors(&self, parameter: &Var) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Cpu(slots) => {
+                let tensor =
+                    |slot: &Vec<f32>| Tensor::from_slice(slot, parameter.shape(), parameter.device());
+                slots.iter().map(tensor).collect()
+            }
+            Self::Device(slots) => Ok(slots.clone()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Cpu(slots) => slots.len(),
+            Self::Device(slots) => slots.len(),
+        }
+    }
+
+    /// Slots from tensors that [`Slots::tensors`] gave.
+    ///
+    /// # Errors
+    /// When a tensor has another shape than the parameter.
+    pub fn from_tensors(parameter: &Var, tensors: &[Tensor]) -> Result<Self> {
+        for tensor in tensors {
+            if tensor.shape() != parameter.shape() {
+                candle_core::bail!(
+                    "optimizer state: expected shape {:?}, found {:?}",
+                    parameter.shape(),
+                    tensor.shape()
+                );
+            }
+        }
+        if is_fast(&[parameter]) {
+            let values = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+            Ok(Self::Cpu(tensors.iter().map(values).collect::<Result<_>>()?))
+        } else {
+            let own = |t: &Tensor| t.to_device(parameter.device())?.to_dtype(parameter.dtype());
+            Ok(Self::Device(tensors.iter().map(own).collect::<Result<_>>()?))
+        }
+    }
+
+    /// Updates `parameter` with `gradient` by one step: parameter, gradient and slots are read once.
+    ///
+    /// `step` counts from 1; `rate` is the learning rate of this step.
+    ///
+    /// # Errors
+    /// When the gradient has another shape than the parameter, or the slots are those of another rule.
+    pub fn step(
+        &mut self,
+        rule: &Rule,
+        parameter: &Var,
+        gradient: &VarGradient,
+        rate: f64,
+        step: u64,
+    ) -> Result<()> {
+        if gradient.shape() != *parameter.shape() {
+            candle_core::bail!(
+                "optimizer: expected a gradient of shape {:?}, found {:?}",
+                parameter.shape(),
+                gradient.shape()
+            );
+        }
+        let (expected, found) = (rule.slots().len(), self.len());
+        if found != expected {
+            candle_core::bail!("optimizer state: expected {expected} slots, found {found}");
+        }
+        match self {
+            Self::Cpu(slots) => {
+                let (constants, slots) = (rule.constants(rate, step), Mutex::new(slots));
+                match &gradient.0 {
+                    Form::Values(tensor) => {
+                        let step = Step { constants, slots, pending: () };
+                        parameter.inplace_op2(&tensor.contiguous()?, &step)
+                    }
+                    Form::Pending(pending) => {
+                        parameter.inplace_op1(&Step { constants, slots, pending: &**pending })
+                    }
+                }
+            }
+            Self::Device(slots) => {
+                parameter.set(&twin::step(rule, parameter, &gradient.values()?, slots, rate, step)?)
+            }
+        }
+    }
+}
+
+/// A step of one parameter in place; its gradient is candle's second argument, or `pending`.
+struct Step<'a, P> {
+    constants: Constants,
+    /// Behind a lock because candle hands operations out by shared reference; taken once per step.
+    slots: Mutex<&'a mut Vec<Vec<f32>>>,
+    pending: P,
+}
+
+impl<P> Step<'_, P> {
+    /// Calls `step` with the values of the parameter and of both slots; those that the rule does not have are empty.
+    fn with(
+        &self,
+        parameter: &mut CpuStorage,
+        layout: &Layout,
+        step: impl FnOnce(&mut [f32], &mut [f32], &mut [f32]),
+    ) -> Result<()> {
+        let (CpuStorage::F32(parameter), Some((start, end))) = (parameter, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("expected a contiguous f32 parameter, found layout {layout:?}");
+        };
+        let mut slots =
+            self.slots.lock().map_err(|_| candle_core::Error::Msg("optimizer state is locked".into()))?;
+        let (a, b): (&mut [f32], &mut [f32]) = match &mut slots[..] {
+            [a, b] => (a, b),
+            [a] => (a, &mut []),
+            _ => (&mut [], &mut []),
+        };
+        step(&mut parameter[start..end], a, b);
+        Ok(())
+    }
+}
+
+impl InplaceOp2 for Step<'_, ()> {
+    fn name(&self) -> &'static str {
+        "optimizer step"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        let gradient = values(gradient, gradient_layout)?;
+        self.with(parameter, layout, |p, a, b| step(self.constants, p, gradient, a, b))
+    }
+}
+
+fn step(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [f32], b: &mut [f32]) {
+    if parameter.len() > CHUNK {
+        let half = parameter.len() / 2 / 16 * 16;
+        let split = |slot: &'_ [f32]| half.min(slot.len());
+        let (a_split, b_split) = (split(a), split(b));
+        let ((p0, p1), (g0, g1)) = (parameter.split_at_mut(half), gradient.split_at(half));
+        let ((a0, a1), (b0, b1)) = (a.split_at_mut(a_split), b.split_at_mut(b_split));
+        rayon::join(|| step(constants, p0, g0, a0, b0), || step(constants, p1, g1, a1, b1));
+        return;
+    }
+    simd(
+        #[inline(always)]
+        || constants.step(parameter, gradient, a, b),
+    );
+}
+
+impl InplaceOp1 for Step<'_, &dyn Pending> {
+    fn name(&self) -> &'static str {
+        "optimizer step"
+    }
+
+    /// Computes the gradient tile by tile, and updates the tile's parameters while it is in the cache.
+    fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        /// Rows from the one that is updated to the one that is prefetched.
+        const AHEAD: usize = 8;
+        self.with(parameter, layout, |p, a, b| {
+            let (p, a, b) = (DisjointSlices::of(p), DisjointSlices::of(a), DisjointSlices::of(b));
+            self.pending.for_tiles(&|rows, columns, gradients| {
+                let width = self.pending.size().1;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (row, gradient) in rows.zip(gradients.chunks_exact(columns.len())) {
+                            let own = row * width + columns.start..row * width + columns.end;
+                            // Parts of rows lie in different pages, which the hardware does not prefetch.
+                            if columns.len() < width {
+                                let ahead = own.start + AHEAD * width..own.end + AHEAD * width;
+                                [p, a, b].iter().for_each(|values| values.prefetch(ahead.clone()));
+                            }
+                            // SAFETY: `Pending::for_tiles` has every element in one tile, and all are initialised.
+                            let (p, a, b) =
+                                unsafe { (p.part(own.clone()), a.part(own.clone()), b.part(own)) };
+                            self.constants.step(p, gradient, a, b);
+                        }
+                    },
+                );
+            });
+        })
+    }
+}

@@ -1,0 +1,47 @@
+use candle_core::{Result, Tensor};
+
+use super::rule::Rule;
+
+/// One step of `rule` in candle operations: the new parameter; `slots` are replaced.
+pub fn step(
+    rule: &Rule,
+    parameter: &Tensor,
+    gradient: &Tensor,
+    slots: &mut [Tensor],
+    rate: f64,
+    step: u64,
+) -> Result<Tensor> {
+    let (p, g) = (parameter.detach(), gradient.detach());
+    let mean = |old: &Tensor, new: &Tensor, decay: f64| (old * decay)? + (new * (1.0 - decay))?;
+    match (*rule, slots) {
+        (Rule::Sgd { weight_decay, .. }, []) => p.sub(&((g + (&p * weight_decay)?)? * rate)?),
+        (Rule::Sgd { momentum, nesterov, weight_decay }, [buffer]) => {
+            let g = (g + (&p * weight_decay)?)?;
+            *buffer = ((&*buffer * momentum)? + &g)?;
+            let direction = if nesterov { (g + (&*buffer * momentum)?)? } else { buffer.clone() };
+            p - (direction * rate)?
+        }
+        (Rule::Adam { beta1, beta2, eps, weight_decay, decoupled }, [m, v]) => {
+            let g = if decoupled { g } else { (g + (&p * weight_decay)?)? };
+            let p = if decoupled { (&p * (1.0 - rate * weight_decay))? } else { p };
+            *m = mean(m, &g, beta1)?;
+            *v = mean(v, &g.sqr()?, beta2)?;
+            let t = step.min(i32::MAX as u64) as i32;
+            let root = ((v.sqrt()? / (1.0 - beta2.powi(t)).sqrt())? + eps)?;
+            p - ((&*m / root)? * (rate / (1.0 - beta1.powi(t))))?
+        }
+        (Rule::RmsProp { alpha, eps }, [square]) => {
+            *square = mean(square, &g.sqr()?, alpha)?;
+            p - ((g / (square.sqrt()? + eps)?)? * rate)?
+        }
+        (Rule::Adadelta { rho, eps }, [square, moved]) => {
+            *square = mean(square, &g.sqr()?, rho)?;
+            let delta = ((((&*moved + eps)?.sqrt()? / (&*square + eps)?.sqrt()?)?) * g)?;
+            *moved = mean(moved, &delta.sqr()?, rho)?;
+            p - (delta * rate)?
+        }
+        (rule, slots) => {
+            candle_core::bail!("expected {} slots, found {}", rule.slots().len(), slots.len())
+        }
+    }
+}

@@ -1,0 +1,60 @@
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::simd::prefetch;
+
+/// A slice that is handed out in disjoint parts, one per thread.
+#[derive(Clone, Copy)]
+pub(crate) struct DisjointSlices<'a> {
+    first: *mut f32,
+    len: usize,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: elements are reached through `part` and `pointer` alone, whose callers ensure that no two threads have the same.
+unsafe impl Send for DisjointSlices<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for DisjointSlices<'_> {}
+
+impl<'a> DisjointSlices<'a> {
+    pub fn of(values: &'a mut [f32]) -> Self {
+        Self::at(values.as_mut_ptr(), values.len())
+    }
+
+    /// `len` values in memory that is yet to be written.
+    pub fn at(first: *mut f32, len: usize) -> Self {
+        Self { first, len, values: PhantomData }
+    }
+
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The elements of a range; none if there are none at all.
+    ///
+    /// # Safety
+    /// The elements are initialised, and nobody else has any of them.
+    #[inline(always)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [f32] {
+        if self.len == 0 {
+            return &mut [];
+        }
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
+        // SAFETY: the range is in bounds, and its elements are the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
+    }
+
+    /// Prefetches the elements of a range, if it is in bounds.
+    #[inline(always)]
+    pub fn prefetch(&self, range: Range<usize>) {
+        if range.end <= self.len {
+            prefetch(self.first.wrapping_add(range.start), range.len());
+        }
+    }
+
+    /// Points to the first element. A method, so that closures capture the wrapper, which is `Sync`, and not the pointer.
+    pub fn pointer(&self) -> *mut f32 {
+        self.first
+    }
+}

@@ -1,0 +1,110 @@
+//! Vector code: run-time dispatch, and small loops that many operations share.
+
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+
+/// Runs `op` compiled for the best instruction set that this CPU has.
+///
+/// Loops inside `op` become vector code if everything they call is `#[inline(always)]`; write the closure as
+/// `simd(#[inline(always)] || ..)`.
+#[inline(always)]
+pub fn simd<R>(op: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(op)
+}
+
+/// How many `f32` a vector has on this CPU.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl pulp::WithSimd for Lanes {
+        type Output = usize;
+        fn with_simd<S: pulp::Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    pulp::Arch::new().dispatch(Lanes)
+}
+
+/// Prefetches values into the second-level cache. They need not exist.
+#[inline(always)]
+pub(crate) fn prefetch(first: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        const LINE: usize = 64 / size_of::<f32>();
+        // One more line, as the first may begin within one.
+        for at in (0..len + LINE - 1).step_by(LINE) {
+            // SAFETY: nothing is read, so any address will do.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at).cast());
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, len);
+}
+
+/// The sum of `xs`, added up in sixteen interleaved lanes.
+pub(crate) fn sum(xs: &[f32]) -> f32 {
+    simd(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0_f32; 16];
+            let chunks = xs.chunks_exact(16);
+            let rest: f32 = chunks.remainder().iter().sum();
+            for chunk in chunks {
+                for (lane, x) in lanes.iter_mut().zip(chunk) {
+                    *lane += x;
+                }
+            }
+            lanes.iter().sum::<f32>() + rest
+        },
+    )
+}
+
+/// Values aligned to a cache line, so that no vector of them lies across two.
+pub(crate) struct Aligned {
+    values: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    /// Zeros.
+    pub fn new(n: usize) -> Self {
+        // SAFETY: all are written.
+        unsafe { Self::filled(n, |values| values.fill(MaybeUninit::new(0.0))) }
+    }
+
+    /// What `write` writes.
+    ///
+    /// # Safety
+    /// It leaves no value as it was.
+    pub unsafe fn filled(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
+        const LINE: usize = 64;
+        const ROOM: usize = LINE / size_of::<f32>();
+        let mut values: Vec<f32> = Vec::with_capacity(n + ROOM);
+        let start = values.as_ptr().align_offset(LINE).min(ROOM);
+        let (before, rest) = values.spare_capacity_mut()[..n + ROOM].split_at_mut(start);
+        let (own, behind) = rest.split_at_mut(n);
+        before.fill(MaybeUninit::new(0.0));
+        write(own);
+        behind.fill(MaybeUninit::new(0.0));
+        // SAFETY: the parts before and behind have been written, and the caller vouches for the one in between.
+        unsafe { values.set_len(n + ROOM) };
+        Self { values, start, len: n }
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[self.start..][..self.len]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..][..self.len]
+    }
+}

@@ -1,15 +1,14 @@
 //! CPU kernels for training small networks on candle: custom operations that keep candle's autograd.
 //!
-//! Every function takes and returns candle tensors. For `f32` on the CPU it runs a kernel of this crate;
-//! for other devices and dtypes it runs its *twin*, the same formula in candle operations, which is also
-//! what the tests compare the kernel with. Kernels choose their instructions when they run, so a program
-//! built with default flags gets the speed of the CPU it runs on. Elementwise kernels compute the same bits
-//! on every CPU; matrix products need not, because they use what the CPU has.
+//! Every function takes and returns candle tensors. For `f32` on the CPU it runs a kernel of this crate; for other devices
+//! and dtypes it runs its *twin*, the same formula in candle operations, which the tests compare the kernel with. Kernels
+//! choose their instructions at run time, so a program built with default flags gets the speed of the CPU it runs on.
+//! Elementwise kernels compute the same bits on every CPU; matrix products need not, because they use what the CPU has.
 //!
-//! Where a linear layer or a convolution can leave out what adds nothing, it looks at its input or gradient and chooses; events of
-//! [`tracing`] at level `DEBUG` say what it chose, and for which density.
+//! Linear layers and convolutions measure how many values of an input or a gradient are zero, and choose between dense
+//! products and sums over the others. `RUST_LOG=taper_kernels=debug` shows every choice with the density behind it.
 //!
-//! Reductions have a fixed order: the same input gives the same bits, whatever the number of threads.
+//! Reductions have a fixed order: the same input gives the same bits with any number of threads.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};

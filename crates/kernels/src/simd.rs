@@ -89,7 +89,7 @@ impl Aligned {
         before.fill(MaybeUninit::new(0.0));
         write(own);
         behind.fill(MaybeUninit::new(0.0));
-        // SAFETY: the parts before and behind have been written, and the caller vouches for the one in between.
+        // SAFETY: the parts before and behind have been written, and the caller ensures it for the one in between.
         unsafe { values.set_len(n + ROOM) };
         Self { values, start, len: n }
     }

@@ -8,16 +8,16 @@ use super::op::{self, Op};
 use crate::values::{Values, is_fast};
 
 thread_local! {
-    /// The tape that kernels called on this thread write to. Set within [`record`] alone: candle's graph cannot
-    /// be read from outside, and a model should not have to hand a tape through its layers.
+    /// The tape that operations on this thread are recorded on. Set within [`record`] alone: candle's graph cannot
+    /// be read from outside, and a model should not have to pass a tape through its layers.
     static TAPE: RefCell<Option<Tape>> = const { RefCell::new(None) };
 }
 
-/// What the kernels of this crate did in a forward pass, in order: the way back for gradients.
+/// The operations of this crate that ran in a forward pass, in order, for the backward pass.
 ///
-/// candle's own backward pass adds every gradient to a tensor of zeros, also the first and only one. A tape hands
-/// gradients on as they are, in place and sparse where they can be. Other operations of candle may stand between
-/// the kernels: gradients find their way through them by candle's backward pass.
+/// candle's own backward pass adds every gradient to a tensor of zeros, also the first and only one. A tape passes
+/// gradients on as they are, in place and sparse where possible. Operations of candle may come between those of this
+/// crate: their gradients are computed by candle's backward pass.
 #[derive(Default)]
 pub struct Tape {
     nodes: Vec<Node>,
@@ -27,14 +27,14 @@ struct Node {
     op: Box<dyn Op>,
     inputs: Vec<Tensor>,
     output: Tensor,
-    /// Where the values of `output` lie in memory.
+    /// The address of the values of `output`.
     address: usize,
 }
 
-/// Runs `forward` and writes down what the kernels of this crate do in it, on this thread.
+/// Runs `forward` and records the operations of this crate in it, on this thread.
 ///
-/// The tensors that they return are leaves of candle's graph: go back with [`Tape::backward`], not with candle's
-/// `backward`, which ends at the first of them. Tapes nest, and leave nothing behind.
+/// The tensors that they return are leaves of candle's graph: use [`Tape::backward`], not candle's `backward`, which ends
+/// at the first of them. Tapes nest, and the tape from before is restored, also after a panic.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -55,16 +55,15 @@ pub fn record<R>(forward: impl FnOnce() -> R) -> (R, Tape) {
     (result, tape)
 }
 
-/// Runs `op` with no tape: what it computes does not belong to the forward pass of this thread.
+/// Runs `op` without a tape: it is not part of the forward pass of this thread.
 ///
-/// While a thread waits for others in a parallel loop it may be given any other work to do; that must not end up
-/// on the tape either.
+/// Needed around parallel loops too: a thread that waits in one may steal any other work, which must not be recorded.
 pub fn off_the_record<R>(op: impl FnOnce() -> R) -> R {
     let _outer = Replaced::by(None);
     op()
 }
 
-/// Puts the tape from before back, also when something panics.
+/// Restores the tape from before when it is dropped.
 struct Replaced(Option<Tape>);
 
 impl Replaced {
@@ -83,7 +82,7 @@ pub(crate) fn is_recording() -> bool {
     TAPE.with_borrow(|tape| tape.is_some())
 }
 
-/// Runs a kernel and writes it down.
+/// Runs an operation and records it.
 pub(crate) fn apply(op: Box<dyn Op>, inputs: Vec<Tensor>) -> Result<Tensor> {
     let values: Vec<Values<'_>> = inputs.iter().map(Values::of).collect::<Result<_>>()?;
     let slices: Vec<&[f32]> = values.iter().map(|values| &**values).collect();
@@ -131,14 +130,14 @@ impl Tape {
     }
 }
 
-/// Gradients on their way back.
+/// The state of a backward pass.
 #[derive(Default)]
 struct Walk {
-    /// By the output of every node that has not had its turn.
+    /// For every node that is yet to come, the gradient by its output.
     pending: Vec<Option<Gradient>>,
-    /// By tensors that operations of candle made of outputs and variables.
+    /// Gradients by tensors that operations of candle computed from outputs and variables.
     foreign: Vec<(Tensor, Gradient)>,
-    /// By variables: the result.
+    /// Gradients by variables: the result.
     gradients: Gradients,
 }
 
@@ -150,7 +149,7 @@ fn add(sum: Option<Gradient>, gradient: Gradient) -> Gradient {
 }
 
 impl Walk {
-    /// Adds the gradient by `tensor` to where it belongs.
+    /// Adds the gradient by `tensor` to that of its node or variable.
     fn send(&mut self, nodes: &[Node], tensor: &Tensor, gradient: Gradient) -> Result<()> {
         if let Some(i) = producer(nodes, tensor)? {
             self.pending[i] = Some(add(self.pending[i].take(), gradient));
@@ -173,8 +172,8 @@ impl Walk {
         Ok(())
     }
 
-    /// Takes gradients by tensors that none of the remaining nodes uses through candle's operations, down to outputs
-    /// and variables.
+    /// Runs candle's backward pass from those of its tensors that none of the remaining nodes uses, down to outputs and
+    /// variables.
     fn pass_through_candle(&mut self, nodes: &[Node]) -> Result<()> {
         let is_used =
             |t: &Tensor| nodes.iter().flat_map(|node| &node.inputs).any(|input| input.id() == t.id());
@@ -224,7 +223,7 @@ fn is_output(nodes: &[Node], tensor: &Tensor) -> Result<bool> {
     Ok(producer(nodes, tensor)?.is_some())
 }
 
-/// Has the gradient that it is given: where candle's backward pass is to start with another one than 1.
+/// An operation whose gradient is the one that it holds: starts candle's backward pass with a gradient other than 1.
 struct Seed(Tensor);
 
 impl CustomOp1 for Seed {

@@ -172,6 +172,7 @@ impl Op for Linear {
         });
         let grad_weight = wanted[1].then(|| {
             let factors = match (self.few_inputs(), listed) {
+                _ if n == 1 => Factors::OneRow(inputs[0].to_vec()),
                 (Some(input), _) => Factors::SparseInput(input.columns(), grad_bias.clone()),
                 (None, Some(listed)) => Factors::SparseGradients(listed.transposed(), self.xs.clone()),
                 (None, None) => Factors::Dense(self.xs.clone()),

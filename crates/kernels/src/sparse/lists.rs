@@ -135,7 +135,7 @@ impl<'a, Rows: Iterator<Item = &'a [f32]>> WithSimd for Append<'_, Rows> {
             assert!(row.len() <= *width, "a row of {} values in lists of {width}", row.len());
             entries.reserve(row.len() + ROOM);
             let n = entries.len() + compact(simd, row, background, entries.spare_capacity_mut());
-            // SAFETY: `compact` has written as many as it said.
+            // SAFETY: `compact` returns how many it has written.
             unsafe { entries.set_len(n) };
             ends.push(u32::try_from(n).expect("fewer than 2^32 entries"));
         }

@@ -1,7 +1,9 @@
 //! Products with a single row, as in online learning: every weight is used once, so the time is that of reading them in order.
 
+use std::array::from_fn;
 use std::mem::MaybeUninit;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::activation::Activation;
@@ -10,32 +12,77 @@ use crate::ops::activate::apply_to;
 use crate::parallel::filled;
 use crate::simd::simd;
 
+/// Rows of the weight that are used at once, so that what they share is loaded less often.
+const ROWS: usize = 4;
 /// Weights that are worth waking a thread for.
 const SHARE: usize = 1 << 18;
 
-/// `f(weight · x + bias)`; `weight` is in rows as long as `x`.
+/// `f(weight · x + bias)`, `o` values; `weight` is in rows as long as `x`.
 pub(super) fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, o: usize, f: Activation) -> Vec<f32> {
     let i = x.len();
-    let dots = |first: usize, ys: &mut [MaybeUninit<f32>]| {
-        simd(
-            #[inline(always)]
-            || {
-                for (k, y) in (first..).zip(ys.iter_mut()) {
-                    y.write(dot(&weight[k * i..][..i], x) + bias.map_or(0.0, |bias| bias[k]));
-                }
-            },
-        );
-        // SAFETY: all of them have just been written.
+    let write = |first: usize, ys: &mut [MaybeUninit<f32>]| {
+        let weight = &weight[first * i..][..ys.len() * i];
+        let bias = bias.map(|bias| &bias[first..]);
+        Arch::new().dispatch(Dots { x, weight, bias, ys });
+        // SAFETY: `Dots` has written all of them.
         apply_to(f, unsafe { ys.assume_init_mut() });
     };
-    // SAFETY: `dots` writes every value.
-    unsafe { filled(o, (SHARE / i.max(1)).max(1), dots) }
+    // SAFETY: `Dots` writes every value.
+    unsafe { filled(o, (SHARE / i.max(1)).max(1), write) }
+}
+
+/// Writes `weight · x + bias`.
+struct Dots<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    ys: &'a mut [MaybeUninit<f32>],
+}
+
+impl WithSimd for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let i = self.x.len();
+        for (k, ys) in self.ys.chunks_mut(ROWS).enumerate() {
+            // Where fewer rows are left, the last is computed more than once.
+            let row = |r: usize| &self.weight[(k * ROWS + r.min(ys.len() - 1)) * i..][..i];
+            let dots = dots(simd, self.x, from_fn(row));
+            for (r, (y, dot)) in ys.iter_mut().zip(dots).enumerate() {
+                y.write(dot + self.bias.map_or(0.0, |bias| bias[k * ROWS + r]));
+            }
+        }
+    }
+}
+
+/// The scalar products of `x` with rows of the same length, each summed in the lanes of two vectors.
+#[inline(always)]
+fn dots<S: Simd>(simd: S, x: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    let ((pairs, last), rest) = {
+        let (vectors, rest) = S::as_simd_f32s(x);
+        (vectors.as_chunks::<2>(), rest)
+    };
+    let vectors = rows.map(|row| S::as_simd_f32s(row).0);
+    let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
+    for (j, [a, b]) in pairs.iter().enumerate() {
+        for (sums, row) in sums.iter_mut().zip(&vectors) {
+            sums[0] = simd.mul_add_f32s(*a, row[2 * j], sums[0]);
+            sums[1] = simd.mul_add_f32s(*b, row[2 * j + 1], sums[1]);
+        }
+    }
+    let start = x.len() - rest.len();
+    from_fn(|r| {
+        if let [a] = last {
+            sums[r][0] = simd.mul_add_f32s(*a, vectors[r][2 * pairs.len()], sums[r][0]);
+        }
+        let rest: f32 = rest.iter().zip(&rows[r][start..]).map(|(x, w)| x * w).sum();
+        simd.reduce_sum_f32s(simd.add_f32s(sums[r][0], sums[r][1])) + rest
+    })
 }
 
 /// `grads · weight`. Rows of the weight whose gradient is 0 are not read.
 pub(super) fn grad_xs(grads: &[f32], weight: Matrix<'_>) -> Vec<f32> {
-    /// Rows that are added at once, so that the sums are loaded and stored less often.
-    const ROWS: usize = 4;
     let i = weight.row;
     let rows: Vec<(f32, &[f32])> = grads.iter().copied().zip(weight.data.chunks_exact(i.max(1))).collect();
     let rows: Vec<(f32, &[f32])> = rows.into_iter().filter(|(grad, _)| *grad != 0.0).collect();
@@ -63,24 +110,4 @@ pub(super) fn grad_xs(grads: &[f32], weight: Matrix<'_>) -> Vec<f32> {
         false => add(0, &mut sums),
     }
     sums
-}
-
-/// The scalar product, summed in 64 interleaved lanes.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 64];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<64>(), b.as_chunks::<64>());
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
-        }
-    }
-    for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
-        *lane += a * b;
-    }
-    let mut sums = [0.0_f32; 16];
-    for lanes in lanes.as_chunks::<16>().0 {
-        sums.iter_mut().zip(lanes).for_each(|(sum, lane)| *sum += lane);
-    }
-    sums.iter().sum()
 }

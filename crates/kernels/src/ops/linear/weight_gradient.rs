@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::input::SparseColumns;
 use crate::autograd::Pending;
 use crate::gemm::{Matrix, part, product, product_to, tiles};
-use crate::parallel::{filled, largest};
+use crate::parallel::{CHUNK, filled, largest};
 use crate::simd::Aligned;
 use crate::sparse::{BLOCK, SIDE, Tiles};
 use crate::values::of_contiguous;
@@ -26,6 +26,8 @@ pub(super) struct WeightGradient {
 pub(super) enum Factors {
     /// All gradients with all inputs, a contiguous tensor.
     Dense(Tensor),
+    /// The gradients of one sample with a copy of its inputs: an outer product.
+    OneRow(Vec<f32>),
     /// The gradients other than 0, by output, with all inputs.
     SparseGradients(Tiles, Tensor),
     /// All gradients, whose sums over the batch come second, with the inputs that are not the background.
@@ -42,8 +44,8 @@ impl WeightGradient {
     fn grid(&self) -> ((usize, usize), (usize, usize)) {
         let Self { n, i, o, .. } = *self;
         match &self.factors {
-            // Whole rows that stay in the first-level cache: an outer product reads and writes little else.
-            Factors::Dense(_) if n == 1 => (((o * i).div_ceil(4096).clamp(1, o.max(1)), 1), (1, 1)),
+            // Whole rows that stay in the first-level cache.
+            Factors::OneRow(_) => (((o * i).div_ceil(4096).clamp(1, o.max(1)), 1), (1, 1)),
             // Along the longer side.
             Factors::Dense(_) if o < i => {
                 let (of_rows, of_columns) = tiles((o, i, n));
@@ -63,16 +65,15 @@ impl WeightGradient {
         }
         match &self.factors {
             Factors::Dense(xs) => of_contiguous(xs, |xs| {
-                let xs = &xs[columns.start..];
-                if n == 1 {
-                    for (grad, out) in self.grads[rows].iter().zip(out.chunks_exact_mut(columns.len())) {
-                        out.iter_mut().zip(xs).for_each(|(out, x)| _ = out.write(grad * x));
-                    }
-                    return;
-                }
                 let grads = Matrix::new(&self.grads[rows.start..], o).transposed();
-                product_to((rows.len(), columns.len(), n), grads, Matrix::new(xs, i), out);
+                let xs = Matrix::new(&xs[columns.start..], i);
+                product_to((rows.len(), columns.len(), n), grads, xs, out);
             }),
+            Factors::OneRow(x) => {
+                for (grad, out) in self.grads[rows].iter().zip(out.chunks_exact_mut(columns.len())) {
+                    out.iter_mut().zip(&x[columns.clone()]).for_each(|(out, x)| _ = out.write(grad * x));
+                }
+            }
             Factors::SparseGradients(grads, xs) => {
                 of_contiguous(xs, |xs| sums_of_rows(grads, Matrix::new(xs, i), (rows, columns), out));
             }
@@ -116,8 +117,10 @@ impl Pending for WeightGradient {
         };
         let mut values = Vec::new();
         match of_rows * of_columns {
-            // One sample is too little work to share.
-            count if count == 1 || self.n == 1 && count <= 64 => (0..count).for_each(|t| run(&mut values, t)),
+            // Too little work to share.
+            count if count == 1 || i * o <= CHUNK * 8 && self.n == 1 => {
+                (0..count).for_each(|t| run(&mut values, t))
+            }
             count => (0..count).into_par_iter().with_max_len(1).for_each_init(Vec::new, run),
         }
     }
@@ -125,6 +128,7 @@ impl Pending for WeightGradient {
     fn is_surely_finite(&self) -> bool {
         let largest_x = match &self.factors {
             Factors::Dense(xs) | Factors::SparseGradients(_, xs) => of_contiguous(xs, largest),
+            Factors::OneRow(x) => largest(x),
             Factors::SparseInput(xs, _) => xs.largest(),
         };
         // Bounds the sums over the batch, in any order, of products and of gradients alone, also with a background.
@@ -135,7 +139,7 @@ impl Pending for WeightGradient {
     fn reads(&self) -> Option<&Tensor> {
         match &self.factors {
             Factors::Dense(xs) | Factors::SparseGradients(_, xs) => Some(xs),
-            Factors::SparseInput(..) => None,
+            Factors::OneRow(_) | Factors::SparseInput(..) => None,
         }
     }
 }

@@ -67,7 +67,7 @@ impl Dataset {
     pub fn checksum(&self) -> String {
         let hash = self.train.pixels_hash().chain_update(self.train.labels());
         let hash = self.test.add_pixels(hash).chain_update(self.test.labels());
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hash.finalize())
     }
 
     /// Sets where the batches of both splits are put; the CPU if never called.

@@ -179,7 +179,7 @@ fn digest<D: Digest>(mut reader: impl Read) -> io::Result<String> {
     let (mut hash, mut chunk) = (D::new(), vec![0; 1 << 16]);
     loop {
         match reader.read(&mut chunk) {
-            Ok(0) => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            Ok(0) => return Ok(hex::encode(hash.finalize())),
             Ok(n) => hash.update(&chunk[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),

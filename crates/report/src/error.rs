@@ -15,7 +15,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// A record could not be turned into JSON or read back from it.
-    #[error("{path}:{line}: not a valid record: {}", one_line(cause), path = path.display())]
+    #[error("{path}:{line}: not a valid record: {}", one_line(&cause.to_string(), 240), path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -94,24 +94,15 @@ impl Error {
     }
 }
 
-/// What the parser says may repeat what the file says: on one line, and not all of it.
-fn one_line(cause: &serde_json::Error) -> String {
-    const MOST: usize = 240;
-    let text = cause.to_string();
-    let cut = |c: &mut dyn Iterator<Item = char>| c.flat_map(escaped).collect::<String>();
+/// Text from a file for a message: on one line, control characters escaped, and of more than `most` characters the middle left
+/// out, since a parser says at the end what it expected and where.
+pub fn one_line(text: &str, most: usize) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     match text.chars().count() {
-        n if n <= MOST => cut(&mut text.chars()),
-        // What is expected, and where, stands at the end.
+        n if n <= most => text.chars().map(escape).collect(),
         n => {
-            let (head, tail) =
-                (cut(&mut text.chars().take(MOST / 2)), cut(&mut text.chars().skip(n - MOST / 2)));
-            format!("{head}…{tail}")
+            let (head, tail) = (text.chars().take(most / 2), text.chars().skip(n - most / 2));
+            head.map(escape).chain(["…".to_string()]).chain(tail.map(escape)).collect()
         }
     }
-}
-
-fn escaped(c: char) -> impl Iterator<Item = char> {
-    let control = c.is_control().then(|| c.escape_default());
-    let plain = (!c.is_control()).then_some(c);
-    control.into_iter().flatten().chain(plain)
 }

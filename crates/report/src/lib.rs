@@ -54,14 +54,14 @@ mod tracing_sink;
 pub use alert::Alert;
 pub use comparison::comparison;
 pub use console::{ConsoleConfig, ConsoleSink};
-pub use error::{Error, Result};
+pub use error::{Error, Result, one_line};
 pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles, Trouble};
 pub use lines::{
     ConfigRecord, FORMAT_VERSION, LayerLine, Line, Metrics, MetricsLine, Timing, TimingLine, read_config,
     read_lines, read_lines_before_damage,
 };
-pub use number::{count as count_text, share as share_text};
+pub use number::{count as count_text, fixed as fixed_text, share as share_text};
 pub use replay::read_reports;
 pub use report::{
     ADDED_LOSS, EpochReport, Fault, Labels, Metric, MetricKind, NonFinite, Place, Run, Score, Split,

@@ -14,10 +14,10 @@ pub fn share(fraction: f64) -> String {
 }
 
 /// A number with so many decimals, or in powers of ten where they would not do.
-pub(crate) fn fixed(x: f64, decimals: usize) -> String {
-    let text = format!("{x:.decimals$}");
+pub fn fixed(x: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", if x == 0.0 { 0.0 } else { x });
     let lost = x != 0.0 && text.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'));
-    if lost || x.is_finite() && x.abs() >= 1e4 { format!("{x:.0e}") } else { text }
+    if lost || x.is_finite() && x.abs() >= 1e5 { format!("{x:.1e}") } else { text }
 }
 
 /// A shape without a unit, as skewness: two decimals, and nothing nearer to zero than they show.
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn numbers_that_do_not_fit_their_decimals_are_written_in_powers_of_ten() {
         let shown = [0.0, 0.3125, -0.0004, 4e-7, -12.5, 123456.0, f64::NAN].map(|x| fixed(x, 3));
-        assert_eq!(shown, ["0.000", "0.312", "-4e-4", "4e-7", "-12.500", "1e5", "NaN"]);
+        assert_eq!(shown, ["0.000", "0.312", "-4.0e-4", "4.0e-7", "-12.500", "1.2e5", "NaN"]);
     }
 
     #[test]

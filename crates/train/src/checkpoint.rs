@@ -333,7 +333,7 @@ fn state<S: DeserializeOwned>(dir: &Path) -> Result<Written<S>> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn fault(path: &Path, verb: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -234,9 +234,7 @@ fn quoted(name: &str) -> String {
 }
 
 fn short(text: &str) -> String {
-    const MOST: usize = 200;
-    let cut: String = text.chars().take(MOST).collect();
-    format!("{}{}", cut.escape_debug(), if cut.len() < text.len() { "…" } else { "" })
+    taper_report::one_line(text, 200)
 }
 
 /// Names from a file or of a model, as many as one line holds.

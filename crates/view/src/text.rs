@@ -47,15 +47,9 @@ pub(crate) fn shorten(text: &str, at_most: usize) -> String {
     head.chain(['…']).chain(text.chars().skip(n - tail)).map(clean).collect()
 }
 
-/// A number with so many decimals, or in powers of ten where they would not do.
+/// [`taper_report::fixed_text`] with a minus sign in place of the hyphen.
 pub(crate) fn fixed(x: f64, decimals: usize) -> String {
-    let text = format!("{x:.decimals$}");
-    let nothing = text.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'));
-    match () {
-        () if x == 0.0 => format!("{:.decimals$}", 0.0),
-        () if nothing || x.abs() >= 1e5 => format!("{x:.1e}").replace('-', "−"),
-        () => text.replace('-', "−"),
-    }
+    taper_report::fixed_text(x, decimals).replace('-', "−")
 }
 
 /// A number with so many decimals, whatever is left of it; huge ones in powers of ten.

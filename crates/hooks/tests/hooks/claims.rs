@@ -200,22 +200,34 @@ fn counts_alone_leave_the_rest_out() {
 }
 
 #[test]
-fn memory_does_not_grow_with_batches_or_epochs() {
-    let (site, mut recorder) =
-        (Site::behind("conv1", Activation::Relu).units(Units::Second), Recorder::new());
-    // One line per number it holds.
-    let size = |recorder: &Recorder| format!("{recorder:#?}").lines().count();
-    let mut sizes = Vec::new();
-    for epoch in 0..3 {
-        for batch in 0..40 {
-            see(&mut recorder, &site, &random(batch, &[2, 5, 9]));
-            if epoch > 0 && [0, 39].contains(&batch) {
-                sizes.push(size(&recorder));
-            }
+fn memory_does_not_grow_with_batches_or_epochs_and_with_their_size_by_a_factor_of_32_at_most() {
+    // Numbers that it holds: elements of the lists it is written as.
+    fn numbers(value: &serde_json::Value) -> usize {
+        match value {
+            serde_json::Value::Array(values) => values.iter().map(numbers).sum(),
+            serde_json::Value::Object(fields) => fields.values().map(numbers).sum(),
+            _ => 1,
         }
-        recorder.finish();
     }
-    assert!(sizes.iter().all(|s| *s == sizes[0]), "{sizes:?}");
+    let size = |recorder: &Recorder| numbers(&serde_json::to_value(recorder).unwrap());
+    let see_batches = |samples: usize, batches: u64, recorder: &mut Recorder, site: &Site| {
+        (0..batches).for_each(|batch| see(recorder, site, &random(batch, &[samples, 5, 9])));
+        size(recorder)
+    };
+    let mut small = 0;
+    for samples in [2, 500, 30_000] {
+        let (site, mut recorder) =
+            (Site::behind("conv1", Activation::Relu).units(Units::Second), Recorder::new());
+        let first = see_batches(samples, 1, &mut recorder, &site);
+        recorder.finish();
+        for _ in 0..2 {
+            // Which units were dead in the window before is remembered.
+            assert_eq!(see_batches(samples, 3, &mut recorder, &site), first + 6, "{samples} samples");
+            recorder.finish();
+        }
+        small = if samples == 2 { first } else { small };
+        assert!((small..=32 * small).contains(&first), "{samples} samples: {first} numbers, {small} for 2");
+    }
 }
 
 #[test]

@@ -81,13 +81,6 @@ fn candles_own_kaiming_has_candles_moments() {
 }
 
 #[test]
-fn each_activation_has_the_start_that_suits_it() {
-    assert_eq!(Init::of(Activation::Relu), Init::He);
-    assert_eq!(Init::of(Activation::Selu), Init::LeCun);
-    assert_eq!(Init::of(Activation::Tanh), Init::Glorot);
-}
-
-#[test]
 fn an_initialisation_reads_back_what_it_prints_and_refuses_the_rest() {
     for init in [Init::He, Init::LeCun, Init::Glorot, Init::PyTorch] {
         assert_eq!(init.to_string().parse::<Init>().unwrap(), init);

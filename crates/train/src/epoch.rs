@@ -18,8 +18,8 @@ use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, Step, StepFn};
 /// A batch whose loss, metric or gradient, or an activation that the observer [counts](Observer::non_finite), is NaN or
 /// infinite is dealt with as the optimiser's [`on_nonfinite`](crate::OptimizerConfig::on_nonfinite) says.
 ///
-/// The epoch runs on a thread of rayon's pool, where handing work to the other threads costs least; a step that cannot be
-/// sent there is wrapped in [`Here`](crate::Here).
+/// The epoch runs on a thread of rayon's pool, whose other threads spin if the loss is on the CPU. Wrap the step in
+/// [`NoSpin`](crate::NoSpin) if other programs need the cores, in [`Here`](crate::Here) if it cannot be sent to another thread.
 ///
 /// # Errors
 /// [`Error::NotFinite`] ends the epoch before the weights are touched by a batch that is not finite, unless

@@ -31,7 +31,6 @@
 //! # Ok::<(), taper_train::Error>(())
 //! ```
 
-mod awake;
 mod checkpoint;
 mod epoch;
 mod error;
@@ -44,6 +43,7 @@ mod run;
 mod same_run;
 mod schedule;
 mod session;
+mod spin;
 mod step;
 mod steps;
 mod weights;
@@ -56,7 +56,7 @@ pub use fit::{Fit, fit};
 pub use keep::Keep;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 pub use rules::parse_rule;
-pub use run::{AnyStep, Here, StepFn};
+pub use run::{AnyStep, Here, NoSpin, StepFn};
 pub use same_run::same_run;
 pub use schedule::Schedule;
 pub use session::{SaveEvery, Session, SessionConfig};

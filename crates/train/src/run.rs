@@ -1,6 +1,8 @@
+use std::cell::OnceCell;
+
 use taper_hooks::Pass;
 
-use crate::awake::awake;
+use crate::spin::Spin;
 use crate::{Result, Step};
 
 /// A training step: computes the loss and the metrics of a batch `B`. Every closure `Fn(&mut Pass<'_>, &B) -> Result<Step>` is one.
@@ -15,15 +17,52 @@ pub trait StepFn<B> {
 pub type AnyStep<'a, B> = dyn Fn(&mut Pass<'_>, &B) -> Result<Step> + 'a;
 
 impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for F {
-    /// On a thread of rayon's pool, where handing work to the other threads costs least.
+    /// On a thread of rayon's pool, where handing work to the other threads costs least. From the first loss on the CPU
+    /// until the end these threads spin: they look for work instead of falling asleep.
     fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R {
-        awake(|| Pass::outside(|| op(self)))
+        in_pool(|| {
+            let spin = OnceCell::new();
+            op(&|pass: &mut Pass<'_>, batch: &B| {
+                let step = self(pass, batch)?;
+                // Beside a GPU, threads that spin would only use power.
+                spin.get_or_init(|| step.loss.device().is_cpu().then(Spin::start));
+                Ok(step)
+            })
+        })
     }
 }
 
-/// A step that runs on the thread that calls: for a model that is not `Sync`, as candle's `Sequential`.
+/// Runs `op` on a thread of rayon's pool.
+fn in_pool<R: Send>(op: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| Pass::outside(op))
+}
+
+/// A step whose other threads sleep while they have no work: slower, but it leaves the cores to other programs.
 ///
-/// Kernels use all threads all the same, but each time they hand work over it takes some microseconds longer.
+/// ```
+/// # use taper_nn::{Mlp, MlpConfig, Params};
+/// # use taper_report::Split;
+/// # use taper_train::{NoSpin, classify, evaluate};
+/// # let data = taper_data::digits()?;
+/// # let params = Params::new(1, &candle_core::Device::Cpu);
+/// # let net = Mlp::new(&MlpConfig { inputs: 64, widths: vec![32], ..Default::default() }, params.builder())?;
+/// let test = evaluate(&NoSpin(classify(&net)), Split::Test, data.test.batches(360), &mut ())?;
+/// assert_eq!(test.score, evaluate(&classify(&net), Split::Test, data.test.batches(360), &mut ())?.score);
+/// # Ok::<(), taper_train::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct NoSpin<F>(pub F);
+
+impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for NoSpin<F> {
+    fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R {
+        in_pool(|| op(&self.0))
+    }
+}
+
+/// A step that runs on the calling thread: for a model that is not `Sync`, as candle's `Sequential`.
+///
+/// Kernels still use all threads, which sleep while they have no work: handing work over and waking them takes some
+/// microseconds for each parallel section.
 ///
 /// ```
 /// # use candle_core::{Device, Module, Tensor};

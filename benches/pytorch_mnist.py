@@ -2,8 +2,9 @@
 """PyTorch on MNIST, on the CPU, to compare Taper with: same models, same batches, same optimisers.
 
 Prints a line per epoch: samples per second of training (evaluation not included), mean loss, test accuracy.
-With --hooks, forward hooks record for every ReLU about what Taper's recorder does: exact zeros, moments, a
-histogram, and how often every unit fired. Needs torch and numpy.
+With --hooks full, forward hooks record for every ReLU about what Taper's recorder does: exact zeros, moments, a
+histogram, means of units, and how often every unit fired; with --hooks counts all but moments and histogram.
+Needs torch and numpy.
 """
 
 import argparse
@@ -40,7 +41,8 @@ def arguments():
     add("--model", choices=MODELS, default="mlp", help="default: %(default)s")
     add("--widths", metavar="W,W,..", help="hidden widths of an MLP, in place of the model's")
     add("--optimizer", choices=["sgd", "adamw"], default="sgd", help="default: %(default)s")
-    add("--hooks", action="store_true", help="record what the activations do")
+    add("--lr", type=float, metavar="RATE", help="learning rate; default: 0.05 for sgd, 0.001 for adamw")
+    add("--hooks", choices=["full", "counts"], help="record what the activations do; counts: no moments, no histogram")
     add("--epochs", type=int, default=2, metavar="N", help="default: %(default)s")
     add("--samples", type=int, default=60_000, metavar="N", help="per epoch; default: %(default)s")
     add("--test-samples", type=int, default=10_000, metavar="N", help="to evaluate on; default: %(default)s")
@@ -83,15 +85,16 @@ def idx(name, header):
 
 
 def load(name):
-    """Images (N, 1, 28, 28) and labels (N)."""
-    pixels = torch.tensor(idx(f"{name}-images-idx3-ubyte", 16)).reshape(-1, 1, 28, 28)
+    """Images (N, 784), for a CNN (N, 1, 28, 28), and labels (N)."""
+    shape = (1, 28, 28) if args.model == "cnn" else (28 * 28,)
+    pixels = torch.tensor(idx(f"{name}-images-idx3-ubyte", 16)).reshape(-1, *shape)
     labels = torch.tensor(idx(f"{name}-labels-idx1-ubyte", 8))
     # In place: temporary copies of the whole set would stand in the peak of memory.
     return pixels.float().div_(255).sub_(MEAN).div_(STD), labels.long()
 
 
 def network():
-    layers, inputs = [nn.Flatten()], 28 * 28
+    layers, inputs = [], 28 * 28
     dropout = [nn.Dropout(args.dropout)] if args.dropout > 0 else []
     if args.model == "cnn":
         layers = [
@@ -114,18 +117,18 @@ class Recorder:
     """What a forward hook on one ReLU adds up."""
 
     def __init__(self):
-        self.values = self.zeros = self.fired = 0
+        self.values = self.fired = self.sums = 0
         self.powers = torch.zeros(4, dtype=torch.float64)
         self.histogram = torch.zeros(64)
 
-    @torch.no_grad()
     def __call__(self, module, inputs, ys):
-        ys = ys.detach()
+        ys, samples = ys.detach(), (0, 2, 3) if ys.dim() == 4 else 0
         self.values += ys.numel()
-        self.zeros += (ys == 0).sum().item()
-        self.powers += torch.stack([(ys**k).sum() for k in range(1, 5)]).double()
-        self.histogram += torch.histc(ys, 64, -1, 10)
-        self.fired = self.fired + (ys > 0).sum((0, 2, 3) if ys.dim() == 4 else 0)
+        self.fired += (ys > 0).sum(samples)
+        self.sums += ys.sum(samples)
+        if args.hooks == "full":
+            self.powers += torch.stack([(ys**k).sum() for k in range(1, 5)]).double()
+            self.histogram += torch.histc(ys, 64, -1, 10)
 
 
 def accuracy(net, images, labels):
@@ -145,18 +148,19 @@ def main():
     for recorder, layer in zip(recorders, (layer for layer in net if isinstance(layer, nn.ReLU))):
         layer.register_forward_hook(recorder)
     if args.optimizer == "sgd":
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(net.parameters(), lr=args.lr or 0.05)
     else:
-        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=args.lr or 1e-3)
 
     first_batch = None
     for epoch in range(1, args.epochs + 1):
         net.train()
         start = time.perf_counter()
-        order = torch.randperm(len(labels))[: args.samples]
+        order = torch.randperm(len(labels))[: args.samples // args.batch_size * args.batch_size]
+        # A single sample is a view; a batch must be copied.
+        batches = [slice(i, i + 1) for i in order.tolist()] if args.batch_size == 1 else order.split(args.batch_size)
         total = steps = 0
-        for begin in range(0, args.samples - args.batch_size + 1, args.batch_size):
-            chosen = order[begin : begin + args.batch_size]
+        for chosen in batches:
             xs, ys = images[chosen], labels[chosen]
             if first_batch is None:
                 first_batch = since_start()
@@ -181,7 +185,8 @@ def main():
         return
     for recorder in recorders:
         dead = int((recorder.fired == 0).sum())
-        print(f"zeros {recorder.zeros / recorder.values:.4f} dead {dead}/{len(recorder.fired)}")
+        zeros = 1 - int(recorder.fired.sum()) / recorder.values
+        print(f"zeros {zeros:.4f} dead {dead}/{len(recorder.fired)}")
     print(f"peak {peak:.0f} MiB, first batch {first_batch:.2f} s after the start")
 
 

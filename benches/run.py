@@ -38,9 +38,19 @@ CASES = {
         # One step an epoch: the convolutions of ndarray make five or ten samples a second.
         "fewer": {"candle": 512, "burn-flex": 1280, "burn-ndarray": 128},
     },
+    # One sample a step, on one thread, with counts recorded. A higher learning rate diverges.
+    "online/sgd": {
+        "lr": 0.001,
+        "epochs": 2,
+        "samples": 20_000,
+        "fewer": {"pytorch": 5000, "pytorch-hooks": 5000, "candle": 2000, "burn-flex": 2000, "burn-ndarray": 2000},
+        "batch": 1,
+        "threads": 1,
+        "track": "counts",
+    },
 }
 BATCH = 128
-WIDTHS = {"mlp": "512,256", "mlp1000": "1000,1000,1000", "cnn": "128"}
+WIDTHS = {"mlp": "512,256", "mlp1000": "1000,1000,1000", "cnn": "128", "online": "100,100,100"}
 LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
 PEERS = ["taper", "taper-off", "pytorch", "pytorch-hooks", "candle", "burn-flex", "burn-ndarray"]
 SWEEPS = {
@@ -121,7 +131,7 @@ def torch_version(python):
 def command(peer, programs, python, data, work, out):
     """The command line with which `peer` does `work`, and where its run is written, if it writes one."""
     if peer.startswith("taper"):
-        track = "off" if peer == "taper-off" else "full"
+        track = "off" if peer == "taper-off" else work["track"]
         text = (
             f"--dataset mnist --data-dir {data} --act relu --dropout 0 --schedule constant --quiet"
             f" --model {'cnn' if work['model'] == 'cnn' else 'mlp'} --widths {work['widths']}"
@@ -137,8 +147,9 @@ def command(peer, programs, python, data, work, out):
     )
     if work["model"] != "cnn":
         text += f" --widths {work['widths']}"
+    text += f" --lr {work['lr']}"
     if peer.startswith("pytorch"):
-        hooks = ["--hooks"] if peer == "pytorch-hooks" else []
+        hooks = ["--hooks", work["track"]] if peer == "pytorch-hooks" else []
         return [python, str(ROOT / "benches/pytorch_mnist.py"), *text.split(), *hooks]
     backend = ["--backend", peer.removeprefix("burn-")] if peer.startswith("burn-") else []
     return [programs[peer], *text.split(), *backend]
@@ -297,28 +308,38 @@ def summary(records, base, field, form):
 # What can be asked for.
 
 
+def case_work(name, peer, args):
+    """The work of one competitor in a case."""
+    case, (model, optimizer) = CASES[name], name.split("/")
+    return {
+        "model": "cnn" if model == "cnn" else "mlp",
+        "widths": WIDTHS[model],
+        "optimizer": optimizer,
+        "lr": case.get("lr", LEARNING_RATES[optimizer]),
+        "epochs": case["epochs"],
+        "samples": args.samples or case["fewer"].get(peer, case["samples"]),
+        "batch": case.get("batch", BATCH),
+        "threads": case.get("threads", args.threads),
+        "track": case.get("track", "full"),
+    }
+
+
 def compare(args, setup, write):
     for name in args.cases:
-        case, (model, optimizer) = CASES[name], name.split("/")
-
-        def works(peer):
-            return {
-                "model": model,
-                "widths": WIDTHS[model],
-                "optimizer": optimizer,
-                "lr": LEARNING_RATES[optimizer],
-                "epochs": case["epochs"],
-                "samples": args.samples or case["fewer"].get(peer, case["samples"]),
-                "batch": BATCH,
-                "threads": args.threads,
-            }
-
         records = []
-        for record in rounds(setup["peers"], args.rounds or 5, works, name, setup):
+        for record in rounds(
+            setup["peers"], args.rounds or 5, lambda peer: case_work(name, peer, args), name, setup
+        ):
+            record["us_per_step"] = 1e6 * record["batch"] / record["samples_per_second"]
             records.append(record)
             write("process", record)
-        print(f"\n{name}  batch {BATCH}, {args.threads} threads; speed of the last epoch, training only")
-        for line in summary(records, "taper", "samples_per_second", ",.0f"):
+        work = case_work(name, "taper", args)
+        print(
+            f"\n{name}  batch {work['batch']}, threads {work['threads']}, recorded: {work['track']};"
+            " the last epoch, training only"
+        )
+        field, form = ("us_per_step", ",.1f") if work["batch"] == 1 else ("samples_per_second", ",.0f")
+        for line in summary(records, "taper", field, form):
             write("summary", line)
 
 
@@ -332,6 +353,7 @@ def whole(args, setup, write):
         "samples": args.samples or 60_000,
         "batch": BATCH,
         "threads": args.threads,
+        "track": "full",
     }
     records = []
     for record in rounds(setup["peers"], args.rounds or 5, lambda peer: work, "whole", setup):
@@ -346,7 +368,7 @@ def point(kind, value, threads):
     """The work of one point of a sweep: small, and fewer samples where each takes longer."""
     work = {"model": "mlp", "widths": WIDTHS["mlp"], "optimizer": "sgd", "epochs": 2, "batch": BATCH}
     # The least rate that a deep network does not fall over: how fast it is does not depend on it.
-    work |= {"lr": 0.001, "samples": 20_000, "threads": threads}
+    work |= {"lr": 0.001, "samples": 20_000, "threads": threads, "track": "full"}
     if kind == "batch":
         work |= {"batch": value, "samples": {1: 2000, 4: 8000, 16: 16_000}.get(value, max(20_000, 5 * value))}
     elif kind == "width":
@@ -426,11 +448,12 @@ def arguments(given=None):
         epilog="examples:\n"
         "  just bench                                     everything; half an hour\n"
         "  just bench --cases mlp,cnn --peers pytorch     some of it\n"
+        "  just bench --case online --peers pytorch       batch 1 on one thread: microseconds a step\n"
         "  just bench --whole                             from the start of the process to its end\n"
         "  just bench --sweep width --out width.jsonl     a curve, and its numbers in a file\n",
     )
     add = parser.add_argument
-    add("--cases", type=cases, default=list(CASES), metavar="C,..", help=f"{', '.join(CASES)} [default: all]")
+    add("--cases", "--case", type=cases, default=list(CASES), metavar="C,..", help=f"{', '.join(CASES)} [default: all]")
     add("--peers", type=peer_names, metavar="P,..", help=f"{', '.join(PEERS)} [default: all]")
     add("--rounds", type=whole_number, metavar="N", help="processes of each [default: 5, in a sweep 1]")
     add("--samples", type=whole_number, metavar="N", help="per epoch, in place of those of the case: for trying out")

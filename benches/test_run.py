@@ -73,6 +73,24 @@ class Records(unittest.TestCase):
                 self.assertTrue(work["batch"] <= work["samples"] <= 60_000, (kind, value))
 
 
+class Cases(unittest.TestCase):
+    def line(self, name, peer):
+        work = run.case_work(name, peer, run.arguments(["--threads", "2"]))
+        return " ".join(run.command(peer, {"taper": "mnist", "candle": "candle"}, "python", "data", work, "out"))
+
+    def test_online_trains_on_one_sample_a_step_on_one_thread(self):
+        for peer in ("taper", "taper-off", "pytorch", "pytorch-hooks", "candle"):
+            for option in ("--batch-size 1 ", "--threads 1", "--widths 100,100,100", "--lr 0.001"):
+                self.assertIn(option, self.line("online/sgd", peer) + " ", peer)
+
+    def test_who_records_records_counts_online_and_everything_elsewhere(self):
+        for name, track in [("online/sgd", "counts"), ("cnn/sgd", "full")]:
+            self.assertIn(f"--track {track}", self.line(name, "taper"))
+            self.assertIn("--track off", self.line(name, "taper-off"))
+            self.assertIn(f"--hooks {track}", self.line(name, "pytorch-hooks"))
+            self.assertNotIn("--hooks", self.line(name, "pytorch"))
+
+
 class CommandLine(unittest.TestCase):
     def refuse(self, *args):
         with contextlib.redirect_stderr(io.StringIO()) as error, self.assertRaises(SystemExit) as exit:
@@ -95,6 +113,9 @@ class CommandLine(unittest.TestCase):
         args = run.arguments(["--cases", "cnn,mlp", "--peers", "candle"])
         self.assertEqual(args.cases, ["cnn/sgd", "mlp/sgd", "mlp/adamw"])
         self.assertEqual(args.peers, ["taper", "candle"])
+
+    def test_case_is_another_spelling_of_cases(self):
+        self.assertEqual(run.arguments(["--case", "online"]).cases, ["online/sgd"])
 
     def test_missing_data_is_named(self):
         with tempfile.TemporaryDirectory() as empty:

@@ -20,9 +20,12 @@ pub struct Args {
     /// Hidden widths of an MLP, in place of the model's
     #[arg(long, value_name = "W[,W...]", value_delimiter = ',')]
     pub widths: Option<Vec<usize>>,
-    /// sgd, with a learning rate of 0.05, or adamw, with 0.001 and a weight decay of 0.01
+    /// sgd, or adamw with a weight decay of 0.01
     #[arg(long, value_enum, default_value_t = Rule::Sgd)]
     pub optimizer: Rule,
+    /// Learning rate; by default 0.05 for sgd and 0.001 for adamw
+    #[arg(long, value_name = "RATE")]
+    pub lr: Option<f64>,
     /// Passes over the training samples
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub epochs: usize,
@@ -59,14 +62,20 @@ pub enum Rule {
     Adamw,
 }
 
-/// Learning rate of SGD and of AdamW.
-pub const LEARNING_RATES: (f64, f64) = (0.05, 1e-3);
 /// MNIST's mean and standard deviation, of pixels in [0, 1].
 pub const MEAN_AND_STD: (f32, f32) = (0.1307, 0.3081);
 /// Samples per step of an evaluation.
 pub const TEST_BATCH: usize = 1000;
 
 impl Args {
+    /// The learning rate, if none is given that of the optimiser.
+    pub fn learning_rate(&self) -> f64 {
+        self.lr.unwrap_or(match self.optimizer {
+            Rule::Sgd => 0.05,
+            Rule::Adamw => 1e-3,
+        })
+    }
+
     /// Widths of the hidden fully connected layers.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use flate2::read::GzDecoder;
-use peer::{Args, Kind, LEARNING_RATES, MEAN_AND_STD, Rule, TEST_BATCH};
+use peer::{Args, Kind, MEAN_AND_STD, Rule, TEST_BATCH};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 
@@ -152,10 +152,10 @@ fn run(All { args, backend }: &All) -> Result<()> {
 
     let mut net = Net::new(args, &device)?;
     let loss: CrossEntropyLoss = CrossEntropyLossConfig::new().init(&device);
-    let (sgd, adamw) = LEARNING_RATES;
-    let (mut optimizer, rate) = match args.optimizer {
-        Rule::Sgd => (SgdConfig::new().init(), sgd),
-        Rule::Adamw => (AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init(), adamw),
+    let rate = args.learning_rate();
+    let mut optimizer = match args.optimizer {
+        Rule::Sgd => SgdConfig::new().init(),
+        Rule::Adamw => AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init(),
     };
     let mut rng = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(0);
     let [n] = labels.dims();

@@ -13,7 +13,7 @@ use candle_nn::{
     VarMap, conv2d, linear, loss,
 };
 use clap::Parser as _;
-use peer::{Args, Kind, LEARNING_RATES, MEAN_AND_STD, Rule, TEST_BATCH};
+use peer::{Args, Kind, MEAN_AND_STD, Rule, TEST_BATCH};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use taper_data::{Choice, Options, Split};
@@ -116,11 +116,11 @@ fn run(args: &Args) -> Result<()> {
     let device = Device::Cpu;
     let variables = VarMap::new();
     let net = Net::new(args, &VarBuilder::from_varmap(&variables, DType::F32, &device))?;
-    let (sgd, adamw) = LEARNING_RATES;
+    let lr = args.learning_rate();
     let mut optimizer = match args.optimizer {
-        Rule::Sgd => Steps::Sgd(SGD::new(variables.all_vars(), sgd)?),
+        Rule::Sgd => Steps::Sgd(SGD::new(variables.all_vars(), lr)?),
         Rule::Adamw => {
-            let config = ParamsAdamW { lr: adamw, weight_decay: 0.01, ..ParamsAdamW::default() };
+            let config = ParamsAdamW { lr, weight_decay: 0.01, ..ParamsAdamW::default() };
             Steps::AdamW(AdamW::new(variables.all_vars(), config)?)
         }
     };

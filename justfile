@@ -18,10 +18,9 @@ doc:
 fuzz TARGET SECONDS="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer address {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=4096 -timeout=10
 
-# The kernels' tests under AddressSanitizer, which finds accesses out of bounds and after a free. Leaks are not reported:
-# `Recycle` keeps its blocks.
+# The kernels' tests under AddressSanitizer, which finds accesses out of bounds or after a free, and leaks.
 asan *FILTERS:
-    ASAN_OPTIONS=detect_leaks=0 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p taper-kernels --lib --tests --target $(rustc --print host-tuple) --target-dir target/asan -- {{FILTERS}}
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p taper-kernels --lib --tests --target $(rustc --print host-tuple) --target-dir target/asan -- {{FILTERS}}
 
 # The kernels' unit tests under Miri, which finds undefined behaviour: slow, so name some: `just miri cpu:: transpose::`. CPU
 # features are not detected under Miri, so the scalar paths run. Needs `rustup +nightly component add miri rust-src`.

@@ -25,9 +25,9 @@ use taper_examples::{Stored, usage};
 use crate::grid::run;
 use crate::options::{Args, arguments};
 
-/// Keeps the memory of one step for the next.
+/// Keeps the memory of a step for the next step.
 #[global_allocator]
-static ALLOCATOR: taper::kernels::Recycle = taper::kernels::Recycle::new();
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let now: Vec<String> =

@@ -8,10 +8,10 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use taper_kernels::{Conv2dGeometry, Recycle, conv2d};
+use taper_kernels::{Conv2dGeometry, conv2d};
 
 #[global_allocator]
-static ALLOCATOR: Recycle = Recycle::new();
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const IMAGES: usize = 128;
 

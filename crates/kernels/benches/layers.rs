@@ -8,12 +8,10 @@ use candle_core::{Device, Tensor, Var};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use taper_kernels::{
-    Activation, Recycle, Rule, Slots, activate, cross_entropy, dropout, linear, max_pool2d, record,
-};
+use taper_kernels::{Activation, Rule, Slots, activate, cross_entropy, dropout, linear, max_pool2d, record};
 
 #[global_allocator]
-static ALLOCATOR: Recycle = Recycle::new();
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SAMPLES: usize = 128;
 

@@ -35,7 +35,6 @@ mod math;
 mod ops;
 mod optim;
 mod parallel;
-mod recycle;
 mod simd;
 mod sparse;
 mod values;
@@ -51,7 +50,6 @@ pub use ops::linear::{linear, linear_act};
 pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
 pub use ops::pool2d::{avg_pool2d, max_pool2d};
 pub use optim::{Rule, Slots};
-pub use recycle::Recycle;
 pub use simd::simd;
 pub use values::with_values;
 

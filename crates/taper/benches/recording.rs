@@ -20,7 +20,7 @@ use taper::train::{Optimizer, OptimizerConfig, Rule, classify, train_epoch};
 
 // As in the `mnist` example.
 #[global_allocator]
-static ALLOCATOR: taper::kernels::Recycle = taper::kernels::Recycle::new();
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 128;
 

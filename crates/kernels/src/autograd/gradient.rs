@@ -26,8 +26,8 @@ pub(crate) trait Pending: Send + Sync {
     fn values(&self) -> Vec<f32>;
 
     /// Calls `op(rows, columns, values of these)` for tiles that cover the matrix, on all threads. Each element is in one
-    /// tile; the tiles depend on the size alone.
-    fn for_tiles(&self, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync));
+    /// tile; the tiles depend on the size alone. With `skip_zeros`, rows of zeros may be left out.
+    fn for_tiles(&self, skip_zeros: bool, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync));
 
     /// Whether it follows from the factors that no value is NaN or infinite.
     fn is_surely_finite(&self) -> bool;

@@ -90,6 +90,11 @@ impl Rule {
 }
 
 impl Constants {
+    /// Whether a gradient of 0 leaves a (finite) parameter as it is.
+    pub fn ignores_zeros(&self) -> bool {
+        matches!(self.rule, Rule::Sgd { momentum: 0.0, weight_decay: 0.0, .. })
+    }
+
     /// Updates the parameters `p` with the gradients `g`; `a` and `b` are the first and second slot, or empty where the rule
     /// has none.
     #[inline(always)]

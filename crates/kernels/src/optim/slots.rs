@@ -193,7 +193,7 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
         const AHEAD: usize = 8;
         self.with(parameter, layout, |p, a, b| {
             let (p, a, b) = (DisjointSlices::of(p), DisjointSlices::of(a), DisjointSlices::of(b));
-            self.pending.for_tiles(&|rows, columns, gradients| {
+            self.pending.for_tiles(self.constants.ignores_zeros(), &|rows, columns, gradients| {
                 let width = self.pending.size().1;
                 simd(
                     #[inline(always)]

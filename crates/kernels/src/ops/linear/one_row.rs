@@ -1,6 +1,5 @@
 //! Products with a single row, as in online learning: every weight is used once, so the time is that of reading them in order.
 
-use std::array::from_fn;
 use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -46,9 +45,12 @@ impl WithSimd for Dots<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let i = self.x.len();
         for (k, ys) in self.ys.chunks_mut(ROWS).enumerate() {
-            // Where fewer rows are left, the last is computed more than once.
-            let row = |r: usize| &self.weight[(k * ROWS + r.min(ys.len() - 1)) * i..][..i];
-            let dots = dots(simd, self.x, from_fn(row));
+            let mut rows = [self.x; ROWS];
+            for (r, row) in rows.iter_mut().enumerate() {
+                // Where fewer rows are left, the last is computed more than once.
+                *row = &self.weight[(k * ROWS + r.min(ys.len() - 1)) * i..][..i];
+            }
+            let dots = dots(simd, self.x, rows);
             for (r, (y, dot)) in ys.iter_mut().zip(dots).enumerate() {
                 y.write(dot + self.bias.map_or(0.0, |bias| bias[k * ROWS + r]));
             }
@@ -57,28 +59,34 @@ impl WithSimd for Dots<'_> {
 }
 
 /// The scalar products of `x` with rows of the same length, each summed in the lanes of two vectors.
+///
+/// Without closures around vector instructions: one that is not inlined is compiled without them.
 #[inline(always)]
 fn dots<S: Simd>(simd: S, x: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
-    let ((pairs, last), rest) = {
-        let (vectors, rest) = S::as_simd_f32s(x);
-        (vectors.as_chunks::<2>(), rest)
-    };
-    let vectors = rows.map(|row| S::as_simd_f32s(row).0);
+    let (vectors, rest) = S::as_simd_f32s(x);
+    let (pairs, last) = vectors.as_chunks::<2>();
+    let mut weights = [vectors; ROWS];
+    for (weights, row) in weights.iter_mut().zip(rows) {
+        *weights = &S::as_simd_f32s(row).0[..vectors.len()];
+    }
     let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
     for (j, [a, b]) in pairs.iter().enumerate() {
-        for (sums, row) in sums.iter_mut().zip(&vectors) {
-            sums[0] = simd.mul_add_f32s(*a, row[2 * j], sums[0]);
-            sums[1] = simd.mul_add_f32s(*b, row[2 * j + 1], sums[1]);
+        for (sums, weights) in sums.iter_mut().zip(&weights) {
+            sums[0] = simd.mul_add_f32s(*a, weights[2 * j], sums[0]);
+            sums[1] = simd.mul_add_f32s(*b, weights[2 * j + 1], sums[1]);
         }
     }
-    let start = x.len() - rest.len();
-    from_fn(|r| {
-        if let [a] = last {
-            sums[r][0] = simd.mul_add_f32s(*a, vectors[r][2 * pairs.len()], sums[r][0]);
+    let mut dots = [0.0; ROWS];
+    for (r, dot) in dots.iter_mut().enumerate() {
+        for a in last {
+            sums[r][0] = simd.mul_add_f32s(*a, weights[r][vectors.len() - 1], sums[r][0]);
         }
-        let rest: f32 = rest.iter().zip(&rows[r][start..]).map(|(x, w)| x * w).sum();
-        simd.reduce_sum_f32s(simd.add_f32s(sums[r][0], sums[r][1])) + rest
-    })
+        *dot = simd.reduce_sum_f32s(simd.add_f32s(sums[r][0], sums[r][1]));
+        for (x, w) in rest.iter().zip(&rows[r][x.len() - rest.len()..]) {
+            *dot += x * w;
+        }
+    }
+    dots
 }
 
 /// `grads · weight`. Rows of the weight whose gradient is 0 are not read.
@@ -91,9 +99,9 @@ pub(super) fn grad_xs(grads: &[f32], weight: Matrix<'_>) -> Vec<f32> {
             #[inline(always)]
             || {
                 let (chunks, rest) = rows.as_chunks::<ROWS>();
-                for chunk in chunks {
-                    let [a, b, c, d] = chunk.map(|(_, row)| &row[first..][..sums.len()]);
-                    let [ga, gb, gc, gd] = chunk.map(|(grad, _)| grad);
+                for [(ga, a), (gb, b), (gc, c), (gd, d)] in chunks {
+                    let n = first..first + sums.len();
+                    let (a, b, c, d) = (&a[n.clone()], &b[n.clone()], &c[n.clone()], &d[n]);
                     for (j, sum) in sums.iter_mut().enumerate() {
                         *sum += ga * a[j] + gb * b[j] + (gc * c[j] + gd * d[j]);
                     }

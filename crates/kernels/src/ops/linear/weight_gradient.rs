@@ -8,7 +8,7 @@ use super::input::SparseColumns;
 use crate::autograd::Pending;
 use crate::gemm::{Matrix, part, product, product_to, tiles};
 use crate::parallel::{CHUNK, filled, largest};
-use crate::simd::Aligned;
+use crate::simd::{Aligned, simd};
 use crate::sparse::{BLOCK, SIDE, Tiles};
 use crate::values::of_contiguous;
 
@@ -44,8 +44,8 @@ impl WeightGradient {
     fn grid(&self) -> ((usize, usize), (usize, usize)) {
         let Self { n, i, o, .. } = *self;
         match &self.factors {
-            // Whole rows that stay in the first-level cache.
-            Factors::OneRow(_) => (((o * i).div_ceil(4096).clamp(1, o.max(1)), 1), (1, 1)),
+            // Row by row, as rows of zeros are common behind ReLU and may be left out.
+            Factors::OneRow(_) => ((o, 1), (1, 1)),
             // Along the longer side.
             Factors::Dense(_) if o < i => {
                 let (of_rows, of_columns) = tiles((o, i, n));
@@ -70,9 +70,17 @@ impl WeightGradient {
                 product_to((rows.len(), columns.len(), n), grads, xs, out);
             }),
             Factors::OneRow(x) => {
-                for (grad, out) in self.grads[rows].iter().zip(out.chunks_exact_mut(columns.len())) {
-                    out.iter_mut().zip(&x[columns.clone()]).for_each(|(out, x)| _ = out.write(grad * x));
-                }
+                let rows = self.grads[rows].iter().zip(out.chunks_exact_mut(columns.len()));
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (grad, out) in rows {
+                            for (out, x) in out.iter_mut().zip(&x[columns.clone()]) {
+                                out.write(grad * x);
+                            }
+                        }
+                    },
+                );
             }
             Factors::SparseGradients(grads, xs) => {
                 of_contiguous(xs, |xs| sums_of_rows(grads, Matrix::new(xs, i), (rows, columns), out));
@@ -101,12 +109,15 @@ impl Pending for WeightGradient {
         }
     }
 
-    fn for_tiles(&self, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync)) {
+    fn for_tiles(&self, skip_zeros: bool, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync)) {
         let Self { i, o, .. } = *self;
         let ((of_rows, row), (of_columns, column)) = self.grid();
         let run = |values: &mut Vec<f32>, t: usize| {
             let rows = part(o, of_rows, row, t / of_columns);
             let columns = part(i, of_columns, column, t % of_columns);
+            if skip_zeros && rows.len() == 1 && self.n == 1 && self.grads[rows.start] == 0.0 {
+                return;
+            }
             let size = rows.len() * columns.len();
             values.clear();
             values.reserve(size);
@@ -118,7 +129,7 @@ impl Pending for WeightGradient {
         let mut values = Vec::new();
         match of_rows * of_columns {
             // Too little work to share.
-            count if count == 1 || i * o <= CHUNK * 8 && self.n == 1 => {
+            count if count == 1 || self.n == 1 && i * o <= CHUNK * 8 => {
                 (0..count).for_each(|t| run(&mut values, t))
             }
             count => (0..count).into_par_iter().with_max_len(1).for_each_init(Vec::new, run),

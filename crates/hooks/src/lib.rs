@@ -23,20 +23,26 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod bits;
 mod error;
 mod measure;
+mod mode;
 mod moments;
 mod observer;
+mod parts;
 mod pass;
 mod recorder;
 mod site;
 mod tally;
 
 pub use error::Error;
+pub use mode::Mode;
 pub use observer::{FirstFault, Observer, ObserverFn, observer_fn};
-pub use pass::{Mode, Pass};
-pub use recorder::{Parts, Recorder, UnitStats};
+pub use parts::Parts;
+pub use pass::Pass;
+pub use recorder::{Recorder, UnitStats};
 pub use site::{Seen, Site, Units};
 pub use taper_kernels::{Activation, CustomActivation, Draw};
 

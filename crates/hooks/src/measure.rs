@@ -1,169 +1,143 @@
-//! One pass over a batch's values: here the plain way, which reads like the definitions and takes any values;
-//! in `fast` the vectorised one for finite values, which is tested against it.
-
-mod apart;
-mod bins;
-mod fast;
-mod span;
+//! The statistics of a batch: by the vector code of `taper_kernels::stats`, and value by value as they are defined, for blocks
+//! with NaN or infinities. The tests compare the two.
 
 use rayon::prelude::*;
-use taper_kernels::Activation;
-
-use self::fast::Samples;
+use taper_kernels::stats::{self, Block, FLAT, NEAR_ZERO, Slopes, UnitSums};
+use taper_report::Histogram;
 
 use crate::Parts;
 use crate::moments::Moments;
-use crate::tally::{FLAT, NEAR_ZERO, PerSample, Tally, scores, sparseness};
+use crate::tally::Tally;
 
-/// Values that make a block at least, so that the work outweighs sharing it.
+/// Minimum of values in a block: with fewer, starting a thread costs more than it saves.
 const BLOCK: usize = 16 * 1024;
-/// Blocks of a batch at most, as each has a tally; they are shared out among the threads.
+/// Maximum of blocks in a batch, as each has a tally.
 const BLOCKS: usize = 32;
-/// Observations of a unit in a block at least: with fewer, more would be read and written of its sums than of its
-/// values.
+/// Minimum of observations of a unit in a block: with fewer, more would be read and written of the units' sums than of
+/// the values.
 const OBSERVATIONS: usize = 64;
 
-/// A batch at one site, in row-major order: `(N, positions, units)` where the units are `last`, else
-/// `(N, units, positions)`.
-#[derive(Clone, Copy)]
-pub(crate) struct Batch<'a> {
-    /// `None` where there is no f'.
-    pub activation: Option<Activation>,
-    pub units: usize,
-    pub last: bool,
-    pub positions: usize,
-    pub xs: &'a [f32],
-    pub ys: &'a [f32],
+/// Adds a batch to its site's tallies, one for each block of samples. Blocks are measured on all threads; where they are
+/// cut depends on the shape alone.
+pub(crate) fn add(batch: Block<'_>, parts: Parts, tallies: &mut Vec<Tally>) {
+    if batch.ys.is_empty() {
+        return;
+    }
+    let least = OBSERVATIONS.div_ceil(batch.positions);
+    let samples = batch.ys.len() / batch.sample();
+    let size = samples.div_ceil(BLOCKS).max(BLOCK / batch.sample()).max(least) * batch.sample();
+    if tallies.len() * size < batch.ys.len() {
+        tallies.resize_with(batch.ys.len().div_ceil(size), || Tally::new(batch.units));
+    }
+    let add = |((tally, ys), xs): ((&mut Tally, _), _)| {
+        let block = Block { xs, ys, ..batch };
+        if !add_finite(block, parts, tally) {
+            add_any(block, parts, tally);
+        }
+    };
+    let blocks = tallies.iter_mut().zip(batch.ys.chunks(size)).zip(batch.xs.chunks(size));
+    if blocks.len() == 1 || rayon::current_num_threads() == 1 {
+        // Waking a thread costs as much as thousands of values.
+        blocks.for_each(add);
+    } else {
+        blocks.collect::<Vec<_>>().into_par_iter().for_each(add);
+    }
 }
 
-impl Batch<'_> {
-    fn sample(&self) -> usize {
-        self.units * self.positions
+/// Adds a block in vector code. Adds nothing, and returns `false`, if one of `ys` is not finite.
+fn add_finite(block: Block<'_>, parts: Parts, tally: &mut Tally) -> bool {
+    let (units, bins) = (&mut tally.units, &mut tally.histogram);
+    let units = UnitSums {
+        fired: &mut units.fired,
+        passed: &mut units.passed,
+        sum: &mut units.sum,
+        below: &mut units.below,
+        sum_squares: parts.samples.then_some(&mut units.sum_squares),
+    };
+    let histogram = parts.histogram.then(|| stats::Histogram {
+        first: Histogram::edges(1).0 as f32,
+        positive: &mut bins.positive,
+        negative: &mut bins.negative,
+    });
+    let Some(totals) = stats::measure(block, units, histogram, parts.moments) else { return false };
+    let values = block.ys.len() as u64;
+    tally.samples += totals.samples.len() as u64;
+    tally.values += values;
+    tally.zeros += totals.zeros;
+    tally.negatives += totals.negatives;
+    tally.positives += values - totals.zeros - totals.negatives;
+    tally.near_zeros += totals.near_zeros;
+    tally.flat_low += totals.flat_low;
+    tally.flat_high += totals.flat_high;
+    if parts.histogram {
+        tally.histogram.zeros += totals.zeros;
     }
-
-    /// Adds this batch to its site's tallies, of which every block of samples has its own. Blocks are measured on all
-    /// threads; where they are cut depends on the shape alone.
-    pub fn add_to(self, tallies: &mut Vec<Tally>, parts: Parts) {
-        if self.ys.is_empty() {
-            return;
+    if parts.moments {
+        // From powers about zero, to which most values after ReLU add nothing. Where the mean is far from zero the block is
+        // read once more, for powers about the mean.
+        let extremes = (totals.min, totals.max);
+        let mut moments = Moments::about(0.0, totals.powers, values, extremes);
+        if !moments.keeps_digits(totals.powers[1]) {
+            moments = Moments::about(moments.mean, stats::powers(block.ys, moments.mean), values, extremes);
         }
-        let least = OBSERVATIONS.div_ceil(self.positions);
-        let samples = self.ys.len() / self.sample();
-        let size = samples.div_ceil(BLOCKS).max(BLOCK / self.sample()).max(least) * self.sample();
-        if tallies.len() * size < self.ys.len() {
-            tallies.resize_with(self.ys.len().div_ceil(size), || Tally::new(self.units));
-        }
-        let add = |((tally, ys), xs): ((&mut Tally, _), _)| {
-            let block = Self { xs, ys, ..self };
-            if !block.fast(parts, tally) {
-                block.plain(parts, tally);
-            }
-        };
-        let blocks = tallies.iter_mut().zip(self.ys.chunks(size)).zip(self.xs.chunks(size));
-        if blocks.len() == 1 || rayon::current_num_threads() == 1 {
-            // Waking a thread costs as much as thousands of values.
-            blocks.for_each(add);
-        } else {
-            blocks.collect::<Vec<_>>().into_par_iter().for_each(add);
+        tally.moments.merge(&moments);
+    }
+    if parts.samples {
+        for sample in totals.samples {
+            tally.per_sample.add(block.sample() as u64, sample.active, sample.sum_abs, sample.sum_squares);
         }
     }
+    true
+}
 
-    /// The definitions, value by value.
-    fn plain(self, parts: Parts, tally: &mut Tally) {
-        let mut finite = Vec::new();
-        for (xs, ys) in self.xs.chunks_exact(self.sample()).zip(self.ys.chunks_exact(self.sample())) {
-            let (mut counted, mut active, mut sum_abs, mut sum_squares) = (0, 0, 0.0, 0.0);
-            for (i, (&x, &y)) in xs.iter().zip(ys).enumerate() {
-                let unit = if self.last { i % self.units } else { i / self.positions };
-                let units = &mut tally.units;
-                tally.values += 1;
-                tally.nan += u64::from(y.is_nan());
-                tally.infinite += u64::from(y.is_infinite());
-                if !y.is_finite() {
-                    units.faulty[unit] += 1;
-                    continue;
-                }
-                tally.zeros += u64::from(y == 0.0);
-                tally.negatives += u64::from(y < 0.0);
-                tally.positives += u64::from(y > 0.0);
-                tally.near_zeros += u64::from(y.abs() <= NEAR_ZERO);
-                units.fired[unit] += u64::from(y > 0.0);
-                if let Some(f) = self.activation {
-                    let slope = f.derivative(x);
-                    tally.flat_low += u64::from(slope.abs() < FLAT && x <= 0.0);
-                    tally.flat_high += u64::from(slope.abs() < FLAT && x > 0.0);
-                    units.passed[unit] += u64::from(slope != 0.0);
-                }
-                let y64 = y as f64;
-                units.sum[unit] += y64;
-                units.below[unit] += y64.min(0.0);
-                if parts.samples {
-                    units.sum_squares[unit] += y64 * y64;
-                }
-                counted += 1;
-                active += u64::from(y != 0.0);
-                sum_abs += y64.abs();
-                sum_squares += y64 * y64;
-                if parts.histogram {
-                    tally.histogram.add(y);
-                }
-                finite.push(y);
+/// Adds a block by the definitions, value by value.
+fn add_any(block: Block<'_>, parts: Parts, tally: &mut Tally) {
+    let mut finite = Vec::new();
+    for (xs, ys) in block.xs.chunks_exact(block.sample()).zip(block.ys.chunks_exact(block.sample())) {
+        let (mut counted, mut active, mut sum_abs, mut sum_squares) = (0, 0, 0.0, 0.0);
+        for (i, (&x, &y)) in xs.iter().zip(ys).enumerate() {
+            let unit = if block.units_last { i % block.units } else { i / block.positions };
+            let units = &mut tally.units;
+            tally.values += 1;
+            tally.nan += u64::from(y.is_nan());
+            tally.infinite += u64::from(y.is_infinite());
+            if !y.is_finite() {
+                units.faulty[unit] += 1;
+                continue;
             }
-            tally.samples += 1;
+            tally.zeros += u64::from(y == 0.0);
+            tally.negatives += u64::from(y < 0.0);
+            tally.positives += u64::from(y > 0.0);
+            tally.near_zeros += u64::from(y.abs() <= NEAR_ZERO);
+            units.fired[unit] += u64::from(y > 0.0);
+            if let Some(f) = block.slopes.map(Slopes::activation) {
+                let slope = f.derivative(x);
+                tally.flat_low += u64::from(slope.abs() < FLAT && x <= 0.0);
+                tally.flat_high += u64::from(slope.abs() < FLAT && x > 0.0);
+                units.passed[unit] += u64::from(slope != 0.0);
+            }
+            let y64 = y as f64;
+            units.sum[unit] += y64;
+            units.below[unit] += y64.min(0.0);
             if parts.samples {
-                tally.per_sample.add(counted, active, sum_abs, sum_squares);
+                units.sum_squares[unit] += y64 * y64;
             }
+            counted += 1;
+            active += u64::from(y != 0.0);
+            sum_abs += y64.abs();
+            sum_squares += y64 * y64;
+            if parts.histogram {
+                tally.histogram.add(y);
+            }
+            finite.push(y);
         }
-        if parts.moments {
-            tally.moments.merge(&Moments::of(&finite));
-        }
-    }
-}
-
-impl PerSample {
-    /// Adds one sample with `counted` finite values, of which `active` are not zero.
-    #[inline(always)]
-    fn add(&mut self, counted: u64, active: u64, sum_abs: f64, sum_squares: f64) {
-        if counted == 0 {
-            return;
-        }
-        self.count(active);
-        if let Some((population, hoyer)) = sparseness(counted, sum_abs, sum_squares) {
-            self.scored += 1;
-            self.population += population;
-            self.hoyer += hoyer;
+        tally.samples += 1;
+        if parts.samples {
+            tally.per_sample.add(counted, active, sum_abs, sum_squares);
         }
     }
-
-    /// Counts a sample of which so many values are not zero.
-    #[inline(always)]
-    fn count(&mut self, active: u64) {
-        self.counted += 1;
-        self.active += active;
-        self.min_active = self.min_active.min(active);
-        self.max_active = self.max_active.max(active);
-        self.all_zero += u64::from(active == 0);
-    }
-
-    /// Adds samples with `n` finite values each: the roots of all are drawn side by side.
-    #[inline(always)]
-    fn add_all(&mut self, n: u64, samples: Samples) {
-        let Samples { active, mut sum_abs, mut sum_squares } = samples;
-        active.into_iter().for_each(|active| self.count(active));
-        if n < 2 {
-            return;
-        }
-        let mut scored = 0;
-        for (sum_abs, sum_squares) in sum_abs.iter_mut().zip(&mut sum_squares) {
-            let is_scored = *sum_squares > 0.0;
-            let (population, hoyer) = scores(n as f64, *sum_abs, *sum_squares);
-            scored += u64::from(is_scored);
-            *sum_abs = if is_scored { population } else { 0.0 };
-            *sum_squares = if is_scored { hoyer } else { 0.0 };
-        }
-        self.scored += scored;
-        self.population += sum_abs.iter().sum::<f64>();
-        self.hoyer += sum_squares.iter().sum::<f64>();
+    if parts.moments {
+        tally.moments.merge(&Moments::of(&finite));
     }
 }
 

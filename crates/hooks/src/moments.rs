@@ -50,7 +50,6 @@ impl Moments {
 
     /// Of `count` values, from the sums of the first four powers of their deviations from `shift`, which should be
     /// near their mean (see [`Moments::keeps_digits`]), and from the smallest and the largest.
-    #[inline(always)]
     pub fn about(shift: f64, [p1, p2, p3, p4]: [f64; 4], count: u64, (min, max): (f32, f32)) -> Self {
         let e = p1 / count as f64;
         Self {
@@ -118,9 +117,8 @@ impl Moments {
     }
 }
 
-/// Values that are measured together at most: few enough to stay in the first-level cache and to sum up powers of, and
-/// a plane of 26×26.
-pub(crate) const CHUNK: usize = 704;
+/// Values whose mean and powers are summed at once by [`Moments::of`].
+const CHUNK: usize = 704;
 
 #[cfg(test)]
 mod tests {

@@ -2,20 +2,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Result, Tensor};
 use scoped_tls_hkt::scoped_thread_local;
-use serde::{Deserialize, Serialize};
 use taper_kernels::{Activation, Draw, off_the_record};
 
-use crate::{Error, Observer, Seen, Site, Units};
-
-/// What a forward pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Training: dropout is on, gradients are wanted.
-    Train,
-    /// Evaluation: nothing random happens, and no graph is kept.
-    Eval,
-}
+use crate::{Error, Mode, Observer, Seen, Site, Units};
 
 /// One forward pass: its mode, who watches it, and what its random layers draw from.
 ///

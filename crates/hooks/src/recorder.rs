@@ -1,30 +1,12 @@
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
+use taper_kernels::stats::{Block, Slopes};
 use taper_kernels::{Activation, with_values};
 use taper_report::{LayerStats, Split, Trouble};
 
-use crate::measure::Batch;
-use crate::tally::{RARE, Tally};
-use crate::{Error, Mode, Observer, Seen, Site, Units};
-
-/// Which numbers a [`Recorder`] collects beside its counts: zeros, signs, flat values, and per unit what
-/// dead, rare, always-on and dormant need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parts {
-    /// Mean, variance, skewness, kurtosis and extremes.
-    pub moments: bool,
-    /// The histogram, with quantiles and asymmetry.
-    pub histogram: bool,
-    /// Active values and sparseness per sample, and lifetime sparseness per unit.
-    pub samples: bool,
-}
-
-impl Parts {
-    /// Counts alone.
-    pub const COUNTS: Self = Self { moments: false, histogram: false, samples: false };
-    /// Everything.
-    pub const FULL: Self = Self { moments: true, histogram: true, samples: true };
-}
+use crate::measure;
+use crate::tally::{Kind, RARE, Tally};
+use crate::{Error, Mode, Observer, Parts, Seen, Site, Units};
 
 /// Watches every site and sums up what its activations do, exactly, over a window that [`Recorder::finish`]
 /// ends: all training batches of an epoch, or one evaluation pass.
@@ -67,20 +49,12 @@ struct Watched {
     /// `None` for what came by merging or from a file: the first site of that name takes the place.
     #[serde(skip)]
     site: Option<Site>,
+    /// Of the function that was seen last.
+    #[serde(skip)]
+    slopes: Option<Slopes>,
     mode: Mode,
     /// One for every block of a batch, and one at least: blocks add to them side by side.
     tallies: Vec<Tally>,
-}
-
-/// What decides which numbers a site has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Kind {
-    /// Whether there is an f', which dead and flat need.
-    pub has_slope: bool,
-    /// Whether the activation function is 0 for every negative input.
-    pub zero_floored: bool,
-    /// Whether it is the output of the network.
-    pub output: bool,
 }
 
 /// A recorder as it is read.
@@ -227,7 +201,7 @@ impl Recorder {
                     own.trouble = theirs.trouble.clone();
                     own.unrecorded_faults += theirs.unrecorded_faults;
                 }
-                None => self.sites.push(Watched { site: None, ..theirs.clone() }),
+                None => self.sites.push(Watched { site: None, slopes: None, ..theirs.clone() }),
             }
         }
         self.window = self.window.or(other.window);
@@ -322,6 +296,7 @@ impl Observer for Recorder {
                     trouble: None,
                     unrecorded_faults: 0,
                     site: None,
+                    slopes: None,
                     mode: seen.mode,
                     tallies: vec![Tally::new(units)],
                 });
@@ -339,16 +314,19 @@ impl Observer for Recorder {
             return Ok(());
         }
         own.uses = own.uses.max(seen.uses);
-        let (activation, parts, tallies) = (seen.activation, self.parts, &mut own.tallies);
-        let last = seen.units == Units::Last;
+        if own.slopes.as_ref().map(Slopes::activation) != seen.activation {
+            own.slopes = seen.activation.map(Slopes::of);
+        }
+        let (slopes, parts, tallies) = (own.slopes.as_ref(), self.parts, &mut own.tallies);
+        let units_last = seen.units == Units::Last;
         // What the definitions ask of an input shows in the value, or the input is needed.
-        let inputs = match activation {
+        let inputs = match seen.activation {
             Some(f) if !f.slope_shows_in_value() => Some(seen.xs()?),
             _ => None,
         };
         with_values(inputs.as_ref().unwrap_or(seen.ys), |xs| {
             with_values(seen.ys, |ys| {
-                Batch { activation, units, last, positions, xs, ys }.add_to(tallies, parts)
+                measure::add(Block { slopes, units, positions, units_last, xs, ys }, parts, tallies)
             })
         })?
     }

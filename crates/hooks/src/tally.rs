@@ -2,17 +2,23 @@ use serde::{Deserialize, Serialize};
 use taper_report::{ActivePerSample, FiringRates, Histogram, LayerStats, Quantiles};
 
 use crate::moments::Moments;
-use crate::recorder::Kind;
 use crate::{Parts, bits};
 
-/// `|ys|` up to this is near zero.
-pub(crate) const NEAR_ZERO: f32 = 0.01;
-/// `|f'(xs)|` below this is flat.
-pub(crate) const FLAT: f32 = 0.01;
 /// A unit that fires on less than this share of observations is rare.
 pub(crate) const RARE: f64 = 0.01;
 /// Keeps dormancy scores defined where every unit is silent (Sokar et al. 2023).
 const DORMANT_EPS: f64 = 1e-9;
+
+/// What decides which numbers a site has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kind {
+    /// Whether there is an f', which dead and flat need.
+    pub has_slope: bool,
+    /// Whether the activation function is 0 for every negative input.
+    pub zero_floored: bool,
+    /// Whether it is the output of the network.
+    pub output: bool,
+}
 
 /// Everything that is summed up at one site over a window. Tallies of the same site merge.
 ///
@@ -348,6 +354,23 @@ impl Default for PerSample {
 }
 
 impl PerSample {
+    /// Adds one sample with `counted` finite values, of which `active` are not zero.
+    pub fn add(&mut self, counted: u64, active: u64, sum_abs: f64, sum_squares: f64) {
+        if counted == 0 {
+            return;
+        }
+        self.counted += 1;
+        self.active += active;
+        self.min_active = self.min_active.min(active);
+        self.max_active = self.max_active.max(active);
+        self.all_zero += u64::from(active == 0);
+        if let Some((population, hoyer)) = sparseness(counted, sum_abs, sum_squares) {
+            self.scored += 1;
+            self.population += population;
+            self.hoyer += hoyer;
+        }
+    }
+
     pub fn merge(&mut self, other: &Self) {
         self.counted += other.counted;
         self.active += other.active;
@@ -362,18 +385,15 @@ impl PerSample {
 
 /// Treves–Rolls sparseness in Vinje and Gallant's form, and Hoyer's, of `n` values with these sums of
 /// magnitudes and squares; `None` where all are zero or there are fewer than two.
-#[inline(always)]
-pub(crate) fn sparseness(n: u64, sum_abs: f64, sum_squares: f64) -> Option<(f64, f64)> {
-    (n >= 2 && sum_squares > 0.0).then(|| scores(n as f64, sum_abs, sum_squares))
-}
-
-/// The formulas of [`sparseness`].
-#[inline(always)]
-pub(crate) fn scores(n: f64, sum_abs: f64, sum_squares: f64) -> (f64, f64) {
+fn sparseness(n: u64, sum_abs: f64, sum_squares: f64) -> Option<(f64, f64)> {
+    if n < 2 || sum_squares <= 0.0 {
+        return None;
+    }
+    let n = n as f64;
     // a = (mean |y|)² / mean y²
     let a = sum_abs * sum_abs / (n * sum_squares);
     let hoyer = (n.sqrt() - sum_abs / sum_squares.sqrt()) / (n.sqrt() - 1.0);
-    ((1.0 - a) / (1.0 - 1.0 / n), hoyer)
+    Some(((1.0 - a) / (1.0 - 1.0 / n), hoyer))
 }
 
 fn quantiles(h: &Histogram) -> Option<Quantiles> {

@@ -37,6 +37,7 @@ mod optim;
 mod parallel;
 mod simd;
 mod sparse;
+pub mod stats;
 mod values;
 
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};

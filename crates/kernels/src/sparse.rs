@@ -1,6 +1,7 @@
 //! Matrices most of whose values are zero, or one background value: the others as lists, and products over these alone.
 
 mod choice;
+pub(crate) mod compact;
 mod lists;
 mod sums;
 mod tiles;

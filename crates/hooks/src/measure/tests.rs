@@ -1,48 +1,48 @@
-//! The vectorised pass against its plain twin, and the laws of merging.
+//! The vector code against the definitions, and the laws of merging.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
-use pulp::WithSimd;
 use rand::RngExt;
+use taper_kernels::Activation;
 
 use super::*;
-use crate::moments::CHUNK;
 use crate::tally::Units;
+
+/// More values than the vector code measures at once.
+const WIDE: usize = 1500;
 
 /// Property tests with a fixed seed: the same cases on every run and machine.
 fn cases(n: u32) -> Config {
     Config { cases: n, failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..Config::default() }
 }
 
-impl Batch<'_> {
-    /// The tally of this batch alone.
-    fn tally(self, parts: Parts) -> Tally {
-        let mut tallies = vec![Tally::new(self.units)];
-        self.add_to(&mut tallies, parts);
-        Tally::of(&tallies)
-    }
+/// The tally of one batch.
+fn tally(batch: Block<'_>, parts: Parts) -> Tally {
+    let mut tallies = vec![Tally::new(batch.units)];
+    add(batch, parts, &mut tallies);
+    Tally::of(&tallies)
+}
 
-    /// By the vectorised pass; `None` if one of the values is not finite.
-    fn by_vectors(self, parts: Parts) -> Option<Tally> {
-        let mut tally = Tally::new(self.units);
-        let is_finite = self.fast(parts, &mut tally);
-        assert!(is_finite || tally == Tally::new(self.units), "nothing is added of a block that is refused");
-        is_finite.then_some(tally)
-    }
+/// By the vector code; `None` if one of the values is not finite.
+fn by_vectors(block: Block<'_>, parts: Parts) -> Option<Tally> {
+    let mut tally = Tally::new(block.units);
+    let is_finite = add_finite(block, parts, &mut tally);
+    assert!(is_finite || tally == Tally::new(block.units), "nothing is added of a block that is refused");
+    is_finite.then_some(tally)
+}
 
-    /// By the twin.
-    fn by_definition(self, parts: Parts) -> Tally {
-        let mut tally = Tally::new(self.units);
-        self.plain(parts, &mut tally);
-        tally
-    }
+/// By the definitions.
+fn by_definition(block: Block<'_>, parts: Parts) -> Tally {
+    let mut tally = Tally::new(block.units);
+    add_any(block, parts, &mut tally);
+    tally
 }
 
 /// A batch that owns its values.
 #[derive(Debug)]
 struct Owned {
-    activation: Option<Activation>,
+    slopes: Option<Slopes>,
     units: usize,
     last: bool,
     positions: usize,
@@ -85,7 +85,7 @@ impl Owned {
         let (xs, ys): (Vec<f32>, Vec<f32>) = (xs, ys);
         // Where there is no function, what went in is what came out.
         let xs = if f.is_some() { xs } else { ys.clone() };
-        Self { activation: f, units, last: false, positions, xs, ys }
+        Self { slopes: f.map(Slopes::of), units, last: false, positions, xs, ys }
     }
 
     /// The same values, with the units as the last axis or the second.
@@ -94,27 +94,27 @@ impl Owned {
     }
 
     /// The samples of a range.
-    fn batch(&self, samples: std::ops::Range<usize>) -> Batch<'_> {
+    fn batch(&self, samples: std::ops::Range<usize>) -> Block<'_> {
         let size = self.units * self.positions;
         let range = samples.start * size..samples.end * size;
-        Batch {
-            activation: self.activation,
+        Block {
+            slopes: self.slopes.as_ref(),
             units: self.units,
-            last: self.last,
+            units_last: self.last,
             positions: self.positions,
             xs: &self.xs[range.clone()],
             ys: &self.ys[range],
         }
     }
 
-    fn all(&self) -> Batch<'_> {
+    fn all(&self) -> Block<'_> {
         self.batch(0..self.ys.len() / (self.units * self.positions))
     }
 }
 
 /// Of merging.
 const TIGHT: f64 = 1e-12;
-/// Of central moments against the twin, which adds all values up in one long row and loses half an
+/// Of central moments against the definitions, which add all values up in one long row and loses half an
 /// ulp with each.
 const LOOSE: f64 = 1e-11;
 
@@ -193,7 +193,7 @@ proptest! {
         shape in shapes(), last: bool, activation in activations(), seed in any::<u64>(),
     ) {
         let owned = Owned::new(activation, shape, seed, false).last(last);
-        same_to(LOOSE, &owned.all().by_vectors(Parts::FULL).unwrap(), &owned.all().by_definition(Parts::FULL))?;
+        same_to(LOOSE, &by_vectors(owned.all(), Parts::FULL).unwrap(), &by_definition(owned.all(), Parts::FULL))?;
     }
 
     #[test]
@@ -201,7 +201,7 @@ proptest! {
         shape in shapes(), last: bool, activation in activations(), seed in any::<u64>(), faults: bool,
     ) {
         let owned = Owned::new(activation, shape, seed, faults).last(last);
-        same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL))?;
+        same_to(LOOSE, &tally(owned.all(), Parts::FULL), &by_definition(owned.all(), Parts::FULL))?;
     }
 
     #[test]
@@ -211,9 +211,9 @@ proptest! {
         let owned = Owned::new(activation, shape, seed, seed % 3 == 0).last(last);
         let mut split = Tally::new(owned.units);
         for start in (0..shape.0).step_by(size) {
-            split.merge(&owned.batch(start..(start + size).min(shape.0)).tally(Parts::FULL));
+            split.merge(&tally(owned.batch(start..(start + size).min(shape.0)), Parts::FULL));
         }
-        same(&split, &owned.all().tally(Parts::FULL))?;
+        same(&split, &tally(owned.all(), Parts::FULL))?;
     }
 
     #[test]
@@ -221,7 +221,7 @@ proptest! {
         (_, units, positions) in shapes(), n in [0_usize..9, 0..9, 0..9], activation in activations(), seed in any::<u64>(),
     ) {
         let [a, b, c] = [0, 1, 2].map(|i| {
-            Owned::new(activation, (n[i], units, positions), seed ^ i as u64, i == 1).all().tally(Parts::FULL)
+            tally(Owned::new(activation, (n[i], units, positions), seed ^ i as u64, i == 1).all(), Parts::FULL)
         });
         same(&merged(&merged(&a, &b), &c), &merged(&a, &merged(&b, &c)))?;
         same(&merged(&a, &b), &merged(&b, &a))?;
@@ -234,10 +234,10 @@ proptest! {
 fn a_row_wider_than_an_inner_loop_is_counted_unit_by_unit() {
     for activation in activations() {
         for (positions, last) in [(1, false), (2, true)] {
-            let shape = (3, 2 * CHUNK + 5, positions);
+            let shape = (3, WIDE, positions);
             let owned = Owned::new(activation, shape, activation as u64, false).last(last);
-            let by_vectors = owned.all().by_vectors(Parts::FULL).unwrap();
-            same_to(LOOSE, &by_vectors, &owned.all().by_definition(Parts::FULL)).unwrap();
+            let by_vectors = by_vectors(owned.all(), Parts::FULL).unwrap();
+            same_to(LOOSE, &by_vectors, &by_definition(owned.all(), Parts::FULL)).unwrap();
         }
     }
 }
@@ -247,14 +247,14 @@ fn a_sample_larger_than_a_block_is_one_block() {
     const { assert!(37 * 1100 > BLOCK) };
     for last in [false, true] {
         let owned = Owned::new(1, (3, 37, 1100), 5, false).last(last);
-        same_to(LOOSE, &owned.all().tally(Parts::FULL), &owned.all().by_definition(Parts::FULL)).unwrap();
+        same_to(LOOSE, &tally(owned.all(), Parts::FULL), &by_definition(owned.all(), Parts::FULL)).unwrap();
     }
 }
 
 #[test]
 fn counts_are_the_same_whichever_parts_are_wanted() {
     let owned = Owned::new(1, (7, 5, 9), 3, false);
-    let (counts, full) = (owned.all().tally(Parts::COUNTS), owned.all().tally(Parts::FULL));
+    let (counts, full) = (tally(owned.all(), Parts::COUNTS), tally(owned.all(), Parts::FULL));
     // Squares are for sparseness alone, so they are summed up only where that is wanted.
     assert!(counts.each_unit().all(|unit| unit.sum_squares == 0.0));
     let units = Units { sum_squares: vec![0.0; full.units.len()], ..full.units };
@@ -267,41 +267,25 @@ fn all_parts() -> impl Iterator<Item = Parts> {
     (0..8).map(|bits| Parts { moments: bits & 1 > 0, histogram: bits & 2 > 0, samples: bits & 4 > 0 })
 }
 
-/// The pass on this CPU's vectors, on those of CPUs that have AVX2 at best, and on one value at a time, which others
-/// may fall back on.
-fn on_every_cpu(block: Batch<'_>, parts: Parts) -> Vec<Option<Tally>> {
-    let on = |run: &dyn Fn(fast::Fast<'_>) -> Option<()>| {
-        let mut tally = Tally::new(block.units);
-        run(fast::Fast { block, parts, tally: &mut tally }).map(|()| tally)
-    };
-    let mut tallies = vec![block.by_vectors(parts), on(&|fast| fast.with_simd(pulp::Scalar))];
-    #[cfg(target_arch = "x86_64")]
-    tallies.extend(pulp::x86::V3::try_new().map(|v3| on(&|fast| pulp::Simd::vectorize(v3, fast))));
-    tallies
-}
-
 /// Values as a plane, as a row, and as rows of two units that are the last axis.
-fn layouts(activation: Activation, ys: &[f32]) -> Vec<Batch<'_>> {
-    let all = Batch { activation: Some(activation), units: 1, last: false, positions: ys.len(), xs: ys, ys };
-    let mut layouts = vec![all, Batch { units: ys.len(), positions: 1, ..all }];
+fn layouts<'a>(slopes: &'a Slopes, ys: &'a [f32]) -> Vec<Block<'a>> {
+    let all = Block { slopes: Some(slopes), units: 1, units_last: false, positions: ys.len(), xs: ys, ys };
+    let mut layouts = vec![all, Block { units: ys.len(), positions: 1, ..all }];
     if ys.len().is_multiple_of(2) {
-        layouts.push(Batch { units: 2, last: true, positions: ys.len() / 2, ..all });
+        layouts.push(Block { units: 2, units_last: true, positions: ys.len() / 2, ..all });
     }
     layouts
 }
 
-/// The pass on every CPU against the twin, in every layout and for every choice of parts.
-fn fast_is_plain(activation: Activation, ys: &[f32]) {
-    for block in layouts(activation, ys) {
+/// The vector code against the definitions, in every layout and for every choice of parts.
+fn vectors_follow_the_definitions(slopes: &Slopes, ys: &[f32]) {
+    for block in layouts(slopes, ys) {
         for parts in all_parts() {
-            let plain = block.by_definition(parts);
-            for fast in on_every_cpu(block, parts) {
-                if let Err(error) = same_to(LOOSE, &fast.unwrap(), &plain) {
-                    panic!(
-                        "{activation} {parts:?} {} units, last: {}, of {ys:?}: {error}",
-                        block.units, block.last
-                    );
-                }
+            if let Err(error) =
+                same_to(LOOSE, &by_vectors(block, parts).unwrap(), &by_definition(block, parts))
+            {
+                let (f, units, last) = (slopes.activation(), block.units, block.units_last);
+                panic!("{f} {parts:?} {units} units, last: {last}, of {ys:?}: {error}");
             }
         }
     }
@@ -315,7 +299,7 @@ fn runs_of_any_length_are_counted_wherever_they_end() {
             for n in 1..=40 {
                 let start = (n * 7 + i) % n;
                 let ys: Vec<f32> = (0..n).map(|j| if j < start { a } else { b }).collect();
-                fast_is_plain(Activation::Identity, &ys);
+                vectors_follow_the_definitions(&Slopes::of(Activation::Identity), &ys);
             }
         }
     }
@@ -324,7 +308,7 @@ fn runs_of_any_length_are_counted_wherever_they_end() {
 #[test]
 fn values_between_runs_are_counted_for_every_activation() {
     let mut rng = crate::rng(3);
-    for (i, activation) in Activation::ALL.into_iter().enumerate() {
+    for (i, slopes) in Activation::ALL.map(Slopes::of).iter().enumerate() {
         for n in 1..=40 {
             let mut pick = |of: &[f32]| of[rng.random_range(0..of.len())];
             let run = pick(&[0.0, 0.2, -0.2]);
@@ -333,22 +317,23 @@ fn values_between_runs_are_counted_for_every_activation() {
                     if j / 9 % 2 == 0 { run } else { pick(&[run, 0.0, -0.0, 0.5, -1.5, 0.005, 7e3, -1e-30]) }
                 })
                 .collect();
-            fast_is_plain(activation, &ys);
+            vectors_follow_the_definitions(slopes, &ys);
         }
     }
 }
 
 #[test]
 fn a_value_that_is_not_finite_is_found_anywhere() {
+    let tanh = Slopes::of(Activation::Tanh);
     for fault in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for n in 1..=40 {
             for place in 0..n {
                 for others in [0.0, 0.5, fault] {
                     let mut ys = vec![others; n];
                     ys[place] = fault;
-                    for block in layouts(Activation::Tanh, &ys) {
-                        assert!(all_parts().all(|parts| block.by_vectors(parts).is_none()), "{ys:?}");
-                        same(&block.tally(Parts::FULL), &block.by_definition(Parts::FULL)).unwrap();
+                    for block in layouts(&tanh, &ys) {
+                        assert!(all_parts().all(|parts| by_vectors(block, parts).is_none()), "{ys:?}");
+                        same(&tally(block, Parts::FULL), &by_definition(block, Parts::FULL)).unwrap();
                     }
                 }
             }
@@ -356,7 +341,7 @@ fn a_value_that_is_not_finite_is_found_anywhere() {
     }
     // Infinities of both signs, which would cancel.
     let ys = [1.0, f32::INFINITY, f32::NEG_INFINITY, 1.0];
-    assert!(layouts(Activation::Tanh, &ys).iter().all(|block| block.by_vectors(Parts::FULL).is_none()));
+    assert!(layouts(&tanh, &ys).iter().all(|block| by_vectors(*block, Parts::FULL).is_none()));
 }
 
 #[test]
@@ -370,7 +355,7 @@ fn moments_keep_their_digits_far_from_zero_and_behind_an_outlier() {
     // Just near enough for powers about zero, and just too far.
     let (nearer, farther) = (noise(0.95), noise(1.05));
     for ys in [near, nearer, farther, far, outlier, holes] {
-        fast_is_plain(Activation::Identity, &ys);
+        vectors_follow_the_definitions(&Slopes::of(Activation::Identity), &ys);
     }
 }
 
@@ -380,8 +365,8 @@ fn blocks_of_rows_count_what_the_definitions_count_batch_after_batch() {
     let mut tallies = vec![Tally::new(owned.units)];
     // Of three blocks, one, and two.
     for samples in [0..300, 300..365, 365..500] {
-        owned.batch(samples).add_to(&mut tallies, Parts::FULL);
+        add(owned.batch(samples), Parts::FULL, &mut tallies);
     }
     assert_eq!(tallies.len(), 3);
-    same_to(LOOSE, &Tally::of(&tallies), &owned.all().by_definition(Parts::FULL)).unwrap();
+    same_to(LOOSE, &Tally::of(&tallies), &by_definition(owned.all(), Parts::FULL)).unwrap();
 }

@@ -15,7 +15,6 @@ pub use slopes::{FLAT, Slopes};
 pub use span::NEAR_ZERO;
 pub use units::UnitSums;
 
-use bins::Bins;
 use span::{CHUNK, PADDING, Spans, Sums, background_of};
 
 /// Values of some samples, row-major.
@@ -104,8 +103,7 @@ impl WithSimd for Measure<'_> {
         let Self { block, mut units, histogram, moments } = self;
         let (in_rows, size) = (block.in_rows(), block.sample());
         let powers = if moments { 4 } else { 1 + usize::from(units.sum_squares.is_some()) };
-        let mut spans =
-            Spans { powers, bins: histogram.as_ref().map(|_| Bins::new()), kept: [0.0; CHUNK + PADDING] };
+        let mut spans = Spans::new(powers, histogram.is_some());
         let mut totals = Totals::none(block.ys.len() / size);
         // Of this block: another value may yet turn out not to be finite.
         let mut fired = vec![0; block.units];
@@ -136,8 +134,8 @@ impl WithSimd for Measure<'_> {
         }
         units.fired.iter_mut().zip(&fired).for_each(|(sum, n)| *sum += n);
         block.add_slopes(simd, &mut totals, &fired, units.passed);
-        if let (Some(bins), Some(histogram)) = (spans.bins, histogram) {
-            bins.add_to(histogram);
+        if let Some(histogram) = histogram {
+            spans.bins.add_to(histogram);
         }
         Some(totals)
     }
@@ -197,6 +195,7 @@ impl Block<'_> {
         // All observations pass, but for those that are found not to.
         let observations = (self.ys.len() / self.units) as u64;
         passed.iter_mut().for_each(|n| *n += observations);
+        let mut stopped = vec![0_u32; self.units];
         let mut add = |[low, high]: [u64; 2]| {
             totals.flat_low += low;
             totals.flat_high += high;
@@ -212,16 +211,17 @@ impl Block<'_> {
                     let own = &mut [0.0; CHUNK][..xs.len()];
                     add(slopes.evaluate(xs, own));
                     if self.in_rows() {
-                        for (n, slope) in passed[k * CHUNK..].iter_mut().zip(own) {
-                            *n -= u64::from(*slope == 0.0);
+                        for (n, slope) in stopped[k * CHUNK..].iter_mut().zip(own) {
+                            *n += u32::from(*slope == 0.0);
                         }
                     } else {
                         let zeros = own.iter().map(|slope| u32::from(*slope == 0.0)).sum::<u32>();
-                        passed[(i * runs + j) % self.units] -= u64::from(zeros);
+                        stopped[(i * runs + j) % self.units] += zeros;
                     }
                 }
             }
         }
+        passed.iter_mut().zip(stopped).for_each(|(n, stopped)| *n -= u64::from(stopped));
     }
 }
 
@@ -239,7 +239,9 @@ impl WithSimd for Powers<'_> {
         let mut powers = [0.0; 4];
         for vectors in vectors.chunks(CHUNK / PADDING) {
             let mut sums = Sums::new(simd, self.shift);
-            vectors.iter().for_each(|ys| sums.add::<4>(simd, ys));
+            for ys in vectors {
+                sums.add::<4, false>(simd, ys);
+            }
             powers.iter_mut().zip(sums.powers::<4>(simd)).for_each(|(sum, power)| *sum += power);
         }
         for y in rest {

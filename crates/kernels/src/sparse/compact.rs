@@ -18,11 +18,13 @@ pub(crate) fn compress<S: Simd>(
         // Known when this is compiled for `S`, so only one way is left.
         let simd: &dyn std::any::Any = &simd;
         if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
-            let (kept, n, not_zero) = x86::avx512(*v4, cast(ys), background.map(cast));
+            let background = if let Some(background) = background { Some(cast(background)) } else { None };
+            let (kept, n, not_zero) = x86::avx512(*v4, cast(ys), background);
             return (cast(kept), n, not_zero);
         }
         if let Some(v3) = simd.downcast_ref::<pulp::x86::V3>() {
-            let (kept, n, not_zero) = x86::avx2(*v3, cast(ys), background.map(cast));
+            let background = if let Some(background) = background { Some(cast(background)) } else { None };
+            let (kept, n, not_zero) = x86::avx2(*v3, cast(ys), background);
             return (cast(kept), n, not_zero);
         }
     }

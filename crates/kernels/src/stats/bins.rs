@@ -29,7 +29,9 @@ impl Bins {
     /// Counts values.
     #[inline(always)]
     pub fn add(&mut self, ys: &[f32]) {
-        ys.iter().for_each(|y| self.add_many(*y, 1));
+        for &y in ys {
+            self.0[Self::of(y)] += 1;
+        }
     }
 
     /// Counts a value `n` times.
@@ -44,12 +46,14 @@ impl Bins {
         let (positive, negative) = self.0.split_at(Self::SIZE / 2);
         let below = Self::of(histogram.first);
         for (counts, bins) in [(positive, histogram.positive), (negative, histogram.negative)] {
-            let (last, sum) =
-                (bins.len() - 1, |counts: &[u32]| counts.iter().map(|n| u64::from(*n)).sum::<u64>());
-            let above = below + last - 1;
-            bins[0] += sum(&counts[..below]);
-            bins[last] += sum(&counts[above..]);
-            bins[1..last].iter_mut().zip(&counts[below..above]).for_each(|(bin, n)| *bin += u64::from(*n));
+            let last = bins.len() - 1;
+            let (small, counts) = counts.split_at(below);
+            let (regular, large) = counts.split_at(last - 1);
+            bins[0] += u64::from(small.iter().sum::<u32>());
+            bins[last] += u64::from(large.iter().sum::<u32>());
+            for (bin, n) in bins[1..last].iter_mut().zip(regular) {
+                *bin += u64::from(*n);
+            }
         }
     }
 

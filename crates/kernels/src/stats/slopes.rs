@@ -67,14 +67,16 @@ impl Slopes {
     pub(super) fn look_up<S: Simd>(&self, simd: S, xs: &[f32]) -> Option<[u64; 2]> {
         let Intervals { flat, undecided } = self.intervals.as_ref()?;
         let range = range_of(simd, xs);
-        // Written so that an interval overlaps a range of NaN, which some CPUs get from one NaN.
-        let overlaps = |[low, high]: &&[f32; 2]| !(range[1] < *low || range[0] > *high);
-        if undecided.iter().filter(overlaps).any(|interval| inside(simd, xs, *interval) > 0) {
-            return None;
+        for interval in undecided {
+            if overlap(*interval, range) && inside(simd, xs, *interval) > 0 {
+                return None;
+            }
         }
         let mut counts = [0; 2];
-        for interval in flat.iter().filter(overlaps) {
-            counts[usize::from(interval[0] > 0.0)] += inside(simd, xs, *interval);
+        for interval in flat {
+            if overlap(*interval, range) {
+                counts[usize::from(interval[0] > 0.0)] += inside(simd, xs, *interval);
+            }
         }
         Some(counts)
     }
@@ -110,6 +112,12 @@ fn range_of<S: Simd>(simd: S, xs: &[f32]) -> [f32; 2] {
     }
     let [low, high] = [simd.reduce_min_f32s(low), simd.reduce_max_f32s(high)];
     rest.iter().fold([low, high], |[low, high], x| [low.min(*x), high.max(*x)])
+}
+
+/// Whether an interval and a range of inputs overlap. Written so that a range of NaN does.
+#[inline(always)]
+fn overlap(interval: [f32; 2], range: [f32; 2]) -> bool {
+    !(range[1] < interval[0] || range[0] > interval[1])
 }
 
 /// How many inputs are within an interval.

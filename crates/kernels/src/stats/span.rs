@@ -28,13 +28,19 @@ pub(super) struct Span {
 }
 
 /// Measures one span after the other.
+///
+/// 4K aliasing: a load that matches a pending store modulo 4096 stalls. Most values are between 2^-6 and 2^3 in magnitude:
+/// their counts are around the start of a page, and `kept` follows 512 bytes behind.
+#[repr(C, align(4096))]
 pub(super) struct Spans {
+    /// Counts of the values that are not 0, if `histogram`.
+    pub bins: Bins,
+    _gap: [f32; 128],
+    /// A span without zeros and background, and room for the vector that the last value is stored with.
+    kept: [f32; CHUNK + PADDING],
     /// How many powers are summed: 1, 2 or 4.
-    pub powers: usize,
-    /// Counts of the values that are not 0; `None` without a histogram.
-    pub bins: Option<Bins>,
-    /// Room for a span without zeros and background, and for the vector that the last value is stored with.
-    pub kept: [f32; CHUNK + PADDING],
+    powers: usize,
+    histogram: bool,
 }
 
 /// The compacted values are padded to a multiple of this with zeros: two vectors of 16 lanes, the most a CPU has.
@@ -49,6 +55,12 @@ struct Compacted {
 }
 
 impl Spans {
+    /// For sums of `powers` powers: 1, 2 or 4.
+    #[inline(always)]
+    pub fn new(powers: usize, histogram: bool) -> Self {
+        Self { bins: Bins::new(), _gap: [0.0; 128], kept: [0.0; CHUNK + PADDING], powers, histogram }
+    }
+
     /// Measures 1 to [`CHUNK`] values; `None` if one is not finite.
     ///
     /// Values equal to 0 or to `background` (0 where there is none) are only counted: after ReLU most values are 0, and in a
@@ -63,22 +75,22 @@ impl Spans {
             0.0 => self.compact(simd, ys, None),
             _ => self.compact(simd, ys, Some(simd.splat_f32s(background))),
         };
-        let (mut powers, near_zeros) = match self.powers {
-            1 => self.sums::<1, S>(simd, kept),
-            2 => self.sums::<2, S>(simd, kept),
-            _ => self.sums::<4, S>(simd, kept),
+        let sums = match (self.powers, min < 0.0) {
+            (1, _) => self.sums::<1, true, S>(simd, kept),
+            (2, _) => self.sums::<2, true, S>(simd, kept),
+            (_, true) => self.sums::<4, true, S>(simd, kept),
+            (_, false) => self.sums::<4, false, S>(simd, kept),
         };
+        let ((mut powers, mut below), [mut near_zeros, mut negatives]) = sums;
         // A value that is not finite in f32 makes every sum non-finite, and sums of finite values do not overflow f64.
         if !powers[0].is_finite() {
             return None;
         }
         let (zeros, backgrounds) = ((ys.len() - not_zero) as u64, not_zero - kept);
-        if let Some(bins) = &mut self.bins {
-            bins.add_many(background, backgrounds);
+        if self.histogram {
+            self.bins.add_many(background, backgrounds);
         }
-        let kept = &self.kept[..kept.next_multiple_of(PADDING)];
-        let (mut negatives, mut below) = if min < 0.0 { negatives(simd, kept) } else { (0, 0.0) };
-        let mut near_zeros = near_zeros + zeros;
+        near_zeros += zeros;
         let (backgrounds, n) = (backgrounds as u64, backgrounds as f64);
         if background < 0.0 {
             negatives += backgrounds;
@@ -99,52 +111,95 @@ impl Spans {
     #[inline(always)]
     fn compact<S: Simd>(&mut self, simd: S, ys: &[f32], background: Option<S::f32s>) -> Compacted {
         let first = simd.splat_f32s(ys[0]);
-        let (mut not_zero, mut kept, mut min, mut max) = (0, 0, first, first);
-        let mut add = |ys: S::f32s| {
-            let (compressed, n, n_not_zero) = compress(simd, ys, background);
-            // Stores the full vector, which is faster than a part: the next one overwrites the rest.
-            self.kept[kept..][..S::F32_LANES].copy_from_slice(bytemuck::cast_slice(&[compressed]));
-            kept += n;
-            not_zero += n_not_zero;
-        };
-        let mut extend = |ys: S::f32s| (min, max) = (simd.min_f32s(min, ys), simd.max_f32s(max, ys));
+        let mut lanes = Lanes { not_zero: 0, kept: 0, min: first, max: first };
         let (vectors, rest) = S::as_simd_f32s(ys);
-        for &vector in vectors {
-            add(vector);
-            extend(vector);
+        for vector in vectors {
+            prefetch(vector);
+            lanes.compact(simd, *vector, background, &mut self.kept);
+            lanes.extend(simd, *vector);
         }
         if !rest.is_empty() {
             let mut filled = [0.0; PADDING];
             filled[..rest.len()].copy_from_slice(rest);
-            add(S::as_simd_f32s(&filled).0[0]);
+            lanes.compact(simd, S::as_simd_f32s(&filled).0[0], background, &mut self.kept);
             filled[rest.len()..].fill(ys[0]);
-            extend(S::as_simd_f32s(&filled).0[0]);
+            lanes.extend(simd, S::as_simd_f32s(&filled).0[0]);
         }
-        Compacted { not_zero, kept, min: simd.reduce_min_f32s(min), max: simd.reduce_max_f32s(max) }
+        let (min, max) = (simd.reduce_min_f32s(lanes.min), simd.reduce_max_f32s(lanes.max));
+        Compacted { not_zero: lanes.not_zero, kept: lanes.kept, min, max }
     }
 
-    /// Sums of powers of the first `n` kept values, and how many of them are near zero. Counts them in the histogram too:
-    /// in turn with the sums, as the CPU can do both at once.
+    /// Sums of powers and of the negative values of the first `n` kept values, and how many are near zero and negative.
+    /// Counts them in the histogram too: in turn with the sums, as the CPU can do both at once.
     #[inline(always)]
-    fn sums<const K: usize, S: Simd>(&mut self, simd: S, n: usize) -> ([f64; 4], u64) {
+    fn sums<const K: usize, const NEGATIVE: bool, S: Simd>(
+        &mut self,
+        simd: S,
+        n: usize,
+    ) -> (([f64; 4], f64), [u64; 2]) {
         self.kept[n..][..PADDING].fill(0.0);
         let mut sums = Sums::new(simd, 0.0);
         let (vectors, rest) = self.kept[..n].as_chunks();
         for ys in vectors {
-            if let Some(bins) = &mut self.bins {
-                bins.add(ys);
+            if self.histogram {
+                self.bins.add(ys);
             }
-            sums.add::<K>(simd, ys);
+            sums.add::<K, NEGATIVE>(simd, ys);
         }
-        if let Some(bins) = &mut self.bins {
-            bins.add(rest);
+        if self.histogram {
+            self.bins.add(rest);
         }
         let padding = n.next_multiple_of(PADDING) - n;
         if padding > 0 {
             let (padded, _) = self.kept[n - rest.len()..].split_first_chunk().expect("there is room");
-            sums.add::<K>(simd, padded);
+            sums.add::<K, NEGATIVE>(simd, padded);
         }
-        (sums.powers::<K>(simd), total(simd, sums.near_zeros) - padding as u64)
+        let near_zeros = total(simd, sums.near_zeros) - padding as u64;
+        (
+            (sums.powers::<K>(simd), simd.reduce_sum_f64s(sums.below)),
+            [near_zeros, total(simd, sums.negatives)],
+        )
+    }
+}
+
+/// How far ahead memory is prefetched, in bytes: the next maps are loaded while one is compacted.
+const AHEAD: usize = 4096;
+
+#[inline(always)]
+fn prefetch<T>(vector: &T) {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    // SAFETY: every x86-64 CPU has the instruction. It reads nothing, so any address will do.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(vector).wrapping_byte_add(AHEAD).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = vector;
+}
+
+/// [`Compacted`] with extremes in lanes. Methods, not closures: the compiler may leave those without vector instructions.
+struct Lanes<S: Simd> {
+    not_zero: usize,
+    kept: usize,
+    min: S::f32s,
+    max: S::f32s,
+}
+
+impl<S: Simd> Lanes<S> {
+    #[inline(always)]
+    fn compact(&mut self, simd: S, ys: S::f32s, background: Option<S::f32s>, kept: &mut [f32]) {
+        let (compressed, n, not_zero) = compress(simd, ys, background);
+        // Stores the full vector, which is faster than a part: the next one overwrites the rest.
+        kept[self.kept..][..S::F32_LANES].copy_from_slice(bytemuck::cast_slice(&[compressed]));
+        self.kept += n;
+        self.not_zero += not_zero;
+    }
+
+    #[inline(always)]
+    fn extend(&mut self, simd: S, ys: S::f32s) {
+        self.min = simd.min_f32s(self.min, ys);
+        self.max = simd.max_f32s(self.max, ys);
     }
 }
 
@@ -161,28 +216,44 @@ pub(super) struct Sums<S: Simd> {
     shift: S::f64s,
     /// Two sums of each power, so that an addition need not wait for the one before.
     powers: [[S::f64s; 4]; 2],
+    /// Sum of negative deviations.
+    below: S::f64s,
     near_zeros: S::u32s,
+    negatives: S::u32s,
 }
 
 impl<S: Simd> Sums<S> {
     #[inline(always)]
     pub fn new(simd: S, shift: f64) -> Self {
         let zero = simd.splat_f64s(0.0);
-        Self { shift: simd.splat_f64s(shift), powers: [[zero; 4]; 2], near_zeros: simd.splat_u32s(0) }
+        let none = simd.splat_u32s(0);
+        Self {
+            shift: simd.splat_f64s(shift),
+            powers: [[zero; 4]; 2],
+            below: zero,
+            near_zeros: none,
+            negatives: none,
+        }
     }
 
     /// Adds values to the sums of the first `K` powers.
     #[inline(always)]
-    pub fn add<const K: usize>(&mut self, simd: S, ys: &[f32; PADDING]) {
+    pub fn add<const K: usize, const NEGATIVE: bool>(&mut self, simd: S, ys: &[f32; PADDING]) {
         let bound = simd.splat_f32s(NEAR_ZERO);
         for &ys in S::as_simd_f32s(ys).0 {
             self.near_zeros =
                 count(simd, self.near_zeros, simd.less_than_or_equal_f32s(simd.abs_f32s(ys), bound));
+            if NEGATIVE {
+                self.negatives = count(simd, self.negatives, simd.less_than_f32s(ys, simd.splat_f32s(0.0)));
+            }
         }
         for pair in ys.chunks_exact(2 * S::F64_LANES) {
             for (sums, ys) in self.powers.iter_mut().zip(pair.chunks_exact(S::F64_LANES)) {
                 let d = simd.sub_f64s(widen(simd, ys), self.shift);
                 sums[0] = simd.add_f64s(sums[0], d);
+                if NEGATIVE {
+                    self.below = simd.add_f64s(self.below, simd.min_f64s(d, simd.splat_f64s(0.0)));
+                }
                 if K > 1 {
                     let square = simd.mul_f64s(d, d);
                     sums[1] = simd.add_f64s(sums[1], square);
@@ -215,21 +286,6 @@ pub(super) fn widen<S: Simd>(simd: S, ys: &[f32]) -> S::f64s {
         *lane = f64::from(*y);
     }
     wide
-}
-
-/// How many values are negative, and their sum.
-#[inline(always)]
-fn negatives<S: Simd>(simd: S, ys: &[f32]) -> (u64, f64) {
-    let (zero, mut negatives, mut sum) = (simd.splat_f32s(0.0), simd.splat_u32s(0), simd.splat_f64s(0.0));
-    for &ys in S::as_simd_f32s(ys).0 {
-        negatives = count(simd, negatives, simd.less_than_f32s(ys, zero));
-        let below = simd.min_f32s(ys, zero);
-        let below: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&below));
-        for below in below.chunks_exact(S::F64_LANES) {
-            sum = simd.add_f64s(sum, widen(simd, below));
-        }
-    }
-    (total(simd, negatives), simd.reduce_sum_f64s(sum))
 }
 
 /// Adds 1 in the lanes where `mask` is set.

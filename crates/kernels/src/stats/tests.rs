@@ -3,6 +3,7 @@
 
 use rand::{RngExt, SeedableRng};
 
+use super::bins::Bins;
 use super::*;
 use crate::Activation;
 

@@ -6,6 +6,8 @@ use pulp::{Simd, bytemuck};
 /// NaN is kept. Returns the vector, whose other lanes are unspecified, how many lanes are kept, and how many are not 0.
 ///
 /// AVX-512 has an instruction for this, AVX2 takes the permutation from a table; other instruction sets go lane by lane.
+// `Option::map` may be compiled without vector instructions, and hand vectors over in memory.
+#[allow(clippy::manual_map)]
 #[inline(always)]
 pub(crate) fn compress<S: Simd>(
     simd: S,

@@ -1,51 +1,57 @@
 //! Stream compaction: moves the values to keep to the front of a vector.
+//!
+//! AVX-512 has an instruction for this, AVX2 takes the permutation from a table; other instruction sets go lane by lane.
 
 use pulp::{Simd, bytemuck};
 
-/// Compacts one vector: moves the lanes that are neither 0 nor equal to the background to the front, in their order.
-/// NaN is kept. Returns the vector, whose other lanes are unspecified, how many lanes are kept, and how many are not 0.
-///
-/// AVX-512 has an instruction for this, AVX2 takes the permutation from a table; other instruction sets go lane by lane.
-// `Option::map` may be compiled without vector instructions, and hand vectors over in memory.
-#[allow(clippy::manual_map)]
+/// Which lanes differ from `value`: a bit for each lane, the lowest for the first. NaN differs from everything.
 #[inline(always)]
-pub(crate) fn compress<S: Simd>(
-    simd: S,
-    ys: S::f32s,
-    background: Option<S::f32s>,
-) -> (S::f32s, usize, usize) {
+pub(crate) fn differs<S: Simd>(simd: S, ys: S::f32s, value: S::f32s) -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
         use bytemuck::cast;
         // Known when this is compiled for `S`, so only one way is left.
         let simd: &dyn std::any::Any = &simd;
         if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
-            let background = if let Some(background) = background { Some(cast(background)) } else { None };
-            let (kept, n, not_zero) = x86::avx512(*v4, cast(ys), background);
-            return (cast(kept), n, not_zero);
+            return x86::differs_avx512(*v4, cast(ys), cast(value));
         }
         if let Some(v3) = simd.downcast_ref::<pulp::x86::V3>() {
-            let background = if let Some(background) = background { Some(cast(background)) } else { None };
-            let (kept, n, not_zero) = x86::avx2(*v3, cast(ys), background);
-            return (cast(kept), n, not_zero);
+            return x86::differs_avx2(*v3, cast(ys), cast(value));
         }
     }
-    lane_by_lane(simd, ys, background)
+    let _ = simd;
+    let (ys, value) = ([ys], [value]);
+    let (ys, value): (&[f32], &[f32]) = (bytemuck::cast_slice(&ys), bytemuck::cast_slice(&value));
+    let mut mask = 0;
+    for (i, (y, value)) in ys.iter().zip(value).enumerate() {
+        mask |= u32::from(y != value) << i;
+    }
+    mask
 }
 
+/// Moves the lanes whose bit is set to the front, in their order. The other lanes are unspecified.
 #[inline(always)]
-fn lane_by_lane<S: Simd>(_: S, mut ys: S::f32s, background: Option<S::f32s>) -> (S::f32s, usize, usize) {
-    let background = background.map_or(0.0, |background| bytemuck::cast_slice::<_, f32>(&[background])[0]);
-    let (mut kept, mut not_zero) = (0, 0);
+pub(crate) fn compress<S: Simd>(simd: S, ys: S::f32s, keep: u32) -> S::f32s {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use bytemuck::cast;
+        let simd: &dyn std::any::Any = &simd;
+        if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
+            return cast(x86::compress_avx512(*v4, cast(ys), keep));
+        }
+        if let Some(v3) = simd.downcast_ref::<pulp::x86::V3>() {
+            return cast(x86::compress_avx2(*v3, cast(ys), keep));
+        }
+    }
+    let _ = simd;
+    let (mut ys, mut kept) = (ys, 0);
     let lanes: &mut [f32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut ys));
     for i in 0..lanes.len() {
-        let y = lanes[i];
         // Without a branch, as zeros are hard to predict. `kept` is at most `i`.
-        lanes[kept] = y;
-        not_zero += usize::from(y != 0.0);
-        kept += usize::from((y != 0.0) & (y != background));
+        lanes[kept] = lanes[i];
+        kept += (keep >> i & 1) as usize;
     }
-    (ys, kept, not_zero)
+    ys
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -56,15 +62,18 @@ mod x86 {
     use pulp::x86::{V3, V4};
 
     #[inline(always)]
-    pub fn avx512(simd: V4, ys: __m512, background: Option<__m512>) -> (__m512, usize, usize) {
-        let f = simd.avx512f;
-        let not_zero = f._mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(ys, f._mm512_setzero_ps());
-        let keep = match background {
-            Some(background) => f._mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(not_zero, ys, background),
-            None => not_zero,
-        };
-        let kept = f._mm512_maskz_compress_ps(keep, ys);
-        (kept, keep.count_ones() as usize, not_zero.count_ones() as usize)
+    pub fn differs_avx512(simd: V4, ys: __m512, value: __m512) -> u32 {
+        u32::from(simd.avx512f._mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(ys, value))
+    }
+
+    #[inline(always)]
+    pub fn differs_avx2(simd: V3, ys: __m256, value: __m256) -> u32 {
+        simd.avx._mm256_movemask_ps(simd.avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, value)) as u32
+    }
+
+    #[inline(always)]
+    pub fn compress_avx512(simd: V4, ys: __m512, keep: u32) -> __m512 {
+        simd.avx512f._mm512_maskz_compress_ps(keep as u16, ys)
     }
 
     /// For every mask of eight lanes the indices of its lanes, the lowest first.
@@ -86,17 +95,9 @@ mod x86 {
     };
 
     #[inline(always)]
-    pub fn avx2(simd: V3, ys: __m256, background: Option<__m256>) -> (__m256, usize, usize) {
-        let (avx, avx2) = (simd.avx, simd.avx2);
-        let not_zero = avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, avx._mm256_setzero_ps());
-        let keep = match background {
-            Some(background) => avx._mm256_and_ps(not_zero, avx._mm256_cmp_ps::<_CMP_NEQ_UQ>(ys, background)),
-            None => not_zero,
-        };
-        let (not_zero, keep) = (avx._mm256_movemask_ps(not_zero), avx._mm256_movemask_ps(keep));
+    pub fn compress_avx2(simd: V3, ys: __m256, keep: u32) -> __m256 {
         let indices: __m128i = cast([INDICES[keep as usize % 256], [0; 8]]);
-        let kept = avx2._mm256_permutevar8x32_ps(ys, avx2._mm256_cvtepu8_epi32(indices));
-        (kept, keep.count_ones() as usize, not_zero.count_ones() as usize)
+        simd.avx2._mm256_permutevar8x32_ps(ys, simd.avx2._mm256_cvtepu8_epi32(indices))
     }
 }
 
@@ -115,11 +116,14 @@ mod tests {
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
             let vectors = S::as_simd_f32s(self.0).0.iter();
-            let background = self.1.map(|background| simd.splat_f32s(background));
+            let background = simd.splat_f32s(self.1.unwrap_or(0.0));
             vectors
                 .map(|ys| {
-                    let (kept, n, not_zero) = compress(simd, *ys, background);
-                    (cast_slice::<_, f32>(&[kept])[..n].iter().map(|y| y.to_bits()).collect(), not_zero)
+                    let not_zero = differs(simd, *ys, simd.splat_f32s(0.0));
+                    let keep = not_zero & differs(simd, *ys, background);
+                    let (kept, n) = (compress(simd, *ys, keep), keep.count_ones() as usize);
+                    let kept = cast_slice::<_, f32>(&[kept])[..n].iter().map(|y| y.to_bits()).collect();
+                    (kept, not_zero.count_ones() as usize)
                 })
                 .collect()
         }

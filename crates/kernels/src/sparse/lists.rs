@@ -1,7 +1,9 @@
 use std::mem::MaybeUninit;
 
-use pulp::bytemuck::{Pod, Zeroable};
+use pulp::bytemuck::{self, Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
+
+use super::compact::{compress, differs};
 
 /// A value of a matrix, and where it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -116,7 +118,7 @@ impl Lists {
     }
 }
 
-/// Up to this many entries are written at once, of which some are overwritten by the next.
+/// Up to this many entries are written at once, a vector of them, of which some are overwritten by the next.
 const ROOM: usize = 16;
 
 struct Append<'a, Rows> {
@@ -146,71 +148,64 @@ impl<'a, Rows: Iterator<Item = &'a [f32]>> WithSimd for Append<'_, Rows> {
 /// [`ROOM`] more. Returns how many.
 #[inline(always)]
 fn compact<S: Simd>(simd: S, row: &[f32], background: f32, room: &mut [MaybeUninit<Entry>]) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let simd: &dyn std::any::Any = &simd;
-        if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
-            return avx512::compact(*v4, row, background, room);
-        }
-    }
-    let _ = simd;
+    let (vectors, rest) = S::as_simd_f32s(row);
     let mut n = 0;
-    for (at, value) in (0..).zip(row) {
-        // No branch: which values are kept cannot be predicted.
-        room[n].write(Entry { at, value: value - background });
-        n += usize::from(*value != background);
+    for (i, values) in vectors.iter().enumerate() {
+        n += compact_vector(simd, *values, i * S::F32_LANES, background, &mut room[n..]);
+    }
+    if !rest.is_empty() {
+        let mut padded = [background; ROOM];
+        padded[..rest.len()].copy_from_slice(rest);
+        let values = S::as_simd_f32s(&padded).0[0];
+        n += compact_vector(simd, values, row.len() - rest.len(), background, &mut room[n..]);
     }
     n
 }
 
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::{__m512, _CMP_NEQ_UQ};
+/// The same for one vector, whose first value is at `first`.
+#[inline(always)]
+fn compact_vector<S: Simd>(
+    simd: S,
+    values: S::f32s,
+    first: usize,
+    background: f32,
+    room: &mut [MaybeUninit<Entry>],
+) -> usize {
+    const LANES: [u32; ROOM] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let background = simd.splat_f32s(background);
+    let keep = differs(simd, values, background);
+    let at = simd.add_u32s(simd.splat_u32s(first as u32), S::as_simd_u32s(&LANES).0[0]);
+    let at = compress(simd, bytemuck::cast(at), keep);
+    let values = compress(simd, simd.sub_f32s(values, background), keep);
+    interleave(simd, at, values, &mut room[..S::F32_LANES]);
+    keep.count_ones() as usize
+}
 
-    use pulp::bytemuck::cast;
-    use pulp::x86::V4;
-
-    use super::{Entry, MaybeUninit, ROOM};
-
-    /// Sixteen values at once.
-    #[inline(always)]
-    pub fn compact(simd: V4, row: &[f32], background: f32, room: &mut [MaybeUninit<Entry>]) -> usize {
-        let (chunks, rest) = row.as_chunks::<ROOM>();
-        let mut n = 0;
-        for (first, values) in (0..).step_by(ROOM).zip(chunks) {
-            n += compact_vector(simd, first, cast(*values), background, &mut room[n..]);
+/// Writes an entry for each lane, whose bits of `at` are those of an index.
+#[inline(always)]
+fn interleave<S: Simd>(simd: S, at: S::f32s, values: S::f32s, room: &mut [MaybeUninit<Entry>]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let simd: &dyn std::any::Any = &simd;
+        if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
+            /// Lanes of `at`, from 0 on, and of `values`, from 16 on, in turn.
+            const LOWER: [u32; 16] = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
+            const UPPER: [u32; 16] = [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31];
+            let (f, at, values) = (v4.avx512f, bytemuck::cast(at), bytemuck::cast(values));
+            let lower: [Entry; 8] =
+                bytemuck::cast(f._mm512_permutex2var_ps(at, bytemuck::cast(LOWER), values));
+            let upper: [Entry; 8] =
+                bytemuck::cast(f._mm512_permutex2var_ps(at, bytemuck::cast(UPPER), values));
+            room[..8].write_copy_of_slice(&lower);
+            room[8..].write_copy_of_slice(&upper);
+            return;
         }
-        if !rest.is_empty() {
-            let mut values = [background; ROOM];
-            values[..rest.len()].copy_from_slice(rest);
-            n += compact_vector(simd, chunks.len() * ROOM, cast(values), background, &mut room[n..]);
-        }
-        n
     }
-
-    #[inline(always)]
-    fn compact_vector(
-        simd: V4,
-        first: usize,
-        values: __m512,
-        background: f32,
-        room: &mut [MaybeUninit<Entry>],
-    ) -> usize {
-        const LANES: [u32; ROOM] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        /// Interleaves the lanes of `at`, 0 to 15, with those of `values`, 16 to 31.
-        const LOWER: [u32; ROOM] = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
-        const UPPER: [u32; ROOM] = [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31];
-        let f = simd.avx512f;
-        let all = f._mm512_set1_ps(background);
-        let differs = f._mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(values, all);
-        let at = f._mm512_add_epi32(f._mm512_set1_epi32(first as i32), cast(LANES));
-        let at = f._mm512_maskz_compress_epi32(differs, at);
-        let values = f._mm512_maskz_compress_ps(differs, f._mm512_sub_ps(values, all));
-        let lower: [Entry; ROOM / 2] = cast(f._mm512_permutex2var_epi32(at, cast(LOWER), cast(values)));
-        let upper: [Entry; ROOM / 2] = cast(f._mm512_permutex2var_epi32(at, cast(UPPER), cast(values)));
-        room[..ROOM / 2].write_copy_of_slice(&lower);
-        room[ROOM / 2..ROOM].write_copy_of_slice(&upper);
-        differs.count_ones() as usize
+    let _ = simd;
+    let (at, values) = ([at], [values]);
+    let (at, values): (&[u32], &[f32]) = (bytemuck::cast_slice(&at), bytemuck::cast_slice(&values));
+    for ((room, at), value) in room.iter_mut().zip(at).zip(values) {
+        room.write(Entry { at: *at, value: *value });
     }
 }
 

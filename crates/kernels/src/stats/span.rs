@@ -6,7 +6,7 @@
 use pulp::{Simd, bytemuck};
 
 use super::bins::Bins;
-use crate::sparse::compact::compress;
+use crate::sparse::compact::{compress, differs};
 
 /// Values with `|y|` up to this are near zero.
 pub const NEAR_ZERO: f32 = 0.01;
@@ -168,7 +168,6 @@ const AHEAD: usize = 4096;
 #[inline(always)]
 fn prefetch<T>(vector: &T) {
     #[cfg(target_arch = "x86_64")]
-    #[allow(unsafe_code)]
     // SAFETY: every x86-64 CPU has the instruction. It reads nothing, so any address will do.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -189,11 +188,16 @@ struct Lanes<S: Simd> {
 impl<S: Simd> Lanes<S> {
     #[inline(always)]
     fn compact(&mut self, simd: S, ys: S::f32s, background: Option<S::f32s>, kept: &mut [f32]) {
-        let (compressed, n, not_zero) = compress(simd, ys, background);
+        let not_zero = differs(simd, ys, simd.splat_f32s(0.0));
+        let mut keep = not_zero;
+        if let Some(background) = background {
+            keep &= differs(simd, ys, background);
+        }
         // Stores the full vector, which is faster than a part: the next one overwrites the rest.
-        kept[self.kept..][..S::F32_LANES].copy_from_slice(bytemuck::cast_slice(&[compressed]));
-        self.kept += n;
-        self.not_zero += not_zero;
+        let compressed = [compress(simd, ys, keep)];
+        kept[self.kept..][..S::F32_LANES].copy_from_slice(bytemuck::cast_slice(&compressed));
+        self.kept += keep.count_ones() as usize;
+        self.not_zero += not_zero.count_ones() as usize;
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
-use taper_nn::{Activation, Conv2d, Conv2dGeometry, Init, Linear};
+use taper_nn::{Conv2d, Conv2dGeometry, Init, Linear};
 
 use crate::{params, values};
 

@@ -184,21 +184,25 @@ impl Optimizer {
             None => None,
         };
         self.steps += 1;
-        // All at once: while one parameter is all but done, other threads go on with the next.
         let with_gradient = self.parameters.iter_mut().filter_map(|(_, var, slots)| {
             let gradient = gradients.get(var)?;
             Some((var, slots, gradient))
         });
         let (config, step) = (&self.config, self.steps);
         let moves: Vec<_> = with_gradient.enumerate().collect();
-        moves.into_par_iter().with_max_len(1).try_for_each(|(i, (var, slots, gradient))| {
+        let update = |(i, (var, slots, gradient)): (usize, (&mut Var, &mut Slots, &VarGradient))| {
             let gradient = clipped.as_ref().map_or(gradient, |clipped| &clipped[i]);
             slots.step(&config.rule, var, gradient, rate, step)?;
             match config.max_norm {
                 Some(bound) => limit_rows(var, bound),
                 None => Ok(()),
             }
-        })
+        };
+        match rayon::current_num_threads() {
+            1 => moves.into_iter().try_for_each(update),
+            // Overlaps the tails of parameters.
+            _ => moves.into_par_iter().with_max_len(1).try_for_each(update),
+        }
     }
 
     /// A copy of everything that is remembered.

@@ -13,8 +13,8 @@ use crate::simd::simd;
 
 /// Rows of the weight that are used at once, so that what they share is loaded less often.
 const ROWS: usize = 4;
-/// Weights that are worth waking a thread for.
-const SHARE: usize = 1 << 18;
+/// With more weights, waking a thread pays.
+pub(super) const SHARE: usize = 1 << 18;
 
 /// `f(weight · x + bias)`, `o` values; `weight` is in rows as long as `x`.
 pub(super) fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, o: usize, f: Activation) -> Vec<f32> {

@@ -5,9 +5,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::input::SparseColumns;
+use super::one_row::SHARE;
 use crate::autograd::Pending;
 use crate::gemm::{Matrix, part, product, product_to, tiles};
-use crate::parallel::{CHUNK, filled, largest};
+use crate::parallel::{filled, largest};
 use crate::simd::{Aligned, simd};
 use crate::sparse::{BLOCK, SIDE, Tiles};
 use crate::values::of_contiguous;
@@ -44,14 +45,12 @@ impl WeightGradient {
     fn grid(&self) -> ((usize, usize), (usize, usize)) {
         let Self { n, i, o, .. } = *self;
         match &self.factors {
-            // Row by row, as rows of zeros are common behind ReLU and may be left out.
-            Factors::OneRow(_) => ((o, 1), (1, 1)),
             // Along the longer side.
             Factors::Dense(_) if o < i => {
                 let (of_rows, of_columns) = tiles((o, i, n));
                 ((of_rows, 1), (of_columns, 16))
             }
-            Factors::Dense(_) => ((tiles((i, o, n)).1, 1), (1, 1)),
+            Factors::Dense(_) | Factors::OneRow(_) => ((tiles((i, o, n)).1, 1), (1, 1)),
             Factors::SparseGradients(..) => ((o.div_ceil(HEIGHT), HEIGHT), (i.div_ceil(BLOCK), BLOCK)),
             Factors::SparseInput(..) => ((o.div_ceil(BLOCK), BLOCK), (i.div_ceil(WIDTH), SIDE)),
         }
@@ -111,13 +110,7 @@ impl Pending for WeightGradient {
 
     fn for_tiles(&self, skip_zeros: bool, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync)) {
         let Self { i, o, .. } = *self;
-        let ((of_rows, row), (of_columns, column)) = self.grid();
-        let run = |values: &mut Vec<f32>, t: usize| {
-            let rows = part(o, of_rows, row, t / of_columns);
-            let columns = part(i, of_columns, column, t % of_columns);
-            if skip_zeros && rows.len() == 1 && self.n == 1 && self.grads[rows.start] == 0.0 {
-                return;
-            }
+        let run = |values: &mut Vec<f32>, rows: Range<usize>, columns: Range<usize>| {
             let size = rows.len() * columns.len();
             values.clear();
             values.reserve(size);
@@ -126,13 +119,28 @@ impl Pending for WeightGradient {
             unsafe { values.set_len(size) };
             op(rows, columns, values);
         };
-        let mut values = Vec::new();
+        if let Factors::OneRow(_) = self.factors {
+            // Wide rows one by one, as behind ReLU many are 0.
+            let height = (1024 / i.max(1)).max(1);
+            let some = |values: &mut Vec<f32>, k: usize| {
+                let rows = k * height..((k + 1) * height).min(o);
+                if !skip_zeros || self.grads[rows.clone()].iter().any(|grad| *grad != 0.0) {
+                    run(values, rows, 0..i);
+                }
+            };
+            let (count, mut values) = (o.div_ceil(height), Vec::new());
+            return match i * o > SHARE {
+                true => (0..count).into_par_iter().with_min_len(16).for_each_init(Vec::new, some),
+                false => (0..count).for_each(|k| some(&mut values, k)),
+            };
+        }
+        let ((of_rows, row), (of_columns, column)) = self.grid();
+        let tile = |values: &mut Vec<f32>, t: usize| {
+            run(values, part(o, of_rows, row, t / of_columns), part(i, of_columns, column, t % of_columns));
+        };
         match of_rows * of_columns {
-            // Too little work to share.
-            count if count == 1 || self.n == 1 && i * o <= CHUNK * 8 => {
-                (0..count).for_each(|t| run(&mut values, t))
-            }
-            count => (0..count).into_par_iter().with_max_len(1).for_each_init(Vec::new, run),
+            1 => tile(&mut Vec::new(), 0),
+            count => (0..count).into_par_iter().with_max_len(1).for_each_init(Vec::new, tile),
         }
     }
 

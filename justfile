@@ -22,7 +22,7 @@ fuzz TARGET SECONDS="60":
 asan *FILTERS:
     RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p taper-kernels --lib --tests --target $(rustc --print host-tuple) --target-dir target/asan -- {{FILTERS}}
 
-# The kernels' unit tests under Miri, which finds undefined behaviour: slow, so name some: `just miri cpu:: transpose::`. CPU
+# The kernels' unit tests under Miri, which finds undefined behaviour: slow, so name some: `just miri sparse:: transpose::`. CPU
 # features are not detected under Miri, so the scalar paths run. Needs `rustup +nightly component add miri rust-src`.
 miri *FILTERS:
     MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-tree-borrows" cargo +nightly miri test -p taper-kernels --lib -- {{FILTERS}}

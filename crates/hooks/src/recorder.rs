@@ -319,15 +319,15 @@ impl Observer for Recorder {
         }
         let (slopes, parts, tallies) = (own.slopes.as_ref(), self.parts, &mut own.tallies);
         let units_last = seen.units == Units::Last;
-        // What the definitions ask of an input shows in the value, or the input is needed.
-        let inputs = match seen.activation {
-            Some(f) if !f.slope_shows_in_value() => Some(seen.xs()?),
-            _ => None,
+        let mut add = |xs: &[f32], ys: &[f32]| {
+            measure::add(Block { slopes, units, positions, units_last, xs, ys }, parts, tallies);
         };
-        with_values(inputs.as_ref().unwrap_or(seen.ys), |xs| {
-            with_values(seen.ys, |ys| {
-                measure::add(Block { slopes, units, positions, units_last, xs, ys }, parts, tallies)
-            })
-        })?
+        match seen.activation {
+            Some(f) if !f.slope_shows_in_value() => {
+                with_values(&seen.xs()?, |xs| with_values(seen.ys, |ys| add(xs, ys)))?
+            }
+            // f'(x) can be told from f(x), so the values stand in for the inputs.
+            _ => with_values(seen.ys, |ys| add(ys, ys)),
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! Elementwise kernels compute the same bits on every CPU; matrix products need not, because they use what the CPU has.
 //!
 //! Linear layers and convolutions measure how many values of an input or a gradient are zero, and choose between dense
-//! products and sums over the others. `RUST_LOG=taper_kernels=debug` shows every choice with the density behind it.
+//! products and sums over the others. `RUST_LOG=taper_kernels=debug` shows these choices and the density behind them.
 //!
 //! Reductions have a fixed order: the same input gives the same bits with any number of threads.
 //!

@@ -31,7 +31,7 @@ pub struct Block<'a> {
     pub positions: usize,
     /// Whether units are the last axis.
     pub units_last: bool,
-    /// Inputs of the activation function. They are not read for functions where `ys` tell f'.
+    /// Inputs of the activation function. They are not read for ReLU.
     pub xs: &'a [f32],
     /// The values to measure.
     pub ys: &'a [f32],

@@ -44,7 +44,7 @@ pub fn first_non_finite(tensor: &Tensor) -> Result<Option<usize>> {
 pub(crate) mod twin {
     use super::*;
 
-    /// 0 if all values are finite, otherwise NaN: both NaN and infinity are so times 0.
+    /// 0 if all values are finite, otherwise NaN: NaN · 0 and ∞ · 0 are both NaN.
     pub fn all_finite(tensor: &Tensor) -> Result<Tensor> {
         (tensor.detach() * 0.0)?.sum_all()?.to_dtype(DType::F32)
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::parallel::CHUNK;
 
-/// The gradient of the loss by a tensor.
+/// The gradient of the loss with respect to a tensor.
 pub(crate) enum Gradient {
     /// A value per element, in row-major order.
     Dense(Vec<f32>),
@@ -16,9 +16,13 @@ pub(crate) enum Gradient {
     Pending(Box<dyn Pending>),
 }
 
-/// The gradient of a matrix that is computed when somebody needs its values: those of a weight are often the largest
-/// thing that a step would write to memory and read again.
-pub(crate) trait Pending: Send + Sync {
+/// The gradient of a matrix that is computed when its values are needed: those of a weight are often the largest thing
+/// that a step would write to memory and read again.
+///
+/// # Safety
+/// [`Pending::for_tiles`] calls `op` with ranges within [`Pending::size`] and with each element in at most one tile: the
+/// optimiser's step writes the parameters of a tile without a lock.
+pub(crate) unsafe trait Pending: Send + Sync {
     /// Rows and columns.
     fn size(&self) -> (usize, usize);
 
@@ -72,7 +76,8 @@ impl Scattered {
     fn into_dense(self) -> Vec<f32> {
         let planes = self.values.len() / self.windows.max(1);
         let mut dense = vec![0.0; planes * self.plane];
-        let sources = self.values.par_chunks(self.windows).zip(self.positions.par_chunks(self.windows));
+        let sources =
+            self.values.par_chunks(self.windows.max(1)).zip(self.positions.par_chunks(self.windows.max(1)));
         dense.par_chunks_mut(self.plane.max(1)).zip(sources).for_each(|(plane, (values, positions))| {
             for (&position, &value) in positions.iter().zip(values) {
                 plane[position as usize] += value;

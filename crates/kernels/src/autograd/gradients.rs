@@ -5,19 +5,19 @@ use candle_core::{Device, Result, Shape, Tensor, TensorId};
 
 use super::gradient::Pending;
 
-/// The gradients of a loss by the variables that it was computed from.
+/// The gradients of a loss with respect to the variables that it was computed from.
 ///
 /// What [`Tape::backward`](crate::Tape::backward) gives; those of candle's own backward pass become the same with `into()`.
 #[derive(Default)]
 pub struct Gradients(HashMap<TensorId, VarGradient>);
 
 impl Gradients {
-    /// The gradient by a variable, if there is one.
+    /// The gradient of a variable, if there is one.
     pub fn get(&self, variable: &Tensor) -> Option<&VarGradient> {
         self.0.get(&variable.id())
     }
 
-    /// Adds to the gradient by a variable.
+    /// Adds to the gradient of a variable.
     pub(crate) fn add(&mut self, variable: TensorId, gradient: VarGradient) -> Result<()> {
         let sum = match self.0.remove(&variable) {
             Some(before) => (before.values()? + gradient.values()?)?.into(),
@@ -35,7 +35,7 @@ impl From<GradStore> for Gradients {
     }
 }
 
-/// The gradient of a loss by one variable.
+/// The gradient of a loss with respect to one variable.
 ///
 /// The gradient of a linear layer's weights is kept as the two factors of a matrix product. [`VarGradient::values`] multiplies
 /// them; [`Slots::step`](crate::Slots::step) does so tile by tile and never writes the whole to memory.

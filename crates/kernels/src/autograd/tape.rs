@@ -102,11 +102,16 @@ pub(crate) fn apply(op: Box<dyn Op>, inputs: Vec<Tensor>) -> Result<Tensor> {
 }
 
 impl Tape {
-    /// The gradients of `loss`, a scalar, by every variable that it was computed from.
+    /// The gradients of `loss`, a scalar, with respect to every variable that it was computed from.
     ///
     /// # Errors
     /// When an operation of candle in between has no backward pass.
     pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
+        // It may run within another recording.
+        off_the_record(|| self.run(loss))
+    }
+
+    fn run(self, loss: &Tensor) -> Result<Gradients> {
         let Self { mut nodes } = self;
         if nodes.is_empty() {
             return Ok(loss.backward()?.into());
@@ -133,11 +138,11 @@ impl Tape {
 /// The state of a backward pass.
 #[derive(Default)]
 struct Walk {
-    /// For every node that is yet to come, the gradient by its output.
+    /// For every node that is yet to come, the gradient of its output.
     pending: Vec<Option<Gradient>>,
-    /// Gradients by tensors that operations of candle computed from outputs and variables.
+    /// Gradients of tensors that operations of candle computed from outputs and variables.
     foreign: Vec<(Tensor, Gradient)>,
-    /// Gradients by variables: the result.
+    /// Gradients of variables: the result.
     gradients: Gradients,
 }
 
@@ -149,7 +154,7 @@ fn add(sum: Option<Gradient>, gradient: Gradient) -> Gradient {
 }
 
 impl Walk {
-    /// Adds the gradient by `tensor` to that of its node or variable.
+    /// Adds the gradient of `tensor` to that of its node or variable.
     fn send(&mut self, nodes: &[Node], tensor: &Tensor, gradient: Gradient) -> Result<()> {
         if let Some(i) = producer(nodes, tensor)? {
             self.pending[i] = Some(add(self.pending[i].take(), gradient));

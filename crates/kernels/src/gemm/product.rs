@@ -30,9 +30,10 @@ pub(crate) fn product_to(
     if k == 0 {
         return dst.fill(MaybeUninit::new(0.0));
     }
-    let dst = DisjointSlices::at(dst.as_mut_ptr().cast(), dst.len());
+    // SAFETY: `dst` is borrowed mutably.
+    let dst = unsafe { DisjointSlices::at(dst.as_mut_ptr().cast(), dst.len()) };
     let product = Product::new((m, n, k), dst, false, lhs, rhs);
-    // SAFETY: `dst` is borrowed mutably and only written; this is the only tile.
+    // SAFETY: `dst` is only written; this is the only tile.
     unsafe { product.tile(0..m, 0..n) };
 }
 
@@ -53,8 +54,10 @@ pub(crate) fn product_then(
         zeros.chunks_exact_mut(n.max(1)).enumerate().for_each(|(row, values)| finish(row, 0, values));
         return zeros;
     }
-    let mut values = Vec::with_capacity(m * n);
-    let dst = DisjointSlices::at(values.as_mut_ptr(), m * n);
+    let size = m.checked_mul(n).expect("a product that fits into memory");
+    let mut values = Vec::with_capacity(size);
+    // SAFETY: there is room for m×n values, and `values` outlives the tiles.
+    let dst = unsafe { DisjointSlices::at(values.as_mut_ptr(), size) };
     let product = Product::new((m, n, k), dst, false, lhs, rhs);
     let run = |rows: Range<usize>, columns: Range<usize>| {
         // SAFETY: there is room for m×n values, which are only written, and no element is in two tiles.
@@ -74,7 +77,7 @@ pub(crate) fn product_then(
         }),
     }
     // SAFETY: the tiles cover all of it, and each has been written.
-    unsafe { values.set_len(m * n) };
+    unsafe { values.set_len(size) };
     values
 }
 

@@ -40,7 +40,11 @@ pub(crate) fn transpose(
 /// The transpose of a matrix of `rows` times `columns`, on all threads.
 pub(crate) fn transposed((rows, columns): (usize, usize), from: &[f32]) -> Vec<f32> {
     const COLUMNS: usize = 64;
-    // SAFETY: a chunk is a number of whole rows of the result, and each is written with all its values.
+    assert!(
+        from.len() >= rows.checked_mul(columns).expect("a matrix that fits into memory"),
+        "transpose out of bounds"
+    );
+    // SAFETY: a chunk is a number of rows of the result, and `transpose` writes all their values.
     unsafe {
         filled(columns * rows, COLUMNS * rows, |start, to| {
             transpose((rows, to.len() / rows), &from[start / rows..], columns, to, rows);

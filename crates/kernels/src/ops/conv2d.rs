@@ -103,7 +103,7 @@ impl ConvShape {
             return Choice::FewChannels;
         }
         match grad_ys.density(self) {
-            density if density > DENSE => Choice::Dense { density },
+            density if density > DENSE => Choice::Dense { density, limit: DENSE },
             density => Choice::Sparse { density, background: 0.0 },
         }
     }

@@ -98,6 +98,9 @@ impl Linear {
     /// How a product with `matrix`, `n` rows of `width` values, is computed.
     fn choose(&self, matrix: &[f32], width: usize, backgrounds: &[f32]) -> Choice {
         let multiplications = self.n.saturating_mul(self.i).saturating_mul(self.o);
+        if self.n == 1 {
+            return Choice::OneRow;
+        }
         if self.n < FEWEST || multiplications < SMALLEST {
             return Choice::Small;
         }
@@ -143,10 +146,8 @@ impl Op for Linear {
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let Self { n, i, o, f, .. } = *self;
         let (xs, weight, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
-        if n == 1 {
-            return one_row::forward(xs, weight, bias, o, f);
-        }
         let input = match self.log(self.choose_input(xs), "forward") {
+            Choice::OneRow => return one_row::forward(xs, weight, bias, o, f),
             Choice::Sparse { background, .. } => Some(SparseInput::of(xs, i, background)),
             _ => None,
         };
@@ -293,8 +294,11 @@ mod tests {
                 "{chosen:?}"
             );
         }
-        assert!(matches!(choose(64, 0.5, 0.0), Choice::Dense { density } if (density - 0.5).abs() < 0.05));
+        assert!(
+            matches!(choose(64, 0.5, 0.0), Choice::Dense { density, .. } if (density - 0.5).abs() < 0.05)
+        );
         assert_eq!(choose(FEWEST - 1, 0.1, 0.0), Choice::Small);
+        assert_eq!(choose(1, 0.1, 0.0), Choice::OneRow);
         assert_eq!(layer(64, 40, 12).choose_input(&values(64 * 40, 0.1, 0.0)), Choice::Small);
         // A background that is not finite would make NaN of everything.
         assert!(matches!(choose(64, 0.0, f32::INFINITY), Choice::Dense { .. }));

@@ -155,7 +155,8 @@ impl Op for MaxPool2d {
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let (s, xs) = (self.shape, inputs[0]);
         let size = s.group() * s.out_plane();
-        // SAFETY: windows have an output each, and `max_of_pairs` and `max_of_windows` write those of all.
+        assert_eq!(xs.len(), s.n * s.c * s.plane, "values of max_pool2d");
+        // SAFETY: there is an input plane for every output plane, of which `max_of_pairs` and `max_of_windows` write all values.
         let (ys, winners) = unsafe {
             filled_both(s.n * s.c * s.out_plane(), size, |start, ys, winners| {
                 let xs = &xs[start / s.out_plane() * s.plane..];

@@ -97,6 +97,12 @@ impl Slots {
         if found != expected {
             candle_core::bail!("optimizer state: expected {expected} slots, found {found}");
         }
+        if let Self::Cpu(slots) = self
+            && let Some(slot) = slots.iter().find(|slot| slot.len() != parameter.elem_count())
+        {
+            let (expected, found) = (parameter.elem_count(), slot.len());
+            candle_core::bail!("optimizer state: expected slots of {expected} values, found {found}");
+        }
         match self {
             Self::Cpu(slots) => {
                 let (constants, slots) = (rule.constants(rate, step), Mutex::new(slots));
@@ -137,8 +143,9 @@ impl<P> Step<'_, P> {
         else {
             candle_core::bail!("expected a contiguous f32 parameter, found layout {layout:?}");
         };
-        let mut slots =
-            self.slots.lock().map_err(|_| candle_core::Error::Msg("optimizer state is locked".into()))?;
+        let mut slots = self.slots.lock().map_err(|_| {
+            candle_core::Error::Msg("optimizer: an earlier step of this parameter panicked".into())
+        })?;
         let (a, b): (&mut [f32], &mut [f32]) = match &mut slots[..] {
             [a, b] => (a, b),
             [a] => (a, &mut []),

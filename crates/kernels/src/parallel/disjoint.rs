@@ -18,11 +18,15 @@ unsafe impl Sync for DisjointSlices<'_> {}
 
 impl<'a> DisjointSlices<'a> {
     pub fn of(values: &'a mut [f32]) -> Self {
-        Self::at(values.as_mut_ptr(), values.len())
+        // SAFETY: the slice is borrowed for `'a`.
+        unsafe { Self::at(values.as_mut_ptr(), values.len()) }
     }
 
     /// `len` values in memory that is yet to be written.
-    pub fn at(first: *mut f32, len: usize) -> Self {
+    ///
+    /// # Safety
+    /// There is room for `len` values behind `first`, which nobody else uses for `'a`.
+    pub unsafe fn at(first: *mut f32, len: usize) -> Self {
         Self { first, len, values: PhantomData }
     }
 
@@ -31,10 +35,11 @@ impl<'a> DisjointSlices<'a> {
         self.len
     }
 
-    /// The elements of a range; none if there are none at all.
+    /// The elements of a range; an empty slice, whatever the range, if there are no elements at all, as of a slot that a rule
+    /// does not have.
     ///
     /// # Safety
-    /// The elements are initialised, and nobody else has any of them.
+    /// The elements are initialised, and no other reference to them exists while the result lives.
     #[inline(always)]
     pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [f32] {
         if self.len == 0 {

@@ -70,16 +70,17 @@ pub(crate) unsafe fn filled_by_columns(
     block: usize,
     write: impl Fn(usize, Columns<'_>) + Sync,
 ) -> Vec<f32> {
-    let mut values = Vec::with_capacity(rows * width);
-    let all = DisjointSlices::at(values.as_mut_ptr(), rows * width);
+    let size = rows.checked_mul(width).expect("a matrix that fits into memory");
+    let mut values = Vec::with_capacity(size);
+    // SAFETY: there is room for `size` values, which outlives the blocks.
+    let all = unsafe { DisjointSlices::at(values.as_mut_ptr(), size) };
     (0..width.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|b| {
         let own = b * block..((b + 1) * block).min(width);
-        // SAFETY: the matrix has room for `rows` times `width` values, and no column is in two blocks.
-        let first = unsafe { all.pointer().add(own.start) };
+        let first = all.pointer().wrapping_add(own.start);
         write(own.start, Columns { first, rows, width, own: own.len(), matrix: PhantomData });
     });
     // SAFETY: the blocks cover all columns, and the caller ensures that each was written.
-    unsafe { values.set_len(rows * width) };
+    unsafe { values.set_len(size) };
     values
 }
 
@@ -114,8 +115,10 @@ pub(crate) unsafe fn per_image<State: Send>(
     state: impl Fn() -> State + Sync,
     op: impl Fn(&mut State, usize, &mut [MaybeUninit<f32>]) + Sync,
 ) -> (Vec<f32>, Vec<State>) {
-    let mut values = Vec::with_capacity(images * size);
-    let all = DisjointSlices::at(values.as_mut_ptr(), images * size);
+    let total = images.checked_mul(size).expect("images that fit into memory");
+    let mut values = Vec::with_capacity(total);
+    // SAFETY: there is room for `total` values, which outlives the groups.
+    let all = unsafe { DisjointSlices::at(values.as_mut_ptr(), total) };
     let group_of_images = |g: usize| {
         let mut state = state();
         for n in g * group..((g + 1) * group).min(images) {
@@ -127,6 +130,6 @@ pub(crate) unsafe fn per_image<State: Send>(
     };
     let states = (0..images.div_ceil(group)).into_par_iter().map(group_of_images).collect();
     // SAFETY: the groups cover all images, and the caller ensures that each was written.
-    unsafe { values.set_len(images * size) };
+    unsafe { values.set_len(total) };
     (values, states)
 }

@@ -3,17 +3,19 @@
 pub(crate) enum Choice {
     /// Over all: there is too little to compute for lists to pay.
     Small,
+    /// Over all: one sample has products of its own.
+    OneRow,
     /// Over all: there are too few channels to fill a vector.
     FewChannels,
-    /// Over all: this share of the values differs from the background, which is too many.
-    Dense { density: f64 },
+    /// Over all: this share of the values differs from the background, which is above the limit.
+    Dense { density: f64, limit: f64 },
     /// Over the values that differ from the background, which are this share.
     Sparse { density: f64, background: f32 },
 }
 
 impl Choice {
-    /// [`Choice::Sparse`] with the first of these backgrounds from which at most a share `limit` of `values`, rows of `width`,
-    /// differs.
+    /// [`Choice::Sparse`] with the first background from which at most `limit`, a share, of `values` differs, else
+    /// [`Choice::Dense`]. Looks at some eight of the rows of `width`.
     pub fn by_density(values: &[f32], width: usize, backgrounds: &[f32], limit: f64) -> Self {
         let mut least = f64::INFINITY;
         for &background in backgrounds.iter().filter(|b| b.is_finite()) {
@@ -23,7 +25,7 @@ impl Choice {
             }
             least = least.min(density);
         }
-        Self::Dense { density: least }
+        Self::Dense { density: least, limit }
     }
 
     /// Tells `tracing`, so that `RUST_LOG=taper_kernels=debug` shows it.

@@ -51,6 +51,8 @@ impl Lists {
 
     /// Appends the values of these rows that differ from the background, less the background.
     pub fn extend<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>, background: f32) {
+        // Padding would differ from NaN and be listed.
+        assert!(!background.is_nan(), "NaN as a background");
         Arch::new().dispatch(Append { rows, background, lists: self });
     }
 

@@ -92,7 +92,7 @@ impl Run<'_> {
         let Sums { lists, rows, next } = self.sums;
         let parts = BLOCK / S::F32_LANES / VECTORS;
         let rows = S::as_simd_f32s(rows).0.as_chunks::<VECTORS>().0;
-        assert!(lists.width() * parts <= rows.len(), "sums over rows that there are not");
+        assert!(lists.width() <= rows.len() / parts, "entries refer to rows beyond the panel");
         let share = next.rows.div_ceil(lists.len().max(1));
         let out = S::as_uninit_mut_simd_f32s(self.out).0.as_chunks_mut::<VECTORS>().0;
         for (k, (list, out)) in lists.iter().zip(out.chunks_exact_mut(parts)).enumerate() {

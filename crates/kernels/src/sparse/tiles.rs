@@ -80,7 +80,7 @@ impl Tiles {
                     let rows = row..(row + ROWS).min(self.rows);
                     let sums = |p: usize| {
                         let (tiles, base) =
-                            (part(self.across(), parts, 1, p), if p == 0 { &start } else { &ZEROS });
+                            (part(self.across(), parts, 1, p), if p == 0 { &start } else { &[0.0; BLOCK] });
                         // SAFETY: `sums` writes `rows` times `BLOCK` values.
                         Aligned::filled(rows.len() * BLOCK, |sums| {
                             self.sums(rows.clone(), tiles, dense, columns.clone(), base, sums);
@@ -134,7 +134,7 @@ impl Tiles {
         let (across, mut panel) = (self.across(), Panel([MaybeUninit::uninit(); SIDE * BLOCK]));
         let ends_tile = rows.end.is_multiple_of(SIDE) || rows.end == self.rows;
         assert!(
-            !tiles.is_empty() && rows.start.is_multiple_of(SIDE) && ends_tile,
+            !tiles.is_empty() && rows.start.is_multiple_of(SIDE) && ends_tile && rows.end <= self.rows,
             "{rows:?} are not whole tiles"
         );
         for t in tiles.clone() {
@@ -161,9 +161,6 @@ impl Tiles {
     }
 }
 
-/// The base of sums that are added to others.
-static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
-
 /// Rows of a dense matrix that one tile is multiplied with; on the stack, so that no other thread has it in its cache.
 #[repr(align(64))]
 struct Panel([MaybeUninit<f32>; SIDE * BLOCK]);
@@ -178,6 +175,7 @@ impl Panel {
             if columns.len() < BLOCK {
                 to.fill(MaybeUninit::new(0.0));
             }
+            assert_eq!(matrix.row, 1, "a matrix in columns");
             let from = &matrix.data[columns.start * matrix.column + rows.start..];
             transpose((columns.len(), rows.len()), from, matrix.column, to, BLOCK);
         }

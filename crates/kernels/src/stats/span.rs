@@ -100,7 +100,7 @@ impl Spans {
             near_zeros += backgrounds;
         }
         let mut power = n;
-        for sum in &mut powers {
+        for sum in powers.iter_mut().take(self.powers) {
             power *= f64::from(background);
             *sum += power;
         }

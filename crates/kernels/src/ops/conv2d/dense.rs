@@ -19,6 +19,7 @@ pub(super) fn forward(
     f: Activation,
 ) -> Vec<f32> {
     let (columns, size) = (|| vec![0.0; s.k * s.p], (s.o, s.p, s.k));
+    assert!(bias.is_none_or(|bias| bias.len() == s.o), "a bias for every output channel");
     let op = |columns: &mut Vec<f32>, n: usize, ys: &mut [MaybeUninit<f32>]| {
         s.to_columns(&xs[n * s.input()..][..s.input()], columns);
         let (weight, columns) = (Matrix::new(weight, s.k), Matrix::new(columns, s.p));
@@ -70,6 +71,7 @@ pub(super) fn backward(
                 let weight = Matrix::new(weight, s.k).transposed();
                 matmul((s.k, s.p, s.o), grad_columns, false, weight, maps);
                 grad_image.fill(MaybeUninit::new(0.0));
+                // Just filled.
                 s.add_columns(grad_columns, grad_image.assume_init_mut());
             }
         })

@@ -89,7 +89,8 @@ impl WeightGradient {
     }
 }
 
-impl Pending for WeightGradient {
+// SAFETY: `for_tiles` cuts rows and columns by `part` or by steps, which do not overlap and end at `o` and `i`.
+unsafe impl Pending for WeightGradient {
     fn size(&self) -> (usize, usize) {
         (self.o, self.i)
     }

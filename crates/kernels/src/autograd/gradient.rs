@@ -31,7 +31,7 @@ pub(crate) unsafe trait Pending: Send + Sync {
 
     /// Calls `op(rows, columns, values of these)` for tiles that cover the matrix, on all threads. Each element is in one
     /// tile; the tiles depend on the size alone. With `skip_zeros`, rows of zeros may be left out.
-    fn for_tiles(&self, skip_zeros: bool, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync));
+    fn for_tiles(&self, skip_zeros: bool, op: &TileOp<'_>);
 
     /// Whether it follows from the factors that no value is NaN or infinite.
     fn is_surely_finite(&self) -> bool;
@@ -39,6 +39,9 @@ pub(crate) unsafe trait Pending: Send + Sync {
     /// A tensor that is read when values are computed, and must not change before.
     fn reads(&self) -> Option<&Tensor>;
 }
+
+/// Called with the rows, the columns and the values of a tile.
+pub(crate) type TileOp<'a> = dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync + 'a;
 
 /// Gradients at some positions of each plane of `(N, C, H, W)`; everywhere else they are 0.
 pub(crate) struct Scattered {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::input::SparseColumns;
 use super::one_row::SHARE;
-use crate::autograd::Pending;
+use crate::autograd::{Pending, TileOp};
 use crate::gemm::{Matrix, part, product, product_to, tiles};
 use crate::parallel::{filled, largest};
 use crate::simd::{Aligned, simd};
@@ -109,7 +109,7 @@ unsafe impl Pending for WeightGradient {
         }
     }
 
-    fn for_tiles(&self, skip_zeros: bool, op: &(dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync)) {
+    fn for_tiles(&self, skip_zeros: bool, op: &TileOp<'_>) {
         let Self { i, o, .. } = *self;
         let run = |values: &mut Vec<f32>, rows: Range<usize>, columns: Range<usize>| {
             let size = rows.len() * columns.len();

@@ -209,7 +209,10 @@ fn sums_over_what_is_not_zero_are_chosen_by_density_and_only_where_channels_fill
         let values = sparse_values(rng, s.n * s.output(), density);
         s.choose(Maps { f: Activation::Identity, values: &values, ys: &values, size: s.p, positions: None })
     };
-    assert_eq!(choose(1, 0.1), Choice::FewChannels);
+    // Without vector instructions one channel fills a vector.
+    if lanes() > 1 {
+        assert_eq!(choose(1, 0.1), Choice::FewChannels);
+    }
     assert!(matches!(choose(32, 0.1), Choice::Sparse { density, .. } if (density - 0.1).abs() < 0.03));
     assert!(matches!(choose(32, 1.0), Choice::Dense { density, .. } if density > 0.99));
 }

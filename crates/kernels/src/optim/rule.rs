@@ -66,7 +66,7 @@ impl Rule {
         Self::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, decoupled: true }
     }
 
-    /// Names of the values that the rule keeps per parameter, in the order of [`Slots`]; PyTorch's names.
+    /// Names of the values that the rule keeps per parameter, in the order of [`Slots`](crate::Slots); PyTorch's names.
     pub fn slots(&self) -> &'static [&'static str] {
         match self {
             Self::Sgd { momentum: 0.0, .. } => &[],

@@ -8,7 +8,7 @@ mod op;
 mod tape;
 
 pub use finite::{all_finite, first_non_finite};
-pub(crate) use gradient::{Gradient, Pending, Scattered, TileOp};
+pub(crate) use gradient::{Gradient, Pending, Scattered, Tile, TileOp};
 pub(crate) use gradients::Form;
 pub use gradients::{Gradients, VarGradient};
 pub(crate) use graph::apply;

@@ -29,9 +29,9 @@ pub(crate) unsafe trait Pending: Send + Sync {
     /// All values, in row-major order.
     fn values(&self) -> Vec<f32>;
 
-    /// Calls `op(rows, columns, values of these)` for tiles that cover the matrix, on all threads. Each element is in one
-    /// tile; the tiles depend on the size alone. With `skip_zeros`, rows of zeros may be left out.
-    fn for_tiles(&self, skip_zeros: bool, op: &TileOp<'_>);
+    /// Calls `op(rows, columns, tile)` for tiles that cover the matrix, on all threads. Each element is in one tile; the
+    /// tiles depend on the size alone.
+    fn for_tiles(&self, op: &TileOp<'_>);
 
     /// Whether it follows from the factors that no value is NaN or infinite.
     fn is_surely_finite(&self) -> bool;
@@ -40,8 +40,28 @@ pub(crate) unsafe trait Pending: Send + Sync {
     fn reads(&self) -> Option<&Tensor>;
 }
 
-/// Called with the rows, the columns and the values of a tile.
-pub(crate) type TileOp<'a> = dyn Fn(Range<usize>, Range<usize>, &[f32]) + Sync + 'a;
+/// Called with rows, columns and what the gradient is there.
+pub(crate) type TileOp<'a> = dyn Fn(Range<usize>, Range<usize>, Tile<'_>) + Sync + 'a;
+
+/// Some rows and columns of a gradient.
+#[derive(Clone, Copy)]
+pub(crate) enum Tile<'a> {
+    /// All values, row by row.
+    Values(&'a [f32]),
+    /// The outer product of a value per row and a value per column.
+    Outer(&'a [f32], &'a [f32]),
+}
+
+impl<'a> Tile<'a> {
+    /// The `k`-th row of `width` values: a factor, and the values that it multiplies.
+    #[inline(always)]
+    pub fn row(self, k: usize, width: usize) -> (f32, &'a [f32]) {
+        match self {
+            Self::Values(values) => (1.0, &values[k * width..][..width]),
+            Self::Outer(rows, columns) => (rows[k], columns),
+        }
+    }
+}
 
 /// Gradients at some positions of each plane of `(N, C, H, W)`; everywhere else they are 0.
 pub(crate) struct Scattered {

@@ -95,12 +95,15 @@ impl Constants {
         matches!(self.rule, Rule::Sgd { momentum: 0.0, weight_decay: 0.0, .. })
     }
 
-    /// Updates the parameters `p` with the gradients `g`; `a` and `b` are the first and second slot, or empty where the rule
-    /// has none.
+    /// Updates the parameters `p` with the gradients `factor · g`; `a` and `b` are the first and second slot, or empty where
+    /// the rule has none.
     #[inline(always)]
-    pub fn step(self, p: &mut [f32], g: &[f32], a: &mut [f32], b: &mut [f32]) {
+    pub fn step(self, p: &mut [f32], factor: f32, g: &[f32], a: &mut [f32], b: &mut [f32]) {
         let rate = self.rate;
-        let elements = p.iter_mut().zip(g);
+        let elements = p.iter_mut().zip(g.iter().map(
+            #[inline(always)]
+            |g| factor * g,
+        ));
         match self.rule {
             Rule::Sgd { momentum: 0.0, weight_decay, .. } => {
                 let decay = weight_decay as f32;

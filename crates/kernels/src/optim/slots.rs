@@ -185,7 +185,7 @@ fn step(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [
     }
     simd(
         #[inline(always)]
-        || constants.step(parameter, gradient, a, b),
+        || constants.step(parameter, 1.0, gradient, a, b),
     );
 }
 
@@ -200,12 +200,17 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
         const AHEAD: usize = 8;
         self.with(parameter, layout, |p, a, b| {
             let (p, a, b) = (DisjointSlices::of(p), DisjointSlices::of(a), DisjointSlices::of(b));
-            self.pending.for_tiles(self.constants.ignores_zeros(), &|rows, columns, gradients| {
-                let width = self.pending.size().1;
+            let width = self.pending.size().1;
+            self.pending.for_tiles(&|rows, columns, tile| {
                 simd(
                     #[inline(always)]
                     || {
-                        for (row, gradient) in rows.zip(gradients.chunks_exact(columns.len())) {
+                        for (k, row) in rows.enumerate() {
+                            let (factor, gradient) = tile.row(k, columns.len());
+                            // Units that are off have no gradient.
+                            if factor == 0.0 && self.constants.ignores_zeros() {
+                                continue;
+                            }
                             let own = row * width + columns.start..row * width + columns.end;
                             // Parts of rows lie in different pages, which the hardware does not prefetch.
                             if columns.len() < width {
@@ -215,7 +220,7 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
                             // SAFETY: `Pending::for_tiles` has every element in one tile, and all are initialised.
                             let (p, a, b) =
                                 unsafe { (p.part(own.clone()), a.part(own.clone()), b.part(own)) };
-                            self.constants.step(p, gradient, a, b);
+                            self.constants.step(p, factor, gradient, a, b);
                         }
                     },
                 );

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::input::SparseColumns;
 use super::one_row::SHARE;
-use crate::autograd::{Pending, TileOp};
+use crate::autograd::{Pending, Tile, TileOp};
 use crate::gemm::{Matrix, part, product, product_to, tiles};
 use crate::parallel::{filled, largest};
 use crate::simd::{Aligned, simd};
@@ -109,39 +109,32 @@ unsafe impl Pending for WeightGradient {
         }
     }
 
-    fn for_tiles(&self, skip_zeros: bool, op: &TileOp<'_>) {
+    fn for_tiles(&self, op: &TileOp<'_>) {
         let Self { i, o, .. } = *self;
-        let run = |values: &mut Vec<f32>, rows: Range<usize>, columns: Range<usize>| {
+        if let Factors::OneRow(x) = &self.factors {
+            let some = |rows: Range<usize>| op(rows.clone(), 0..i, Tile::Outer(&self.grads[rows], x));
+            return match i * o > SHARE {
+                true => (0..o.div_ceil(BLOCK))
+                    .into_par_iter()
+                    .for_each(|k| some(k * BLOCK..((k + 1) * BLOCK).min(o))),
+                false => some(0..o),
+            };
+        }
+        let ((of_rows, row), (of_columns, column)) = self.grid();
+        let run = |values: &mut Vec<f32>, t: usize| {
+            let rows = part(o, of_rows, row, t / of_columns);
+            let columns = part(i, of_columns, column, t % of_columns);
             let size = rows.len() * columns.len();
             values.clear();
             values.reserve(size);
             self.tile(rows.clone(), columns.clone(), &mut values.spare_capacity_mut()[..size]);
             // SAFETY: `tile` has written all values.
             unsafe { values.set_len(size) };
-            op(rows, columns, values);
-        };
-        if let Factors::OneRow(_) = self.factors {
-            // Wide rows one by one, as behind ReLU many are 0.
-            let height = (1024 / i.max(1)).max(1);
-            let some = |values: &mut Vec<f32>, k: usize| {
-                let rows = k * height..((k + 1) * height).min(o);
-                if !skip_zeros || self.grads[rows.clone()].iter().any(|grad| *grad != 0.0) {
-                    run(values, rows, 0..i);
-                }
-            };
-            let (count, mut values) = (o.div_ceil(height), Vec::new());
-            return match i * o > SHARE {
-                true => (0..count).into_par_iter().with_min_len(16).for_each_init(Vec::new, some),
-                false => (0..count).for_each(|k| some(&mut values, k)),
-            };
-        }
-        let ((of_rows, row), (of_columns, column)) = self.grid();
-        let tile = |values: &mut Vec<f32>, t: usize| {
-            run(values, part(o, of_rows, row, t / of_columns), part(i, of_columns, column, t % of_columns));
+            op(rows, columns, Tile::Values(values));
         };
         match of_rows * of_columns {
-            1 => tile(&mut Vec::new(), 0),
-            count => (0..count).into_par_iter().with_max_len(1).for_each_init(Vec::new, tile),
+            1 => run(&mut Vec::new(), 0),
+            count => (0..count).into_par_iter().with_max_len(1).for_each_init(Vec::new, run),
         }
     }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""PyTorch on MNIST, on the CPU, to compare Taper with: same models, same batches, same optimisers.
+"""The PyTorch side of the benchmark: the same models, batch sizes and optimisers on MNIST, on the CPU.
 
-Prints a line per epoch: samples per second of training (evaluation not included), mean loss, test accuracy.
-With --hooks full, forward hooks record for every ReLU about what Taper's recorder does: exact zeros, moments, a
-histogram, means of units, and how often every unit fired; with --hooks counts all but moments and histogram.
+Prints one line per epoch: training samples per second (without evaluation), mean loss, test accuracy.
+--hooks full adds forward hooks that record nearly what Taper's recorder does behind every ReLU: exact zeros, moments,
+a histogram, and mean and firing count of each unit. --hooks counts leaves out moments and histogram.
 Needs torch and numpy.
 """
 

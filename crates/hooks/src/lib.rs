@@ -1,9 +1,9 @@
-//! Where activations become visible: sites, observers, and the recorder that turns values into statistics.
+//! Observation of activations: sites, observers, and the recorder, which computes statistics.
 //!
-//! A forward pass carries a [`Pass`]. Behind each activation function, or anywhere else, the model shows it what it
-//! computed ([`Pass::see`], [`Pass::tap`]; `taper_nn::Act` and `Tap` do so by themselves), and the pass shows it to an
-//! [`Observer`], for instance the [`Recorder`], which counts zeros, dead units, moments, a histogram and more in one pass
-//! over the values. Observers cannot change what is computed.
+//! A model takes a [`Pass`] through its forward pass. Behind each activation function, or anywhere else, it calls
+//! [`Pass::see`] or [`Pass::tap`] (`taper_nn::Act` and `Tap` do this), and the pass calls an [`Observer`]. The [`Recorder`]
+//! is an observer that computes zeros, dead units, moments, a histogram and more in one pass over the values. Observers
+//! cannot change what is computed.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -46,13 +46,12 @@ pub use recorder::{Recorder, UnitStats};
 pub use site::{Seen, Site, Units};
 pub use taper_kernels::{Activation, CustomActivation, Draw};
 
-/// The one kind of random generator that initialisation and shuffling draw from.
+/// The random number generator of initialisation and shuffling: xoshiro256++ (Blackman & Vigna 2021).
 ///
-/// xoshiro256++ (Blackman & Vigna 2021): seeded, the same on every machine, and small enough, 32 bytes, to be
-/// written into a checkpoint.
+/// A seed gives the same numbers on every machine. Its state, 32 bytes, is part of a checkpoint.
 pub type Rng = rand::rngs::Xoshiro256PlusPlus;
 
-/// A generator from a seed.
+/// A generator with this seed.
 pub fn rng(seed: u64) -> Rng {
     <Rng as rand::SeedableRng>::seed_from_u64(seed)
 }

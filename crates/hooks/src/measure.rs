@@ -1,5 +1,5 @@
-//! The statistics of a batch: by the vector code of `taper_kernels::stats`, and value by value as they are defined, for blocks
-//! with NaN or infinities. The tests compare the two.
+//! The statistics of a batch. Blocks of finite values are measured by the vector code of `taper_kernels::stats`, blocks with
+//! NaN or infinities one value at a time. The tests compare the two.
 
 use rayon::prelude::*;
 use taper_kernels::stats::{self, Block, FLAT, NEAR_ZERO, Slopes, UnitSums};
@@ -9,16 +9,15 @@ use crate::Parts;
 use crate::moments::Moments;
 use crate::tally::Tally;
 
-/// Minimum of values in a block: with fewer, starting a thread costs more than it saves.
+/// Smallest block, in values: a second thread does not pay for fewer.
 const BLOCK: usize = 16 * 1024;
-/// Maximum of blocks in a batch, as each has a tally.
+/// Most blocks of a batch; each has a tally.
 const BLOCKS: usize = 32;
-/// Minimum of observations of a unit in a block: with fewer, more would be read and written of the units' sums than of
-/// the values.
+/// Fewest observations of a unit in a block: with fewer, the traffic for the units' sums exceeds that for the values.
 const OBSERVATIONS: usize = 64;
 
-/// Adds a batch to its site's tallies, one for each block of samples. Blocks are measured on all threads; where they are
-/// cut depends on the shape alone.
+/// Adds a batch to its site's tallies, one per block of samples. Blocks run in parallel; their boundaries depend only on
+/// the shape, so results do not depend on the number of threads.
 pub(crate) fn add(batch: Block<'_>, parts: Parts, tallies: &mut Vec<Tally>) {
     if batch.ys.is_empty() {
         return;
@@ -37,7 +36,7 @@ pub(crate) fn add(batch: Block<'_>, parts: Parts, tallies: &mut Vec<Tally>) {
     };
     let blocks = tallies.iter_mut().zip(batch.ys.chunks(size)).zip(batch.xs.chunks(size));
     if blocks.len() == 1 || rayon::current_num_threads() == 1 {
-        // Waking a thread costs as much as thousands of values.
+        // Waking a thread costs as much as measuring thousands of values.
         blocks.for_each(add);
     } else {
         blocks.collect::<Vec<_>>().into_par_iter().for_each(add);
@@ -73,8 +72,8 @@ fn add_finite(block: Block<'_>, parts: Parts, tally: &mut Tally) -> bool {
         tally.histogram.zeros += totals.zeros;
     }
     if parts.moments {
-        // From powers about zero, to which most values after ReLU add nothing. Where the mean is far from zero the block is
-        // read once more, for powers about the mean.
+        // Sums of powers about zero, which need no mean and to which zeros add nothing. If the mean is so large that the
+        // variance would lose digits by cancellation, a second pass sums powers about the mean.
         let extremes = (totals.min, totals.max);
         let mut moments = Moments::about(0.0, totals.powers, values, extremes);
         if !moments.keeps_digits(totals.powers[1]) {
@@ -90,7 +89,7 @@ fn add_finite(block: Block<'_>, parts: Parts, tally: &mut Tally) -> bool {
     true
 }
 
-/// Adds a block by the definitions, value by value.
+/// Adds a block one value at a time, as the statistics are defined.
 fn add_any(block: Block<'_>, parts: Parts, tally: &mut Tally) {
     let mut finite = Vec::new();
     for (xs, ys) in block.xs.chunks_exact(block.sample()).zip(block.ys.chunks_exact(block.sample())) {

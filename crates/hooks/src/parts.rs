@@ -1,14 +1,14 @@
 use serde::{Deserialize, Serialize};
 
-/// Which numbers a `Recorder` collects beside its counts: zeros, signs, flat values, and per unit what
-/// dead, rare, always-on and dormant need.
+/// Optional statistics of a `Recorder`. It always counts zeros, signs and flat values, and per unit what dead, rare,
+/// always-on and dormant units are computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
     /// Mean, variance, skewness, kurtosis and extremes.
     pub moments: bool,
     /// The histogram, with quantiles and asymmetry.
     pub histogram: bool,
-    /// Active values and sparseness per sample, and lifetime sparseness per unit.
+    /// Active values and sparseness of each sample, and lifetime sparseness of each unit.
     pub samples: bool,
 }
 

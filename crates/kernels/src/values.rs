@@ -4,7 +4,7 @@ use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor};
 
-/// Whether the kernels of this crate can run on these tensors; otherwise their twins do.
+/// Whether the kernels of this crate can run on these tensors; otherwise the twins in candle operations are used.
 pub(crate) fn is_fast(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
@@ -32,15 +32,15 @@ impl Deref for Values<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            // `of` has made sure that there are some.
+            // Not reached: `of` accepts f32 tensors on the CPU only.
             _ => &[],
         }
     }
 }
 
-/// Calls `f` with the values of a contiguous f32 tensor on the CPU.
+/// Calls `f` with the values of a tensor that is known to be contiguous, f32 and on the CPU.
 pub(crate) fn of_contiguous<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> R {
-    f(&Values::of(tensor).expect("the kernel was made for such a tensor"))
+    f(&Values::of(tensor).expect("the caller's tensor is contiguous, f32 and on the CPU"))
 }
 
 /// The values of a contiguous f32 tensor's storage.
@@ -51,8 +51,8 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
     }
 }
 
-/// Calls `f` with the tensor's values in row-major order: borrowed where they lie if it is a contiguous
-/// f32 tensor on the CPU, converted otherwise, which costs a copy, and on a GPU a wait.
+/// Calls `f` with the tensor's values in row-major order. The values of a contiguous f32 tensor on the CPU are borrowed;
+/// those of any other tensor are copied, which on a GPU also waits for pending work.
 ///
 /// # Errors
 /// When the tensor cannot be copied or converted.

@@ -5,14 +5,14 @@ use taper_kernels::{Activation, Error, activate, prelu};
 
 use crate::action::Action;
 
-/// An activation function at a named place: computes it and shows the [`Pass`] what it computed.
+/// An activation function whose results are recorded under a name: it computes them and passes them to the [`Pass`].
 ///
-/// Put it right behind the layer that feeds it and before any dropout, and give it that layer's builder:
-/// its [`Site`] then has the name of the layer. In evaluation mode it cuts the graph, so that nothing but
-/// the current layer is kept in memory.
+/// Put it directly behind a layer and before any dropout, and give it the layer's builder: its [`Site`] then has the
+/// name of the layer. In evaluation mode it detaches its result from the graph, so that only the current layer is kept
+/// in memory.
 ///
-/// As a [`Module`] it takes the place of an activation in a model that was written for plain candle: within
-/// [`Pass::scope`] it is watched, elsewhere it only computes.
+/// It is also a [`Module`], to replace an activation in a model written for plain candle: within [`Pass::scope`] its
+/// results are recorded, elsewhere it only computes them.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -55,24 +55,23 @@ impl Act {
         Ok(Self { activation, site: Site::behind(name, activation), slope, action: None })
     }
 
-    /// Says which axis the units are, where the layer in front does not: behind `Linear::forward_act` they are the last,
-    /// behind `Conv2d::forward_act` the second.
+    /// Sets the axis of the units. `Linear::forward_act` (last) and `Conv2d::forward_act` (second) set it themselves.
     pub fn units(mut self, units: Units) -> Self {
         self.site = self.site.units(units);
         self
     }
 
-    /// The same function with the same parameter at another place, for a network that uses one activation at several.
-    /// Make it once, with the model.
+    /// The same function with the same parameter under another name, for a network that uses one activation at several
+    /// places. Call it once, when the model is built.
     pub fn named(&self, name: &str) -> Self {
         Self { site: self.site.named(name), ..self.clone() }
     }
 
-    /// Does something with what the function gave, before anybody is shown it: adds a term to the loss
-    /// ([`Pass::add_to_loss`]), or returns other values in its place. In evaluation mode too; [`Pass::mode`] tells.
+    /// Runs `action` on the results before they are recorded: it may add a term to the loss ([`Pass::add_to_loss`]) or
+    /// return other values. It also runs in evaluation mode; see [`Pass::mode`].
     ///
-    /// The values that it returns are the ones that are recorded. `dead` and `flat` are null then, unless the slope shows in
-    /// the value, as it does for ReLU.
+    /// The values that it returns are recorded. `dead` and `flat` are then null, unless f' can be told from the value
+    /// alone, as for ReLU.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
@@ -98,7 +97,7 @@ impl Act {
         self
     }
 
-    /// Where it is.
+    /// The site that it reports to.
     pub fn site(&self) -> &Site {
         &self.site
     }
@@ -109,13 +108,12 @@ impl Act {
     /// `xs`: `(N, units, ..)` or `(N, .., units)`; the result has the same shape.
     ///
     /// # Errors
-    /// Those of [`activate`] and of [`Pass::see`]: of three axes one must have been named as that of the
-    /// [units](Act::units).
+    /// As [`activate`] and [`Pass::see`]: with three axes, [`Act::units`] must say which one holds the units.
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         self.apply(pass, None, xs)
     }
 
-    /// Computes the function alone; nobody is shown it.
+    /// `f(xs)`, without calling the observer.
     fn compute(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.slope {
             Some(slope) => prelu(xs, slope),
@@ -135,8 +133,8 @@ impl Act {
         self.show(pass, now, layer, &|| Ok(xs.clone()), ys)
     }
 
-    /// `f(layer)`, where `layer(g)` computes the layer with `g` applied to its results, whose units are `units`. If it can
-    /// apply f as it writes them, pre-activations are computed for an observer who asks for them, and for nobody else.
+    /// `f(layer)`, where `layer(g)` computes a layer and applies `g` to its results, whose units are `units`. If f can be
+    /// applied while the results are written, pre-activations are computed only for an observer that asks for them.
     pub(crate) fn fused(
         &self,
         pass: &mut Pass<'_>,
@@ -151,7 +149,7 @@ impl Act {
         self.show(pass, self.activation, Some(units), &plain, ys)
     }
 
-    /// Does what is to be done with the result, shows it, and cuts the graph in evaluation mode.
+    /// Runs the action, reports the result, and detaches it from the graph in evaluation mode.
     fn show(
         &self,
         pass: &mut Pass<'_>,
@@ -161,7 +159,7 @@ impl Act {
         ys: Tensor,
     ) -> Result<Tensor> {
         let (ys, activation) = match &self.action {
-            // f' of what went in says nothing of what was made of the result.
+            // The action may have changed the values, so f'(xs) no longer belongs to them.
             Some(action) => (action.run(pass, &ys)?, Some(activation).filter(|f| f.slope_shows_in_value())),
             None => (ys, Some(activation)),
         };

@@ -49,7 +49,7 @@ impl Tap {
         self
     }
 
-    /// Says that it is the output of the network, of which no unit is called dormant.
+    /// Marks the site as the output of the network: none of its units is counted as dormant.
     pub fn output(mut self) -> Self {
         self.site = self.site.output();
         self
@@ -64,13 +64,13 @@ impl Tap {
         self
     }
 
-    /// Shows `xs` and hands them on.
+    /// Records `xs` and returns them.
     ///
     /// # Shapes
     /// `xs`: `(N, units, ..)` or `(N, .., units)`; the result has the same shape.
     ///
     /// # Errors
-    /// Those of [`Pass::tap`].
+    /// As [`Pass::tap`].
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         let ys = match &self.action {
             Some(action) => action.run(pass, xs)?,
@@ -82,7 +82,7 @@ impl Tap {
 }
 
 impl Module for Tap {
-    /// Within [`Pass::scope`] it is watched, elsewhere it does nothing.
+    /// Records within [`Pass::scope`]; elsewhere returns `xs`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         Pass::current(|pass| pass.map_or_else(|| Ok(xs.clone()), |pass| self.forward(pass, xs)))
     }

@@ -10,21 +10,22 @@ use crate::run::AnyStep;
 use crate::step::Metrics;
 use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, Step, StepFn};
 
-/// Trains on every batch once and says how that went, over all of them, while the weights moved.
+/// Trains on every batch once. The report holds the mean loss and metrics over all batches, each taken before its update.
 ///
 /// `step` computes the loss of a batch: see [`Step`], and [`classify`](crate::classify) and its siblings. Dropout draws
-/// from `seed` and the number of the optimiser's step. `layers` of the report is left empty: ask the observer.
+/// from `seed` and the optimiser's step number. `layers` of the report is empty; the observer has the statistics.
 ///
-/// A batch whose loss, metric or gradient, or an activation that the observer [counts](Observer::non_finite), is NaN or
-/// infinite is dealt with as the optimiser's [`on_nonfinite`](crate::OptimizerConfig::on_nonfinite) says.
+/// If the loss, a metric or a gradient of a batch is NaN or infinite, or an activation that the observer
+/// [counts](Observer::non_finite) is, the optimiser's [`on_nonfinite`](crate::OptimizerConfig::on_nonfinite) decides what
+/// happens.
 ///
 /// The epoch runs on a thread of rayon's pool, whose other threads spin if the loss is on the CPU. Wrap the step in
 /// [`NoSpin`](crate::NoSpin) if other programs need the cores, in [`Here`](crate::Here) if it cannot be sent to another thread.
 ///
 /// # Errors
-/// [`Error::NotFinite`] ends the epoch before the weights are touched by a batch that is not finite, unless
-/// that is to be skipped or passed over; [`Error::Step`] where the step returned what cannot be trained on,
-/// [`Error::NoBatches`] where there is nothing to train on. Others are those of the batches, the step and the observer.
+/// [`Error::NotFinite`] for a batch that is not finite, before it changes the weights, unless `on_nonfinite` says
+/// otherwise; [`Error::Step`] if the step returns a loss that cannot be trained on; [`Error::NoBatches`] if `batches` is
+/// empty; and errors of the batches, the step and the observer.
 pub fn train_epoch<B, E: Into<BoxError>>(
     step: &impl StepFn<B>,
     optimizer: &mut Optimizer,
@@ -40,8 +41,8 @@ pub fn train_epoch<B, E: Into<BoxError>>(
     Ok(progress.report())
 }
 
-/// Trains on every batch once, as [`train_epoch`] does, and accumulates into `progress`: for a loop that does something
-/// within an epoch, such as saving a [checkpoint](crate::Checkpoints).
+/// Like [`train_epoch`], for a part of an epoch: adds to `progress`, so that a loop can do something between batches, such
+/// as saving a [checkpoint](crate::Checkpoints).
 ///
 /// ```
 /// # use candle_core::Device;
@@ -63,7 +64,7 @@ pub fn train_epoch<B, E: Into<BoxError>>(
 /// ```
 ///
 /// # Errors
-/// Like [`train_epoch`], but an empty iterator is allowed. `progress` has the batches before the error.
+/// As [`train_epoch`], but `batches` may be empty. After an error `progress` holds the batches before it.
 pub fn train_batches<B, E: Into<BoxError>>(
     step: &impl StepFn<B>,
     optimizer: &mut Optimizer,
@@ -113,8 +114,7 @@ fn train_on<B>(
     let faulty = lost || gradient.is_some();
     let skipped = faulty && policy == OnNonFinite::Skip;
     if faulty {
-        // Asked of the first batch alone, as the same pass is made again to find where it went wrong; the weights
-        // have not moved since.
+        // Called for the first such batch only, as it repeats the forward pass. The weights have not changed since.
         let find = || -> Result<Fault> {
             let place = match gradient {
                 Some(place) => place,
@@ -137,14 +137,13 @@ fn train_on<B>(
     Ok(())
 }
 
-/// Measures the model on every batch of a split in evaluation mode, with its weights as they are.
+/// Evaluates the model on every batch of a split, in evaluation mode.
 ///
-/// Its loss may be NaN or infinite, which is no error here: `nonfinite` of the report counts such batches and locates the
-/// first.
+/// A loss that is NaN or infinite is not an error here: `nonfinite` of the report counts such batches and locates the first.
 ///
 /// # Errors
-/// Those of the batches, the step and the observer: a [`Recorder`](taper_hooks::Recorder) refuses, before the first batch,
-/// to begin a window where another was not finished. [`Error::NoBatches`] where there is nothing to measure.
+/// [`Error::NoBatches`] if `batches` is empty, and errors of the batches, the step and the observer: a
+/// [`Recorder`](taper_hooks::Recorder) returns one before the first batch if its last window was not finished.
 pub fn evaluate<B, E: Into<BoxError>>(
     step: &impl StepFn<B>,
     split: Split,
@@ -188,9 +187,9 @@ fn evaluate_on<B>(
     Ok(())
 }
 
-/// What an epoch of training has come to so far: sums over its batches.
+/// Running sums of an epoch of training.
 ///
-/// It can be written down and read back with serde, and goes on to the bit: see [`Checkpoints`](crate::Checkpoints).
+/// Serialisable with serde, without loss of bits, so that an epoch can be resumed: see [`Checkpoints`](crate::Checkpoints).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     batches: u64,
@@ -204,7 +203,7 @@ pub struct Progress {
     seconds: f64,
     #[serde(with = "bits")]
     observing: f64,
-    /// Samples whose loss is not part of the sum.
+    /// Samples of skipped batches, whose loss is not part of the sum.
     without_loss: u64,
     nonfinite: Option<NonFinite>,
 }
@@ -220,10 +219,10 @@ impl Progress {
         self.samples
     }
 
-    /// What [`train_epoch`] returns, over the batches so far.
+    /// The report over the batches so far, as [`train_epoch`] returns it.
     pub fn report(&self) -> SplitReport {
         let loss = match self.samples - self.without_loss {
-            // Of batches that were all skipped there is no loss, which is not a loss of 0.
+            // All batches were skipped: there is no loss, which is not a loss of 0.
             0 => f64::NAN,
             counted => self.loss / counted as f64,
         };
@@ -239,7 +238,7 @@ impl Progress {
     fn add(&mut self, loss: f64, step: &Step, skipped: bool, observing: Duration) {
         self.batches += 1;
         self.samples = self.samples.saturating_add(step.samples);
-        // One NaN would make the epoch's mean NaN.
+        // A skipped NaN batch must not turn the epoch's mean into NaN.
         match skipped && !loss.is_finite() {
             true => self.without_loss = self.without_loss.saturating_add(step.samples),
             false => self.loss += loss * step.samples as f64,
@@ -248,7 +247,7 @@ impl Progress {
         self.observing += observing.as_secs_f64();
     }
 
-    /// Counts a batch that is not finite; the first is found and described.
+    /// Counts a batch that is not finite, and locates the first one.
     fn not_finite(&mut self, skipped: bool, find: impl FnOnce() -> Result<Fault>) -> Result<()> {
         let of = match &mut self.nonfinite {
             Some(of) => of,

@@ -177,15 +177,15 @@ impl State {
 }
 
 impl<'a> Session<'a> {
-    /// Starts a run in a directory that is missing or empty, or resumes the run that is there from its newest checkpoint.
+    /// Starts a run in a missing or empty directory, or resumes the run in it from its newest checkpoint.
     ///
-    /// Pass parameters and optimiser as they are made; resuming overwrites them. Make the parameters with
-    /// [`Params::of_run`]: the order of the samples and dropout are drawn from the run's seed too.
+    /// Pass new parameters and a new optimiser; resuming overwrites both. Create the parameters with [`Params::of_run`],
+    /// since shuffling and dropout draw from the run's seed as well.
     ///
     /// # Errors
-    /// [`Error::OtherRun`] if the run, the optimiser or what is recorded differs, unless `force`; [`Error::Config`] if the
-    /// directory holds other files, or a run that has ended without a checkpoint; and those of [`RunDir`],
-    /// [`Checkpoints`] and [`Checkpoint::restore`].
+    /// [`Error::OtherRun`] if the run, the optimiser or the recorded parts differ, unless `force`; [`Error::Config`] if the
+    /// directory holds other files or a finished run without a checkpoint; and as [`RunDir`], [`Checkpoints`] and
+    /// [`Checkpoint::restore`].
     pub fn open(
         path: impl AsRef<Path>,
         run: Run,
@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
             }
             return Ok(session);
         }
-        // A process that was killed early may have made but one of them.
+        // A process that was killed early may have created only one of the two.
         if !["lock", "metrics.jsonl"].iter().any(|name| path.join(name).exists()) {
             let path = path.display();
             return Err(Error::Config(format!(
@@ -216,10 +216,10 @@ impl<'a> Session<'a> {
         Self::resume(path, run, params, optimizer, config)
     }
 
-    /// Starts a run in a directory of its own: where `path` is taken, in `path-2` and so on, as [`RunDir::create`].
+    /// Starts a run in a new directory: `path`, or `path-2`, `path-3` and so on if that exists; see [`RunDir::create`].
     ///
     /// # Errors
-    /// Those of [`RunDir::create`] and [`TensorBoard::create`].
+    /// As [`RunDir::create`] and [`TensorBoard::create`].
     pub fn create(
         path: impl AsRef<Path>,
         run: Run,

@@ -1,4 +1,4 @@
-//! The example `mnist` as a program, for tests that disturb it.
+//! Runs the examples as child processes, for tests that kill them or give them bad input.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs;
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use taper::train::Checkpoint;
 
-/// What must be the same to the byte however a run was cut.
+/// Files that must be equal to the byte, wherever a run was interrupted.
 pub const SAME: [&str; 3] = ["model.safetensors", "metrics.jsonl", "layers.jsonl"];
 
-/// `mnist` itself.
+/// Path of the `mnist` example.
 pub fn program() -> PathBuf {
     example("mnist")
 }
 
-/// An example; `cargo test` builds it beside the tests.
+/// Path of an example, which `cargo test` builds beside the tests.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
@@ -25,14 +25,14 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
-/// A program with these arguments, at home in `dir`, with nothing of the user's.
+/// A command with these arguments, with `dir` as working and home directory and without the user's environment variables.
 pub fn at_home(program: impl AsRef<std::ffi::OsStr>, dir: &Path, args: &str) -> Command {
     let mut command = Command::new(program);
     command.args(args.split_whitespace()).current_dir(dir).env("HOME", dir).env("XDG_CACHE_HOME", dir);
     for name in ["TAPER_DATA", "RUST_LOG", "NO_COLOR"] {
         command.env_remove(name);
     }
-    // Nothing listens there: a download fails at once.
+    // Nothing listens on this port, so downloads fail at once.
     command
         .env("ALL_PROXY", "http://127.0.0.1:9")
         .env("RUST_BACKTRACE", "1")

@@ -1,4 +1,4 @@
-//! The vector code against the definitions, and the laws of merging.
+//! Compares the vector code with the definitions, and tallies that were merged with tallies of all values.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use taper_kernels::Activation;
 use super::*;
 use crate::tally::Units;
 
-/// More values than the vector code measures at once.
+/// More values than fit into one span of the vector code.
 const WIDE: usize = 1500;
 
 /// Property tests with a fixed seed: the same cases on every run and machine.
@@ -24,7 +24,7 @@ fn tally(batch: Block<'_>, parts: Parts) -> Tally {
     Tally::of(&tallies)
 }
 
-/// By the vector code; `None` if one of the values is not finite.
+/// Measured by the vector code; `None` if one of the values is not finite.
 fn by_vectors(block: Block<'_>, parts: Parts) -> Option<Tally> {
     let mut tally = Tally::new(block.units);
     let is_finite = add_finite(block, parts, &mut tally);
@@ -83,7 +83,7 @@ impl Owned {
         };
         let (xs, ys) = (0..samples * units * positions).map(|_| pair()).unzip();
         let (xs, ys): (Vec<f32>, Vec<f32>) = (xs, ys);
-        // Where there is no function, what went in is what came out.
+        // Without an activation function inputs and outputs are the same.
         let xs = if f.is_some() { xs } else { ys.clone() };
         Self { slopes: f.map(Slopes::of), units, last: false, positions, xs, ys }
     }
@@ -277,7 +277,7 @@ fn layouts<'a>(slopes: &'a Slopes, ys: &'a [f32]) -> Vec<Block<'a>> {
     layouts
 }
 
-/// The vector code against the definitions, in every layout and for every choice of parts.
+/// Compares the vector code with the definitions in every layout and for every choice of parts.
 fn vectors_follow_the_definitions(slopes: &Slopes, ys: &[f32]) {
     for block in layouts(slopes, ys) {
         for parts in all_parts() {

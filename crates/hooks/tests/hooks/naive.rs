@@ -1,11 +1,10 @@
-//! Every number of `docs`' definitions once more, straight from their words: in f64, with all values of the window
-//! at hand, in as many passes as it takes.
+//! Reference implementation of every statistic in `docs/statistics.md`: written directly from the definitions, in f64, over
+//! all values of a window.
 
 use taper_hooks::Activation;
 use taper_report::{ActivePerSample, FiringRates, Histogram, LayerStats, MAGNITUDES, Quantiles};
 
-/// All values of a window in row-major order: `(samples, units, positions)`, or `(samples, positions, units)` where units
-/// are the `last` axis.
+/// All values of a window, row-major: `(samples, units, positions)`, or `(samples, positions, units)` if `last`.
 pub struct Window {
     /// `None` at a tap.
     pub activation: Option<Activation>,
@@ -16,7 +15,7 @@ pub struct Window {
     pub ys: Vec<f64>,
 }
 
-/// `f'(x)`, written down anew; at 0, where it has a kink, from the left.
+/// `f'(x)`, independent of the library's; the left derivative where f has a kink.
 fn slope(activation: Activation, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match activation {

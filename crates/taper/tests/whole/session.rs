@@ -32,7 +32,7 @@ impl Model for Net {
     }
 }
 
-/// Pairs of `(6, 5)` and `(6, 1)`: 15 batches, other ones at each call.
+/// 15 batches of inputs `(6, 5)` and targets `(6, 1)`; each call draws other values from `rng`.
 fn batches(rng: &mut Rng) -> impl Iterator<Item = candle_core::Result<Pair>> + Send + use<> {
     let start = (0..97).choose(rng).unwrap();
     (0..15).map(move |i| {
@@ -267,13 +267,13 @@ fn misuse_is_one_line() {
     session.next_epoch().unwrap();
     says(session.end_epoch(), "expected at least one batch of train, found none");
     says(session.evaluate(&step, Split::Train, batches(&mut rng(1))).map(drop), "found train");
-    // An evaluation that fails may be made again, and counts nothing twice.
+    // A failed evaluation can be repeated; its batches are not counted twice.
     let fails = batches(&mut rng(1)).take(3).chain([Err(candle_core::Error::Msg("cut".into()))]);
     says(session.evaluate(&step, Split::Test, fails).map(drop), "cut");
     let samples = session.evaluate(&step, Split::Test, batches(&mut rng(1))).unwrap().layers[0].samples;
     assert_eq!(samples, 90);
     says(session.evaluate(&step, Split::Test, batches(&mut rng(1))).map(drop), "measured in epoch 1 already");
-    // A loop of one's own adds its reports.
+    // A custom loop adds its reports with `add`.
     let own =
         |pass: &mut Pass<'_>, (xs, ys): &Pair| Ok(Step::new(mse(&net.forward(pass, xs)?, ys)?, xs.dim(0)?));
     let report =

@@ -157,17 +157,17 @@ mod tests {
         assert_eq!(plain("\u{1b}[33"), "");
     }
 
-    #[test]
-    #[ignore = "panics, for the test below"]
-    fn live_panics() {
-        let _live = Live::open(LiveConfig::default(), || {}).unwrap();
-        writeln!(HeldStderr, "held back").unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        panic!("on purpose");
-    }
+    /// Set in the child process of the test below, which runs the same test and panics.
+    const CHILD: &str = "TAPER_LIVE_PANICS";
 
     #[test]
     fn a_panic_gives_the_terminal_back_before_its_message() {
+        if std::env::var_os(CHILD).is_some() {
+            let _live = Live::open(LiveConfig::default(), || {}).unwrap();
+            writeln!(HeldStderr, "held back").unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            panic!("on purpose");
+        }
         let version = Command::new("script").arg("--version").output();
         if !version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("util-linux")) {
             println!("skipped: needs script of util-linux");
@@ -175,11 +175,13 @@ mod tests {
         }
         let test = std::env::current_exe().unwrap();
         let line = format!(
-            "stty rows 24 cols 80; stty -g; {} --exact live::terminal::tests::live_panics --ignored --nocapture; \
+            "stty rows 24 cols 80; stty -g; {} --exact --nocapture \
+             live::terminal::tests::a_panic_gives_the_terminal_back_before_its_message; \
              code=$?; stty -g; exit $code",
             test.display()
         );
-        let output = Command::new("script").args(["-qefc", &line, "/dev/null"]).output().unwrap();
+        let output =
+            Command::new("script").args(["-qefc", &line, "/dev/null"]).env(CHILD, "1").output().unwrap();
         let screen = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(101), "{screen}");
         let at = |text: &str| screen.find(text).unwrap_or_else(|| panic!("expected {text:?} in\n{screen}"));

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fmt;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Shape, Tensor, TensorId};
@@ -8,7 +9,22 @@ use super::gradient::Pending;
 /// The gradients of a loss with respect to the variables that it was computed from.
 ///
 /// What [`Tape::backward`](crate::Tape::backward) gives; those of candle's own backward pass become the same with `into()`.
-#[derive(Default)]
+/// They can be added and scaled, as for a mean over several batches:
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use taper_kernels::{Gradients, linear, record};
+///
+/// let weight = Var::new(&[[1.0_f32, 1.0]], &Device::Cpu)?;
+/// let mut mean = Gradients::default();
+/// for batch in [[[1.0_f32, 0.0]], [[3.0, 2.0]]] {
+///     let (loss, tape) = record(|| linear(&Tensor::new(&batch, &Device::Cpu)?, &weight, None)?.sum_all());
+///     mean.add_scaled(&tape.backward(&loss?)?, 0.5)?;
+/// }
+/// assert_eq!(mean.get(&weight).unwrap().values()?.to_vec2::<f32>()?, [[2.0, 1.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Default)]
 pub struct Gradients(HashMap<TensorId, VarGradient>);
 
 impl Gradients {
@@ -17,8 +33,50 @@ impl Gradients {
         self.0.get(&variable.id())
     }
 
+    /// All gradients, each with the [`Tensor::id`] of its variable, in no particular order. Go through the parameters and use
+    /// [`Gradients::get`] where the order matters, as it does in a sum of floats.
+    pub fn iter(&self) -> impl Iterator<Item = (TensorId, &VarGradient)> {
+        self.0.iter().map(|(id, gradient)| (*id, gradient))
+    }
+
     /// Adds to the gradient of a variable.
-    pub(crate) fn add(&mut self, variable: TensorId, gradient: VarGradient) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it has another shape than the variable.
+    pub fn add(&mut self, variable: &Tensor, gradient: Tensor) -> Result<()> {
+        if gradient.shape() != variable.shape() {
+            let (expected, found) = (variable.shape(), gradient.shape());
+            candle_core::bail!("gradient: expected the shape of the variable, {expected:?}, found {found:?}");
+        }
+        self.add_to(variable.id(), gradient.into())
+    }
+
+    /// Adds `factor · other`, variable by variable. A variable that only one of both has a gradient of counts as 0 in the
+    /// other.
+    ///
+    /// # Errors
+    /// When the gradients of a variable differ in shape, dtype or device.
+    pub fn add_scaled(&mut self, other: &Self, factor: f64) -> Result<()> {
+        for (id, gradient) in &other.0 {
+            let values = gradient.values()?.detach();
+            let values = if factor == 1.0 { values } else { (values * factor)? };
+            self.add_to(*id, values.into())?;
+        }
+        Ok(())
+    }
+
+    /// Multiplies all gradients by `factor`.
+    ///
+    /// # Errors
+    /// When candle cannot make a tensor of them.
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        for gradient in self.0.values_mut() {
+            *gradient = (gradient.values()? * factor)?.into();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_to(&mut self, variable: TensorId, gradient: VarGradient) -> Result<()> {
         let sum = match self.0.remove(&variable) {
             Some(before) => (before.values()? + gradient.values()?)?.into(),
             None => gradient,
@@ -64,6 +122,12 @@ impl VarGradient {
             Form::Values(tensor) => Ok(tensor.clone()),
             Form::Pending(pending) => Tensor::from_vec(pending.values(), pending.size(), &Device::Cpu),
         }
+    }
+}
+
+impl fmt::Debug for VarGradient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gradient of shape {:?}", self.shape())
     }
 }
 

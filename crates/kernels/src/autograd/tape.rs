@@ -168,7 +168,7 @@ impl Walk {
                 }
                 other => Tensor::from_vec(other.into_dense(), tensor.shape(), tensor.device())?.into(),
             };
-            self.gradients.add(tensor.id(), gradient)?;
+            self.gradients.add_to(tensor.id(), gradient)?;
         } else if tensor.track_op() {
             let known = self.foreign.iter().position(|(foreign, _)| foreign.id() == tensor.id());
             let before = known.map(|i| self.foreign.swap_remove(i).1);
@@ -194,7 +194,7 @@ impl Walk {
                         let gradient = Gradient::Dense(Values::of(&gradient.contiguous()?)?.to_vec());
                         self.pending[i] = Some(add(self.pending[i].take(), gradient));
                     }
-                    None => self.gradients.add(id, gradient.clone().into())?,
+                    None => self.gradients.add_to(id, gradient.clone().into())?,
                 }
             }
         }

@@ -42,6 +42,32 @@ impl Slots {
         }
     }
 
+    /// Sets some rows (indices of the parameter's first dimension) to 0, as at the start.
+    ///
+    /// # Errors
+    /// When candle cannot make the tensors.
+    pub fn reset_rows(&mut self, parameter: &Var, rows: &[usize]) -> Result<()> {
+        let count = parameter.dims().first().copied().unwrap_or(1);
+        let width = parameter.elem_count() / count.max(1);
+        match self {
+            Self::Cpu(slots) => {
+                for slot in slots {
+                    rows.iter().for_each(|row| slot[row * width..][..width].fill(0.0));
+                }
+            }
+            Self::Device(slots) => {
+                let kept: Vec<f32> = (0..count).map(|row| f32::from(!rows.contains(&row))).collect();
+                let mut shape = vec![1; parameter.rank()];
+                shape[0] = count;
+                let kept = Tensor::from_vec(kept, shape, parameter.device())?.to_dtype(parameter.dtype())?;
+                for slot in slots {
+                    *slot = slot.broadcast_mul(&kept)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Cpu(slots) => slots.len(),
@@ -86,6 +112,69 @@ impl Slots {
         rate: f64,
         step: u64,
     ) -> Result<()> {
+        self.check(rule, parameter, gradient)?;
+        match self {
+            Self::Cpu(slots) => {
+                let (constants, slots) = (rule.constants(rate, step), Mutex::new(slots));
+                match &gradient.0 {
+                    Form::Values(tensor) => {
+                        let step = Step { constants, slots, of: () };
+                        parameter.inplace_op2(&tensor.contiguous()?, &step)
+                    }
+                    Form::Pending(pending) => {
+                        parameter.inplace_op1(&Step { constants, slots, of: &**pending })
+                    }
+                }
+            }
+            Self::Device(slots) => {
+                parameter.set(&twin::step(rule, parameter, &gradient.values()?, slots, rate, step)?)
+            }
+        }
+    }
+
+    /// As [`Slots::step`], with a step count for each row: for parameters some rows of which were reset.
+    ///
+    /// # Shapes
+    /// `steps`: as many as the parameter's first dimension, each at least 1.
+    ///
+    /// # Errors
+    /// As [`Slots::step`], and when there are more or fewer steps.
+    pub fn step_rows(
+        &mut self,
+        rule: &Rule,
+        parameter: &Var,
+        gradient: &VarGradient,
+        rate: f64,
+        steps: &[u64],
+    ) -> Result<()> {
+        self.check(rule, parameter, gradient)?;
+        let rows = parameter.dims().first().copied().unwrap_or(1);
+        if steps.len() != rows {
+            candle_core::bail!("optimizer: expected steps of {rows} rows, found {}", steps.len());
+        }
+        let gradient = gradient.values()?.contiguous()?;
+        match self {
+            Self::Cpu(slots) => {
+                let each: Vec<Constants> = steps.iter().map(|step| rule.constants(rate, *step)).collect();
+                let (constants, slots) = (rule.constants(rate, 1), Mutex::new(slots));
+                parameter.inplace_op2(&gradient, &Step { constants, slots, of: &each[..] })
+            }
+            Self::Device(slots) => {
+                let (mut moved, mut new) = (Vec::new(), vec![Vec::new(); slots.len()]);
+                for (row, step) in steps.iter().enumerate() {
+                    let of = |tensor: &Tensor| tensor.narrow(0, row, 1);
+                    let mut own = slots.iter().map(of).collect::<Result<Vec<_>>>()?;
+                    moved.push(twin::step(rule, &of(parameter)?, &of(&gradient)?, &mut own, rate, *step)?);
+                    new.iter_mut().zip(own).for_each(|(new, own)| new.push(own));
+                }
+                *slots = new.iter().map(|rows| Tensor::cat(rows, 0)).collect::<Result<_>>()?;
+                parameter.set(&Tensor::cat(&moved, 0)?)
+            }
+        }
+    }
+
+    /// Whether gradient and slots are those of the parameter and the rule.
+    fn check(&self, rule: &Rule, parameter: &Var, gradient: &VarGradient) -> Result<()> {
         if gradient.shape() != *parameter.shape() {
             candle_core::bail!(
                 "optimizer: expected a gradient of shape {:?}, found {:?}",
@@ -103,32 +192,17 @@ impl Slots {
             let (expected, found) = (parameter.elem_count(), slot.len());
             candle_core::bail!("optimizer state: expected slots of {expected} values, found {found}");
         }
-        match self {
-            Self::Cpu(slots) => {
-                let (constants, slots) = (rule.constants(rate, step), Mutex::new(slots));
-                match &gradient.0 {
-                    Form::Values(tensor) => {
-                        let step = Step { constants, slots, pending: () };
-                        parameter.inplace_op2(&tensor.contiguous()?, &step)
-                    }
-                    Form::Pending(pending) => {
-                        parameter.inplace_op1(&Step { constants, slots, pending: &**pending })
-                    }
-                }
-            }
-            Self::Device(slots) => {
-                parameter.set(&twin::step(rule, parameter, &gradient.values()?, slots, rate, step)?)
-            }
-        }
+        Ok(())
     }
 }
 
-/// A step of one parameter in place; its gradient is candle's second argument, or `pending`.
+/// A step of one parameter in place. Its gradient is candle's second argument, for `of: ()` and `of: &[Constants]`, which are
+/// those of each row; or it is `of: &dyn Pending`.
 struct Step<'a, P> {
     constants: Constants,
     /// Behind a lock because candle hands operations out by shared reference; taken once per step.
     slots: Mutex<&'a mut Vec<Vec<f32>>>,
-    pending: P,
+    of: P,
 }
 
 impl<P> Step<'_, P> {
@@ -173,6 +247,32 @@ impl InplaceOp2 for Step<'_, ()> {
     }
 }
 
+impl InplaceOp2 for Step<'_, &[Constants]> {
+    fn name(&self) -> &'static str {
+        "optimizer step"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        let gradient = values(gradient, gradient_layout)?;
+        let width = gradient.len() / self.of.len().max(1);
+        self.with(parameter, layout, |p, a, b| {
+            for (row, constants) in self.of.iter().enumerate() {
+                let own = row * width..(row + 1) * width;
+                // A slot that the rule does not have is empty.
+                let (a, b) = (a.get_mut(own.clone()), b.get_mut(own.clone()));
+                let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
+                step(*constants, &mut p[own.clone()], &gradient[own], a, b);
+            }
+        })
+    }
+}
+
 fn step(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [f32], b: &mut [f32]) {
     if parameter.len() > CHUNK {
         let half = parameter.len() / 2 / 16 * 16;
@@ -200,8 +300,8 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
         const AHEAD: usize = 8;
         self.with(parameter, layout, |p, a, b| {
             let (p, a, b) = (DisjointSlices::of(p), DisjointSlices::of(a), DisjointSlices::of(b));
-            let width = self.pending.size().1;
-            self.pending.for_tiles(&|rows, columns, tile| {
+            let width = self.of.size().1;
+            self.of.for_tiles(&|rows, columns, tile| {
                 simd(
                     #[inline(always)]
                     || {

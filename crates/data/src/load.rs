@@ -63,10 +63,19 @@ pub fn load(choice: Choice, options: &Options, progress: &mut dyn FnMut(&Progres
     };
     match load_files(&files, options, progress) {
         Err(error @ Error::NotFound { .. }) if choice == Choice::Auto => {
-            tracing::warn!("using the bundled data set digits instead of mnist: {error}");
+            warn(&format!("using the bundled data set digits instead of mnist: {error}"));
             digits()
         }
         result => result,
+    }
+}
+
+/// A `tracing` event, or a line on standard error if the program has set no subscriber, where the event would be lost.
+fn warn(message: &str) {
+    let is_lost = |subscriber: &tracing::Dispatch| subscriber.is::<tracing::subscriber::NoSubscriber>();
+    match tracing::dispatcher::get_default(is_lost) {
+        true => eprintln!("warning: {message}"),
+        false => tracing::warn!("{message}"),
     }
 }
 
@@ -102,7 +111,7 @@ pub fn load_files(
         match locate(dir, set) {
             Ok(paths) => return read(set, &paths),
             Err(why) => {
-                tracing::warn!("{}: {why}: looking for {} elsewhere", dir.display(), set.name);
+                warn(&format!("{}: {why}: looking for {} elsewhere", dir.display(), set.name));
                 tried.push(format!("{} ({why})", dir.display()));
             }
         }
@@ -111,7 +120,7 @@ pub fn load_files(
         match locate(&dir, set).map(|paths| read(set, &paths)) {
             Ok(Ok(data)) => return Ok(data),
             Ok(Err(error)) => {
-                tracing::warn!("{error}: looking for {} elsewhere", set.name);
+                warn(&format!("{error}: looking for {} elsewhere", set.name));
                 tried.push(error.to_string());
             }
             Err(why) => tried.push(format!("{} ({why})", dir.display())),

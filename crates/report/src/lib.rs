@@ -50,6 +50,7 @@ mod console;
 mod summary;
 mod tensorboard;
 mod tracing_sink;
+mod warn;
 
 pub use alert::Alert;
 pub use comparison::comparison;
@@ -73,4 +74,5 @@ pub use statistic::{STATISTICS, Shown, Statistic, StatisticKind};
 pub use summary::Summary;
 pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;
+pub use warn::warn;
 pub use whole::{sync_dir, write_whole};

@@ -22,15 +22,15 @@ use taper::nn::{Architecture, Model, Params};
 use taper::report::{
     ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
 };
-use taper::train::{self, CROSS_ENTROPY, classify, evaluate, load_weights, weight_shapes};
+use taper::train::{self, CROSS_ENTROPY, LoadConfig, classify, evaluate, weight_shapes};
 use taper_examples::{Screen, at_least_one, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
 /// the distribution leans. Nothing is trained: the network sees a whole split once, in evaluation mode.
 ///
-/// The sizes of the network come from the file, whose layers are called conv1, ..., fc1, ... or 0, 1, ... as in
-/// PyTorch's nn.Sequential (in PyTorch: safetensors.torch.save_file(model.state_dict(), FILE)). A file does not
+/// The sizes of the network come from the file, whose layers are called conv1, ..., fc1, ... (or linear1, ln1, fc, ...), or
+/// 0, 1, ... as in PyTorch's nn.Sequential (in PyTorch: safetensors.torch.save_file(model.state_dict(), FILE)). A file does not
 /// say which activation function the network was trained with, nor how its input was scaled: see --act and
 /// --scale. A low accuracy is a sign that one of them is wrong.
 #[derive(Parser)]
@@ -56,6 +56,9 @@ struct Args {
     /// Directory with the data set's four files; then $TAPER_DATA, datasets/NAME, the cache and a download
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Accept weights in f16, bf16 or f64 and convert them to f32
+    #[arg(long)]
+    convert: bool,
     /// Which samples the network sees
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
@@ -122,7 +125,7 @@ fn run(args: &Args) -> Result<()> {
     let act = act.or(slopes).unwrap_or(Activation::Relu);
     let params = Params::new(0, &Device::Cpu);
     let model = build(&network, act, params.builder()).with_context(|| format!("{path}: --act"))?;
-    load_weights(&params, &args.weights)?;
+    LoadConfig { convert: args.convert, ..LoadConfig::default() }.load(&params, &args.weights)?;
 
     let split = match args.split {
         Part::Train => Split::Train,
@@ -148,6 +151,12 @@ fn run(args: &Args) -> Result<()> {
         let names: Vec<String> =
             network.layers().iter().map(|(own, theirs)| format!("{own} is {theirs}")).collect();
         writeln!(text, "layers of the file: {}", names.join(", "))?;
+    }
+    if let Some(pool) = network.also_fits_pooling_between() {
+        writeln!(
+            text,
+            "assumed: pooling behind all convolutions; {pool}×{pool} behind each of them fits these sizes too, and cannot be run here"
+        )?;
     }
     let mut console =
         ConsoleSink::new(Vec::new(), ConsoleConfig { color: screen.color, ..Default::default() });

@@ -8,7 +8,7 @@ use serde_json::json;
 use taper::data::{self, Dataset};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
 use taper::report::Run;
-use taper::train::{self, CROSS_ENTROPY, OptimizerConfig, load_weights};
+use taper::train::{self, CROSS_ENTROPY, LoadConfig, OptimizerConfig};
 use taper_examples::{Screen, Stop, Stored, locked_version};
 
 use crate::cells::Cell;
@@ -85,7 +85,8 @@ pub fn network(shared: &Shared<'_>, cell: &Cell) -> train::Result<Network> {
 
 /// Sets the weights that a run starts from, if they come from a file.
 pub fn load_start(args: &Args, params: &Params) -> train::Result<()> {
-    args.load.as_ref().map_or(Ok(()), |path| load_weights(params, path))
+    let config = LoadConfig { convert: args.convert, ..LoadConfig::default() };
+    args.load.as_ref().map_or(Ok(()), |path| config.load(params, path).map(drop))
 }
 
 /// Everything that is needed to repeat a run and that a [`Run`] does not say itself.

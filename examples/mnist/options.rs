@@ -100,6 +100,9 @@ pub struct Args {
     /// Start from these weights (safetensors, ours or PyTorch's)
     #[arg(long, value_name = "FILE")]
     pub load: Option<PathBuf>,
+    /// Accept weights in f16, bf16 or f64 there and convert them to f32
+    #[arg(long, requires = "load")]
+    pub convert: bool,
     /// Threads of a run, at most 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,

@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
 use std::fmt;
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
-use taper_kernels::{Activation, Error};
+use taper_kernels::Activation;
 
+use crate::names::{Layer, Place, fault, layers};
 use crate::{Cnn, CnnConfig, Mlp, MlpConfig, Model};
 
 /// The [`Mlp`] or [`Cnn`] that a file of weights belongs to, as its tensors' names and shapes tell.
@@ -35,20 +35,11 @@ pub struct Architecture {
     layers: Vec<(String, String)>,
 }
 
-/// What one layer of the file has.
-#[derive(Default)]
-struct Layer {
-    weight: Option<Vec<usize>>,
-    bias: Option<Vec<usize>>,
-    slope: Option<Vec<usize>>,
-}
-
 impl Architecture {
     /// The network whose tensors have these names and shapes, for images of shape `input`, `(C, H, W)`.
     ///
-    /// Layers are called `conv1`, …, `fc1`, …, as this crate's models do, or by ascending numbers, as PyTorch's
-    /// `nn.Sequential` does; either may stand behind a prefix that all share (`module.fc1.weight`). Each has a
-    /// `weight`, a `bias` and, for PReLU, a `slope`. Convolutions have square kernels of one size, no padding
+    /// Layers are called as [`layer_names`](crate::layer_names) says. Each has a `weight`, a `bias` and, for PReLU, a
+    /// `slope`. Convolutions have square kernels of one size, no padding
     /// and stride 1, and are followed by one pooling window; where several windows fit, the smallest that
     /// divides the feature maps without rest is taken.
     ///
@@ -58,35 +49,7 @@ impl Architecture {
         tensors: impl IntoIterator<Item = (N, S)>,
         input: (usize, usize, usize),
     ) -> Result<Self> {
-        let mut found: BTreeMap<Place, (String, Layer)> = BTreeMap::new();
-        let mut prefix: Option<String> = None;
-        for (name, shape) in tensors {
-            let (name, shape) = (name.as_ref(), shape.as_ref().to_vec());
-            // From here on names can stand in messages and tables.
-            if name.len() > 256 || name.chars().any(char::is_control) {
-                let start: String = name.chars().take(32).collect();
-                return fault(format!(
-                    "tensor '{}…': expected a name of at most 256 bytes without control characters",
-                    start.escape_debug()
-                ));
-            }
-            let Some((layer, part)) = name.rsplit_once('.') else { return unknown(name) };
-            let (lead, last) = layer.rsplit_once('.').unwrap_or(("", layer));
-            let Some(place) = Place::of(last) else { return unknown(name) };
-            if prefix.get_or_insert(lead.to_string()) != lead {
-                return fault(format!("tensor '{name}': expected all layers behind one prefix"));
-            }
-            if shape.contains(&0) {
-                return fault(format!("tensor '{name}': expected sizes of at least 1, found {shape:?}"));
-            }
-            let (_, parts) = found.entry(place).or_insert_with(|| (layer.to_string(), Layer::default()));
-            match part {
-                "weight" => parts.weight = Some(shape),
-                "bias" => parts.bias = Some(shape),
-                "slope" => parts.slope = Some(shape),
-                _ => return unknown(name),
-            }
-        }
+        let found = layers(tensors)?;
         let slopes = found.values().filter(|(_, layer)| layer.slope.is_some()).count();
         let mut network = Self {
             input,
@@ -143,7 +106,7 @@ impl Architecture {
         let named = match place {
             Place::Convolution(n) => ("conv", n),
             Place::Linear(n) => ("fc", n),
-            Place::Number(_) => (kind, number as u64),
+            Place::Number(_) | Place::Last => (kind, number as u64),
         };
         if named != (kind, number as u64) {
             return misfit(format!("'{kind}{number}' to come next"));
@@ -200,6 +163,22 @@ impl Architecture {
     fn output(&self) -> (usize, usize, usize) {
         let lost = self.channels.len() * self.kernel.saturating_sub(1);
         (*self.channels.last().unwrap_or(&self.input.0), self.input.1 - lost, self.input.2 - lost)
+    }
+
+    /// A pooling window behind each convolution that would fit the file's sizes as well as the one behind all of them that is
+    /// assumed: names and shapes do not tell which of both the network has. [`Cnn`] has the latter alone.
+    pub fn also_fits_pooling_between(&self) -> Option<usize> {
+        let (_, h, w) = self.input;
+        let inputs = |pool: usize| {
+            let side = |side: usize| {
+                self.channels
+                    .iter()
+                    .try_fold(side, |n, _| Some(n.checked_sub(self.kernel.checked_sub(1)?)? / pool))
+            };
+            side(h)?.checked_mul(side(w)?)?.checked_mul(*self.channels.last()?)
+        };
+        let fits = |pool: &usize| inputs(*pool).is_some_and(|n| self.sizes.first() == Some(&n));
+        (2..=h.min(w)).find(|pool| self.channels.len() > 1 && fits(pool))
     }
 
     /// Number of logits.
@@ -273,26 +252,6 @@ impl Architecture {
     }
 }
 
-/// Where a layer comes, by its name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Number(u64),
-    Convolution(u64),
-    Linear(u64),
-}
-
-impl Place {
-    fn of(name: &str) -> Option<Self> {
-        let number = |text: &str| {
-            let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-            text.parse().ok().filter(|_| plain)
-        };
-        let kinds =
-            [("conv", Self::Convolution as fn(u64) -> Self), ("fc", Self::Linear), ("", Self::Number)];
-        kinds.iter().find_map(|(kind, place)| Some(place(number(name.strip_prefix(kind)?)?)))
-    }
-}
-
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let join = |sizes: &[usize]| sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("-");
@@ -311,16 +270,6 @@ impl fmt::Display for Architecture {
             }
         }
     }
-}
-
-fn unknown<T>(name: &str) -> Result<T> {
-    fault(format!(
-        "tensor '{name}': expected layers called conv1, fc1, … or 0, 1, … with a weight and a bias each, as those of an mlp or cnn"
-    ))
-}
-
-fn fault<T>(message: String) -> Result<T> {
-    Err(Error::Argument(message).into())
 }
 
 #[cfg(test)]
@@ -405,6 +354,49 @@ mod tests {
         let cnn = infer(&[("0", &[8, 1, 5, 5]), ("4", &[32, 8 * 12 * 12]), ("6", &[10, 32])]).unwrap();
         assert_eq!(cnn.to_string(), "cnn 8-pool-32-10, kernels 5×5");
         assert_eq!(cnn.layers()[1], ("fc1".to_string(), "4".to_string()));
+    }
+
+    #[test]
+    fn names_of_other_programs_are_layers_in_order() {
+        for (first, second) in [
+            ("fc1", "fc2"),
+            ("linear1", "linear2"),
+            ("ln1", "ln2"),
+            ("m.fc1", "m.fc"),
+            ("fc1", "out"),
+            ("0", "3"),
+        ] {
+            let network = infer(&[(second, &[10, 8]), (first, &[8, 784])]).unwrap();
+            let names: Vec<_> = network.layers().iter().map(|(_, theirs)| theirs.as_str()).collect();
+            assert_eq!((network.to_string().as_str(), &names[..]), ("mlp 784-8-10", &[first, second][..]));
+            let file = tensors(&[(second, &[10, 8]), (first, &[8, 784])]);
+            let own = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"].map(String::from);
+            assert_eq!(crate::own_names(&file, &own), ["fc2.weight", "fc2.bias", "fc1.weight", "fc1.bias"]);
+        }
+        // A wrapper around any model; where names fit as they are, they stay.
+        let file = tensors(&[("module._orig_mod.encoder.up", &[4, 4])]);
+        assert_eq!(crate::own_names(&file, &["encoder.up.weight".into()])[0], "encoder.up.weight");
+        let file = tensors(&[("0", &[4, 4]), ("2", &[4, 4])]);
+        assert_eq!(crate::own_names(&file, &["0.weight".into()])[0], "0.weight");
+        assert!(error(&[("fc1", &[8, 784]), ("linear1", &[10, 8])]).contains("'fc1' there too"));
+    }
+
+    #[test]
+    fn a_batch_normalisation_is_named() {
+        let tensors = [("2.num_batches_tracked", vec![]), ("0.weight", vec![8, 784])];
+        let error = Architecture::infer(tensors, (1, 28, 28)).unwrap_err().to_string();
+        assert!(error.contains("batch normalisation '2'"), "{error}");
+    }
+
+    #[test]
+    fn pooling_behind_each_convolution_is_named_where_it_fits_too() {
+        let pools = |layers: &[(&str, &[usize])]| infer(layers).unwrap().also_fits_pooling_between();
+        let between: [(&str, &[usize]); 3] =
+            [("conv1", &[4, 1, 5, 5]), ("conv2", &[6, 4, 5, 5]), ("fc1", &[10, 96])];
+        assert_eq!(pools(&between), Some(2));
+        assert_eq!(pools(&[("conv1", &[3, 1, 3, 3]), ("conv2", &[4, 3, 3, 3]), ("fc1", &[10, 576])]), None);
+        assert_eq!(pools(&[("conv1", &[3, 1, 3, 3]), ("fc1", &[10, 3 * 13 * 13])]), None);
+        assert_eq!(pools(&[("fc1", &[10, 784])]), None);
     }
 
     #[test]

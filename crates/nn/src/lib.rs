@@ -54,6 +54,7 @@ mod init;
 mod linear;
 mod mlp;
 mod model;
+mod names;
 mod params;
 mod tap;
 
@@ -66,6 +67,7 @@ pub use init::Init;
 pub use linear::Linear;
 pub use mlp::{Mlp, MlpConfig};
 pub use model::Model;
+pub use names::{layer_names, own_names};
 pub use params::Params;
 pub use tap::Tap;
 pub use taper_hooks::{Activation, CustomActivation, Mode, Pass, Units};

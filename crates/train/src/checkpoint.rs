@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use taper_nn::Params;
-use taper_report::sync_dir;
+use taper_report::{sync_dir, warn};
 
 use crate::weights::{pack, set, tensors, unpack, values};
 use crate::{Error, Keep, Optimizer, OptimizerState, Result};
@@ -205,7 +205,7 @@ impl Checkpoints {
         for point in self.keep.superfluous(&self.kept) {
             self.kept.retain(|(of, _)| *of != point);
             if let Err(error) = self.remove(point) {
-                tracing::warn!("{error}: it stays");
+                warn(&format!("{error}: it stays"));
             }
         }
         Ok(path)
@@ -287,7 +287,7 @@ impl<S> Checkpoint<S> {
         let tensors = unpack(&self.optimizer, params.device()).map_err(wrong(OPTIMIZER))?;
         let state = OptimizerState { steps: self.steps, tensors };
         optimizer.restore(&state).map_err(|error| wrong(OPTIMIZER)(error.to_string()))?;
-        set(params, &values)
+        set(&values)
     }
 
     /// The bytes of `model.safetensors`.

@@ -46,6 +46,7 @@ mod session;
 mod spin;
 mod step;
 mod steps;
+mod weight_file;
 mod weights;
 
 pub use checkpoint::{Checkpoint, Checkpoints, Point};
@@ -67,4 +68,4 @@ pub use steps::{
 };
 pub use taper_kernels::{Rule, binary_cross_entropy, cross_entropy, mse, soft_cross_entropy};
 pub use taper_report::{Fault, Place, Split};
-pub use weights::{load_weights, save_weights, weight_shapes};
+pub use weights::{LoadConfig, Loaded, Misshapen, load_matching, load_weights, save_weights, weight_shapes};

@@ -1,42 +1,45 @@
-//! A model of one's own: layers of candle_nn stay as they are, and each activation worth watching is an `Act`.
+//! A model of one's own: layers of Taper, and each activation worth watching is an `Act`. Layers of candle_nn fit in as they
+//! are, but this network trains six times as fast with those of Taper (docs/performance.md).
 //!
 //!     cargo run --example custom_model
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::{Conv2dConfig, Module, VarBuilder};
+use candle_nn::VarBuilder;
 use taper::hooks::{Activation, Pass, Rng};
-use taper::nn::{Act, Dropout, Model, Params, avg_pool2d};
+use taper::nn::{Act, Conv2d, Conv2dGeometry, Dropout, Init, Linear, Model, Params, avg_pool2d};
 use taper::report::{ConsoleConfig, ConsoleSink};
 use taper::train::{Fit, Optimizer, OptimizerConfig, Rule, classify, fit};
 
 struct Net {
-    conv1: candle_nn::Conv2d,
+    conv1: Conv2d,
     act1: Act,
-    fc1: candle_nn::Linear,
+    fc1: Linear,
     act2: Act,
     dropout: Dropout,
-    fc2: candle_nn::Linear,
+    fc2: Linear,
 }
 
 impl Net {
     fn new(vb: VarBuilder) -> Result<Self> {
-        let same = Conv2dConfig { padding: 1, ..Default::default() };
+        let (relu, celu) = (Activation::Relu, Activation::Celu { alpha: 0.5 });
+        let same = Conv2dGeometry { padding: 1, ..Default::default() };
         Ok(Self {
-            conv1: candle_nn::conv2d(1, 16, 3, same, vb.pp("conv1"))?,
-            act1: Act::new(Activation::Relu, vb.pp("conv1"))?, // the site is called `conv1`
-            fc1: candle_nn::linear(16 * 4 * 4, 48, vb.pp("fc1"))?,
-            act2: Act::new(Activation::Celu { alpha: 0.5 }, vb.pp("fc1"))?,
+            conv1: Conv2d::new(1, 16, 3, same, Init::of(relu), vb.pp("conv1"))?,
+            act1: Act::new(relu, vb.pp("conv1"))?, // the site is called `conv1`
+            fc1: Linear::new(16 * 4 * 4, 48, Init::of(celu), vb.pp("fc1"))?,
+            act2: Act::new(celu, vb.pp("fc1"))?,
             dropout: Dropout::new(0.2)?,
-            fc2: candle_nn::linear(48, 10, vb.pp("fc2"))?,
+            fc2: Linear::new(48, 10, Init::LeCun, vb.pp("fc2"))?,
         })
     }
 }
 
 impl Model for Net {
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.act1.forward(pass, &self.conv1.forward(xs)?)?;
+        // The layer and its activation in one step; `self.act1.forward(pass, &ys)` behind any other layer.
+        let xs = self.conv1.forward_act(pass, xs, &self.act1)?;
         let xs = avg_pool2d(&xs, (2, 2), (2, 2))?.flatten_from(1)?;
-        let xs = self.act2.forward(pass, &self.fc1.forward(&xs)?)?;
+        let xs = self.fc1.forward_act(pass, &xs, &self.act2)?;
         self.fc2.forward(&self.dropout.forward(pass, &xs)?)
     }
 }

@@ -40,7 +40,7 @@ pub fn begin(shared: &Shared<'_>, cell: &Cell, path: &Path) -> Result<Begun<'sta
     let args = shared.args;
     let network = network(shared, cell)?;
     let (run, params) = (network.run.clone(), &network.params);
-    let optimizer = Optimizer::new(params.vars(), shared.optimizer)?;
+    let optimizer = Optimizer::new(params.vars(), shared.optimizer.clone())?;
     let config = SessionConfig {
         record: args.track.parts(),
         save: args.save_every(),

@@ -6,11 +6,11 @@ use candle_core::{Device, IndexOp, Result, Tensor};
 use candle_nn::{Activation as Plain, Module, Sequential, VarBuilder, linear, seq};
 use taper::data::{Batch, digits};
 use taper::hooks::{Activation, Recorder, Units, rng};
-use taper::nn::{Act, Init, Linear, Model, Params, Pass, Tap};
+use taper::nn::{Act, Init, Linear, Mlp, MlpConfig, Model, Params, Pass, Tap};
 use taper::report::Split;
 use taper::train::{
-    Here, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify, cross_entropy,
-    evaluate, train_epoch,
+    Group, Here, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify,
+    cross_entropy, evaluate, load_matching, save_weights, train_epoch,
 };
 
 struct Net {
@@ -194,4 +194,52 @@ fn a_model_of_plain_candle_is_watched_by_replacing_its_activations() {
     let (other, nothing, ..) = train(false);
     assert!(nothing.is_empty());
     assert!((loss - other).abs() < 0.05, "candle's ReLU differs in its slope at 0 alone: {loss}, {other}");
+}
+
+/// Fine-tuning: a pretrained trunk, another head, parts frozen, rates by name, and batches that are accumulated.
+#[test]
+fn a_pretrained_network_gets_another_head_and_groups_of_parameters() {
+    let data = digits().unwrap();
+    let net = |classes, seed| {
+        let params = Params::new(seed, &Device::Cpu);
+        let config = MlpConfig { inputs: 64, widths: vec![32, 16], classes, ..Default::default() };
+        Mlp::new(&config, params.builder()).map(|net| (params, net)).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pretrained.safetensors");
+    let (pretrained, first) = net(10, 1);
+    let (mut optimizer, mut order) = (adam(&pretrained), rng(2));
+    for _ in 0..5 {
+        train_epoch(&classify(&first), &mut optimizer, data.train.shuffled(&mut order, 32), &mut (), 1)
+            .unwrap();
+    }
+    save_weights(&pretrained, &path).unwrap();
+
+    // Five classes: digits modulo 5.
+    let five = |batch: taper::data::Result<Batch>| -> anyhow::Result<Batch> {
+        let batch = batch?;
+        let labels: Vec<u32> = batch.labels.to_vec1::<u32>()?.iter().map(|label| label % 5).collect();
+        Ok(Batch { labels: Tensor::new(labels, &Device::Cpu)?, ..batch })
+    };
+    let (params, model) = net(5, 9);
+    let loaded = load_matching(&params, &path).unwrap();
+    assert_eq!((loaded.loaded.len(), loaded.misshapen.len()), (4, 2), "{loaded}");
+    let groups = vec![
+        Group { frozen: true, ..Group::new("fc1.*") },
+        Group { rate: 0.1, ..Group::new("fc2.*") },
+        Group { weight_decay: Some(0.0), ..Group::new("*.bias") },
+    ];
+    let config = OptimizerConfig { groups, accumulate: 2, ..OptimizerConfig::new(Rule::adamw(0.01), 1e-2) };
+    let mut optimizer = Optimizer::new(params.vars(), config).unwrap();
+    let values = |i: usize| params.vars()[i].1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let before = [0, 1, 2].map(values);
+    for _ in 0..5 {
+        let batches = data.train.shuffled(&mut order, 16).map(five);
+        train_epoch(&classify(&model), &mut optimizer, batches, &mut (), 1).unwrap();
+    }
+    assert_eq!((values(0) == before[0], values(1) == before[1], values(2) == before[2]), (true, true, false));
+    assert_eq!(optimizer.steps(), 5 * 45);
+    let test = data.test.batches(360).map(five);
+    let test = evaluate(&classify(&model), Split::Test, test, &mut ()).unwrap();
+    assert!(test.score.metric("accuracy") > Some(0.85), "{:?}", test.score);
 }

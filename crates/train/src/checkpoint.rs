@@ -39,7 +39,7 @@ pub struct Point {
 /// |---|---|
 /// | `model.safetensors` | the weights, as [`save_weights`](crate::save_weights) writes them |
 /// | `optimizer.safetensors` | what the optimiser remembers, per parameter and slot: `fc1.weight.exp_avg` |
-/// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `rank`, what checkpoints are compared by, or null; `state`: what the caller needs to go on |
+/// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `learning_rate`: the base that the loop has set, or null; `waiting`: batches and samples whose gradients wait for a step; `rank`, what checkpoints are compared by, or null; `state`: what the caller needs to go on |
 /// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
 ///
 /// A checkpoint is either whole or absent: it is written as `epoch-3.part`, brought to the disk, and renamed. One that
@@ -101,8 +101,9 @@ pub struct Checkpoint<S> {
     /// Newer ones that are not whole, and what is wrong with them.
     pub passed_over: Vec<Error>,
     model: Vec<u8>,
-    optimizer: Vec<u8>,
-    steps: u64,
+    slots: Vec<u8>,
+    /// Without its tensors.
+    optimizer: OptimizerState,
 }
 
 /// `state.json`.
@@ -113,6 +114,10 @@ struct Written<S> {
     epoch: u32,
     batch: u64,
     steps: u64,
+    #[serde(default)]
+    learning_rate: Option<f64>,
+    #[serde(default)]
+    waiting: (u64, u64),
     rank: Option<f64>,
     state: S,
 }
@@ -161,11 +166,12 @@ impl Checkpoints {
         if self.current == Some(at) {
             return Ok(path);
         }
-        let OptimizerState { steps, tensors: slots } = optimizer.state()?;
+        let OptimizerState { steps, learning_rate, waiting, tensors: slots } = optimizer.state()?;
         let message = |message: String| Error::Checkpoint { path: path.clone(), message };
         let rank = rank.filter(|x| x.is_finite());
         let taper = env!("CARGO_PKG_VERSION").to_string();
-        let written = Written { v: VERSION, taper, epoch: at.epoch, batch: at.batch, steps, rank, state };
+        let (epoch, batch) = (at.epoch, at.batch);
+        let written = Written { v: VERSION, taper, epoch, batch, steps, learning_rate, waiting, rank, state };
         let mut json =
             serde_json::to_vec(&written).map_err(|e| message(format!("cannot be written: {e}")))?;
         json.push(b'\n');
@@ -262,15 +268,16 @@ impl<S: DeserializeOwned> Checkpoint<S> {
             }
             Ok(bytes)
         };
-        let (model, optimizer) = (whole(MODEL)?, whole(OPTIMIZER)?);
+        let (model, slots) = (whole(MODEL)?, whole(OPTIMIZER)?);
         whole(STATE)?;
-        let Written { taper, epoch, batch, steps, state, .. } = self::state(&path)?;
+        let Written { taper, epoch, batch, steps, learning_rate, waiting, state, .. } = self::state(&path)?;
         let at = Point { epoch, batch };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if Point::of(&name).is_some_and(|named| named != at) {
             return Err(wrong(STATE, format!("expected {name}, as its directory is called, found {at}")));
         }
-        Ok(Self { at, taper, state, passed_over: Vec::new(), model, optimizer, steps, path })
+        let optimizer = OptimizerState { steps, learning_rate, waiting, tensors: Vec::new() };
+        Ok(Self { at, taper, state, passed_over: Vec::new(), model, slots, optimizer, path })
     }
 }
 
@@ -284,8 +291,8 @@ impl<S> Checkpoint<S> {
             move |message: String| Error::Checkpoint { path: self.path.join(name), message }
         };
         let values = values(params, &self.model).map_err(wrong(MODEL))?;
-        let tensors = unpack(&self.optimizer, params.device()).map_err(wrong(OPTIMIZER))?;
-        let state = OptimizerState { steps: self.steps, tensors };
+        let tensors = unpack(&self.slots, params.device()).map_err(wrong(OPTIMIZER))?;
+        let state = OptimizerState { tensors, ..self.optimizer.clone() };
         optimizer.restore(&state).map_err(|error| wrong(OPTIMIZER)(error.to_string()))?;
         set(&values)
     }

@@ -38,6 +38,7 @@ pub fn train_epoch<B, E: Into<BoxError>>(
     if progress.batches == 0 {
         return Err(Error::NoBatches(Split::Train));
     }
+    optimizer.flush()?;
     Ok(progress.report())
 }
 
@@ -94,7 +95,7 @@ fn train_on<B>(
     progress: &mut Progress,
 ) -> Result<()> {
     let (number, policy) = (progress.batches + 1, optimizer.on_nonfinite());
-    let (steps, seen) = (optimizer.steps(), observer.non_finite());
+    let (steps, seen) = (optimizer.draw(), observer.non_finite());
     let mut pass = Pass::train(observer, seed, steps);
     let (outcome, tape) = record(|| step(&mut pass, batch));
     let outcome = outcome?;
@@ -132,7 +133,7 @@ fn train_on<B>(
     progress.add(loss, &outcome, skipped, observing);
     if let Some(gradients) = gradients.filter(|_| !skipped) {
         progress.learning_rate = Some(optimizer.learning_rate());
-        optimizer.step(&gradients)?;
+        optimizer.accumulate(&gradients, outcome.samples)?;
     }
     Ok(())
 }

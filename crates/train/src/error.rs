@@ -62,6 +62,27 @@ pub enum Error {
         /// The batch, its loss, and where the first such number was found.
         fault: Fault,
     },
+    /// Parameters that no gradient reaches in the first step: they would never be trained.
+    #[error(
+        "no gradient reaches {}, which would never be trained: forward does not use {}, or candle has no backward pass for an \
+         operation behind (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use taper_nn's LayerNorm, RmsNorm \
+         and softmax, or layer_norm_slow and candle_nn::ops::softmax); if it is meant to be so, freeze them or say unused in \
+         a Group",
+        match all {
+            true => format!("any parameter of the optimizer ({})", crate::weights::listed(parameters)),
+            false => crate::weights::listed(parameters),
+        },
+        match all {
+            true => "them (are they those of this model?)",
+            false => "them",
+        },
+    )]
+    NoGradient {
+        /// Their names.
+        parameters: Vec<String>,
+        /// Whether the optimiser has no others.
+        all: bool,
+    },
     /// An option that makes no sense.
     #[error("{0}")]
     Config(String),

@@ -1,127 +1,117 @@
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use taper_kernels::{Gradients, Rule, Slots, VarGradient, all_finite};
 
 use taper_report::Place;
 
 use crate::fault::first_unit;
-use crate::{Error, OnNonFinite, Result, Schedule};
-
-/// What an [`Optimizer`] does at a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OptimizerConfig {
-    /// How a gradient moves a parameter.
-    pub rule: Rule,
-    /// The base learning rate; finite and at least 0.
-    pub learning_rate: f64,
-    /// What the base is multiplied with as the run goes on.
-    pub schedule: Schedule,
-    /// If the L2 norm of all gradients together is above this, they are scaled down to it (Pascanu et al. 2013);
-    /// above 0.
-    pub clip_norm: Option<f64>,
-    /// After a step, the incoming weights of every unit are scaled down to this L2 norm (Srivastava et al. 2014);
-    /// above 0. Biases are left alone.
-    pub max_norm: Option<f64>,
-    /// What [`train_epoch`](crate::train_epoch) does about NaN and infinities.
-    pub on_nonfinite: OnNonFinite,
-}
-
-impl OptimizerConfig {
-    /// A rule at a constant learning rate, nothing clipped, that stops at NaN and infinities.
-    pub fn new(rule: Rule, learning_rate: f64) -> Self {
-        Self {
-            rule,
-            learning_rate,
-            schedule: Schedule::Constant,
-            clip_norm: None,
-            max_norm: None,
-            on_nonfinite: OnNonFinite::Stop,
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let positive = |what: &str, value: Option<f64>| match value {
-            Some(x) if !(x.is_finite() && x > 0.0) => {
-                Err(Error::Config(format!("{what}: expected a number above 0, found {x}")))
-            }
-            _ => Ok(()),
-        };
-        if !(self.learning_rate.is_finite() && self.learning_rate >= 0.0) {
-            let found = self.learning_rate;
-            return Err(Error::Config(format!(
-                "learning rate: expected a number of at least 0, found {found}"
-            )));
-        }
-        let decay = |what: &str, x: f64| match (0.0..1.0).contains(&x) {
-            true => Ok(()),
-            false => {
-                Err(Error::Config(format!("{what}: expected a number of at least 0 and below 1, found {x}")))
-            }
-        };
-        let at_least_0 = |what: &str, x: f64| match x.is_finite() && x >= 0.0 {
-            true => Ok(()),
-            false => Err(Error::Config(format!("{what}: expected a number of at least 0, found {x}"))),
-        };
-        match self.rule {
-            Rule::Sgd { momentum, weight_decay, .. } => {
-                decay("momentum", momentum)?;
-                at_least_0("weight decay", weight_decay)?;
-            }
-            Rule::Adam { beta1, beta2, eps, weight_decay, .. } => {
-                decay("beta1", beta1)?;
-                decay("beta2", beta2)?;
-                at_least_0("eps", eps)?;
-                at_least_0("weight decay", weight_decay)?;
-            }
-            Rule::RmsProp { alpha, eps } => {
-                decay("alpha", alpha)?;
-                at_least_0("eps", eps)?;
-            }
-            Rule::Adadelta { rho, eps } => {
-                decay("rho", rho)?;
-                at_least_0("eps", eps)?;
-            }
-        }
-        positive("norm to clip gradients to", self.clip_norm)?;
-        positive("largest norm of incoming weights", self.max_norm)
-    }
-}
+use crate::optimizer_config::check_rate;
+use crate::{Error, OnNonFinite, OptimizerConfig, Result};
 
 /// Moves parameters by their gradients; what it remembers between steps can be read and restored.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    parameters: Vec<(String, Var, Slots)>,
+    parameters: Vec<Parameter>,
+    /// Neither slots nor updates.
+    frozen: Vec<(String, Var)>,
     steps: u64,
+    /// The base learning rate, if a loop has set it.
+    learning_rate: Option<f64>,
+    waiting: Waiting,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    var: Var,
+    slots: Slots,
+    /// The rule, with the weight decay of the parameter's groups.
+    rule: Rule,
+    /// The factor of its groups on the learning rate.
+    rate: f64,
+    may_be_unused: bool,
+    /// For each row, the steps taken when its slots were last reset; empty if none ever was.
+    reset: Vec<u64>,
+}
+
+/// Gradients of batches that wait for others before they make a step.
+#[derive(Debug, Default)]
+struct Waiting {
+    batches: u64,
+    samples: u64,
+    /// The sum over samples.
+    sum: Gradients,
 }
 
 /// What an [`Optimizer`] remembers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct OptimizerState {
     /// Steps taken.
     pub steps: u64,
-    /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`.
+    /// The base learning rate, if [`Optimizer::set_learning_rate`] has set it.
+    pub learning_rate: Option<f64>,
+    /// Batches, and samples in them, whose gradients wait for others ([`OptimizerConfig::accumulate`]).
+    pub waiting: (u64, u64),
+    /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`. Sums of
+    /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in i64.
     pub tensors: Vec<(String, Tensor)>,
 }
+
+const GRADIENT: &str = "gradient";
+const RESET: &str = "reset";
 
 impl Optimizer {
     /// An optimiser that has taken no step yet.
     ///
     /// # Errors
-    /// When a number in `config` makes no sense.
+    /// When a number in `config` makes no sense, or a group matches none of the parameters.
     pub fn new(parameters: Vec<(String, Var)>, config: OptimizerConfig) -> Result<Self> {
         config.check()?;
-        let with_slots = |(name, var): (String, Var)| {
-            let slots = Slots::new(&config.rule, &var)?;
-            Ok((name, var, slots))
+        for group in &config.groups {
+            if !parameters.iter().any(|(name, _)| group.matches(name)) {
+                let names: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+                return Err(Error::Config(format!(
+                    "group '{}': expected a pattern that matches a parameter, found none that does among {}",
+                    group.pattern,
+                    crate::weights::listed(&names)
+                )));
+            }
+        }
+        let mut own = Self {
+            config,
+            parameters: Vec::new(),
+            frozen: Vec::new(),
+            steps: 0,
+            learning_rate: None,
+            waiting: Waiting::default(),
         };
-        let parameters = parameters.into_iter().map(with_slots).collect::<candle_core::Result<_>>()?;
-        Ok(Self { config, parameters, steps: 0 })
+        for (name, var) in parameters {
+            let (rule, rate, frozen, may_be_unused) = own.config.of(&name)?;
+            if frozen {
+                own.frozen.push((name, var));
+                continue;
+            }
+            let (slots, reset) = (Slots::new(&rule, &var)?, Vec::new());
+            own.parameters.push(Parameter { name, var, slots, rule, rate, may_be_unused, reset });
+        }
+        Ok(own)
     }
 
-    /// The learning rate of the next step: base times schedule.
+    /// The learning rate of the next step: base times schedule. Those of groups are this times their factor.
     pub fn learning_rate(&self) -> f64 {
-        self.config.learning_rate * self.config.schedule.factor(self.steps)
+        self.learning_rate.unwrap_or(self.config.learning_rate) * self.config.schedule.factor(self.steps)
+    }
+
+    /// Sets the base learning rate, which the schedule multiplies, from now on. It is part of the optimiser's state, and so
+    /// of checkpoints; the options stay as they were.
+    ///
+    /// # Errors
+    /// When it is not finite or below 0.
+    pub fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
+        check_rate(rate)?;
+        self.learning_rate = Some(rate);
+        Ok(())
     }
 
     /// Steps taken.
@@ -139,9 +129,25 @@ impl Optimizer {
         self.config.on_nonfinite
     }
 
-    /// The parameters, by name.
+    /// Batches whose gradients wait for others before they make a step.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.batches
+    }
+
+    /// A number that differs from batch to batch: what dropout draws from. Without accumulation it is the number of steps.
+    pub(crate) fn draw(&self) -> u64 {
+        self.steps * self.config.accumulate + self.waiting.batches
+    }
+
+    /// All parameters, by name.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.parameters.iter().map(|(name, var, _)| (name.as_str(), var.as_tensor()))
+        let frozen = self.frozen.iter().map(|(name, var)| (name.as_str(), var.as_tensor()));
+        self.parameters.iter().map(|own| (own.name.as_str(), own.var.as_tensor())).chain(frozen)
+    }
+
+    /// The gradients of those that are trained, in their order.
+    fn gradients<'a>(&self, gradients: &'a Gradients) -> impl Iterator<Item = (&str, &'a VarGradient)> {
+        self.parameters.iter().filter_map(|own| Some((own.name.as_str(), gradients.get(&own.var)?)))
     }
 
     /// The first parameter whose gradient holds NaN or an infinity, if there is one.
@@ -149,11 +155,10 @@ impl Optimizer {
     /// # Errors
     /// When a gradient cannot be read.
     pub fn gradient_fault(&self, gradients: &Gradients) -> Result<Option<Place>> {
-        let all = || self.parameters().filter_map(|(name, var)| Some((name, gradients.get(var)?)));
-        if all_finite(all().map(|(_, gradient)| gradient))? {
+        if all_finite(self.gradients(gradients).map(|(_, gradient)| gradient))? {
             return Ok(None);
         }
-        for (name, gradient) in all() {
+        for (name, gradient) in self.gradients(gradients) {
             if let Some(unit) = first_unit(&gradient.values()?)? {
                 return Ok(Some(Place::Gradient { parameter: name.to_string(), unit }));
             }
@@ -161,39 +166,81 @@ impl Optimizer {
         Ok(None)
     }
 
-    /// One step along `gradients`. A parameter without a gradient stays where it is; in the first step, where
-    /// that is most often a mistake, a warning names it.
+    /// Adds the gradients of a batch's mean loss over `samples`. Makes a step, and returns true, if they are the last of
+    /// [`OptimizerConfig::accumulate`] batches: a step along the mean over all their samples.
     ///
     /// # Errors
-    /// When a gradient has another shape than its parameter.
-    pub fn step(&mut self, gradients: &Gradients) -> Result<()> {
-        let rate = self.learning_rate();
-        if self.steps == 0 {
-            let left_out = self.parameters.iter().filter(|(_, var, _)| gradients.get(var).is_none());
-            let names: Vec<&str> = left_out.map(|(name, _, _)| name.as_str()).collect();
-            if !names.is_empty() {
-                // candle_nn::LayerNorm and a few more have no backward pass, and candle does not say so.
-                tracing::warn!(
-                    "no gradient reaches {}: unused, or behind an operation without a backward pass",
-                    names.join(", ")
-                );
+    /// As [`Optimizer::step`].
+    pub fn accumulate(&mut self, gradients: &Gradients, samples: u64) -> Result<bool> {
+        if self.config.accumulate == 1 {
+            self.step(gradients)?;
+            return Ok(true);
+        }
+        for Parameter { var, .. } in &self.parameters {
+            if let Some(gradient) = gradients.get(var) {
+                let of_sum = (gradient.values()? * samples as f64)?;
+                self.waiting.sum.add(var, of_sum)?;
             }
         }
+        self.waiting.batches += 1;
+        self.waiting.samples += samples;
+        if self.waiting.batches < self.config.accumulate {
+            return Ok(false);
+        }
+        self.flush()
+    }
+
+    /// Makes a step along the gradients that wait, if there are any, and returns whether there were: at the end of an epoch
+    /// whose number of batches [`OptimizerConfig::accumulate`] does not divide. [`train_epoch`](crate::train_epoch) and
+    /// [`Session`](crate::Session) do this themselves.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step`].
+    pub fn flush(&mut self) -> Result<bool> {
+        let Waiting { batches, samples, mut sum } = std::mem::take(&mut self.waiting);
+        if batches == 0 {
+            return Ok(false);
+        }
+        sum.scale(1.0 / samples.max(1) as f64)?;
+        self.step(&sum)?;
+        Ok(true)
+    }
+
+    /// One step along `gradients`. A parameter without a gradient stays where it is.
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`] in the first step if a parameter has no gradient that is neither frozen nor allowed to be
+    /// unused; when a gradient has another shape than its parameter; when a schedule of one's own gives a factor that is
+    /// not finite or below 0.
+    pub fn step(&mut self, gradients: &Gradients) -> Result<()> {
+        let rate = self.learning_rate();
+        check_rate(rate).map_err(|error| Error::Config(format!("schedule, step {}: {error}", self.steps)))?;
+        if self.steps == 0 {
+            self.check_reached(gradients)?;
+        }
         let clipped = match self.config.clip_norm {
-            Some(bound) => Some(clip(bound, self.parameters().filter_map(|(_, var)| gradients.get(var)))?),
+            Some(bound) => Some(clip(bound, self.gradients(gradients).map(|(_, gradient)| gradient))?),
             None => None,
         };
         self.steps += 1;
-        let with_gradient = self.parameters.iter_mut().filter_map(|(_, var, slots)| {
-            let gradient = gradients.get(var)?;
-            Some((var, slots, gradient))
+        let with_gradient = self.parameters.iter_mut().filter_map(|own| {
+            let gradient = gradients.get(&own.var)?;
+            Some((own, gradient))
         });
-        let (config, step) = (&self.config, self.steps);
+        let (max_norm, step) = (self.config.max_norm, self.steps);
         let moves: Vec<_> = with_gradient.enumerate().collect();
-        let update = |(i, (var, slots, gradient)): (usize, (&mut Var, &mut Slots, &VarGradient))| {
+        let update = |(i, (own, gradient)): (usize, (&mut Parameter, &VarGradient))| {
+            let Parameter { var, slots, rule, reset, .. } = own;
             let gradient = clipped.as_ref().map_or(gradient, |clipped| &clipped[i]);
-            slots.step(&config.rule, var, gradient, rate, step)?;
-            match config.max_norm {
+            let rate = rate * own.rate;
+            match reset.is_empty() {
+                true => slots.step(rule, var, gradient, rate, step)?,
+                false => {
+                    let steps: Vec<u64> = reset.iter().map(|before| step - before).collect();
+                    slots.step_rows(rule, var, gradient, rate, &steps)?;
+                }
+            }
+            match max_norm {
                 Some(bound) => limit_rows(var, bound),
                 None => Ok(()),
             }
@@ -205,45 +252,124 @@ impl Optimizer {
         }
     }
 
-    /// A copy of everything that is remembered.
-    pub fn state(&self) -> Result<OptimizerState> {
-        let mut tensors = Vec::new();
-        for (name, var, slots) in &self.parameters {
-            let names = self.config.rule.slots().iter().map(|slot| format!("{name}.{slot}"));
-            tensors.extend(names.zip(slots.tensors(var)?));
+    /// A parameter that no gradient reaches would never be trained, and candle does not say so.
+    fn check_reached(&self, gradients: &Gradients) -> Result<()> {
+        if self.parameters.is_empty() {
+            return Err(Error::Config(
+                "optimizer: expected a parameter to train, found none: ask for params.vars() once the model is made, and \
+                 do not freeze all of it"
+                    .into(),
+            ));
         }
-        Ok(OptimizerState { steps: self.steps, tensors })
+        // Running statistics of a batch normalisation, which move in the forward pass.
+        let is_statistic = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
+        let left_out = |own: &&Parameter| {
+            gradients.get(&own.var).is_none() && !own.may_be_unused && !is_statistic(&own.name)
+        };
+        let parameters: Vec<String> =
+            self.parameters.iter().filter(left_out).map(|own| own.name.clone()).collect();
+        match parameters.is_empty() {
+            true => Ok(()),
+            false => Err(Error::NoGradient { all: self.gradients(gradients).next().is_none(), parameters }),
+        }
     }
 
-    /// Goes on from a state that an optimiser of the same rule and parameters gave.
+    /// Forgets what the rule remembers about some rows of a parameter: their slots are 0, and Adam corrects them as in its
+    /// first steps. For units that are drawn anew.
+    ///
+    /// # Shapes
+    /// `rows` are indices of the parameter's first dimension, its output units.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape; nothing is changed then.
+    /// When there is no such parameter or row, or the parameter is frozen.
+    pub fn reset_rows(&mut self, parameter: &str, rows: &[usize]) -> Result<()> {
+        let steps = self.steps;
+        let own = self.parameters.iter_mut().find(|own| own.name == parameter).ok_or_else(|| {
+            Error::Config(format!("optimizer: expected a parameter that is trained, found '{parameter}'"))
+        })?;
+        let all = own.var.dims().first().copied().unwrap_or(1);
+        if let Some(row) = rows.iter().find(|row| **row >= all) {
+            return Err(Error::Config(format!(
+                "optimizer: expected a row of the {all} of '{parameter}', found {row}"
+            )));
+        }
+        own.slots.reset_rows(&own.var, rows)?;
+        own.reset.resize(all, 0);
+        rows.iter().for_each(|row| own.reset[*row] = steps);
+        Ok(())
+    }
+
+    /// A copy of everything that is remembered.
+    ///
+    /// # Errors
+    /// When candle cannot make a tensor of it.
+    pub fn state(&self) -> Result<OptimizerState> {
+        let mut tensors = Vec::new();
+        for own in &self.parameters {
+            let name = |what: &str| format!("{}.{what}", own.name);
+            let names = own.rule.slots().iter().map(|slot| name(slot));
+            tensors.extend(names.zip(own.slots.tensors(&own.var)?));
+            if let Some(gradient) = self.waiting.sum.get(&own.var) {
+                tensors.push((name(GRADIENT), gradient.values()?));
+            }
+            if !own.reset.is_empty() {
+                let steps: Vec<i64> = own.reset.iter().map(|step| *step as i64).collect();
+                tensors.push((name(RESET), Tensor::new(steps, &Device::Cpu)?));
+            }
+        }
+        let waiting = (self.waiting.batches, self.waiting.samples);
+        Ok(OptimizerState { steps: self.steps, learning_rate: self.learning_rate, waiting, tensors })
+    }
+
+    /// Goes on from a state that an optimiser of the same rule, groups and parameters gave.
+    ///
+    /// # Errors
+    /// When a tensor is missing, has another shape or no place; nothing is changed then.
     pub fn restore(&mut self, state: &OptimizerState) -> Result<()> {
-        let mut restored = Vec::new();
-        for (name, var, _) in &self.parameters {
+        let found = |name: &str, what: &str| {
+            let wanted = format!("{name}.{what}");
+            state.tensors.iter().find(|(name, _)| *name == wanted).map(|(_, tensor)| tensor)
+        };
+        let (mut restored, mut used) = (Vec::new(), 0);
+        let (batches, samples) = state.waiting;
+        let mut waiting = Waiting { batches, samples, sum: Gradients::default() };
+        for Parameter { name, var, rule, .. } in &self.parameters {
             let mut tensors = Vec::new();
-            for slot in self.config.rule.slots() {
-                let wanted = format!("{name}.{slot}");
-                let found = state.tensors.iter().find(|(name, _)| *name == wanted);
-                let (_, tensor) =
-                    found.ok_or_else(|| Error::Config(format!("optimizer state: '{wanted}' is missing")))?;
+            for slot in rule.slots() {
+                let tensor = found(name, slot)
+                    .ok_or_else(|| Error::Config(format!("optimizer state: '{name}.{slot}' is missing")))?;
                 tensors.push(tensor.clone());
             }
-            restored.push(Slots::from_tensors(var, &tensors)?);
+            used += tensors.len();
+            if let Some(gradient) = found(name, GRADIENT) {
+                waiting.sum.add(var, gradient.to_device(var.device())?)?;
+                used += 1;
+            }
+            let mut reset = Vec::new();
+            if let Some(steps) = found(name, RESET) {
+                reset = steps.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+                let rows = var.dims().first().copied().unwrap_or(1);
+                if reset.len() != rows || reset.iter().any(|of| !(0..=state.steps as i64).contains(of)) {
+                    return Err(Error::Config(format!(
+                        "optimizer state: '{name}.{RESET}': expected steps of {rows} rows, each at most {}",
+                        state.steps
+                    )));
+                }
+                used += 1;
+            }
+            restored.push((Slots::from_tensors(var, &tensors)?, reset.iter().map(|of| *of as u64).collect()));
         }
-        let wanted: usize = restored.len() * self.config.rule.slots().len();
-        if state.tensors.len() != wanted {
+        if state.tensors.len() != used {
             return Err(Error::Config(format!(
-                "optimizer state: expected {wanted} tensors for this rule and these parameters, found {}: was it \
-                 another rule?",
+                "optimizer state: expected {used} tensors for this rule and these parameters, found {}: was it \
+                 another rule, or were other parameters frozen?",
                 state.tensors.len()
             )));
         }
-        for ((_, _, slots), new) in self.parameters.iter_mut().zip(restored) {
-            *slots = new;
+        for (own, (slots, reset)) in self.parameters.iter_mut().zip(restored) {
+            (own.slots, own.reset) = (slots, reset);
         }
-        self.steps = state.steps;
+        (self.steps, self.learning_rate, self.waiting) = (state.steps, state.learning_rate, waiting);
         Ok(())
     }
 }

@@ -1,3 +1,4 @@
+use serde_json::{Value, json};
 use taper_kernels::Rule;
 
 use crate::{Error, Result};
@@ -32,5 +33,37 @@ pub fn parse_rule(name: &str, weight_decay: Option<f64>) -> Result<(Rule, f64)> 
             Err(Error::Config(format!("{name} has no weight decay: leave it out or use adamw")))
         }
         _ => Ok(found),
+    }
+}
+
+/// The rule with another weight decay.
+///
+/// # Errors
+/// When the rule has none.
+pub(crate) fn with_weight_decay(mut rule: Rule, decay: f64) -> Result<Rule> {
+    match &mut rule {
+        Rule::Sgd { weight_decay, .. } | Rule::Adam { weight_decay, .. } => *weight_decay = decay,
+        Rule::RmsProp { .. } | Rule::Adadelta { .. } if decay > 0.0 => {
+            return Err(Error::Config(format!(
+                "group: expected no weight decay, which rmsprop and adadelta do not have, found {decay}: use adamw"
+            )));
+        }
+        Rule::RmsProp { .. } | Rule::Adadelta { .. } => {}
+    }
+    Ok(rule)
+}
+
+/// What runs are compared by.
+pub(crate) fn rule_options(rule: &Rule) -> Value {
+    match rule {
+        Rule::Sgd { momentum, nesterov, weight_decay } => {
+            json!({ "name": "sgd", "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay })
+        }
+        Rule::Adam { beta1, beta2, eps, weight_decay, decoupled } => {
+            let name = if *decoupled { "adamw" } else { "adam" };
+            json!({ "name": name, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay })
+        }
+        Rule::RmsProp { alpha, eps } => json!({ "name": "rmsprop", "alpha": alpha, "eps": eps }),
+        Rule::Adadelta { rho, eps } => json!({ "name": "adadelta", "rho": rho, "eps": eps }),
     }
 }

@@ -47,7 +47,8 @@ pub(crate) fn changes(was: &Run, is: &Run) -> Vec<String> {
     found
 }
 
-fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<String>) {
+/// Adds the differences between two values to `found`, in words.
+pub(crate) fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<String>) {
     match (was, is) {
         (Value::Object(a), Value::Object(b)) => {
             let missing = b.keys().filter(|key| !a.contains_key(*key));

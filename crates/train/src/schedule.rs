@@ -1,7 +1,19 @@
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
 use crate::{Error, Result};
 
 /// How the learning rate changes over the steps of a run. Steps count from 0.
-#[derive(Clone, Copy, Debug, PartialEq)]
+///
+/// ```
+/// use taper_train::Schedule;
+///
+/// let triangle = Schedule::custom("triangle", |step| 1.0 - (step as f64 / 500.0 - 1.0).abs().min(1.0));
+/// assert_eq!([0, 250, 500, 1500].map(|step| triangle.factor(step)), [0.0, 0.5, 1.0, 0.0]);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
 pub enum Schedule {
     /// It does not.
     Constant,
@@ -25,16 +37,67 @@ pub enum Schedule {
         /// Steps of the way up.
         steps: u64,
     },
+    /// A function of one's own: [`Schedule::custom`].
+    Custom(CustomSchedule),
+}
+
+/// A factor as a function of the step, with a name. Two are equal if their names are, and their values at the steps 0, 1, 10,
+/// 100, … 10⁷: that is how a resumed run knows its schedule again.
+#[derive(Clone)]
+pub struct CustomSchedule {
+    name: String,
+    factor: Arc<dyn Fn(u64) -> f64 + Send + Sync>,
+}
+
+impl CustomSchedule {
+    fn options(&self) -> Value {
+        let steps = [0].into_iter().chain((0..8).map(|power| 10_u64.pow(power)));
+        // As text, because JSON has neither NaN nor infinities.
+        let factors: Vec<String> = steps.map(|step| format!("{step}: {:?}", (self.factor)(step))).collect();
+        json!({ "name": self.name, "factors": factors })
+    }
+}
+
+impl PartialEq for CustomSchedule {
+    fn eq(&self, other: &Self) -> bool {
+        self.options() == other.options()
+    }
+}
+
+impl fmt::Debug for CustomSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CustomSchedule").field(&self.name).finish()
+    }
 }
 
 impl Schedule {
+    /// A function of the step, counted from 0, that depends on nothing else: a resumed run goes on with the same factors. Its
+    /// values must be finite and at least 0. `name` is what checkpoints say of it.
+    pub fn custom(name: impl Into<String>, factor: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Self {
+        Self::Custom(CustomSchedule { name: name.into(), factor: Arc::new(factor) })
+    }
+
+    /// What runs are compared by.
+    pub(crate) fn options(&self) -> Value {
+        match self {
+            Self::Constant => "constant".into(),
+            Self::Step { every, factor } => json!({ "name": "step", "every": every, "factor": factor }),
+            Self::Cosine { warm_up, steps } => {
+                json!({ "name": "cosine", "warm_up": warm_up, "steps": steps })
+            }
+            Self::WarmUp { steps } => json!({ "name": "warmup", "steps": steps }),
+            Self::Custom(custom) => custom.options(),
+        }
+    }
+
     /// What the base learning rate is multiplied with at `step`, counted from 0; in `[0, 1]`, but for
-    /// [`Schedule::Step`] with a factor above 1.
-    pub fn factor(self, step: u64) -> f64 {
+    /// [`Schedule::Step`] with a factor above 1 and [`Schedule::Custom`].
+    pub fn factor(&self, step: u64) -> f64 {
         // The first step already moves: (step + 1) / n.
         let up = |n: u64| if step < n { (step + 1) as f64 / n as f64 } else { 1.0 };
-        match self {
+        match *self {
             Self::Constant => 1.0,
+            Self::Custom(CustomSchedule { ref factor, .. }) => factor(step),
             Self::Step { every, factor } => factor.powf((step / every.max(1)) as f64),
             Self::WarmUp { steps } => up(steps),
             Self::Cosine { warm_up, .. } if step < warm_up => up(warm_up),

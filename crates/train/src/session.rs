@@ -13,7 +13,7 @@ use taper_report::{
 };
 
 use crate::fit::stop_at_fault;
-use crate::same_run::{changes, same_run};
+use crate::same_run::{changes, compare, same_run};
 use crate::{
     BoxError, Checkpoint, Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, StepFn, evaluate,
     save_weights, train_batches,
@@ -161,8 +161,8 @@ struct State {
     /// How long the run's files were.
     files: Lengths,
     run: Run,
-    /// The optimiser's options, as text.
-    optimizer: String,
+    /// The optimiser's options.
+    optimizer: Value,
     own: Value,
 }
 
@@ -309,7 +309,7 @@ impl<'a> Session<'a> {
             best: None,
             files: Lengths::default(),
             run: run.clone(),
-            optimizer: format!("{:?}", optimizer.config()),
+            optimizer: optimizer.config().options(),
             own: Value::Null,
         };
         Self {
@@ -451,8 +451,9 @@ impl<'a> Session<'a> {
         self.current.order = Some(order);
         loop {
             let piece = self.config.save.steps.map_or(u64::MAX, |every| {
-                let every = every.max(1);
-                every - self.optimizer.steps() % every
+                let (every, batches) = (every.max(1), self.optimizer.config().accumulate);
+                let steps = every - self.optimizer.steps() % every;
+                steps.saturating_mul(batches).saturating_sub(self.optimizer.waiting()).max(1)
             });
             let piece = batches.by_ref().take(usize::try_from(piece).unwrap_or(usize::MAX));
             let State { train, progress, .. } = &mut self.state;
@@ -489,6 +490,7 @@ impl<'a> Session<'a> {
                 "{split} was measured in epoch {epoch} already: call evaluate once"
             )));
         }
+        self.flush()?;
         // The untrained network has a recorder of its own: nothing dies by training before epoch 2.
         let mut untrained = self.config.record.map(Recorder::of);
         let recorder = match epoch {
@@ -510,6 +512,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Makes a step of what the epoch's last batches accumulated, once it is trained.
+    fn flush(&mut self) -> Result<()> {
+        if self.current.order.is_some() {
+            self.optimizer.flush()?;
+        }
+        Ok(())
+    }
+
     /// Adds the report of a pass of one's own to the epoch's.
     pub fn add(&mut self, report: SplitReport) {
         self.current.splits.push(report);
@@ -526,6 +536,7 @@ impl<'a> Session<'a> {
         if trains && self.state.progress.batches() == 0 {
             return Err(Error::NoBatches(Split::Train));
         }
+        self.flush()?;
         let Current { order, mut splits, .. } =
             std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
         if trains {
@@ -643,13 +654,10 @@ impl<'a> Session<'a> {
 impl State {
     /// What of the optimiser and of the recording has changed since, in words.
     fn changes(&self, optimizer: &Optimizer, config: &SessionConfig) -> Vec<String> {
-        let is = format!("{:?}", optimizer.config());
         let parts = |parts: Option<Parts>| parts.map_or("nothing".to_string(), |parts| format!("{parts:?}"));
         let recorded = self.train.as_ref().map(Recorder::parts);
         let mut changes = Vec::new();
-        if self.optimizer != is {
-            changes.push(format!("optimizer was {} and is {is}", self.optimizer));
-        }
+        compare("optimizer".to_string(), &self.optimizer, &optimizer.config().options(), &mut changes);
         if recorded != config.record {
             changes.push(format!("recorded was {} and is {}", parts(recorded), parts(config.record)));
         }

@@ -313,16 +313,16 @@ fn options_that_make_no_sense_are_one_line() {
     let (params, net) = net(1);
     let good = OptimizerConfig::new(Rule::SGD, 0.1);
     for (config, says) in [
-        (OptimizerConfig { learning_rate: f64::NAN, ..good }, "learning rate"),
-        (OptimizerConfig { learning_rate: -0.1, ..good }, "learning rate"),
-        (OptimizerConfig { learning_rate: f64::INFINITY, ..good }, "learning rate"),
-        (OptimizerConfig { clip_norm: Some(0.0), ..good }, "norm"),
-        (OptimizerConfig { max_norm: Some(f64::NAN), ..good }, "norm"),
+        (OptimizerConfig { learning_rate: f64::NAN, ..good.clone() }, "learning rate"),
+        (OptimizerConfig { learning_rate: -0.1, ..good.clone() }, "learning rate"),
+        (OptimizerConfig { learning_rate: f64::INFINITY, ..good.clone() }, "learning rate"),
+        (OptimizerConfig { clip_norm: Some(0.0), ..good.clone() }, "norm"),
+        (OptimizerConfig { max_norm: Some(f64::NAN), ..good.clone() }, "norm"),
     ] {
         one_line(&Optimizer::new(params.vars(), config).unwrap_err(), &[says, "expected", "found"]);
     }
     let mut sink = sink_fn(|_: &EpochReport| Ok(()));
-    let error = fit_on(&net, &mut optimizer(&params, good), &few(), (1, 0), &mut sink);
+    let error = fit_on(&net, &mut optimizer(&params, good.clone()), &few(), (1, 0), &mut sink);
     one_line(&error.unwrap_err(), &["batch size of at least 1"]);
 }
 

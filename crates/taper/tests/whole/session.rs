@@ -291,7 +291,10 @@ fn another_optimiser_or_recording_is_refused_and_records_without_a_checkpoint_ar
     let refused = |config, on| open(&path, run(4), config, on).err().unwrap().to_string();
     let config = SessionConfig { save: SAVE, ..Default::default() };
     let text = refused(config, OnNonFinite::Skip);
-    assert!(text.contains("optimizer was") && text.contains("Skip") && text.lines().count() == 1, "{text}");
+    assert!(
+        text.contains("optimizer.on_nonfinite was \"stop\" and is \"skip\"") && text.lines().count() == 1,
+        "{text}"
+    );
     let text = refused(SessionConfig { record: None, ..config }, OnNonFinite::Stop);
     assert!(text.contains("recorded was") && text.contains("and is nothing"), "{text}");
     let forced = SessionConfig { record: None, force: true, ..config };

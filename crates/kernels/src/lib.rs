@@ -44,12 +44,17 @@ pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
 pub use autograd::{Gradients, Tape, VarGradient, all_finite, first_non_finite, off_the_record, record};
 pub use error::Error;
 pub use ops::activate::{activate, derivatives, prelu};
+pub use ops::add::add;
+pub use ops::attention::{Mask, attention, self_attention};
 pub use ops::conv2d::{Conv2dGeometry, conv2d, conv2d_act};
 pub use ops::cross_entropy::cross_entropy;
 pub use ops::dropout::{Draw, alpha_dropout, dropout};
+pub use ops::embedding::embedding;
 pub use ops::linear::{linear, linear_act};
 pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
+pub use ops::norm::{layer_norm, rms_norm};
 pub use ops::pool2d::{avg_pool2d, max_pool2d};
+pub use ops::softmax::{log_softmax, softmax};
 pub use optim::{Rule, Slots};
 pub use simd::simd;
 pub use values::with_values;
@@ -58,11 +63,16 @@ pub use values::with_values;
 /// against, and what runs on other devices and for other dtypes.
 pub mod twin {
     pub use crate::ops::activate::twin::{activate, prelu};
+    pub use crate::ops::add::twin::add;
+    pub use crate::ops::attention::twin::{attention, self_attention};
     pub use crate::ops::conv2d::twin::conv2d;
     pub use crate::ops::cross_entropy::twin::cross_entropy;
     pub use crate::ops::dropout::twin::{alpha_dropout, dropout};
+    pub use crate::ops::embedding::twin::embedding;
     pub use crate::ops::linear::twin::linear;
     pub use crate::ops::loss::twin::{binary_cross_entropy, mse, soft_cross_entropy};
+    pub use crate::ops::norm::twin::{layer_norm, rms_norm};
     pub use crate::ops::pool2d::twin::{avg_pool2d, max_pool2d};
+    pub use crate::ops::softmax::twin::{log_softmax, softmax};
     pub use crate::optim::twin::step;
 }

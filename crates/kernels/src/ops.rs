@@ -1,9 +1,14 @@
 //! The operations: what each computes forward and backward.
 
 pub(crate) mod activate;
+pub(crate) mod add;
+pub(crate) mod attention;
 pub(crate) mod conv2d;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
+pub(crate) mod embedding;
 pub(crate) mod linear;
 pub(crate) mod loss;
+pub(crate) mod norm;
 pub(crate) mod pool2d;
+pub(crate) mod softmax;

@@ -43,6 +43,49 @@ pub(crate) fn prefetch(first: *const f32, len: usize) {
     let _ = (first, len);
 }
 
+/// The values of a vector of the widest kind.
+pub(crate) const WIDE: usize = 16;
+
+/// Calls `op` with `row`, sixteen values at a time; the last ones are filled up with `pad`. For use within [`simd`].
+#[inline(always)]
+pub(crate) fn by_wide(row: &mut [f32], pad: f32, mut op: impl FnMut(&mut [f32; WIDE])) {
+    let (chunks, rest) = row.as_chunks_mut::<WIDE>();
+    chunks.iter_mut().for_each(&mut op);
+    if !rest.is_empty() {
+        let mut padded = [pad; WIDE];
+        padded[..rest.len()].copy_from_slice(rest);
+        op(&mut padded);
+        rest.copy_from_slice(&padded[..rest.len()]);
+    }
+}
+
+/// The sum of sixteen lanes, in pairs.
+#[inline(always)]
+pub(crate) fn total(mut lanes: [f32; WIDE]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// `Σ op(x, y)`, added up in sixteen interleaved lanes. For use within [`simd`].
+#[inline(always)]
+pub(crate) fn sum_by(xs: &[f32], ys: &[f32], op: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; WIDE];
+    let ((xs, last_xs), (ys, last_ys)) = (xs.as_chunks::<WIDE>(), ys.as_chunks::<WIDE>());
+    for (xs, ys) in xs.iter().zip(ys) {
+        for i in 0..WIDE {
+            lanes[i] += op(xs[i], ys[i]);
+        }
+    }
+    for ((lane, x), y) in lanes.iter_mut().zip(last_xs).zip(last_ys) {
+        *lane += op(*x, *y);
+    }
+    total(lanes)
+}
+
 /// The sum of `xs`, added up in sixteen interleaved lanes.
 pub(crate) fn sum(xs: &[f32]) -> f32 {
     simd(

@@ -8,10 +8,10 @@ use crate::values::{Values, values};
 /// The result of `op` for these inputs: on this thread's tape if there is one, as an operation in candle's graph
 /// otherwise.
 pub(crate) fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
-    let inputs: Vec<Tensor> = inputs.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
     if tape::is_recording() {
         return tape::apply(Box::new(op), inputs);
     }
+    let inputs: Vec<Tensor> = inputs.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
     let node = GraphOp(op);
     match &inputs[..] {
         [a] => a.apply_op1(node),
@@ -37,7 +37,8 @@ impl<O: Op> GraphOp<O> {
         grad_ys: &Tensor,
     ) -> Result<[Option<Tensor>; N]> {
         let grad_ys = Gradient::Dense(Values::of(&grad_ys.contiguous()?)?.to_vec());
-        let gradients = backward(&self.0, &inputs, ys, grad_ys)?;
+        let wanted = inputs.map(|t| t.track_op());
+        let gradients = backward(&self.0, &inputs, &wanted, ys, grad_ys)?;
         let mut tensors = [const { None }; N];
         for ((tensor, input), gradient) in tensors.iter_mut().zip(inputs).zip(gradients) {
             if let Some(gradient) = gradient {

@@ -35,15 +35,15 @@ pub(crate) struct Backward<'a> {
     pub wanted: &'a [bool],
 }
 
-/// The backward pass of `op` on tensors.
+/// The backward pass of `op` on contiguous tensors.
 pub(super) fn backward(
     op: &dyn Op,
     inputs: &[&Tensor],
+    wanted: &[bool],
     ys: &Tensor,
     grad_ys: Gradient,
 ) -> Result<Vec<Option<Gradient>>> {
-    let wanted: Vec<bool> = inputs.iter().map(|t| t.track_op()).collect();
     let inputs: Vec<Values<'_>> = inputs.iter().map(|t| Values::of(t)).collect::<Result<_>>()?;
     let inputs: Vec<&[f32]> = inputs.iter().map(|values| &**values).collect();
-    Ok(op.backward(Backward { inputs: &inputs, ys, grad_ys, wanted: &wanted }))
+    Ok(op.backward(Backward { inputs: &inputs, ys, grad_ys, wanted }))
 }

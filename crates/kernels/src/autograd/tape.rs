@@ -1,6 +1,8 @@
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, Var};
+use candle_core::{
+    CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, StridedBlocks, Tensor, Var,
+};
 
 use super::gradient::Gradient;
 use super::gradients::{Form, Gradients, VarGradient};
@@ -25,7 +27,10 @@ pub struct Tape {
 
 struct Node {
     op: Box<dyn Op>,
+    /// As they were given: gradients go to these.
     inputs: Vec<Tensor>,
+    /// The same, contiguous: what the operation reads.
+    values: Vec<Tensor>,
     output: Tensor,
     /// The address of the values of `output`.
     address: usize,
@@ -83,20 +88,22 @@ pub(crate) fn is_recording() -> bool {
 }
 
 /// Runs an operation and records it.
-pub(crate) fn apply(op: Box<dyn Op>, inputs: Vec<Tensor>) -> Result<Tensor> {
-    let values: Vec<Values<'_>> = inputs.iter().map(Values::of).collect::<Result<_>>()?;
-    let slices: Vec<&[f32]> = values.iter().map(|values| &**values).collect();
+pub(crate) fn apply(op: Box<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
+    let values: Vec<Tensor> = inputs.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
+    let read: Vec<Values<'_>> = values.iter().map(Values::of).collect::<Result<_>>()?;
+    let slices: Vec<&[f32]> = read.iter().map(|values| &**values).collect();
     let ys = off_the_record(|| op.forward(&slices));
-    drop(values);
-    if !inputs.iter().any(Tensor::track_op) {
+    drop(read);
+    if !inputs.iter().any(|t| t.track_op()) {
         return Tensor::from_vec(ys, op.shape(), &Device::Cpu);
     }
+    let inputs = inputs.iter().copied().cloned().collect();
     // A variable, so that candle follows what is computed from it, down to here and not further.
     let output = Var::from_vec(ys, op.shape(), &Device::Cpu)?.into_inner();
     let address = Values::of(&output)?.as_ptr().addr();
     TAPE.with_borrow_mut(|tape| {
         let tape = tape.get_or_insert_default();
-        tape.nodes.push(Node { op, inputs, output: output.clone(), address });
+        tape.nodes.push(Node { op, inputs, values, output: output.clone(), address });
     });
     Ok(output)
 }
@@ -122,9 +129,10 @@ impl Tape {
         walk.pass_through_candle(&nodes)?;
         while let Some(node) = nodes.pop() {
             let Some(gradient) = walk.pending.pop().flatten() else { continue };
-            let inputs: Vec<&Tensor> = node.inputs.iter().collect();
-            let gradients = op::backward(&*node.op, &inputs, &node.output, gradient)?;
-            for (input, gradient) in inputs.iter().zip(gradients) {
+            let values: Vec<&Tensor> = node.values.iter().collect();
+            let wanted: Vec<bool> = node.inputs.iter().map(Tensor::track_op).collect();
+            let gradients = op::backward(&*node.op, &values, &wanted, &node.output, gradient)?;
+            for (input, gradient) in node.inputs.iter().zip(gradients) {
                 if let Some(gradient) = gradient {
                     walk.send(&nodes, input, gradient)?;
                 }
@@ -158,6 +166,13 @@ impl Walk {
     fn send(&mut self, nodes: &[Node], tensor: &Tensor, gradient: Gradient) -> Result<()> {
         if let Some(i) = producer(nodes, tensor)? {
             self.pending[i] = Some(add(self.pending[i].take(), gradient));
+        } else if let Some(i) = viewed(nodes, tensor)? {
+            let mut sum = match self.pending[i].take() {
+                Some(sum) => sum.into_dense(),
+                None => vec![0.0; nodes[i].output.elem_count()],
+            };
+            add_to_view(&mut sum, tensor, &gradient.into_dense());
+            self.pending[i] = Some(Gradient::Dense(sum));
         } else if tensor.is_variable() {
             let gradient = match gradient {
                 // What it reads must not change before: the output of an operation does not, a variable may.
@@ -221,6 +236,38 @@ fn producer(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
     let address = Values::of(tensor)?.as_ptr().addr();
     let same = |node: &Node| node.address == address && node.output.elem_count() == tensor.elem_count();
     Ok(nodes.iter().position(same))
+}
+
+/// The node of whose output `tensor` is a view of any kind: a part, with axes exchanged, or repeated.
+///
+/// It shares the output's storage, which no other storage's address can be, and its layout says which element each of its
+/// elements is: candle shares a storage between views of one tensor alone.
+fn viewed(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
+    if tensor.is_variable() || !tensor.track_op() || !is_fast(&[tensor]) || tensor.elem_count() == 0 {
+        return Ok(None);
+    }
+    let (storage, _) = tensor.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else { return Ok(None) };
+    let address = values.as_ptr().addr();
+    Ok(nodes.iter().position(|node| node.address == address))
+}
+
+/// Adds the gradient of a view to that of the whole tensor.
+fn add_to_view(whole: &mut [f32], view: &Tensor, gradient: &[f32]) {
+    let mut add = |start: usize, gradient: &[f32]| {
+        whole[start..][..gradient.len()].iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x);
+    };
+    match view.strided_blocks() {
+        StridedBlocks::SingleBlock { start_offset, len } => add(start_offset, &gradient[..len]),
+        StridedBlocks::UniformBlocks { start_offset, block_len, src_stride, .. } => {
+            let blocks = gradient.chunks_exact(block_len).enumerate();
+            blocks.for_each(|(i, block)| add(start_offset + i * src_stride, block));
+        }
+        StridedBlocks::MultipleBlocks { block_start_index, block_len } => {
+            let blocks = block_start_index.zip(gradient.chunks_exact(block_len));
+            blocks.for_each(|(start, block)| add(start, block));
+        }
+    }
 }
 
 /// Whether `tensor` is the output of one of the nodes.

@@ -20,6 +20,20 @@ pub(crate) fn matmul(
     unsafe { product.tile(0..m, 0..n) };
 }
 
+/// `dst = lhs · rhs` by this thread alone, as [`matmul`]; from one row of `dst` to the next it is `row` values.
+pub(crate) fn matmul_rows(
+    (m, n, k): (usize, usize, usize),
+    dst: &mut [f32],
+    row: usize,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+) {
+    assert!(row >= n && Matrix::new(dst, row).holds(m, n), "matrix product out of bounds");
+    let product = Product { row, ..Product::new((m, n, k), DisjointSlices::of(dst), false, lhs, rhs) };
+    // SAFETY: `dst` is initialised and borrowed mutably, and holds all rows; this is the only tile.
+    unsafe { product.tile(0..m, 0..n) };
+}
+
 /// `lhs · rhs` in rows of n, written to `dst` by this thread alone; `lhs` is m×k, `rhs` k×n.
 pub(crate) fn product_to(
     (m, n, k): (usize, usize, usize),
@@ -109,6 +123,8 @@ struct Product<'a> {
     /// m, n and k.
     size: (usize, usize, usize),
     dst: DisjointSlices<'a>,
+    /// From one row of `dst` to the next.
+    row: usize,
     accumulate: bool,
     lhs: Matrix<'a>,
     rhs: Matrix<'a>,
@@ -124,7 +140,7 @@ impl<'a> Product<'a> {
     ) -> Self {
         let fits = m.checked_mul(n).is_some_and(|size| size <= dst.len());
         assert!(fits && lhs.holds(m, k) && rhs.holds(k, n), "matrix product out of bounds");
-        Self { size: (m, n, k), dst, accumulate, lhs, rhs }
+        Self { size: (m, n, k), dst, row: n, accumulate, lhs, rhs }
     }
 
     /// Computes these rows and columns.
@@ -132,7 +148,7 @@ impl<'a> Product<'a> {
     /// # Safety
     /// No other thread has an element of the tile, and when adding, they are initialised.
     unsafe fn tile(&self, rows: Range<usize>, columns: Range<usize>) {
-        let ((m, n, k), Self { dst, lhs, rhs, .. }) = (self.size, self);
+        let ((m, n, k), Self { dst, row, lhs, rhs, .. }) = (self.size, self);
         assert!(rows.end <= m && columns.end <= n, "tile {rows:?}, {columns:?} of a product of {m}×{n}");
         if rows.is_empty() || columns.is_empty() {
             return;
@@ -144,9 +160,9 @@ impl<'a> Product<'a> {
                 rows.len(),
                 columns.len(),
                 k,
-                dst.pointer().add(rows.start * n + columns.start),
+                dst.pointer().add(rows.start * row + columns.start),
                 1,
-                n as isize,
+                *row as isize,
                 self.accumulate,
                 lhs.data.as_ptr().add(rows.start * lhs.row),
                 lhs.column as isize,

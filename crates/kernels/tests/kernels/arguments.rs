@@ -1,7 +1,10 @@
 //! Bad arguments: each is an error of one line that says what was expected and found, and none is a panic.
 
 use candle_core::{DType, Device, Result, Tensor};
-use taper_kernels::{Conv2dGeometry, avg_pool2d, conv2d, cross_entropy, linear, max_pool2d, prelu};
+use taper_kernels::{
+    Conv2dGeometry, Mask, add, attention, avg_pool2d, conv2d, cross_entropy, embedding, layer_norm, linear,
+    max_pool2d, prelu, rms_norm, self_attention, softmax,
+};
 
 use crate::{message, random};
 
@@ -97,6 +100,36 @@ fn prelu_wants_one_slope() {
         assert_eq!(text, format!("prelu: expected a slope of one value, found shape {slopes:?}"));
     }
     assert!(prelu(&random(1, &[2, 3]), &random(1, &[])).is_ok());
+}
+
+#[test]
+fn layers_of_transformers_name_what_does_not_fit() {
+    let one = |shape: &'static [usize], f: fn(&Tensor) -> Result<Tensor>| error(move |d| f(&zeros(shape, d)));
+    assert_eq!(
+        one(&[2, 3], |xs| add(xs, &xs.t()?)),
+        "add: expected a second tensor of shape [2, 3] or its last axes, found [3, 2]"
+    );
+    assert_eq!(
+        one(&[2, 3], |xs| layer_norm(xs, &xs.get(0)?, &xs.flatten_all()?, 1e-5)),
+        "layer_norm: expected a bias of 3 values, as the last axis of the inputs, found shape [6]"
+    );
+    assert!(one(&[2, 3], |xs| rms_norm(xs, xs, 1e-5)).starts_with("rms_norm: expected a weight of 3 values"));
+    assert!(one(&[], |xs| rms_norm(xs, xs, 1e-5)).contains("found a scalar"));
+    assert!(!one(&[2, 3], |xs| softmax(xs, 2)).is_empty());
+    assert_eq!(
+        one(&[2, 4, 10], |xs| self_attention(xs, 2, Mask::None)),
+        "self_attention: expected (B, T, 3·F) with F a multiple of 2 heads, none empty, found [2, 4, 10]"
+    );
+    assert!(one(&[2, 4, 6], |xs| self_attention(xs, 0, Mask::None)).contains("0 heads"));
+    assert!(one(&[2, 0, 6], |xs| self_attention(xs, 2, Mask::None)).contains("none empty"));
+    let fewer = |xs: &Tensor| attention(xs, &xs.narrow(3, 0, 1)?, xs, Mask::None);
+    assert!(one(&[1, 2, 3, 4], fewer).contains("found [1, 2, 3, 4], [1, 2, 3, 1] and [1, 2, 3, 4]"));
+    let no_keys = |xs: &Tensor| attention(xs, &xs.narrow(2, 0, 0)?, &xs.narrow(2, 0, 0)?, Mask::None);
+    assert!(one(&[1, 2, 3, 4], no_keys).contains("none empty"));
+    let ids = |ids: &[u32]| Tensor::new(ids, &Device::Cpu);
+    let look = |ids: Tensor| error(move |d| embedding(&ids, &zeros(&[5, 3], d)));
+    assert_eq!(look(ids(&[4, 5]).unwrap()), "embedding: expected ids below 5, found 5");
+    assert_eq!(look(zeros(&[2], DType::I64)), "embedding: expected ids of type u32, found I64");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use taper_kernels::{
-    Activation, Conv2dGeometry, activate, avg_pool2d, binary_cross_entropy, conv2d, cross_entropy, linear,
-    max_pool2d, mse, prelu, soft_cross_entropy, twin,
+    Activation, Conv2dGeometry, Mask, activate, attention, avg_pool2d, binary_cross_entropy, conv2d,
+    cross_entropy, embedding, layer_norm, linear, log_softmax, max_pool2d, mse, prelu, rms_norm,
+    self_attention, soft_cross_entropy, softmax, twin,
 };
 
 use crate::{assert_close, gradients, largest, var};
@@ -90,6 +91,56 @@ fn avg_pool2d_is_that_of_pytorch() {
         check(&name, &["xs"], DType::F32, twin);
         check(&name, &["xs"], DType::F64, kernel);
     }
+}
+
+#[test]
+fn normalisation_over_the_last_axis_is_that_of_pytorch() {
+    let layer = |v: &[Var]| layer_norm(&v[0], &v[1], &v[2], 1e-5);
+    let layer_twin = |v: &[Var]| twin::layer_norm(&v[0], &v[1], &v[2], 1e-5);
+    let rms = |v: &[Var]| rms_norm(&v[0], &v[1], 1e-6);
+    let rms_twin = |v: &[Var]| twin::rms_norm(&v[0], &v[1], 1e-6);
+    for dtype in [DType::F32, DType::F64] {
+        check("layer_norm.safetensors", &["xs", "weight", "bias"], dtype, layer);
+        check("rms_norm.safetensors", &["xs", "weight"], dtype, rms);
+    }
+    check("layer_norm.safetensors", &["xs", "weight", "bias"], DType::F32, layer_twin);
+    check("rms_norm.safetensors", &["xs", "weight"], DType::F32, rms_twin);
+}
+
+#[test]
+fn softmax_and_its_logarithm_over_any_axis_are_those_of_pytorch() {
+    for axis in [1, 2] {
+        let (plain, log) =
+            (format!("softmax_axis{axis}.safetensors"), format!("log_softmax_axis{axis}.safetensors"));
+        for dtype in [DType::F32, DType::F64] {
+            check(&plain, &["xs"], dtype, |v| softmax(&v[0], axis));
+            check(&log, &["xs"], dtype, |v| log_softmax(&v[0], axis));
+        }
+        check(&plain, &["xs"], DType::F32, |v| twin::softmax(&v[0], axis));
+        check(&log, &["xs"], DType::F32, |v| twin::log_softmax(&v[0], axis));
+    }
+}
+
+#[test]
+fn embedding_is_that_of_pytorch() {
+    let name = "embedding.safetensors";
+    let ids = load(name)["ids"].to_dtype(DType::U32).unwrap();
+    check(name, &["weight"], DType::F32, |v| embedding(&ids, &v[0]));
+    check(name, &["weight"], DType::F32, |v| twin::embedding(&ids, &v[0]));
+    check(name, &["weight"], DType::F64, |v| embedding(&ids, &v[0]));
+}
+
+#[test]
+fn attention_is_scaled_dot_product_attention_of_pytorch() {
+    for (name, mask) in [("attention", Mask::None), ("attention_causal", Mask::Causal)] {
+        let (name, arguments) = (format!("{name}.safetensors"), ["q", "k", "v"]);
+        check(&name, &arguments, DType::F32, |v| attention(&v[0], &v[1], &v[2], mask));
+        check(&name, &arguments, DType::F32, |v| twin::attention(&v[0], &v[1], &v[2], mask));
+        check(&name, &arguments, DType::F64, |v| attention(&v[0], &v[1], &v[2], mask));
+    }
+    let name = "self_attention_causal.safetensors";
+    check(name, &["qkv"], DType::F32, |v| self_attention(&v[0], 3, Mask::Causal));
+    check(name, &["qkv"], DType::F32, |v| twin::self_attention(&v[0], 3, Mask::Causal));
 }
 
 #[test]

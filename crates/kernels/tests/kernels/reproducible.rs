@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use taper_kernels::{
-    Activation, Conv2dGeometry, Rule, Slots, activate, alpha_dropout, avg_pool2d, binary_cross_entropy,
-    conv2d, cross_entropy, dropout, linear, max_pool2d, mse, prelu, soft_cross_entropy,
+    Activation, Conv2dGeometry, Mask, Rule, Slots, activate, add, alpha_dropout, avg_pool2d,
+    binary_cross_entropy, conv2d, cross_entropy, dropout, embedding, layer_norm, linear, max_pool2d, mse,
+    prelu, self_attention, soft_cross_entropy, softmax,
 };
 
 use crate::{bits, gradients, random, var};
@@ -111,6 +112,22 @@ fn pooling_dropout_and_activations_give_the_same_bits() {
     the_same_with_any_number_of_threads("soft_cross_entropy", || {
         run(&xs, |a| soft_cross_entropy(&a[0], &targets))
     });
+}
+
+#[test]
+fn layers_of_transformers_give_the_same_bits() {
+    let args = [random(1, &[40, 28, 48]), random(2, &[48]), random(3, &[48])];
+    the_same_with_any_number_of_threads("layer_norm", || {
+        run(&args, |a| layer_norm(&a[0], &a[1], &a[2], 1e-5))
+    });
+    the_same_with_any_number_of_threads("add", || run(&args[..2], |a| add(&a[0], &a[1])));
+    the_same_with_any_number_of_threads("softmax", || run(&args[..1], |a| softmax(&a[0], 2)));
+    the_same_with_any_number_of_threads("attention", || {
+        run(&args[..1], |a| self_attention(&a[0], 4, Mask::Causal))
+    });
+    let ids = Tensor::new((0..5000_u32).map(|i| i * i % 999).collect::<Vec<_>>(), &Device::Cpu).unwrap();
+    let weight = [random(1, &[999, 64])];
+    the_same_with_any_number_of_threads("embedding", || run(&weight, |a| embedding(&ids, &a[0])));
 }
 
 #[test]

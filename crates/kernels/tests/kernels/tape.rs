@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor, Var};
 use taper_kernels::{
-    Activation, Gradients, activate, binary_cross_entropy, cross_entropy, dropout, linear, max_pool2d, mse,
-    off_the_record, prelu, record, soft_cross_entropy,
+    Activation, Gradients, Mask, activate, add, attention, binary_cross_entropy, cross_entropy, dropout,
+    embedding, layer_norm, linear, log_softmax, max_pool2d, mse, off_the_record, prelu, record, rms_norm,
+    self_attention, soft_cross_entropy, softmax,
 };
 
 use crate::{assert_close_in_scale, bits, random, var};
@@ -70,6 +71,38 @@ fn through_views_that_share_an_address_with_what_they_are_views_of() {
         // In another order.
         let transposed = linear(&ys.transpose(1, 2)?.contiguous()?.reshape((1, 24))?, &v[1], None)?;
         (all + some)? + transposed.sqr()?.sum_all()?
+    });
+}
+
+#[test]
+fn through_strided_views_of_results() {
+    agree(&vars(&[&[2, 5, 12], &[12, 12], &[5, 12]]), |v| {
+        let qkv = add(&linear(&v[0], &v[1], None)?, &v[2])?;
+        // Heads as views of one tensor, and back from the layout in which attention writes.
+        let parts = qkv.reshape((2, 5, 3, 2, 2))?.permute((2, 0, 3, 1, 4))?;
+        let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+        let ys = attention(&q, &k, &v, Mask::Causal)?.transpose(1, 2)?.flatten_from(2)?;
+        // Every other view: one element apart, repeated, overlapping, and used by candle as well.
+        let transposed = softmax(&qkv.transpose(1, 2)?, 2)?;
+        let repeated = activate(&ys.unsqueeze(1)?.broadcast_as((2, 3, 5, 4))?, Activation::Tanh)?;
+        let last = activate(&qkv.narrow(1, 3, 2)?, Activation::Silu)?;
+        let sums = [transposed.sqr()?, repeated, last, qkv.narrow(2, 1, 7)?.sqr()?].map(|t| t.sum_all());
+        let [a, b, c, d] = sums;
+        ((a? + b?)? + (c? + d?)?)? + ys.sqr()?.sum_all()?
+    });
+}
+
+#[test]
+fn through_a_transformer_block() {
+    let targets = Tensor::new(&[1_u32, 0, 3], &candle_core::Device::Cpu).unwrap();
+    let ids = Tensor::new(&[[0_u32, 5, 5], [2, 1, 0], [5, 3, 2]], &candle_core::Device::Cpu).unwrap();
+    agree(&vars(&[&[6, 8], &[3, 8], &[8], &[8], &[24, 8], &[8, 8], &[4, 8]]), |v| {
+        let xs = add(&embedding(&ids, &v[0])?, &v[1])?;
+        let ys = self_attention(&linear(&layer_norm(&xs, &v[2], &v[3], 1e-5)?, &v[4], None)?, 2, Mask::None)?;
+        // Once as an operation of candle's, and once as one of ours.
+        let xs = (xs + linear(&ys, &v[5], None)?)?;
+        let xs = add(&xs, &activate(&linear(&rms_norm(&xs, &v[2], 1e-5)?, &v[5], None)?, Activation::Gelu)?)?;
+        cross_entropy(&log_softmax(&linear(&xs.mean(1)?, &v[6], None)?, 1)?, &targets)
     });
 }
 

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use taper_kernels::{
-    Conv2dGeometry, avg_pool2d, binary_cross_entropy, conv2d, cross_entropy, linear, max_pool2d, mse, prelu,
-    soft_cross_entropy, twin,
+    Conv2dGeometry, Mask, add, attention, avg_pool2d, binary_cross_entropy, conv2d, cross_entropy, embedding,
+    layer_norm, linear, log_softmax, max_pool2d, mse, prelu, rms_norm, self_attention, soft_cross_entropy,
+    softmax, twin,
 };
 
 use crate::{assert_close, cases, gradients, largest, random, scattered, var};
@@ -197,6 +198,60 @@ proptest! {
             &|xs, targets| binary_cross_entropy(xs, targets, positive_weight),
             &|xs, targets| twin::binary_cross_entropy(xs, targets, positive_weight),
         );
+    }
+
+    #[test]
+    fn add_agrees_with_its_twin(
+        lead in prop_oneof![prop::collection::vec(1..6_usize, 0..3), Just(vec![300])],
+        rest in prop_oneof![prop::collection::vec(1..20_usize, 1..3), Just(vec![40_000])], seed: u64,
+    ) {
+        prop_assume!(lead.len() < 2 || rest[0] < 40_000);
+        let lead = if rest[0] == 40_000 { &lead[..0] } else { &lead[..] };
+        let args = [random(seed, &[lead, &rest].concat()), random(seed ^ 1, &rest)];
+        agree(&args, |a| add(&a[0], &a[1]), |a| twin::add(&a[0], &a[1]));
+    }
+
+    #[test]
+    fn normalisation_agrees_with_its_twin(
+        lead in prop::collection::vec(1..12_usize, 0..4), width in 2..70_usize, far in prop_oneof![Just(0.0), Just(30.0)], seed: u64,
+    ) {
+        let xs = (random(seed, &[&lead[..], &[width]].concat()) + far).unwrap();
+        let args = [xs, random(seed ^ 1, &[width]), random(seed ^ 2, &[width])];
+        // Of two values the difference alone matters: eps keeps it from the size of rounding errors.
+        let (layer, layer_twin) = (|a: &[Tensor]| layer_norm(&a[0], &a[1], &a[2], 0.1), |a: &[Tensor]| twin::layer_norm(&a[0], &a[1], &a[2], 0.1));
+        if far == 0.0 {
+            agree(&args, layer, layer_twin);
+        }
+        agree(&args[..2], |a| rms_norm(&a[0], &a[1], 1e-5), |a| twin::rms_norm(&a[0], &a[1], 1e-5));
+    }
+
+    #[test]
+    fn softmax_agrees_with_its_twin(
+        (a, b, c) in (1..6_usize, 1..40_usize, 1..40_usize), axis in 0..3_usize, scale in prop_oneof![Just(1.0), Just(50.0)], seed: u64,
+    ) {
+        let xs = random(seed, &[a, b, c]);
+        agree(&[xs.clone()], |v| softmax(&v[0], axis), |v| twin::softmax(&v[0], axis));
+        agree(&[(xs * scale).unwrap()], |v| log_softmax(&v[0], axis), |v| twin::log_softmax(&v[0], axis));
+    }
+
+    #[test]
+    fn embedding_agrees_with_its_twin(
+        (n, t) in (1..9_usize, 1..9_usize), (rows, width) in prop_oneof![(1..20_usize, 1..20_usize), Just((700, 130))], seed: u64,
+    ) {
+        let ids: Vec<u32> = (0..n * t).map(|i| (seed.rotate_left(i as u32) % rows as u64) as u32).collect();
+        let ids = Tensor::from_vec(ids, (n, t), &Device::Cpu).unwrap();
+        agree(&[random(seed, &[rows, width])], |a| embedding(&ids, &a[0]), |a| twin::embedding(&ids, &a[0]));
+    }
+
+    #[test]
+    fn attention_agrees_with_its_twin(
+        (b, heads) in (1..4_usize, 1..4_usize), (t, s) in (1..40_usize, 1..40_usize), (d, e) in (1..20_usize, 1..20_usize), causal: bool, seed: u64,
+    ) {
+        let mask = if causal { Mask::Causal } else { Mask::None };
+        let args = [random(seed, &[b, heads, t, d]), random(seed ^ 1, &[b, heads, s, d]), random(seed ^ 2, &[b, heads, s, e])];
+        agree(&args, |a| attention(&a[0], &a[1], &a[2], mask), |a| twin::attention(&a[0], &a[1], &a[2], mask));
+        let args = [random(seed, &[b, t, 3 * heads * d])];
+        agree(&args, |a| self_attention(&a[0], heads, mask), |a| twin::self_attention(&a[0], heads, mask));
     }
 
     #[test]

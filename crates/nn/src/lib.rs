@@ -50,11 +50,13 @@ mod architecture;
 mod cnn;
 mod conv2d;
 mod dropout;
+mod embedding;
 mod init;
 mod linear;
 mod mlp;
 mod model;
 mod names;
+mod norm;
 mod params;
 mod tap;
 
@@ -63,12 +65,16 @@ pub use architecture::Architecture;
 pub use cnn::{Cnn, CnnConfig};
 pub use conv2d::Conv2d;
 pub use dropout::Dropout;
+pub use embedding::Embedding;
 pub use init::Init;
 pub use linear::Linear;
 pub use mlp::{Mlp, MlpConfig};
 pub use model::Model;
 pub use names::{layer_names, own_names};
+pub use norm::{LayerNorm, RmsNorm};
 pub use params::Params;
 pub use tap::Tap;
 pub use taper_hooks::{Activation, CustomActivation, Mode, Pass, Units};
-pub use taper_kernels::{Conv2dGeometry, avg_pool2d, max_pool2d};
+pub use taper_kernels::{
+    Conv2dGeometry, Mask, add, attention, avg_pool2d, log_softmax, max_pool2d, self_attention, softmax,
+};

@@ -6,7 +6,10 @@ use candle_core::{Device, IndexOp, Result, Tensor};
 use candle_nn::{Activation as Plain, Module, Sequential, VarBuilder, linear, seq};
 use taper::data::{Batch, digits};
 use taper::hooks::{Activation, Recorder, Units, rng};
-use taper::nn::{Act, Init, Linear, Mlp, MlpConfig, Model, Params, Pass, Tap};
+use taper::kernels::record;
+use taper::nn::{
+    Act, Init, LayerNorm, Linear, Mask, Mlp, MlpConfig, Model, Params, Pass, Tap, add, self_attention,
+};
 use taper::report::Split;
 use taper::train::{
     Group, Here, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify,
@@ -242,4 +245,113 @@ fn a_pretrained_network_gets_another_head_and_groups_of_parameters() {
     let test = data.test.batches(360).map(five);
     let test = evaluate(&classify(&model), Split::Test, test, &mut ()).unwrap();
     assert!(test.score.metric("accuracy") > Some(0.85), "{:?}", test.score);
+}
+
+/// Reads the rows of an image as a sequence: a transformer of one block, without dropout.
+struct Transformer {
+    embed: Linear,
+    position: Tensor,
+    norm1: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    norm2: LayerNorm,
+    up: Linear,
+    act: Act,
+    down: Linear,
+    norm3: LayerNorm,
+    head: Linear,
+}
+
+const HEADS: usize = 2;
+
+impl Transformer {
+    /// `(N, steps, inputs)` to `(N, classes)`, with `width` features within.
+    fn new(steps: usize, inputs: usize, width: usize, classes: usize, vb: VarBuilder) -> Result<Self> {
+        let linear = |i, o, name| Linear::new(i, o, Init::PyTorch, vb.pp(name));
+        let norm = |name| LayerNorm::new(width, vb.pp(name));
+        let start = candle_nn::Init::Randn { mean: 0.0, stdev: 0.02 };
+        Ok(Self {
+            embed: linear(inputs, width, "embed")?,
+            position: vb.get_with_hints((steps, width), "position", start)?,
+            norm1: norm("norm1")?,
+            qkv: linear(width, 3 * width, "qkv")?,
+            proj: linear(width, width, "proj")?,
+            norm2: norm("norm2")?,
+            up: linear(width, 4 * width, "up")?,
+            act: Act::new(Activation::Gelu, vb.pp("up"))?,
+            down: linear(4 * width, width, "down")?,
+            norm3: norm("norm3")?,
+            head: linear(width, classes, "head")?,
+        })
+    }
+}
+
+impl Model for Transformer {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        let xs = add(&self.embed.forward(xs)?, &self.position)?;
+        let qkv = self.qkv.forward(&self.norm1.forward(&xs)?)?;
+        let xs = add(&xs, &self.proj.forward(&self_attention(&qkv, HEADS, Mask::None)?)?)?;
+        let hidden = self.up.forward_act(pass, &self.norm2.forward(&xs)?, &self.act)?;
+        let xs = add(&xs, &self.down.forward(&hidden)?)?;
+        self.head.forward(&self.norm3.forward(&xs)?.mean(1)?)
+    }
+}
+
+#[test]
+fn every_parameter_of_a_transformer_moves_in_its_first_steps_and_it_learns() {
+    let data = digits().unwrap();
+    let params = Params::new(1, &Device::Cpu);
+    let net = Transformer::new(8, 8, 16, 10, params.builder()).unwrap();
+    let copies = || params.vars().iter().map(|(_, var)| var.copy().unwrap()).collect::<Vec<_>>();
+    let step = |pass: &mut Pass<'_>, batch: &Batch| {
+        let logits = net.forward(pass, &batch.images.squeeze(1)?)?;
+        Ok(Step::new(cross_entropy(&logits, &batch.labels)?, batch.len()))
+    };
+    let (mut optimizer, mut recorder, mut order) = (adam(&params), Recorder::new(), rng(2));
+    let start = copies();
+    train_epoch(&step, &mut optimizer, data.train.batches(32).take(3), &mut (), 1).unwrap();
+    for ((name, now), before) in params.vars().iter().zip(&start) {
+        let still = now.eq(before).unwrap().to_dtype(candle_core::DType::U32).unwrap().sum_all().unwrap();
+        // Adam moves every value that has a gradient; rounding may make one of the keys' biases 0.
+        let still = still.to_scalar::<u32>().unwrap() as usize;
+        assert!(still < now.elem_count() / 4, "{name}: {still} of {} values stay", now.elem_count());
+    }
+    let before = evaluate(&step, Split::Test, data.test.batches(100), &mut ()).unwrap().score.loss;
+    for _ in 0..6 {
+        train_epoch(&step, &mut optimizer, data.train.shuffled(&mut order, 32), &mut (), 1).unwrap();
+    }
+    let after = evaluate(&step, Split::Test, data.test.batches(100), &mut recorder).unwrap().score.loss;
+    assert!(after < 0.4 * before, "{before}, then {after}");
+    let layers = recorder.finish();
+    assert_eq!((layers[0].site.as_str(), layers[0].units, layers[0].values), ("up", 64, 360 * 8 * 64));
+}
+
+#[test]
+fn logits_and_gradients_of_a_transformer_are_those_of_pytorch() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/transformer.safetensors");
+    let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let params = Params::new(1, &Device::Cpu);
+    let net = Transformer::new(5, 6, 8, 4, params.builder()).unwrap();
+    for (name, var) in params.vars() {
+        var.set(&golden[&name]).unwrap();
+    }
+    let targets = golden["targets"].to_dtype(candle_core::DType::U32).unwrap();
+    let (result, tape) = record(|| {
+        let logits = net.forward(&mut Pass::train(&mut (), 1, 0), &golden["xs"]).unwrap();
+        let loss = cross_entropy(&logits, &targets).unwrap();
+        (logits, loss)
+    });
+    let close = |what: &str, got: &Tensor, want: &Tensor| {
+        assert_eq!(got.dims(), want.dims());
+        let [got, want] = [got, want].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let largest = want.iter().fold(0.0_f32, |max, x| max.max(x.abs())).max(1e-3);
+        let near = got.iter().zip(&want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest);
+        assert!(near, "{what}: expected {want:?}, found {got:?}");
+    };
+    close("logits", &result.0, &golden["logits"]);
+    let gradients = tape.backward(&result.1).unwrap();
+    for (name, var) in params.vars() {
+        let gradient = gradients.get(&var).unwrap().values().unwrap();
+        close(&name, &gradient, &golden[&format!("grad.{name}")]);
+    }
 }

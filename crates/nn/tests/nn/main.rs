@@ -8,6 +8,7 @@ mod init;
 mod models;
 mod params;
 mod scope;
+mod sequence;
 mod signal;
 mod tap;
 

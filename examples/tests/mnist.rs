@@ -765,6 +765,7 @@ fn the_other_examples_run() {
         ("custom_observer", "", "fc1"),
         ("autoencoder", "--epochs 2 --out auto", "epoch 2/2  train loss 0.0"),
         ("autoencoder", "--epochs 2 --out auto", "look at auto/report.html"),
+        ("transformer", "--epochs 1 --blocks 1 --out rows", "look at rows/report.html"),
         ("regression", "--epochs 3 --out table", "epoch 3/3  train loss "),
         ("regression", "--patience 1 --out early", "no better since epoch "),
     ] {

@@ -59,15 +59,17 @@ pub(crate) fn by_wide(row: &mut [f32], pad: f32, mut op: impl FnMut(&mut [f32; W
     }
 }
 
-/// The sum of sixteen lanes, in pairs.
+/// The sum of sixteen lanes, by halves: each step is one vector addition.
 #[inline(always)]
-pub(crate) fn total(mut lanes: [f32; WIDE]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
+pub(crate) fn total(lanes: [f32; WIDE]) -> f32 {
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for i in 0..8 {
+        eight[i] = lanes[i] + lanes[i + 8];
     }
-    lanes[0]
+    for i in 0..4 {
+        four[i] = eight[i] + eight[i + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// `Σ op(x, y)`, added up in sixteen interleaved lanes. For use within [`simd`].

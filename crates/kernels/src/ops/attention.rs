@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use super::softmax::softmax_row;
 use crate::autograd::{Backward, Gradient, Op, apply};
 use crate::error::argument;
-use crate::gemm::{Matrix, matmul, matmul_rows};
-use crate::simd::{simd, sum_by};
+use crate::gemm::{Matrix, matmul_rows};
+use crate::simd::{WIDE, simd, sum_by};
 use crate::values::is_fast;
 
 /// Which keys a query attends to.
@@ -111,7 +111,7 @@ struct Attention {
     mask: Mask,
     /// Of queries, keys and values.
     parts: [Part; 3],
-    /// `(B, heads, T, S)`
+    /// `(B, heads, T, S)`, in rows of [`Attention::row`] values.
     probabilities: OnceLock<Vec<f32>>,
 }
 
@@ -130,28 +130,28 @@ impl Attention {
         (self.d as f32).sqrt().recip()
     }
 
-    /// The part of row `i` of the scores that is not masked.
-    fn seen(&self, i: usize) -> usize {
-        match self.mask {
-            Mask::None => self.s,
-            Mask::Causal => (i + 1).min(self.s),
-        }
+    /// From one row of scores to the next: whole vectors. Those that are filled up have the probability 0.
+    fn row(&self) -> usize {
+        self.s.next_multiple_of(WIDE)
     }
 
     /// Makes probabilities of scores.
     #[inline(always)]
     fn softmax(&self, scores: &mut [f32]) {
-        for (i, row) in scores.chunks_exact_mut(self.s).enumerate() {
-            let (seen, masked) = row.split_at_mut(self.seen(i));
-            softmax_row(seen, self.scale());
-            masked.fill(0.0);
+        for (i, row) in scores.chunks_exact_mut(self.row()).enumerate() {
+            let seen = match self.mask {
+                Mask::None => self.s,
+                Mask::Causal => (i + 1).min(self.s),
+            };
+            row[seen..].fill(f32::NEG_INFINITY);
+            softmax_row(row, self.scale());
         }
     }
 
     /// Makes the gradients of the scores of those of the probabilities.
     #[inline(always)]
     fn softmax_backward(&self, probabilities: &[f32], grads: &mut [f32]) {
-        let rows = probabilities.chunks_exact(self.s).zip(grads.chunks_exact_mut(self.s));
+        let rows = probabilities.chunks_exact(self.row()).zip(grads.chunks_exact_mut(self.row()));
         for (probabilities, grads) in rows {
             let mean = sum_by(
                 probabilities,
@@ -177,20 +177,21 @@ impl Op for Attention {
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let Self { batch, heads, t, s, d, e, parts: [q, k, v], .. } = self;
+        let row = self.row();
         let mut ys = vec![0.0; batch * t * heads * e];
-        let mut probabilities = vec![0.0; batch * heads * t * s];
+        let mut probabilities = vec![0.0; batch * heads * t * row];
         let samples =
-            ys.par_chunks_exact_mut(t * heads * e).zip(probabilities.par_chunks_exact_mut(heads * t * s));
+            ys.par_chunks_exact_mut(t * heads * e).zip(probabilities.par_chunks_exact_mut(heads * t * row));
         samples.enumerate().for_each(|(n, (ys, probabilities))| {
-            for (h, scores) in probabilities.chunks_exact_mut(t * s).enumerate() {
+            for (h, scores) in probabilities.chunks_exact_mut(t * row).enumerate() {
                 let keys = k.of(inputs, n, h).transposed();
-                matmul((*t, *s, *d), scores, false, q.of(inputs, n, h), keys);
+                matmul_rows((*t, *s, *d), scores, row, q.of(inputs, n, h), keys);
                 simd(
                     #[inline(always)]
                     || self.softmax(scores),
                 );
                 let values = v.of(inputs, n, h);
-                matmul_rows((*t, *e, *s), &mut ys[h * e..], heads * e, Matrix::new(scores, *s), values);
+                matmul_rows((*t, *e, *s), &mut ys[h * e..], heads * e, Matrix::new(scores, row), values);
             }
         });
         self.probabilities.get_or_init(|| probabilities);
@@ -199,6 +200,7 @@ impl Op for Attention {
 
     fn backward(&self, Backward { inputs, grad_ys, .. }: Backward<'_>) -> Vec<Option<Gradient>> {
         let Self { batch, heads, t, s, d, e, parts: [q, k, v], .. } = self;
+        let row = self.row();
         let grad_ys = grad_ys.into_dense();
         let probabilities = self.probabilities.get().map_or(&[][..], |values| values);
         let mut grads: Vec<Vec<f32>> = inputs.iter().map(|xs| vec![0.0; xs.len()]).collect();
@@ -208,11 +210,11 @@ impl Op for Attention {
             let chunk = (grads.len() / batch.max(&1)).max(1);
             samples.iter_mut().zip(grads.chunks_exact_mut(chunk)).for_each(|(own, chunk)| own.push(chunk));
         }
-        let samples = samples.into_par_iter().zip(probabilities.par_chunks_exact(heads * t * s));
+        let samples = samples.into_par_iter().zip(probabilities.par_chunks_exact(heads * t * row));
         samples.enumerate().for_each_init(
-            || vec![0.0; t * s],
+            || vec![0.0; t * row],
             |scores, (n, (mut grads, probabilities))| {
-                for (h, probabilities) in probabilities.chunks_exact(t * s).enumerate() {
+                for (h, probabilities) in probabilities.chunks_exact(t * row).enumerate() {
                     let grad_ys = Matrix::new(&grad_ys[n * t * heads * e + h * e..], heads * e);
                     let mut write = |part: &Part, size, lhs, rhs| {
                         matmul_rows(
@@ -223,13 +225,13 @@ impl Op for Attention {
                             rhs,
                         );
                     };
-                    write(v, (*s, *e, *t), Matrix::new(probabilities, *s).transposed(), grad_ys);
-                    matmul((*t, *s, *e), scores, false, grad_ys, v.of(inputs, n, h).transposed());
+                    write(v, (*s, *e, *t), Matrix::new(probabilities, row).transposed(), grad_ys);
+                    matmul_rows((*t, *s, *e), scores, row, grad_ys, v.of(inputs, n, h).transposed());
                     simd(
                         #[inline(always)]
                         || self.softmax_backward(probabilities, scores),
                     );
-                    let scores = Matrix::new(scores, *s);
+                    let scores = Matrix::new(scores, row);
                     write(q, (*t, *d, *s), scores, k.of(inputs, n, h));
                     write(k, (*s, *d, *t), scores.transposed(), q.of(inputs, n, h));
                 }

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Trains the transformer of `crates/taper/benches/transformer.rs` with PyTorch, without hooks; prints microseconds a step."""
+
+import argparse
+import sys
+import time
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--steps", type=int, default=200, metavar="N", help="that are measured; default: %(default)s")
+parser.add_argument("--threads", type=int, default=2, metavar="N", help="default: %(default)s")
+args = parser.parse_args()
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+except ImportError as error:
+    sys.exit(f"error: {error}; needs torch")
+
+BATCH, STEPS, INPUTS, WIDTH, HEADS, CLASSES = 64, 28, 28, 64, 4, 10
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(INPUTS, WIDTH)
+        self.position = nn.Parameter(0.02 * torch.randn(STEPS, WIDTH))
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, xs):
+        xs = self.embed(xs) + self.position
+        q, k, v = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in self.qkv(self.norm1(xs)).chunk(3, 2))
+        xs = xs + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        xs = xs + self.down(F.gelu(self.up(self.norm2(xs))))
+        return self.head(self.norm3(xs).mean(1))
+
+
+torch.manual_seed(0)
+torch.set_num_threads(args.threads)
+net = Transformer()
+optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.01)
+batches = [(torch.randn(BATCH, STEPS, INPUTS), torch.randint(0, CLASSES, (BATCH,))) for _ in range(16)]
+for step in range(-args.steps // 4, args.steps):
+    if step == 0:
+        start = time.perf_counter()
+    xs, ys = batches[step % len(batches)]
+    loss = F.cross_entropy(net(xs), ys)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    loss.item()
+print(1e6 * (time.perf_counter() - start) / args.steps)

@@ -230,7 +230,7 @@ proptest! {
         (a, b, c) in (1..6_usize, 1..40_usize, 1..40_usize), axis in 0..3_usize, scale in prop_oneof![Just(1.0), Just(50.0)], seed: u64,
     ) {
         let xs = random(seed, &[a, b, c]);
-        agree(&[xs.clone()], |v| softmax(&v[0], axis), |v| twin::softmax(&v[0], axis));
+        agree(std::slice::from_ref(&xs), |v| softmax(&v[0], axis), |v| twin::softmax(&v[0], axis));
         agree(&[(xs * scale).unwrap()], |v| log_softmax(&v[0], axis), |v| twin::log_softmax(&v[0], axis));
     }
 

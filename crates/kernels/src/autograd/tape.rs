@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 
 use candle_core::{
-    CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, StridedBlocks, Tensor, Var,
+    CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, StridedBlocks, Tensor, TensorId, Var,
 };
 
 use super::gradient::Gradient;
@@ -114,26 +114,40 @@ impl Tape {
     /// # Errors
     /// When an operation of candle in between has no backward pass.
     pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
-        // It may run within another recording.
-        off_the_record(|| self.run(loss))
+        self.backward_except(loss, &[])
     }
 
-    fn run(self, loss: &Tensor) -> Result<Gradients> {
+    /// [`Tape::backward`] without the gradients of the variables `frozen`, and of whatever nothing but these is in front of:
+    /// it ends where a network begins to be frozen. Other gradients have the same bits. One that an operation of candle
+    /// computes may be there all the same.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`].
+    pub fn backward_except(self, loss: &Tensor, frozen: &[TensorId]) -> Result<Gradients> {
+        // It may run within another recording.
+        off_the_record(|| self.run(loss, frozen))
+    }
+
+    fn run(self, loss: &Tensor, frozen: &[TensorId]) -> Result<Gradients> {
         let Self { mut nodes } = self;
         if nodes.is_empty() {
             return Ok(loss.backward()?.into());
         }
+        let mut wanted = wanted(&nodes, frozen)?;
         let mut walk = Walk::default();
         walk.pending.resize_with(nodes.len(), || None);
         walk.send(&nodes, loss, Gradient::Dense(vec![1.0; loss.elem_count()]))?;
         walk.pass_through_candle(&nodes)?;
         while let Some(node) = nodes.pop() {
-            let Some(gradient) = walk.pending.pop().flatten() else { continue };
+            let wanted = wanted.pop().unwrap_or_default();
+            let Some(gradient) = walk.pending.pop().flatten().filter(|_| wanted.contains(&true)) else {
+                continue;
+            };
             let values: Vec<&Tensor> = node.values.iter().collect();
-            let wanted: Vec<bool> = node.inputs.iter().map(Tensor::track_op).collect();
             let gradients = op::backward(&*node.op, &values, &wanted, &node.output, gradient)?;
-            for (input, gradient) in node.inputs.iter().zip(gradients) {
-                if let Some(gradient) = gradient {
+            for ((input, gradient), wanted) in node.inputs.iter().zip(gradients).zip(wanted) {
+                // One that is not wanted may be given all the same.
+                if let Some(gradient) = gradient.filter(|_| wanted) {
                     walk.send(&nodes, input, gradient)?;
                 }
             }
@@ -141,6 +155,27 @@ impl Tape {
         }
         Ok(walk.gradients)
     }
+}
+
+/// For every input of every node, whether something that is learned depends on it.
+fn wanted(nodes: &[Node], frozen: &[TensorId]) -> Result<Vec<Vec<bool>>> {
+    let mut all: Vec<Vec<bool>> = Vec::with_capacity(nodes.len());
+    for (i, node) in nodes.iter().enumerate() {
+        let is_wanted = |input: &Tensor| {
+            if frozen.is_empty() || !input.track_op() {
+                return Ok(input.track_op());
+            }
+            let before = &nodes[..i];
+            let from = producer(before, input)?.map_or_else(|| viewed(before, input), |i| Ok(Some(i)))?;
+            Ok(match from {
+                Some(from) => all[from].contains(&true),
+                None => !(input.is_variable() && frozen.contains(&input.id())),
+            })
+        };
+        let own = node.inputs.iter().map(is_wanted).collect::<Result<_>>()?;
+        all.push(own);
+    }
+    Ok(all)
 }
 
 /// The state of a backward pass.

@@ -51,6 +51,36 @@ fn every_one_of_twelve_steps_is_that_of_pytorch() {
     }
 }
 
+#[test]
+fn steps_of_rows_are_those_of_each_row_alone_in_every_dtype() {
+    for (name, rule, rate) in rules() {
+        for dtype in [DType::F32, DType::F64] {
+            let start = random(1, &[3, 5]).to_dtype(dtype).unwrap();
+            let whole = var(&start);
+            let mut slots = Slots::new(&rule, &whole).unwrap();
+            let rows: Vec<Var> = (0..3).map(|row| var(&start.narrow(0, row, 1).unwrap())).collect();
+            let mut of_rows: Vec<Slots> = rows.iter().map(|row| Slots::new(&rule, row).unwrap()).collect();
+            for step in 1..=4_u64 {
+                if step == 3 {
+                    slots.reset_rows(&whole, &[1]).unwrap();
+                    of_rows[1] = Slots::new(&rule, &rows[1]).unwrap();
+                }
+                let steps = [step, if step < 3 { step } else { step - 2 }, step];
+                let gradient = random(step + 9, &[3, 5]).to_dtype(dtype).unwrap();
+                slots.step_rows(&rule, &whole, &gradient.clone().into(), rate, &steps).unwrap();
+                for (i, row) in rows.iter().enumerate() {
+                    let gradient = gradient.narrow(0, i, 1).unwrap().into();
+                    of_rows[i].step(&rule, row, &gradient, rate, steps[i]).unwrap();
+                }
+            }
+            let rows: Vec<&Tensor> = rows.iter().map(|row| row.as_tensor()).collect();
+            let single = |tensor: &Tensor| bits(&tensor.to_dtype(DType::F32).unwrap());
+            assert_eq!(single(&whole), single(&Tensor::cat(&rows, 0).unwrap()), "{name} in {dtype:?}");
+            assert!(slots.step_rows(&rule, &whole, &start.into(), rate, &[1, 1]).is_err());
+        }
+    }
+}
+
 fn rule() -> impl Strategy<Value = Rule> {
     let decay = prop_oneof![Just(0.0), 0.001..0.3_f64];
     prop_oneof![

@@ -201,3 +201,51 @@ fn a_gradient_stays_what_it_was_when_variables_move() {
     }
     assert_eq!([&a, &b].map(|var| bits(&gradient(&gradients, var))), before);
 }
+
+#[test]
+fn what_is_frozen_has_no_gradient_and_the_others_have_the_same_bits() {
+    let all = vars(&[&[8, 5], &[8], &[6, 8], &[6], &[4, 6]]);
+    let xs = random(9, &[7, 5]);
+    let loss = || {
+        let hidden = activate(&linear(&xs, &all[0], Some(&all[1])).unwrap(), Activation::Tanh).unwrap();
+        // A view in between.
+        let hidden = hidden.reshape((1, 7, 8)).unwrap().squeeze(0).unwrap();
+        let hidden = activate(&linear(&hidden, &all[2], Some(&all[3])).unwrap(), Activation::Relu).unwrap();
+        linear(&hidden, &all[4], None).unwrap().sqr().unwrap().sum_all().unwrap()
+    };
+    let (whole, tape) = record(loss);
+    let whole = tape.backward(&whole).unwrap();
+    for frozen in [vec![], vec![0, 1], vec![0], vec![2, 3], vec![0, 1, 2, 3], vec![4]] {
+        let ids: Vec<_> = frozen.iter().map(|i| all[*i].id()).collect();
+        let (part, tape) = record(loss);
+        let part = tape.backward_except(&part, &ids).unwrap();
+        for (i, var) in all.iter().enumerate() {
+            match frozen.contains(&i) {
+                true => assert!(part.get(var).is_none(), "{i} of {frozen:?}"),
+                false => assert_eq!(bits(&gradient(&part, var)), bits(&gradient(&whole, var)), "{i}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_are_added_and_scaled_variable_by_variable() {
+    let all = vars(&[&[3, 4], &[2, 4], &[2, 4]]);
+    let of = |weight: &Var| {
+        let (loss, tape) =
+            record(|| linear(&all[0], weight, None).unwrap().sqr().unwrap().sum_all().unwrap());
+        tape.backward(&loss).unwrap()
+    };
+    let (first, second) = (of(&all[1]), of(&all[2]));
+    let mut sum = Gradients::default();
+    sum.add_scaled(&first, 1.0).unwrap();
+    sum.add_scaled(&second, 0.5).unwrap();
+    sum.scale(2.0).unwrap();
+    let twice = |xs: Tensor| (xs * 2.0).unwrap();
+    let shared = (twice(gradient(&first, &all[0])) + gradient(&second, &all[0])).unwrap();
+    assert_close_in_scale("of both", &gradient(&sum, &all[0]), &shared, 1e-6);
+    assert_eq!(bits(&gradient(&sum, &all[1])), bits(&twice(gradient(&first, &all[1]))));
+    assert_eq!(bits(&gradient(&sum, &all[2])), bits(&gradient(&second, &all[2])));
+    assert_eq!(sum.iter().count(), 3);
+    assert!(sum.add(&all[1], random(1, &[4, 2])).is_err());
+}

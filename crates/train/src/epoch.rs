@@ -106,7 +106,7 @@ fn train_on<B>(
     let lost = !loss.is_finite() || observer.non_finite() > seen || metric.is_some();
     let gradients = match lost && policy != OnNonFinite::Continue {
         true => None,
-        false => Some(tape.backward(total.as_ref().unwrap_or(&outcome.loss))?),
+        false => Some(tape.backward_except(total.as_ref().unwrap_or(&outcome.loss), &optimizer.frozen())?),
     };
     let gradient = match &gradients {
         Some(gradients) if !lost => optimizer.gradient_fault(gradients)?,

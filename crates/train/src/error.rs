@@ -64,10 +64,9 @@ pub enum Error {
     },
     /// Parameters that no gradient reaches in the first step: they would never be trained.
     #[error(
-        "no gradient reaches {}, which would never be trained: forward does not use {}, or candle has no backward pass for an \
-         operation behind (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use taper_nn's LayerNorm, RmsNorm \
-         and softmax, or layer_norm_slow and candle_nn::ops::softmax); if it is meant to be so, freeze them or say unused in \
-         a Group",
+        "no gradient reaches {}, which would never be trained: forward does not use {}, or candle has no backward pass for \
+         an operation behind (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use those of taper_nn); if it \
+         is meant to be so, freeze them or say unused in a Group",
         match all {
             true => format!("any parameter of the optimizer ({})", crate::weights::listed(parameters)),
             false => crate::weights::listed(parameters),

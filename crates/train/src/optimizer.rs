@@ -1,4 +1,4 @@
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
 use rayon::prelude::*;
 use taper_kernels::{Gradients, Rule, Slots, VarGradient, all_finite};
 
@@ -137,6 +137,11 @@ impl Optimizer {
     /// A number that differs from batch to batch: what dropout draws from. Without accumulation it is the number of steps.
     pub(crate) fn draw(&self) -> u64 {
         self.steps * self.config.accumulate + self.waiting.batches
+    }
+
+    /// The variables that need no gradient.
+    pub(crate) fn frozen(&self) -> Vec<TensorId> {
+        self.frozen.iter().map(|(_, var)| var.id()).collect()
     }
 
     /// All parameters, by name.

@@ -54,7 +54,8 @@ pub struct Group {
     pub rate: f64,
     /// Weight decay in place of that of the rule; at least 0.
     pub weight_decay: Option<f64>,
-    /// They stay as they are: the optimiser keeps nothing for them, and their gradients are not part of the clip norm.
+    /// They stay as they are: the optimiser keeps nothing for them, and their gradients are neither computed nor part of the
+    /// clip norm. Where all in front of a layer is frozen, the backward pass ends there.
     pub frozen: bool,
     /// They may have no gradient in the first step, which otherwise is an error.
     pub unused: bool,

@@ -85,7 +85,7 @@ fn tensors(split: &Split) -> Result<(Tensor, Tensor)> {
     let (n, device) = (split.len(), Device::Cpu);
     let (mean, std) = MEAN_AND_STD;
     let pixels: Vec<f32> = split.pixels().iter().map(|&x| (f32::from(x) / 255.0 - mean) / std).collect();
-    let labels: Vec<u32> = split.labels().iter().map(|&x| u32::from(x)).collect();
+    let labels = split.labels().to_vec();
     Ok((Tensor::from_vec(pixels, (n, 1, 28, 28), &device)?, Tensor::from_vec(labels, n, &device)?))
 }
 

@@ -1,6 +1,6 @@
 use crate::{Result, Split, split::zero_batch_size};
 use candle_core::Tensor;
-use rayon::prelude::*;
+use rand::{Rng, seq::SliceRandom};
 use std::iter::FusedIterator;
 
 /// Some samples, ready for a model.
@@ -24,64 +24,82 @@ impl Batch {
     }
 }
 
-/// An iterator over the batches of a [`Split`], each sample once.
+/// Samples that are gathered into batches when they are asked for: images ([`Split`]), tensors ([`Table`](crate::Table)), or
+/// a type of one's own, for instance one that changes images at random or reads them from files.
 ///
-/// An item is an error where a tensor cannot be made, as on a device without memory, or the batch size is 0.
-/// Owns what it needs: neither the split nor the generator stays borrowed. Its `len()` is the number of batches to come.
+/// ```
+/// use taper_data::{Batches, Result, Samples};
+///
+/// /// The numbers from 0, with their squares.
+/// struct Squares(usize);
+///
+/// impl Samples for Squares {
+///     type Batch = Vec<(usize, usize)>;
+///
+///     fn count(&self) -> usize {
+///         self.0
+///     }
+///
+///     fn gather(&self, rows: &[usize]) -> Result<Self::Batch> {
+///         Ok(rows.iter().map(|&i| (i, i * i)).collect())
+///     }
+/// }
+///
+/// let batches: Result<Vec<_>> = Batches::in_order(Squares(3), 2).collect();
+/// assert_eq!(batches?, [vec![(0, 0), (1, 1)], vec![(2, 4)]]);
+/// # Ok::<(), taper_data::Error>(())
+/// ```
+pub trait Samples {
+    /// Some samples together.
+    type Batch;
+
+    /// Number of samples.
+    fn count(&self) -> usize;
+
+    /// The samples of `rows`, in that order; every row is below [`count`](Samples::count).
+    ///
+    /// # Errors
+    /// What goes wrong in reading them.
+    fn gather(&self, rows: &[usize]) -> Result<Self::Batch>;
+}
+
+/// An iterator over batches, in which each sample comes once; the last batch may be smaller.
+///
+/// An item is an error where a batch cannot be made, as on a device without memory, or the batch size is 0.
+/// Owns what it needs: neither the samples nor the generator stay borrowed. Its `len()` is the number of batches to come.
 #[derive(Debug, Clone)]
-pub struct Batches {
-    split: Split,
-    /// The samples in the order in which they come; `None` is the order of the file.
-    order: Option<Vec<usize>>,
+pub struct Batches<S = Split> {
+    samples: S,
+    /// The rows in the order in which they come.
+    order: Vec<usize>,
     batch_size: usize,
     next: usize,
 }
 
-impl Batches {
-    pub(crate) fn new(split: Split, order: Option<Vec<usize>>, batch_size: usize) -> Self {
-        Self { split, order, batch_size, next: 0 }
+impl<S: Samples> Batches<S> {
+    /// Batches in the order of the samples.
+    pub fn in_order(samples: S, batch_size: usize) -> Self {
+        Self { order: (0..samples.count()).collect(), samples, batch_size, next: 0 }
+    }
+
+    /// Batches in an order that is drawn from `rng` now (Fisher–Yates).
+    pub fn shuffled<R: Rng + ?Sized>(samples: S, rng: &mut R, batch_size: usize) -> Self {
+        let mut batches = Self::in_order(samples, batch_size);
+        batches.order.shuffle(rng);
+        batches
     }
 
     /// Number of samples still to come.
     pub fn samples(&self) -> usize {
-        self.split.len() - self.next
-    }
-
-    /// One pass over bytes, on all threads; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
-    fn gather(&self, positions: std::ops::Range<usize>) -> Result<Batch> {
-        let (c, h, w) = self.split.shape();
-        let (pixels, labels, size, n) =
-            (self.split.pixels(), self.split.labels(), c * h * w, positions.len());
-        let start = positions.start;
-        let row = |i: usize| self.order.as_ref().map_or(start + i, |order| order[start + i]);
-        let table: &[f32; 256] = &self.split.table;
-        let mut xs = vec![0.0; n * size];
-        xs.par_chunks_exact_mut(size).enumerate().with_min_len(16).for_each(|(i, xs)| {
-            let (eights, rest) = pixels[row(i) * size..][..size].as_chunks::<8>();
-            let (own, behind) = xs.as_chunks_mut::<8>();
-            for (xs, pixels) in own.iter_mut().zip(eights) {
-                // Most of an image is background.
-                match u64::from_ne_bytes(*pixels) {
-                    0 => *xs = [table[0]; 8],
-                    _ => *xs = pixels.map(|pixel| table[usize::from(pixel)]),
-                }
-            }
-            behind.iter_mut().zip(rest).for_each(|(x, pixel)| *x = table[usize::from(*pixel)]);
-        });
-        let ys = (0..n).map(|i| u32::from(labels[row(i)])).collect();
-        let device = &self.split.device;
-        Ok(Batch {
-            images: Tensor::from_vec(xs, (n, c, h, w), device)?,
-            labels: Tensor::from_vec::<_, u32>(ys, n, device)?,
-        })
+        self.order.len() - self.next
     }
 }
 
-impl Iterator for Batches {
-    type Item = Result<Batch>;
+impl<S: Samples> Iterator for Batches<S> {
+    type Item = Result<S::Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let end = self.split.len();
+        let end = self.order.len();
         if self.next >= end {
             return None;
         }
@@ -91,13 +109,13 @@ impl Iterator for Batches {
         }
         let start = self.next;
         self.next = end.min(start.saturating_add(self.batch_size));
-        Some(self.gather(start..self.next))
+        Some(self.samples.gather(&self.order[start..self.next]))
     }
 
     /// Without gathering the batches that are left out: `skip(n)` is free, for a run that is resumed within an epoch.
     fn nth(&mut self, n: usize) -> Option<Self::Item> {
         let samples = n.saturating_mul(self.batch_size);
-        self.next = self.next.saturating_add(samples).min(self.split.len());
+        self.next = self.next.saturating_add(samples).min(self.order.len());
         self.next()
     }
 
@@ -110,5 +128,5 @@ impl Iterator for Batches {
     }
 }
 
-impl ExactSizeIterator for Batches {}
-impl FusedIterator for Batches {}
+impl<S: Samples> ExactSizeIterator for Batches<S> {}
+impl<S: Samples> FusedIterator for Batches<S> {}

@@ -1,7 +1,7 @@
 //! Reading a file that may or may not be gzipped, never further than it is allowed to go.
 
 use crate::{Error, Result};
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
@@ -82,9 +82,39 @@ pub(crate) fn open(path: &Path) -> Result<Source<'static>> {
 pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + Send + 'a, size: u64) -> io::Result<Source<'a>> {
     let zipped = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     Ok(match zipped {
-        true => Source { reader: Box::new(MultiGzDecoder::new(reader)), left: None },
+        true => Source { reader: Box::new(Members(Some(GzDecoder::new(reader)))), left: None },
         false => Source { reader: Box::new(reader), left: Some(size) },
     })
+}
+
+/// The members of a gzip file, one after the other. Zeros behind one are padding, as tapes and some archives leave it, and
+/// passed over like `gzip` does; anything else there is an error.
+struct Members<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let n = member.read(bytes)?;
+            if n > 0 || bytes.is_empty() {
+                return Ok(n);
+            }
+            let Some(mut rest) = self.0.take().map(GzDecoder::into_inner) else { break };
+            loop {
+                let ahead = rest.fill_buf()?;
+                if ahead.is_empty() {
+                    return Ok(0);
+                }
+                let zeros = ahead.iter().take_while(|&&byte| byte == 0).count();
+                let only_zeros = zeros == ahead.len();
+                rest.consume(zeros);
+                if !only_zeros {
+                    break;
+                }
+            }
+            self.0 = Some(GzDecoder::new(rest));
+        }
+        Ok(0)
+    }
 }
 
 /// Whether an error says that the compressed data is broken, not that the disk is.

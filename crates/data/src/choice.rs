@@ -1,7 +1,10 @@
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
-/// Which data set is wanted; parsed from and printed as `auto`, `mnist`, `fashion-mnist`, `kmnist` or `digits`.
+/// Which data set is wanted; parsed from and printed as its [`name`](Choice::name).
+///
+/// The splits of EMNIST (G. Cohen and others, 2017) are handwritten characters, 28×28: found and not downloaded, since they are
+/// published as one archive. The images stand upright, and classes count from 0, whatever the files say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
     /// MNIST if it can be had, otherwise `digits` with a warning.
@@ -15,12 +18,38 @@ pub enum Choice {
     Kmnist,
     /// 1,797 handwritten digits, 8×8, part of the program.
     Digits,
+    /// EMNIST: 131,600 characters of 47 classes, equally many of each: digits, capital letters, 11 small letters.
+    EmnistBalanced,
+    /// EMNIST: 814,255 characters of 62 classes: digits, capital and small letters.
+    EmnistByclass,
+    /// EMNIST: the same in 47 classes, without those small letters that look like their capitals.
+    EmnistBymerge,
+    /// EMNIST: 280,000 digits.
+    EmnistDigits,
+    /// EMNIST: 145,600 letters of 26 classes, capital and small ones together. `a` is class 0.
+    EmnistLetters,
+    /// EMNIST: 70,000 digits, MNIST made anew.
+    EmnistMnist,
+    /// A set of one's own: four IDX files under MNIST's names, of any size and any number of classes.
+    Idx,
 }
 
 impl Choice {
     /// Every choice, in the order in which a help text lists them.
-    pub const ALL: [Choice; 5] =
-        [Choice::Auto, Choice::Mnist, Choice::FashionMnist, Choice::Kmnist, Choice::Digits];
+    pub const ALL: [Choice; 12] = [
+        Choice::Auto,
+        Choice::Mnist,
+        Choice::FashionMnist,
+        Choice::Kmnist,
+        Choice::Digits,
+        Choice::EmnistBalanced,
+        Choice::EmnistByclass,
+        Choice::EmnistBymerge,
+        Choice::EmnistDigits,
+        Choice::EmnistLetters,
+        Choice::EmnistMnist,
+        Choice::Idx,
+    ];
 
     /// The name that is parsed and printed.
     pub fn name(self) -> &'static str {
@@ -30,6 +59,13 @@ impl Choice {
             Choice::FashionMnist => "fashion-mnist",
             Choice::Kmnist => "kmnist",
             Choice::Digits => "digits",
+            Choice::EmnistBalanced => "emnist-balanced",
+            Choice::EmnistByclass => "emnist-byclass",
+            Choice::EmnistBymerge => "emnist-bymerge",
+            Choice::EmnistDigits => "emnist-digits",
+            Choice::EmnistLetters => "emnist-letters",
+            Choice::EmnistMnist => "emnist-mnist",
+            Choice::Idx => "idx",
         }
     }
 }
@@ -68,7 +104,8 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         assert_eq!(
             "cifar".parse::<Choice>().unwrap_err().to_string(),
-            r#"expected a data set, found "cifar": the data sets are auto, mnist, fashion-mnist, kmnist, digits"#
+            "expected a data set, found \"cifar\": the data sets are auto, mnist, fashion-mnist, kmnist, digits, \
+             emnist-balanced, emnist-byclass, emnist-bymerge, emnist-digits, emnist-letters, emnist-mnist, idx"
         );
     }
 }

@@ -65,8 +65,8 @@ impl Dataset {
     /// By it a run that goes on knows that it sees the samples that it began with, wherever they were read from. Neither the
     /// scale nor the device is part of it.
     pub fn checksum(&self) -> String {
-        let hash = self.train.pixels_hash().chain_update(self.train.labels());
-        let hash = self.test.add_pixels(hash).chain_update(self.test.labels());
+        let hash = self.train.add_labels(self.train.pixels_hash());
+        let hash = self.test.add_labels(self.test.add_pixels(hash));
         hex::encode(hash.finalize())
     }
 

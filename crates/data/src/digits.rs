@@ -28,7 +28,7 @@ pub fn digits() -> Result<Dataset> {
     for line in text.lines() {
         let mut values = line.split(',').map(|value| value.parse::<u8>());
         pixels.extend(values.by_ref().take(SIDE * SIDE).filter_map(|value| value.ok()));
-        labels.extend(values.filter_map(|value| value.ok()));
+        labels.extend(values.filter_map(|value| value.ok()).map(u32::from));
     }
     let test_labels = labels.split_off(TRAIN_ROWS.min(labels.len()));
     let test_pixels = pixels.split_off((TRAIN_ROWS * SIDE * SIDE).min(pixels.len()));

@@ -1,6 +1,6 @@
 //! Fetching the files of a set over HTTPS: resumed where possible, verified, then put in place by a rename.
 
-use crate::{Error, FileSet, Options, RemoteFile, Result};
+use crate::{Checksum, Error, FileSet, Options, RemoteFile, Result};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
@@ -33,18 +33,22 @@ pub(crate) fn download(
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<[PathBuf; 4], Vec<String>> {
     let one = |e: Error| vec![e.to_string()];
+    let checksums = set.files.each_ref().map(|file| file.checksum.as_ref());
+    let [Some(a), Some(b), Some(c), Some(d)] = checksums else {
+        return Err(vec![format!("no download (no checksums of {} are known)", set.name)]);
+    };
     fs::create_dir_all(dir).map_err(Error::io(dir, "create")).map_err(one)?;
     let _lock = lock(dir).map_err(one)?;
     let paths = set.files.each_ref().map(|file| dir.join(format!("{}.gz", file.name)));
-    for (file, path) in set.files.iter().zip(&paths) {
-        if path.is_file() && file.mismatch(path).map_err(one)?.is_none() {
+    for ((file, path), checksum) in set.files.iter().zip(&paths).zip([a, b, c, d]) {
+        if path.is_file() && file.mismatch(checksum, path).map_err(one)?.is_none() {
             continue;
         }
         let mirrors = if options.mirrors.is_empty() { &set.mirrors } else { &options.mirrors };
         let mut failures = Vec::new();
         let done = mirrors.iter().any(|mirror| {
             let url = format!("{}/{}.gz", mirror.trim_end_matches('/'), file.name);
-            let result = fetch(&url, file, path, options, progress);
+            let result = fetch(&url, (file, checksum), path, options, progress);
             result.map_err(|e| failures.push(e.to_string())).is_ok()
         });
         if !done {
@@ -72,7 +76,7 @@ fn lock(dir: &Path) -> Result<File> {
 /// removed, and if its beginning came from another attempt, the whole file is fetched once more.
 fn fetch(
     url: &str,
-    file: &RemoteFile,
+    (file, checksum): (&RemoteFile, &Checksum),
     path: &Path,
     options: &Options,
     progress: &mut dyn FnMut(&Progress<'_>),
@@ -80,10 +84,10 @@ fn fetch(
     let part = path.with_added_extension("part");
     let agent = agent(url, options)?;
     let mut resumed = transfer(&agent, url, file, &part, options, progress)?;
-    while let Some(found) = file.mismatch(&part)? {
+    while let Some(found) = file.mismatch(checksum, &part)? {
         fs::remove_file(&part).map_err(Error::io(&part, "remove"))?;
         if !resumed {
-            return Err(http_error(url, file.checksum.to_string(), found));
+            return Err(http_error(url, checksum.to_string(), found));
         }
         resumed = transfer(&agent, url, file, &part, options, progress)?;
     }

@@ -20,13 +20,18 @@ pub struct FileSet {
     /// The name of the set and of its directory in the cache.
     pub name: String,
     /// Addresses below which the files lie as `NAME.gz`, in the order in which they are tried. HTTPS, or HTTP on this machine.
+    /// Nothing is downloaded without a checksum.
     pub mirrors: Vec<String>,
     /// Training images, training labels, test images, test labels.
     pub files: [RemoteFile; 4],
-    /// Height and width of the images.
-    pub image_size: (usize, usize),
-    /// Number of classes; labels are below it.
-    pub classes: usize,
+    /// Height and width of the images in the files; `None` for any.
+    pub image_size: Option<(usize, usize)>,
+    /// Number of classes; `None` for what the files have, up to the largest label.
+    pub classes: Option<usize>,
+    /// The label that the files give the first class; in memory it is 0.
+    pub first_label: u8,
+    /// Whether the files hold the images column by column: then rows and columns are exchanged in memory.
+    pub transposed: bool,
 }
 
 /// One file of a [`FileSet`].
@@ -34,10 +39,10 @@ pub struct FileSet {
 pub struct RemoteFile {
     /// The name without `.gz`.
     pub name: String,
-    /// Its size once unzipped.
-    pub content_bytes: u64,
-    /// What a download must match.
-    pub checksum: Checksum,
+    /// Its size once unzipped, if that is known: no more is read.
+    pub content_bytes: Option<u64>,
+    /// What a download must match, if that is known.
+    pub checksum: Option<Checksum>,
 }
 
 /// A published checksum, in lower-case hexadecimal digits.
@@ -58,9 +63,64 @@ const FILES: [(&str, u64); 4] = [
 ];
 
 impl FileSet {
-    /// The sets that have a name of their own; the files of all three are called the same.
-    pub(crate) fn known() -> [Self; 3] {
-        [Self::mnist(), Self::fashion_mnist(), Self::kmnist()]
+    /// The files of a choice, if it has any.
+    pub(crate) fn of(choice: Choice) -> Option<Self> {
+        Some(match choice {
+            Choice::Digits => return None,
+            Choice::Auto | Choice::Mnist => Self::mnist(),
+            Choice::FashionMnist => Self::fashion_mnist(),
+            Choice::Kmnist => Self::kmnist(),
+            Choice::EmnistBalanced => Self::emnist(choice, 47, 0, [112_800, 18_800]),
+            Choice::EmnistByclass => Self::emnist(choice, 62, 0, [697_932, 116_323]),
+            Choice::EmnistBymerge => Self::emnist(choice, 47, 0, [697_932, 116_323]),
+            Choice::EmnistDigits => Self::emnist(choice, 10, 0, [240_000, 40_000]),
+            Choice::EmnistLetters => Self::emnist(choice, 26, 1, [124_800, 20_800]),
+            Choice::EmnistMnist => Self::emnist(choice, 10, 0, [60_000, 10_000]),
+            Choice::Idx => Self::idx(),
+        })
+    }
+
+    /// Any four files under MNIST's names: images of any size, as many classes as there are labels up to the largest.
+    pub fn idx() -> Self {
+        let files =
+            FILES.map(|(name, _)| RemoteFile { name: name.to_owned(), content_bytes: None, checksum: None });
+        Self {
+            name: Choice::Idx.name().to_owned(),
+            mirrors: Vec::new(),
+            files,
+            image_size: None,
+            classes: None,
+            first_label: 0,
+            transposed: false,
+        }
+    }
+
+    /// A split of EMNIST (G. Cohen and others, 2017), handwritten letters and digits. Its files are published as one archive,
+    /// so they are found and not downloaded.
+    ///
+    /// They hold the images column by column, and `letters` counts its classes from 1; in memory images stand upright and
+    /// classes count from 0.
+    fn emnist(choice: Choice, classes: usize, first_label: u8, counts: [u64; 2]) -> Self {
+        let file = |part: &str, kind: &str, content_bytes: u64| RemoteFile {
+            name: format!("{choice}-{part}-{kind}-ubyte"),
+            content_bytes: Some(content_bytes),
+            checksum: None,
+        };
+        let [train, test] = counts;
+        Self {
+            name: choice.name().to_owned(),
+            files: [
+                file("train", "images-idx3", 784 * train + 16),
+                file("train", "labels-idx1", train + 8),
+                file("test", "images-idx3", 784 * test + 16),
+                file("test", "labels-idx1", test + 8),
+            ],
+            image_size: Some((28, 28)),
+            classes: Some(classes),
+            first_label,
+            transposed: true,
+            ..Self::idx()
+        }
     }
 
     /// Handwritten digits (Y. LeCun, C. Cortes, C. J. C. Burges).
@@ -134,27 +194,29 @@ impl FileSet {
             mirrors: mirrors.iter().map(|&mirror| mirror.to_owned()).collect(),
             files: FILES.map(|(name, content_bytes)| RemoteFile {
                 name: name.to_owned(),
-                content_bytes,
-                checksum: sums.next().expect("there are as many checksums as files"),
+                content_bytes: Some(content_bytes),
+                checksum: sums.next(),
             }),
-            image_size: (28, 28),
-            classes: 10,
+            image_size: Some((28, 28)),
+            classes: Some(10),
+            ..Self::idx()
         }
     }
 }
 
 impl RemoteFile {
-    /// `None` if the file at `path` is this one, otherwise what was found instead of its checksum.
+    /// `None` if the file at `path` is this one, otherwise what was found instead of `checksum`.
     ///
     /// Unzips at most one byte more than the file should have.
-    pub(crate) fn mismatch(&self, path: &Path) -> Result<Option<String>> {
-        let (expected, found) = match &self.checksum {
+    pub(crate) fn mismatch(&self, checksum: &Checksum, path: &Path) -> Result<Option<String>> {
+        let (expected, found) = match checksum {
             Checksum::Md5OfArchive(sum) => {
                 let file = File::open(path).map_err(Error::io(path, "open"))?;
                 (sum, digest::<Md5>(file))
             }
             Checksum::Sha256OfContent(sum) => {
-                (sum, digest::<Sha256>(open(path)?.take(self.content_bytes.saturating_add(1))))
+                let most = self.content_bytes.map_or(u64::MAX, |bytes| bytes.saturating_add(1));
+                (sum, digest::<Sha256>(open(path)?.take(most)))
             }
         };
         match found {

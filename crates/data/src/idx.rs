@@ -7,6 +7,7 @@ use crate::{
     Error, Result,
     bytes::{Source, is_broken_gzip, open},
 };
+use rayon::prelude::*;
 use std::{io, path::Path};
 
 /// No file with more is read: EMNIST, the largest set in this format, has half of it.
@@ -24,6 +25,21 @@ pub struct Images {
     pub width: usize,
     /// `count × height × width` values from 0 (background) to 255.
     pub pixels: Vec<u8>,
+}
+
+impl Images {
+    /// Exchanges rows and columns of every image.
+    pub(crate) fn transpose(&mut self) {
+        let (h, w) = (self.height, self.width);
+        self.pixels.par_chunks_mut(h * w).for_each_init(Vec::new, |old, image| {
+            old.clear();
+            old.extend_from_slice(image);
+            for (i, row) in old.chunks_exact(w).enumerate() {
+                row.iter().enumerate().for_each(|(j, &pixel)| image[j * h + i] = pixel);
+            }
+        });
+        (self.height, self.width) = (w, h);
+    }
 }
 
 /// Reads an IDX file of images, plain or gzipped (recognised by its first bytes, not by its name).
@@ -54,21 +70,36 @@ pub(crate) fn images_up_to(
 ///
 /// As [`read_images`], and for a label out of range.
 pub fn read_labels(path: &Path, classes: usize) -> Result<Vec<u8>> {
-    labels_up_to(path, classes, None)
+    labels_up_to(path, 0, Some(classes), None)
 }
 
-/// The same for a file of which it is known how many values it has at most, whatever it claims.
-pub(crate) fn labels_up_to(path: &Path, classes: usize, most: Option<u64>) -> Result<Vec<u8>> {
-    let (_, labels) = decode::<1>(path, &mut open(path)?, most, |_, _| {})?;
-    match labels.iter().position(|&label| usize::from(label) >= classes) {
-        None => Ok(labels),
-        Some(row) => Err(Error::BadFile {
+/// The same for a file of which it is known how many values it has at most, whatever it claims, and whose classes are
+/// counted from `first`; any number of them for `None`. The labels returned are counted from 0.
+pub(crate) fn labels_up_to(
+    path: &Path,
+    first: u8,
+    classes: Option<usize>,
+    most: Option<u64>,
+) -> Result<Vec<u8>> {
+    let (_, mut labels) = decode::<1>(path, &mut open(path)?, most, |_, _| {})?;
+    let known = |label: u8| {
+        let class = label.checked_sub(first).map(usize::from);
+        class.is_some_and(|class| classes.is_none_or(|classes| class < classes))
+    };
+    if let Some(row) = labels.iter().position(|&label| !known(label)) {
+        let end = classes.map_or(256, |classes| usize::from(first) + classes);
+        return Err(Error::BadFile {
             path: path.to_owned(),
-            expected: format!("labels below {classes}"),
+            expected: match first {
+                0 => format!("labels below {end}"),
+                _ => format!("labels from {first} to {}", end - 1),
+            },
             found: format!("{} at row {row}", labels[row]),
             cure: "check that this is the label file of this data set".to_owned(),
-        }),
+        });
     }
+    labels.iter_mut().for_each(|label| *label -= first);
+    Ok(labels)
 }
 
 /// The sizes and the values of an IDX stream of unsigned bytes whose rank is `RANK`, at most `most` of them: a header

@@ -1,8 +1,12 @@
-//! Image data sets for Taper: files in, batches out.
+//! Data for Taper: files or tensors in, batches out.
 //!
-//! Four sets are known by name: MNIST, Fashion-MNIST and KMNIST, which are read from IDX files that are found in a
-//! directory or downloaded, and `digits`, which is part of the program. Images stay `u8` in memory; a batch is gathered and
-//! scaled when it is asked for.
+//! | data | read by | in memory | a batch |
+//! |---|---|---|---|
+//! | sets known by name ([`Choice`]): MNIST, Fashion-MNIST, KMNIST, EMNIST, the bundled `digits`; IDX files of one's own | [`load`] | [`Dataset`] of two [`Split`]s | [`Batch`] |
+//! | tensors of any type and shape | [`Table::new`] | [`Table`] | tensors, as the table has them |
+//! | anything else | one's own type | [`Samples`] | one's own type |
+//!
+//! Images stay `u8` in memory; a batch is gathered and scaled when it is asked for.
 //!
 //! ```
 //! use taper_data::{Batch, Choice, Options, Scale, load};
@@ -46,11 +50,13 @@ mod error;
 mod files;
 mod idx;
 mod load;
+mod locate;
 mod scale;
 mod split;
+mod table;
 
 pub use {
-    batches::{Batch, Batches},
+    batches::{Batch, Batches, Samples},
     choice::Choice,
     dataset::Dataset,
     digits::digits,
@@ -61,4 +67,5 @@ pub use {
     load::{Options, load, load_files},
     scale::Scale,
     split::Split,
+    table::{Columns, Table},
 };

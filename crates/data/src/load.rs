@@ -2,6 +2,7 @@ use crate::{
     Choice, Dataset, Error, FileSet, Progress, Result, Split, digits,
     download::download,
     idx::{images_up_to, labels_up_to},
+    locate::locate,
     split::add_kind,
 };
 use sha2::{Digest, Sha256};
@@ -13,9 +14,9 @@ use std::{
 /// Where data may be found and how it may be fetched.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Looked at first. It must exist, and what it holds must not be broken.
+    /// Where the files are. It is used or refused: there is no search elsewhere.
     pub data_dir: Option<PathBuf>,
-    /// Looked at second, under the same conditions; for a program that reads an environment variable.
+    /// The same, where `data_dir` is `None`; for a program that reads an environment variable.
     pub env_dir: Option<PathBuf>,
     /// Where downloads are kept, a directory per data set; `taper` in the user's cache directory if `None`.
     pub cache_dir: Option<PathBuf>,
@@ -52,14 +53,18 @@ impl Default for Options {
 ///
 /// # Errors
 ///
-/// As [`load_files`]. With [`Choice::Auto`] not finding the files is no error; a directory that was asked for and does not
-/// exist, or holds a broken file, still is one.
+/// As [`load_files`]. With [`Choice::Auto`] it is no error if the files are nowhere, unless a directory was given. A `data_dir`
+/// for [`Choice::Digits`], which has no files.
 pub fn load(choice: Choice, options: &Options, progress: &mut dyn FnMut(&Progress<'_>)) -> Result<Dataset> {
-    let files = match choice {
-        Choice::Digits => return digits(),
-        Choice::Auto | Choice::Mnist => FileSet::mnist(),
-        Choice::FashionMnist => FileSet::fashion_mnist(),
-        Choice::Kmnist => FileSet::kmnist(),
+    let Some(files) = FileSet::of(choice) else {
+        return match &options.data_dir {
+            None => digits(),
+            Some(dir) => Err(Error::Usage {
+                expected: format!("no directory for {choice}, which is part of the program"),
+                found: dir.display().to_string(),
+                cure: "leave the directory out, or choose another data set".to_owned(),
+            }),
+        };
     };
     match load_files(&files, options, progress) {
         Err(error @ Error::NotFound { .. }) if choice == Choice::Auto => {
@@ -81,14 +86,19 @@ fn warn(message: &str) {
 
 /// Loads a data set from its four IDX files, on the CPU and scaled by [`Scale::Standard`](crate::Scale::Standard).
 ///
-/// Looks in `data_dir`, `env_dir`, `datasets/NAME` below the current directory and `cache_dir/NAME`, then downloads into the
-/// last. In each place the files may lie in a directory `NAME` or directly, plain or with `.gz` after their names. Checksums
-/// are compared after a download; files found may have fewer images than the set has, but not more.
+/// Reads the files in `data_dir`, or else in `env_dir`. Without either it looks in `datasets/NAME` below the current directory and
+/// in `cache_dir/NAME`, then downloads into the latter.
+///
+/// The files may lie in the directory itself, in one called `NAME` in it, where torchvision puts them (`MNIST/raw`) or in
+/// `gzip`, plain or gzipped. Names may be written in capitals, with `.` or `_` in place of `-`, and with `test` in place of
+/// `t10k` (`train-images.idx3-ubyte`). Checksums are compared after a download; files found may have fewer images than the set
+/// has, but not more.
 ///
 /// # Errors
 ///
-/// A name of the set or of a file that leads out of its directory. [`Error::NotFound`] lists every place tried and why it gave nothing. A `data_dir` or `env_dir` that does not exist or
-/// holds a broken file ends the search; elsewhere a broken file is a reason to go on.
+/// A name of the set or of a file that leads out of its directory. A `data_dir` or `env_dir` that does not exist, lacks a file (the
+/// error lists what it holds and lacks), belongs to another set or holds a broken file. [`Error::NotFound`] lists every place tried
+/// and why it gave nothing; there a broken file is a reason to go on.
 pub fn load_files(
     set: &FileSet,
     options: &Options,
@@ -99,7 +109,8 @@ pub fn load_files(
     let cache = cache.map(|dir| dir.join(&set.name));
     let mut tried = Vec::new();
 
-    for dir in [&options.data_dir, &options.env_dir].into_iter().flatten() {
+    // Named by the user: used or refused, never passed over.
+    if let Some(dir) = options.data_dir.as_ref().or(options.env_dir.as_ref()) {
         if !dir.is_dir() {
             return Err(Error::BadFile {
                 path: dir.clone(),
@@ -108,13 +119,7 @@ pub fn load_files(
                 cure: "correct the path, or leave it out to search and download".to_owned(),
             });
         }
-        match locate(dir, set) {
-            Ok(paths) => return read(set, &paths),
-            Err(why) => {
-                warn(&format!("{}: {why}: looking for {} elsewhere", dir.display(), set.name));
-                tried.push(format!("{} ({why})", dir.display()));
-            }
-        }
+        return read(set, &locate(dir, set).map_err(|absent| absent.into_error(set))?);
     }
     for dir in [Some(Path::new("datasets").join(&set.name)), cache.clone()].into_iter().flatten() {
         match locate(&dir, set).map(|paths| read(set, &paths)) {
@@ -123,7 +128,7 @@ pub fn load_files(
                 warn(&format!("{error}: looking for {} elsewhere", set.name));
                 tried.push(error.to_string());
             }
-            Err(why) => tried.push(format!("{} ({why})", dir.display())),
+            Err(absent) => tried.push(absent.to_string()),
         }
     }
     match cache {
@@ -141,56 +146,35 @@ pub fn load_files(
     })
 }
 
-/// The paths of the four files below `dir`, or why there are none.
-fn locate(dir: &Path, set: &FileSet) -> Result<[PathBuf; 4], String> {
-    if !dir.is_dir() {
-        return Err("no such directory".to_owned());
-    }
-    let mut why = String::new();
-    for dir in [dir.join(&set.name), dir.to_owned()] {
-        let paths = set.files.each_ref().map(|file| {
-            let plain = dir.join(&file.name);
-            if plain.is_file() { plain } else { dir.join(format!("{}.gz", file.name)) }
-        });
-        match set.files.iter().zip(&paths).find(|(_, path)| !path.is_file()) {
-            Some((file, _)) => why = format!("no {} and no {0}.gz", file.name),
-            None => match FileSet::known().iter().find(|other| other.name != set.name && is(other, &paths)) {
-                Some(other) => why = format!("the files are those of {}", other.name),
-                None => return Ok(paths),
-            },
-        }
-    }
-    Err(why)
-}
-
-/// Whether the test labels at `paths` are those of `set`: all known sets name their files alike.
-fn is(set: &FileSet, paths: &[PathBuf; 4]) -> bool {
-    matches!(set.files[3].mismatch(&paths[3]), Ok(None))
-}
-
 /// Reads four files and compares them with each other and with what the set should be.
 fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
     // Without its header, of 4 bytes and 4 for each size.
-    let most = |file: usize, rank: u64| set.files[file].content_bytes.saturating_sub(4 + 4 * rank);
-    let split = |part: &str, first: usize| {
+    let most = |file: usize, rank: u64| Some(set.files[file].content_bytes?.saturating_sub(4 + 4 * rank));
+    let labels = |file: usize| labels_up_to(&paths[file], set.first_label, set.classes, most(file, 1));
+    let (train, test) = rayon::join(|| labels(1), || labels(3));
+    let (train, test) = (train?, test?);
+    let classes = set.classes.unwrap_or_else(|| {
+        let largest = train.iter().chain(&test).max();
+        largest.map_or(0, |&largest| usize::from(largest) + 1)
+    });
+    let split = |part: &str, first: usize, labels: Vec<u8>| {
         let (images_path, labels_path) = (&paths[first], &paths[first + 1]);
         let mut hash = None;
-        let images = images_up_to(images_path, Some(most(first, 3)), |[count, h, w], pixels| {
+        let mut images = images_up_to(images_path, most(first, 3), |[count, h, w], pixels| {
             // The checksum begins with the training images, and they are most of it.
-            if first == 0 {
-                let begin = || add_kind(Sha256::new(), (1, h, w), 255, set.classes, count);
+            if first == 0 && !set.transposed {
+                let begin = || add_kind(Sha256::new(), (1, h, w), 255, classes, count);
                 hash.get_or_insert_with(begin).update(pixels);
             }
         })?;
-        let labels = labels_up_to(labels_path, set.classes, Some(most(first + 1, 1)))?;
         let bad = |path: &Path, expected: String, found: String| Error::BadFile {
             path: path.to_owned(),
             expected,
             found,
             cure: format!("check that the files belong to {} and to each other", set.name),
         };
-        let (height, width) = set.image_size;
-        if (images.height, images.width) != set.image_size {
+        let size = (images.height, images.width);
+        if let Some((height, width)) = set.image_size.filter(|&expected| expected != size) {
             let found = format!("{} × {}", images.height, images.width);
             return Err(bad(images_path, format!("images of {height} × {width} pixels"), found));
         }
@@ -198,20 +182,30 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
             let expected = format!("{} labels, one for each image", images.count);
             return Err(bad(labels_path, expected, labels.len().to_string()));
         }
-        let name = format!("{} {part}", set.name);
-        let mut split = Split::new(&name, (1, height, width), 255, set.classes, images.pixels, labels)?;
+        if set.transposed {
+            images.transpose();
+        }
+        let (name, shape) = (format!("{} {part}", set.name), (1, images.height, images.width));
+        let labels = labels.into_iter().map(u32::from).collect();
+        let mut split = Split::new(&name, shape, 255, classes, images.pixels, labels)?;
         split.hash = hash;
         Ok(split)
     };
-    let (train, test) = rayon::join(|| split("train", 0), || split("test", 2));
+    let (train, test) = rayon::join(|| split("train", 0, train), || split("test", 2, test));
     let data = Dataset::new(&set.name, train?, test?)?;
     let dir = paths[0].parent().unwrap_or(Path::new("."));
     tracing::info!(
-        "{}: {} training and {} test images from {}",
+        "{}: {} training and {} test images of {classes} classes from {}",
         set.name,
         data.train.len(),
         data.test.len(),
         dir.display()
     );
+    // Where the classes are known, a part of a set may lack some.
+    if set.classes.is_none()
+        && let Some(class) = data.train.label_counts().iter().position(|&count| count == 0)
+    {
+        tracing::warn!("{}: {classes} classes, of which class {class} has no training image", dir.display());
+    }
     Ok(data)
 }

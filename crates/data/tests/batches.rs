@@ -135,7 +135,7 @@ fn standard_is_the_default_and_rounds_once() {
 #[test]
 fn a_shuffle_is_a_permutation_with_labels_and_images_together() {
     let n = 200;
-    let split = Split::new("n", (1, 1, 1), 255, 200, (0..n).collect(), (0..n).collect()).unwrap();
+    let split = Split::new("n", (1, 1, 1), 255, 200, (0..n).collect(), (0..u32::from(n)).collect()).unwrap();
     let (xs, ys, _) = drain(split.shuffled(&mut Xoshiro256PlusPlus::seed_from_u64(1), 7));
     assert!(xs.iter().zip(&ys).all(|(&x, &y)| x == y as f32 / 255.0));
     assert_ne!(ys, (0..200).collect::<Vec<u32>>());
@@ -203,7 +203,7 @@ fn what_cannot_be_trained_on_is_refused() {
 
 #[test]
 fn a_split_whose_parts_do_not_fit_is_refused() {
-    let new = |shape, white, pixels: &[u8], labels: &[u8]| {
+    let new = |shape, white, pixels: &[u8], labels: &[u32]| {
         Split::new("s", shape, white, 2, pixels.into(), labels.into())
     };
     assert!(new((1, 1, 2), 255, &[1, 2, 3], &[0]).is_err());

@@ -134,3 +134,22 @@ fn a_gzip_file_cut_off_or_followed_by_rubbish_is_broken() {
         assert!(error.starts_with("expected a whole gzip file, found "), "{error}");
     }
 }
+
+#[test]
+fn zeros_behind_a_gzip_file_are_padding_and_members_belong_together() {
+    let bytes = idx(&[2, 3, 4], &[5; 24]);
+    let (first, second) = bytes.split_at(11);
+    let zeros = vec![0; 100_000];
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("images");
+    for file in [
+        [gzip(&bytes), zeros.clone()].concat(),
+        [gzip(first), gzip(second)].concat(),
+        [gzip(first), zeros[..512].to_vec(), gzip(second), vec![0]].concat(),
+    ] {
+        fs::write(&path, file).unwrap();
+        assert_eq!(read_images(&path).unwrap().pixels, [5; 24]);
+    }
+    let error = refused_as_is(&[gzip(&bytes), vec![0, 0, 7]].concat());
+    assert!(error.starts_with("expected a whole gzip file, found "), "{error}");
+}

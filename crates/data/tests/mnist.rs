@@ -39,6 +39,6 @@ fn the_files_of_mnist_are_not_taken_for_another_set() {
     let Some(options) = options() else { return };
     for choice in [Choice::Kmnist, Choice::FashionMnist] {
         let error = load(choice, &options, &mut |_| {}).unwrap_err().to_string();
-        assert!(error.contains("(the files are those of mnist)"), "{error}");
+        assert!(error.contains("found the files of mnist: choose the data set mnist, or"), "{error}");
     }
 }

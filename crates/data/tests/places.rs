@@ -51,34 +51,69 @@ fn a_gzipped_file_without_gz_in_its_name_is_read() {
 fn the_data_dir_comes_before_the_env_dir_and_that_before_the_cache() {
     let dirs = [tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap()];
     let places = [dirs[0].path().to_owned(), dirs[1].path().to_owned(), dirs[2].path().join("fake")];
-    let options = Options {
-        data_dir: Some(places[0].clone()),
-        env_dir: Some(places[1].clone()),
-        download: false,
-        ..options(dirs[2].path())
-    };
-    // Each place has its own number of test images to be known by; places are filled from the last to the first.
-    for (place, n) in places.iter().zip([1, 2, 3]).rev() {
+    // Each place has its own number of test images to be known by.
+    for (place, n) in places.iter().zip([1, 2, 3]) {
         write_set(place, false);
         fs::write(place.join(NAMES[2]), idx(&[n, 4, 5], &vec![0; 20 * n as usize])).unwrap();
         fs::write(place.join(NAMES[3]), idx(&[n], &vec![0; n as usize])).unwrap();
-        let data = load_files(&fake_set(&[]), &options, &mut |_| {}).unwrap();
-        assert_eq!(data.test.len(), n as usize);
+    }
+    let [data_dir, env_dir] = [0, 1].map(|i| Some(places[i].clone()));
+    for (n, data_dir, env_dir) in [(1, data_dir, env_dir.clone()), (2, None, env_dir), (3, None, None)] {
+        let options = Options { data_dir, env_dir, download: false, ..options(dirs[2].path()) };
+        assert_eq!(load_files(&fake_set(&[]), &options, &mut |_| {}).unwrap().test.len(), n);
     }
 }
 
 #[test]
-fn a_directory_that_lacks_a_file_is_passed_over_and_named() {
+fn a_directory_that_was_given_is_refused_with_what_it_holds_and_lacks() {
     let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    // The set is in the cache, and is not taken from there.
+    write_set(&cache.path().join("fake"), true);
+    let path = dir.path().display();
+    let cure = "give the directory that holds them, or leave it out to search and download";
+    let expected =
+        "expected the files of fake (train-images, train-labels, test-images, test-labels, plain or gzipped)";
+    let error = find(dir.path(), &cache).unwrap_err().to_string();
+    assert_eq!(error, format!("{path}: {expected}, found an empty directory: {cure}"));
+
     write_set(dir.path(), false);
     fs::remove_file(dir.path().join(NAMES[1])).unwrap();
+    fs::create_dir(dir.path().join("more")).unwrap();
+    let found = "found more/, test-images, test-labels, train-images, but no train-labels";
     let error = find(dir.path(), &cache).unwrap_err().to_string();
-    let reason = format!("{} (no train-labels and no train-labels.gz)", dir.path().display());
-    assert!(error.contains(&reason), "{error}");
-    assert!(error.contains("no download (not allowed)"), "{error}");
+    assert_eq!(error, format!("{path}: {expected}, {found}: {cure}"));
+    let options = Options { env_dir: Some(dir.path().to_owned()), download: false, ..options(cache.path()) };
+    assert_eq!(load_files(&fake_set(&[]), &options, &mut |_| {}).unwrap_err().to_string(), error);
 
-    write_set(&cache.path().join("fake"), true);
-    find(dir.path(), &cache).unwrap();
+    for i in 0..20 {
+        fs::write(dir.path().join(format!("a\n{i:02}")), "").unwrap();
+    }
+    let error = find(dir.path(), &cache).unwrap_err().to_string();
+    let found = r"a\n05, a\n06, a\n07 and 16 more, but no train-labels";
+    assert!(error.contains(found) && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_place_that_was_not_given_is_passed_over_and_named() {
+    let cache = tempdir().unwrap();
+    let options = Options { download: false, ..options(cache.path()) };
+    write_set(&cache.path().join("fake"), false);
+    load_files(&fake_set(&[]), &options, &mut |_| {}).unwrap();
+    fs::remove_file(cache.path().join("fake").join(NAMES[1])).unwrap();
+    let error = load_files(&fake_set(&[]), &options, &mut |_| {}).unwrap_err().to_string();
+    let reason =
+        "fake (test-images, test-labels, train-images, but no train-labels); no download (not allowed)";
+    assert!(error.contains(reason) && error.contains("(no such directory)"), "{error}");
+}
+
+#[test]
+fn nothing_is_downloaded_that_could_not_be_checked() {
+    let cache = tempdir().unwrap();
+    let mut set = fake_set(&["http://127.0.0.1:9/"]);
+    set.files[2].checksum = None;
+    let error = load_files(&set, &options(cache.path()), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("no download (no checksums of fake are known)"), "{error}");
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -108,7 +143,7 @@ fn a_broken_file_in_the_data_dir_is_an_error_for_auto_too() {
     }
     let options = Options { data_dir: Some(dir.path().to_owned()), ..options(cache.path()) };
     let error = load(Choice::Auto, &options, &mut |_| {}).unwrap_err().to_string();
-    assert!(error.contains("train-images-idx3-ubyte: expected IDX images"), "{error}");
+    assert!(error.contains("train-labels-idx1-ubyte: expected IDX labels"), "{error}");
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use candle_core::{Device, IndexOp, Result, Tensor};
 use candle_nn::{Activation as Plain, Module, Sequential, VarBuilder, linear, seq};
-use taper::data::{Batch, digits};
-use taper::hooks::{Activation, Recorder, Units, rng};
+use rand_distr::{Distribution, StandardNormal};
+use taper::data::{Batch, Table, digits};
+use taper::hooks::{Activation, Recorder, Rng, Units, rng};
 use taper::kernels::record;
 use taper::nn::{
     Act, Init, LayerNorm, Linear, Mask, Mlp, MlpConfig, Model, Params, Pass, Tap, add, self_attention,
@@ -13,7 +14,7 @@ use taper::nn::{
 use taper::report::Split;
 use taper::train::{
     Group, Here, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify,
-    cross_entropy, evaluate, load_matching, save_weights, train_epoch,
+    cross_entropy, evaluate, load_matching, load_weights, regress, save_weights, train_epoch,
 };
 
 struct Net {
@@ -354,4 +355,57 @@ fn logits_and_gradients_of_a_transformer_are_those_of_pytorch() {
         let gradient = gradients.get(&var).unwrap().values().unwrap();
         close(&name, &gradient, &golden[&format!("grad.{name}")]);
     }
+}
+
+/// Ten numbers, of which four matter, and a function of them with some noise: `(n, 10)` and `(n)`.
+fn rows(n: usize, rng: &mut Rng) -> Table<(Tensor, Tensor)> {
+    let xs: Vec<f32> = StandardNormal.sample_iter(&mut *rng).take(n * 10).collect();
+    let noise = StandardNormal.sample_iter(rng);
+    let y = |(x, noise): (&[f32], f32)| x[0] * x[1] + x[2].sin() + 0.5 * x[3] + 0.1 * noise;
+    let ys: Vec<f32> = xs.chunks(10).zip(noise).map(y).collect();
+    let xs = Tensor::from_vec(xs, (n, 10), &Device::Cpu).unwrap();
+    Table::new((xs, Tensor::from_vec(ys, n, &Device::Cpu).unwrap())).unwrap()
+}
+
+/// 10 → 64 → 32 → 1, the last axis removed.
+struct Tabular(Mlp);
+
+impl Model for Tabular {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
+        self.0.forward(pass, xs)?.squeeze(1)
+    }
+}
+
+#[test]
+fn a_table_of_numbers_is_fitted_with_early_stopping() {
+    let mut order = rng(3);
+    let (train, validation) = rows(2000, &mut order).split_last(400).unwrap();
+    let params = Params::new(1, &Device::Cpu);
+    let config = MlpConfig { inputs: 10, widths: vec![64, 32], classes: 1, ..Default::default() };
+    let net = Tabular(Mlp::new(&config, params.builder()).unwrap());
+    let (mut optimizer, mut recorder) = (adam(&params), Recorder::new());
+    let step = regress(&net);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("best.safetensors");
+    let (mut best, mut since) = (f64::INFINITY, 0);
+    for epoch in 0..60 {
+        train_epoch(&step, &mut optimizer, train.shuffled(&mut order, 64), &mut recorder, epoch).unwrap();
+        assert_eq!(recorder.finish()[0].samples, 1600);
+        let score = evaluate(&step, Split::Validation, validation.batches(400), &mut ()).unwrap().score;
+        since += 1;
+        if score.loss < best {
+            (best, since) = (score.loss, 0);
+            save_weights(&params, &path).unwrap();
+        } else if since == 8 {
+            break;
+        }
+    }
+    load_weights(&params, &path).unwrap();
+    let score = evaluate(&step, Split::Validation, validation.batches(100), &mut ()).unwrap().score;
+    assert!((score.loss - best).abs() < 1e-6 && score.metric("r2") > Some(0.9), "{best}: {score:?}");
+    // NaN in a table is found in training, which names the sample.
+    let (xs, ys) = train.take(64).unwrap().columns().clone();
+    let nan = Table::new((xs, (ys * f64::NAN).unwrap())).unwrap();
+    let error = train_epoch(&step, &mut optimizer, nan.batches(32), &mut (), 1).unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
 }

@@ -53,14 +53,21 @@ pub fn fake_set(mirrors: &[&str]) -> FileSet {
     let contents = contents();
     let files = std::array::from_fn(|i| RemoteFile {
         name: NAMES[i].to_owned(),
-        content_bytes: contents[i].len() as u64,
-        checksum: match i {
+        content_bytes: Some(contents[i].len() as u64),
+        checksum: Some(match i {
             0 | 1 => Checksum::Sha256OfContent(hex(&sha2::Sha256::digest(&contents[i]))),
             _ => Checksum::Md5OfArchive(hex(&md5::Md5::digest(gzip(&contents[i])))),
-        },
+        }),
     });
     let mirrors = mirrors.iter().map(|&mirror| mirror.to_owned()).collect();
-    FileSet { name: "fake".to_owned(), mirrors, files, image_size: (4, 5), classes: 3 }
+    FileSet {
+        name: "fake".to_owned(),
+        mirrors,
+        files,
+        image_size: Some((4, 5)),
+        classes: Some(3),
+        ..FileSet::idx()
+    }
 }
 
 /// Writes the four files into `dir`, gzipped or plain.

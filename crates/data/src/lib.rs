@@ -3,6 +3,7 @@
 //! | data | read by | in memory | a batch |
 //! |---|---|---|---|
 //! | sets known by name ([`Choice`]): MNIST, Fashion-MNIST, KMNIST, EMNIST, the bundled `digits`; IDX files of one's own | [`load`] | [`Dataset`] of two [`Split`]s | [`Batch`] |
+//! | PNG and JPEG files in a directory per class | `load_images`, with the feature `images` | the same | the same |
 //! | tensors of any type and shape | [`Table::new`] | [`Table`] | tensors, as the table has them |
 //! | anything else | one's own type | [`Samples`] | one's own type |
 //!
@@ -49,12 +50,16 @@ mod download;
 mod error;
 mod files;
 mod idx;
+#[cfg(feature = "images")]
+mod image_folders;
 mod load;
 mod locate;
 mod scale;
 mod split;
 mod table;
 
+#[cfg(feature = "images")]
+pub use image_folders::{Division, load_images};
 pub use {
     batches::{Batch, Batches, Samples},
     choice::Choice,

@@ -25,7 +25,8 @@ use taper_view::{html_report, load_runs};
 /// Train an autoencoder and see which of its units are used.
 #[derive(Parser)]
 struct Args {
-    /// auto (mnist, or digits where it cannot be had), mnist, fashion-mnist, kmnist or digits
+    /// auto (mnist, or digits where it cannot be had), mnist, fashion-mnist, kmnist, digits, emnist-letters (or
+    /// -balanced, -byclass, -bymerge, -digits, -mnist), or idx: your own four files under MNIST's names
     #[arg(long, default_value_t = Choice::Digits)]
     dataset: Choice,
     /// Directory with the data set's four files

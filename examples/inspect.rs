@@ -50,10 +50,10 @@ struct Args {
     /// [default: that of the run, else standard]
     #[arg(long)]
     scale: Option<Scale>,
-    /// mnist, fashion-mnist, kmnist or digits [default: that of the run, else mnist]
+    /// mnist, fashion-mnist, kmnist, digits, emnist-SPLIT or idx [default: that of the run, else mnist]
     #[arg(long)]
     dataset: Option<Choice>,
-    /// Directory with the data set's four files; then $TAPER_DATA, datasets/NAME, the cache and a download
+    /// Directory with the data set's four files [default: $TAPER_DATA, else datasets/NAME, the cache or a download]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Accept weights in f16, bf16 or f64 and convert them to f32

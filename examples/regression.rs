@@ -1,5 +1,5 @@
-//! Regression on data of one's own, with early stopping: Friedman's function of ten numbers, of which five matter. Batches
-//! are any iterator over anything, here pairs of f32 tensors; the loop around them is plain Rust.
+//! Regression on data of one's own, with early stopping: Friedman's function of ten numbers, of which five matter. A
+//! `Table` shuffles and batches tensors; the loop around it is plain Rust.
 //!
 //!     cargo run --example regression -- --patience 10
 //!
@@ -13,8 +13,8 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
 use rand::RngExt;
-use rand::seq::SliceRandom;
 use rand_distr::{Distribution, StandardNormal};
+use taper::data::Table;
 use taper::hooks::{Rng, rng};
 use taper::nn::{Act, Activation, Init, Linear, Model, Params, Pass};
 use taper::report::{ConsoleConfig, ConsoleSink, Run, Split, write_whole};
@@ -45,43 +45,17 @@ struct Args {
     force: bool,
 }
 
-/// Rows of inputs and a target for each.
-struct Table {
-    xs: Tensor,
-    ys: Tensor,
-}
-
-impl Table {
-    /// Friedman's first function (1991) of ten uniform numbers, with normal noise of variance 1.
-    fn friedman(n: usize, rng: &mut Rng) -> Result<Self> {
-        let xs: Vec<f32> = (0..n * 10).map(|_| rng.random()).collect();
-        let noise = StandardNormal.sample_iter(rng);
-        let y = |(x, noise): (&[f32], f32)| {
-            let product = (std::f32::consts::PI * x[0] * x[1]).sin();
-            10.0 * product + 20.0 * (x[2] - 0.5).powi(2) + 10.0 * x[3] + 5.0 * x[4] + noise
-        };
-        let ys: Vec<f32> = xs.chunks_exact(10).zip(noise).map(y).collect();
-        Ok(Self {
-            xs: Tensor::from_vec(xs, (n, 10), &Device::Cpu)?,
-            ys: Tensor::from_vec(ys, (n, 1), &Device::Cpu)?,
-        })
-    }
-
-    fn len(&self) -> usize {
-        self.ys.elem_count()
-    }
-
-    /// Pairs of `(n, 10)` and `(n, 1)`, the rows in the order of `rows`.
-    fn batches(
-        &self,
-        rows: Vec<u32>,
-        size: usize,
-    ) -> impl Iterator<Item = candle_core::Result<(Tensor, Tensor)>> {
-        (0..rows.len().div_ceil(size)).map(move |i| {
-            let rows = Tensor::new(&rows[i * size..rows.len().min((i + 1) * size)], &Device::Cpu)?;
-            Ok((self.xs.index_select(&rows, 0)?, self.ys.index_select(&rows, 0)?))
-        })
-    }
+/// Friedman's first function (1991) of ten uniform numbers, with normal noise of variance 1: `(n, 10)` and `(n, 1)`.
+fn friedman(n: usize, rng: &mut Rng) -> Result<Table<(Tensor, Tensor)>> {
+    let xs: Vec<f32> = (0..n * 10).map(|_| rng.random()).collect();
+    let noise = StandardNormal.sample_iter(rng);
+    let y = |(x, noise): (&[f32], f32)| {
+        let product = (std::f32::consts::PI * x[0] * x[1]).sin();
+        10.0 * product + 20.0 * (x[2] - 0.5).powi(2) + 10.0 * x[3] + 5.0 * x[4] + noise
+    };
+    let ys: Vec<f32> = xs.chunks_exact(10).zip(noise).map(y).collect();
+    let xs = Tensor::from_vec(xs, (n, 10), &Device::Cpu)?;
+    Ok(Table::new((xs, Tensor::from_vec(ys, (n, 1), &Device::Cpu)?))?)
 }
 
 struct Net {
@@ -111,7 +85,7 @@ impl Model for Net {
 
 fn train(args: &Args) -> Result<()> {
     let data = &mut rng(3);
-    let (train, validation) = (Table::friedman(2000, data)?, Table::friedman(500, data)?);
+    let (train, validation) = (friedman(2000, data)?, friedman(500, data)?);
     let params = Params::of_run(args.seed, &Device::Cpu);
     let net = Net::new(args.act, params.builder())?;
     let optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::adam(0.0), 3e-3))?;
@@ -124,7 +98,7 @@ fn train(args: &Args) -> Result<()> {
         seed: args.seed,
         parameters: params.count() as u64,
         epochs: args.epochs,
-        config: serde_json::json!({ "patience": args.patience }),
+        config: serde_json::json!({ "patience": args.patience, "data": [train.checksum()?, validation.checksum()?] }),
     };
     let config = SessionConfig {
         save: SaveEvery { epochs: Some(10), steps: None },
@@ -141,13 +115,8 @@ fn train(args: &Args) -> Result<()> {
             println!("no better since epoch {best}: stopped");
             break;
         }
-        session.train(&step, |rng, done| {
-            let mut rows: Vec<u32> = (0..train.len() as u32).collect();
-            rows.shuffle(rng);
-            train.batches(rows, 32).skip(done)
-        })?;
-        let rows = (0..validation.len() as u32).collect();
-        session.evaluate(&step, Split::Validation, validation.batches(rows, 500))?;
+        session.train(&step, |rng, done| train.shuffled(rng, 32).skip(done))?;
+        session.evaluate(&step, Split::Validation, validation.batches(500))?;
         session.end_epoch()?;
     }
     session.finish()?;

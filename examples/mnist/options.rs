@@ -67,10 +67,11 @@ pub struct Args {
     /// unit: pixels in [0, 1]; standard: the same minus their mean, over their standard deviation
     #[arg(long, default_value_t = Scale::Standard)]
     pub scale: Scale,
-    /// auto (mnist, or digits where it cannot be had), mnist, fashion-mnist, kmnist or digits
+    /// auto (mnist, or digits where it cannot be had), mnist, fashion-mnist, kmnist, digits, emnist-letters (or
+    /// -balanced, -byclass, -bymerge, -digits, -mnist), or idx: your own four files under MNIST's names
     #[arg(long, default_value_t = Choice::Auto)]
     pub dataset: Choice,
-    /// Directory with the data set's four files; then $TAPER_DATA, datasets/NAME, the cache and a download
+    /// Directory with the data set's four files [default: $TAPER_DATA, else datasets/NAME, the cache or a download]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Use only the first N training and N test samples

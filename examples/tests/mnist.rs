@@ -594,6 +594,8 @@ fn what_does_not_fit_together_is_one_line_and_exit_code_1() {
         ("--dataset digits --model cnn --channels 1,1,1,1,1", "conv4"),
         ("--data-dir nowhere", "nowhere"),
         ("--dataset mnist --data-dir nowhere", "nowhere"),
+        ("--dataset digits --data-dir nowhere", "no directory for digits"),
+        ("--dataset emnist-letters --data-dir .", "found an empty directory"),
         ("--dataset digits --load nowhere", "nowhere"),
     ] {
         fail(dir.path(), args, 1, &[says]);
@@ -664,6 +666,44 @@ fn broken_data_files_are_one_line_with_their_path() {
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{what}");
     }
+}
+
+#[test]
+fn the_network_has_the_size_and_the_classes_of_the_data() {
+    let dir = temp();
+    let data = dir.path().join("data");
+    let args = "--widths 4 --epochs 1 --batch-size 10 --dropout 0";
+    // 40 images of 28 × 28 with labels up to 9, under EMNIST's names: the first class of letters is 1.
+    write_idx(&data);
+    let labels = |n: u32| idx(&[n], (0..n).map(|i| 1 + (i % 26) as u8));
+    for (name, bytes) in [(IDX[1], labels(40)), (IDX[3], labels(20))] {
+        fs::write(data.join(name), bytes).unwrap();
+    }
+    let names = ["train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1"];
+    for (old, new) in IDX.iter().zip(names) {
+        fs::rename(data.join(old), data.join(format!("emnist-letters-{new}-ubyte"))).unwrap();
+    }
+    let out = succeed(dir.path(), &format!("--dataset emnist-letters --data-dir data {args} --out letters"));
+    assert!(out.contains("mlp 784-4-26 on emnist-letters"), "{out}");
+    let cure = "choose the data set emnist-letters";
+    for choice in ["auto", "mnist"] {
+        let args = format!("--dataset {choice} --data-dir data {args}");
+        fail(dir.path(), &args, 1, &["emnist-letters-train-images-idx3-ubyte", cure]);
+    }
+
+    let own = dir.path().join("own");
+    write_idx(&own);
+    for (name, n) in [(IDX[0], 40_u32), (IDX[2], 20)] {
+        fs::write(own.join(name), idx(&[n, 9, 7], (0..n * 63).map(|i| ((i * 7919) >> 5) as u8))).unwrap();
+    }
+    for (name, n) in [(IDX[1], 40), (IDX[3], 20)] {
+        fs::write(own.join(name), idx(&[n], (0..n).map(|i| (i % 12) as u8))).unwrap();
+    }
+    let args = format!("--dataset idx --data-dir own {args}");
+    let out = succeed(dir.path(), &format!("{args} --out mlp"));
+    assert!(out.contains("mlp 63-4-12 on idx"), "{out}");
+    let out = succeed(dir.path(), &format!("{args} --model cnn --channels 2 --out cnn"));
+    assert!(out.contains("-12 on idx"), "{out}");
 }
 
 #[test]

@@ -67,8 +67,9 @@ impl<'a> Tile<'a> {
 pub(crate) struct Scattered {
     /// The gradients, `(N, C, windows)`. Many are 0 once they have gone back through a ReLU.
     pub values: Vec<f32>,
-    /// The elements that they belong to, of the same shape. Contiguous, in f32, on the CPU.
-    pub ys: Tensor,
+    /// The elements that they belong to, of the same shape: contiguous, in f32, on the CPU. `None` once they have gone back
+    /// through an activation function, in front of which the elements are others.
+    pub ys: Option<Tensor>,
     /// Where in its plane each belongs; a position may come more than once (overlapping windows), and its gradients add.
     pub positions: Arc<Vec<u32>>,
     /// Gradients per plane.

@@ -100,9 +100,11 @@ fn backward(f: Activation, xs: &[f32], grad_ys: Gradient) -> Gradient {
         for_chunks(&mut grads, |start, grads| scale(f, &xs[start..], grads));
         return Gradient::Dense(grads);
     };
-    if f.slope_shows_in_value() {
-        let Scattered { values, ys, .. } = &mut scattered;
-        of_contiguous(ys, |ys| for_chunks(values, |start, grads| scale(f, &ys[start..], grads)));
+    if let Some(ys) = scattered.ys.take()
+        && f.slope_shows_in_value()
+    {
+        let values = &mut scattered.values;
+        of_contiguous(&ys, |ys| for_chunks(values, |start, grads| scale(f, &ys[start..], grads)));
         return Gradient::Scattered(scattered);
     }
     let Scattered { windows, plane, .. } = scattered;

@@ -2,11 +2,11 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activate::activate;
 use crate::activation::Activation;
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, Scattered, apply};
 use crate::error::argument;
 use crate::simd::lanes;
 use crate::sparse::Choice;
-use crate::values::{Values, is_fast, of_contiguous};
+use crate::values::{is_fast, of_contiguous};
 
 mod dense;
 mod direct;
@@ -125,11 +125,18 @@ impl ConvShape {
             }
         };
         match grad_ys {
-            Gradient::Scattered(scattered) => {
-                assert_eq!(scattered.plane, self.p, "gradients at positions of another size of maps");
-                let ys = Values::of(&scattered.ys).expect("what pooling gave");
-                let positions = Some(&scattered.positions[..]);
-                run(Maps { f, values: &scattered.values, ys: &ys, size: scattered.windows, positions })
+            // Unless pooling saw other maps, as of a reshaped result, or did not see the outputs of `f`.
+            Gradient::Scattered(Scattered { values, ys: Some(ys), positions, windows, plane })
+                if plane == self.p =>
+            {
+                let positions = Some(&positions[..]);
+                of_contiguous(&ys, |ys| run(Maps { f, values: &values, ys, size: windows, positions }))
+            }
+            Gradient::Scattered(Scattered { values, ys: None, positions, windows, plane })
+                if plane == self.p && f == Activation::Identity =>
+            {
+                let positions = Some(&positions[..]);
+                run(Maps { f, values: &values, ys: &[], size: windows, positions })
             }
             grad_ys => run(Maps { f, values: &grad_ys.into_dense(), ys, size: self.p, positions: None }),
         }

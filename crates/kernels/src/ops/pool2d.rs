@@ -178,7 +178,7 @@ impl Op for MaxPool2d {
         let s = self.shape;
         let winners = self.winners.get().map(|positions| Scattered {
             values: grad_ys.into_dense(),
-            ys: ys.clone(),
+            ys: Some(ys.clone()),
             positions: Arc::clone(positions),
             windows: s.out_plane(),
             plane: s.plane,

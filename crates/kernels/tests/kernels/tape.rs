@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor, Var};
 use taper_kernels::{
-    Activation, Gradients, Mask, activate, add, attention, binary_cross_entropy, cross_entropy, dropout,
-    embedding, layer_norm, linear, log_softmax, max_pool2d, mse, off_the_record, prelu, record, rms_norm,
-    self_attention, soft_cross_entropy, softmax,
+    Activation, Conv2dGeometry, Gradients, Mask, activate, add, attention, binary_cross_entropy, conv2d_act,
+    cross_entropy, dropout, embedding, layer_norm, linear, log_softmax, max_pool2d, mse, off_the_record,
+    prelu, record, rms_norm, self_attention, soft_cross_entropy, softmax,
 };
 
 use crate::{assert_close_in_scale, bits, random, var};
@@ -49,6 +49,32 @@ fn through_operations_of_candle_between_them() {
         let third = linear(&(second * 0.5)?, &v[1], None)?;
         (third.sqr()? + &first)?.mean_all()
     });
+}
+
+#[test]
+fn through_two_activations_in_front_of_pooling() {
+    use Activation::{Hardtanh, LeakyRelu, Relu, Sigmoid, Softplus};
+    // What pooling gives does not show the slope of the first function: the second has changed the values.
+    for (first, second) in [(Relu, Softplus), (Relu, Sigmoid), (Hardtanh, LeakyRelu { slope: 0.5 })] {
+        let pooled = |ys: Tensor| max_pool2d(&activate(&ys, second)?, (2, 2), (2, 2))?.sqr()?.sum_all();
+        agree(&vars(&[&[2, 3, 6, 6]]), |v| pooled(activate(&v[0], first)?));
+        for channels in [3, 20] {
+            agree(&vars(&[&[2, channels, 6, 6], &[4, channels, 3, 3]]), |v| {
+                pooled(conv2d_act(&v[0], &v[1], None, Conv2dGeometry::default(), first)?)
+            });
+        }
+    }
+}
+
+#[test]
+fn through_pooling_over_the_channels_of_a_convolution() {
+    // Maxout: the larger of two neighbouring channels, which pooling sees as one map.
+    for f in [Activation::Identity, Activation::Relu] {
+        agree(&vars(&[&[2, 3, 6, 6], &[4, 3, 3, 3]]), |v| {
+            let ys = conv2d_act(&v[0], &v[1], None, Conv2dGeometry::default(), f)?;
+            max_pool2d(&ys.reshape((2, 2, 2, 16))?, (2, 1), (2, 1))?.sqr()?.sum_all()
+        });
+    }
 }
 
 #[test]

@@ -25,9 +25,9 @@ pub(super) struct Gradients {
 #[derive(Clone, Copy)]
 pub(super) struct Maps<'a> {
     pub f: Activation,
-    /// The gradient by the output of `f`, map by map.
+    /// The gradient with respect to the output of `f`, map by map.
     pub values: &'a [f32],
-    /// The output of `f`, likewise.
+    /// The output of `f`, likewise. Not read where `f` is the identity.
     pub ys: &'a [f32],
     /// Values of one map here: all that it has, or those at `positions`.
     pub size: usize,
@@ -36,7 +36,7 @@ pub(super) struct Maps<'a> {
 }
 
 impl<'a> Maps<'a> {
-    /// The gradient by the input of `f`, of the maps in a range; computed into `scaled` unless `f` is the identity.
+    /// The gradient with respect to the input of `f`, of the maps in a range; computed into `scaled` unless `f` is the identity.
     pub fn by_input(self, maps: Range<usize>, scaled: &'a mut Vec<f32>) -> &'a [f32] {
         let own = maps.start * self.size..maps.end * self.size;
         let values = &self.values[own.clone()];

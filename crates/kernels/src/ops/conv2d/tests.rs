@@ -7,7 +7,6 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::autograd::Scattered;
 
 const BOTH: Wanted = Wanted { xs: true, weight: true };
 
@@ -51,7 +50,7 @@ fn functions() -> impl Strategy<Value = Activation> {
     prop::sample::select(all.to_vec())
 }
 
-/// The gradient by what `f` was given, by the formula.
+/// The gradient with respect to the input of `f`, by the formula.
 fn through(f: Activation, ys: &[f32], grads: &[f32]) -> Vec<f32> {
     ys.iter().zip(grads).map(|(y, grad)| grad * f.derivative(*y)).collect()
 }
@@ -133,7 +132,7 @@ proptest! {
         agree(&dense::backward(&s, &xs, &weight, maps, BOTH), &want);
         agree(&sparse::backward(&s, &xs, &weight, maps, BOTH), &want);
         let pooled = Tensor::from_slice(&pooled, pooled.len(), &Device::Cpu).unwrap();
-        let scattered = Scattered { values, ys: pooled, positions: Arc::new(positions), windows, plane: s.p };
+        let scattered = Scattered { values, ys: Some(pooled), positions: Arc::new(positions), windows, plane: s.p };
         agree(&s.backward(&xs, &weight, (f, &ys), Gradient::Scattered(scattered), BOTH), &want);
     }
 

@@ -71,7 +71,11 @@ impl PoolShape {
                 "pooling: a window of {kh}×{kw} with stride {sh}×{sw} does not fit an input of {h}×{w}"
             ));
         }
-        Ok(Self { n, c, w, plane: h * w, kernel, stride, out: ((h - kh) / sh + 1, (w - kw) / sw + 1) })
+        // Places in a map are kept in 32 bits.
+        let Some(plane) = h.checked_mul(w).filter(|n| u32::try_from(*n).is_ok()) else {
+            return argument(format!("pooling: expected maps of fewer than 2^32 pixels, found {h}×{w}"));
+        };
+        Ok(Self { n, c, w, plane, kernel, stride, out: ((h - kh) / sh + 1, (w - kw) / sw + 1) })
     }
 
     fn out_plane(&self) -> usize {

@@ -37,6 +37,13 @@ fn conv2d_names_what_does_not_fit() {
     assert!(run([2, 3, 9, 9], [6, 3, 3, 3], None, 0, 0).contains("stride 0"));
     assert!(run([2, 3, 9, 9], [6, 3, 0, 3], None, 1, 0).contains("kernel of 0×3"));
     assert_eq!(run([2, 3, 9, 9], [6, 4, 3, 3], None, 1, 0), "conv2d: expected inputs of 4 channels, found 3");
+    // Sizes whose product no integer holds, and places that 32 bits do not hold.
+    for padding in [usize::MAX, usize::MAX / 4, (1 << 31) - 1, 1 << 15] {
+        assert_eq!(
+            run([1, 1, 2, 2], [1, 1, 1, 1], None, 1, padding),
+            format!("conv2d: expected maps of fewer than 2^32 pixels, found 2×2 with a padding of {padding}")
+        );
+    }
     let bias = "conv2d: expected a bias of 6 values, found shape ";
     assert_eq!(run([2, 3, 9, 9], [6, 3, 3, 3], Some(&[5]), 1, 0), format!("{bias}[5]"));
     assert_eq!(run([2, 3, 9, 9], [6, 3, 3, 3], Some(&[1]), 1, 0), format!("{bias}[1]"));
@@ -70,6 +77,10 @@ fn pooling_names_what_does_not_fit() {
         assert!(run(&[1, 1, 4, 5], (2, 2), (0, 2)).contains("stride 0×2"));
         assert!(run(&[1, 1, 4, 5], (0, 2), (1, 1)).contains("window of 0×2"));
         assert!(run(&[1, 1, 0, 0], (1, 1), (1, 1)).contains("input of 0×0"));
+        assert_eq!(
+            run(&[0, 1, 1 << 16, 1 << 16], (2, 2), (2, 2)),
+            "pooling: expected maps of fewer than 2^32 pixels, found 65536×65536"
+        );
         assert!(!run(&[4, 5], (2, 2), (2, 2)).is_empty());
     }
 }

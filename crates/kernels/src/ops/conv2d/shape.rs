@@ -45,9 +45,13 @@ impl ConvShape {
         if wc != c {
             return argument(format!("conv2d: expected inputs of {wc} channels, found {c}"));
         }
-        let padded = |side: usize| padding.checked_mul(2).and_then(|both| side.checked_add(both));
-        let (Some(full_h), Some(full_w)) = (padded(h), padded(w)) else {
-            return argument(format!("conv2d: a padding of {padding} is too large"));
+        let padded = |side: usize| padding.checked_mul(2)?.checked_add(side);
+        // Places in a padded map are kept in 32 bits.
+        let is_small = |(h, w): &(usize, usize)| h.checked_mul(*w).is_some_and(|n| u32::try_from(n).is_ok());
+        let Some((full_h, full_w)) = padded(h).zip(padded(w)).filter(is_small) else {
+            return argument(format!(
+                "conv2d: expected maps of fewer than 2^32 pixels, found {h}×{w} with a padding of {padding}"
+            ));
         };
         if stride == 0 || kh == 0 || kw == 0 || full_h < kh || full_w < kw {
             return argument(format!(

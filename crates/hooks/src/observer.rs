@@ -1,4 +1,5 @@
 use candle_core::{Result, Tensor};
+use taper_kernels::first_non_finite;
 use taper_report::Split;
 
 use crate::Seen;
@@ -169,7 +170,7 @@ impl FirstFault {
 impl Observer for FirstFault {
     fn input(&mut self, xs: &Tensor) -> Result<()> {
         let size = xs.elem_count() / xs.dims().first().copied().unwrap_or(1).max(1);
-        if let (None, Some(at)) = (&self.found, first(xs)?) {
+        if let (None, Some(at)) = (&self.found, first_non_finite(xs)?) {
             self.found = Some(Found::Input(at / size.max(1)));
         }
         Ok(())
@@ -179,19 +180,11 @@ impl Observer for FirstFault {
         if self.found.is_some() {
             return Ok(());
         }
-        let at = match first(&seen.xs()?)? {
+        let at = match first_non_finite(&seen.xs()?)? {
             Some(at) => Some(at),
-            None => first(seen.ys)?,
+            None => first_non_finite(seen.ys)?,
         };
         self.found = at.map(|at| Found::Site(seen.site.name().to_string(), seen.unit(at)));
         Ok(())
     }
-}
-
-/// The index of the first value that is not finite; integers all are.
-fn first(tensor: &Tensor) -> Result<Option<usize>> {
-    if !tensor.dtype().is_float() {
-        return Ok(None);
-    }
-    taper_kernels::with_values(tensor, |xs| xs.iter().position(|x| !x.is_finite()))
 }

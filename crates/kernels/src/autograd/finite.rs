@@ -33,12 +33,20 @@ pub fn all_finite<'a>(gradients: impl IntoIterator<Item = &'a VarGradient>) -> R
     elsewhere.map_or(Ok(true), |sum| Ok(sum.to_scalar::<f32>()? == 0.0))
 }
 
-/// The first value in row-major order that is NaN or infinite.
+/// The first value in row-major order that is NaN or infinite; `None` for integers.
 ///
 /// # Errors
 /// When the tensor cannot be read.
 pub fn first_non_finite(tensor: &Tensor) -> Result<Option<usize>> {
-    crate::with_values(tensor, |values| values.iter().position(|x| !x.is_finite()))
+    match tensor.dtype() {
+        dtype if !dtype.is_float() => Ok(None),
+        // Not through f32, where a large double would be infinite.
+        DType::F64 => {
+            let values = tensor.flatten_all()?.to_vec1::<f64>()?;
+            Ok(values.iter().position(|x| !x.is_finite()))
+        }
+        _ => crate::with_values(tensor, |values| values.iter().position(|x| !x.is_finite())),
+    }
 }
 
 pub(crate) mod twin {
@@ -82,5 +90,13 @@ mod tests {
         let row = Tensor::new(&[[1.0_f32, 2.0], [f32::NAN, 4.0]], &Device::Cpu).unwrap();
         assert!(!finite(&[row.t().unwrap()]), "not contiguous");
         assert!(finite(&[row.narrow(0, 0, 1).unwrap()]), "only the part that it is");
+    }
+
+    #[test]
+    fn a_double_beyond_the_range_of_a_float_is_finite_and_integers_are() {
+        let wide = Tensor::new(&[1.0, 1e300, f64::INFINITY], &Device::Cpu).unwrap();
+        assert_eq!(first_non_finite(&wide).unwrap(), Some(2));
+        assert!(finite(&[wide.narrow(0, 0, 2).unwrap()]));
+        assert_eq!(first_non_finite(&Tensor::new(&[u32::MAX], &Device::Cpu).unwrap()).unwrap(), None);
     }
 }

@@ -61,8 +61,10 @@ impl Lists {
         let start = self.entries.len();
         self.extend(std::iter::once(row), background);
         for entry in &mut self.entries[start..] {
-            entry.at = columns(entry.at as usize);
-            assert!((entry.at as usize) < self.width, "column {} of {}", entry.at, self.width);
+            let column = columns(entry.at as usize);
+            // Before it is stored: unsafe code relies on every entry, also after a panic.
+            assert!((column as usize) < self.width, "column {column} of {}", self.width);
+            entry.at = column;
         }
     }
 

@@ -19,8 +19,10 @@ use crate::values::{Values, is_fast};
 /// When the shapes differ or hold no value.
 pub fn mse(xs: &Tensor, targets: &Tensor) -> Result<Tensor> {
     same_shapes("mse", xs, targets)?;
-    pointwise(Pointwise::Squared, xs, targets)
-        .unwrap_or_else(|| twin::mse(xs, &targets.to_dtype(xs.dtype())?))
+    match constants(xs, targets)? {
+        Some(targets) => apply(PointwiseLoss { loss: Pointwise::Squared, targets }, &[xs]),
+        None => twin::mse(xs, &targets.to_dtype(xs.dtype())?),
+    }
 }
 
 /// Mean over all values of the binary cross-entropy of `sigmoid(logits)`, in nats: `(1 − t)·x + (1 + (p − 1)·t)·ln(1 + e^−x)`
@@ -45,9 +47,12 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor, positive_weight: 
             return argument(format!("binary_cross_entropy: expected targets in [0, 1], found {found}"));
         }
     }
-    pointwise(Pointwise::Binary { positive_weight }, logits, targets).unwrap_or_else(|| {
-        twin::binary_cross_entropy(logits, &targets.to_dtype(logits.dtype())?, positive_weight)
-    })
+    match constants(logits, targets)? {
+        Some(targets) => {
+            apply(PointwiseLoss { loss: Pointwise::Binary { positive_weight }, targets }, &[logits])
+        }
+        None => twin::binary_cross_entropy(logits, &targets.to_dtype(logits.dtype())?, positive_weight),
+    }
 }
 
 /// Mean over the batch of `−Σ targets · ln softmax(logits)`, in nats: cross-entropy with a weight for every class of every
@@ -117,14 +122,6 @@ impl Pointwise {
             Self::Squared => 2.0 * (x - t),
             Self::Binary { positive_weight: p } => (1.0 - t) - (1.0 + (p - 1.0) * t) / (1.0 + x.exp()),
         }
-    }
-}
-
-fn pointwise(loss: Pointwise, xs: &Tensor, targets: &Tensor) -> Option<Result<Tensor>> {
-    match constants(xs, targets) {
-        Ok(Some(targets)) => Some(apply(PointwiseLoss { loss, targets }, &[xs])),
-        Ok(None) => None,
-        Err(error) => Some(Err(error)),
     }
 }
 

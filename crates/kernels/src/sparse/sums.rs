@@ -108,7 +108,7 @@ impl Run<'_> {
                     // SAFETY: `Lists` ensures that every entry is below its width, which the assertion compares with the rows.
                     let row = unsafe { rows.get_unchecked(entry.at as usize * parts + part) };
                     for (sum, x) in sums.iter_mut().zip(row) {
-                        *sum = simd.mul_add_f32s(value, *x, *sum);
+                        *sum = simd.mul_add_e_f32s(value, *x, *sum);
                     }
                 }
                 out.write_copy_of_slice(&sums);

@@ -72,14 +72,14 @@ fn dots<S: Simd>(simd: S, x: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
     for (j, [a, b]) in pairs.iter().enumerate() {
         for (sums, weights) in sums.iter_mut().zip(&weights) {
-            sums[0] = simd.mul_add_f32s(*a, weights[2 * j], sums[0]);
-            sums[1] = simd.mul_add_f32s(*b, weights[2 * j + 1], sums[1]);
+            sums[0] = simd.mul_add_e_f32s(*a, weights[2 * j], sums[0]);
+            sums[1] = simd.mul_add_e_f32s(*b, weights[2 * j + 1], sums[1]);
         }
     }
     let mut dots = [0.0; ROWS];
     for (r, dot) in dots.iter_mut().enumerate() {
         for a in last {
-            sums[r][0] = simd.mul_add_f32s(*a, weights[r][vectors.len() - 1], sums[r][0]);
+            sums[r][0] = simd.mul_add_e_f32s(*a, weights[r][vectors.len() - 1], sums[r][0]);
         }
         *dot = simd.reduce_sum_f32s(simd.add_f32s(sums[r][0], sums[r][1]));
         for (x, w) in rest.iter().zip(&rows[r][x.len() - rest.len()..]) {

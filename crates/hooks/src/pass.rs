@@ -128,7 +128,10 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// What the observer returns.
     pub fn input(&mut self, xs: &Tensor) -> Result<()> {
-        off_the_record(|| self.observer.input(xs))
+        let start = Instant::now();
+        off_the_record(|| self.observer.input(xs))?;
+        self.observing += start.elapsed();
+        Ok(())
     }
 
     /// Returns the next random key of this pass. Passes with the same seed and step return the same sequence of keys.

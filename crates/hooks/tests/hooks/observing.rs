@@ -182,6 +182,25 @@ fn the_time_that_observing_took_adds_up() {
 }
 
 #[test]
+fn the_time_that_looking_at_the_input_took_counts_as_observing() {
+    struct Slow;
+    impl Observer for Slow {
+        fn observe(&mut self, _: &Seen<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn input(&mut self, _: &Tensor) -> Result<()> {
+            std::thread::sleep(Duration::from_millis(2));
+            Ok(())
+        }
+    }
+    let mut slow = Slow;
+    let mut pass = Pass::eval(&mut slow);
+    pass.input(&random(1, &[2, 3])).unwrap();
+    assert!(pass.observing() >= Duration::from_millis(2));
+}
+
+#[test]
 fn observing_changes_no_value() {
     let xs: Tensor = random(1, &[4, 5]);
     let before = xs.to_vec2::<f32>().unwrap();

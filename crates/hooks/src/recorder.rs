@@ -194,7 +194,7 @@ impl Recorder {
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.name == theirs.name) {
                 // Its numbers are about what came before the trouble.
-                Some(own) if own.trouble.is_some() => own.unrecorded_faults += theirs.unrecorded_faults,
+                Some(own) if own.trouble.is_some() => own.unrecorded_faults += theirs.non_finite(),
                 Some(own) => {
                     own.tallies[0].merge(&Tally::of(&theirs.tallies));
                     own.uses = own.uses.max(theirs.uses);
@@ -246,6 +246,11 @@ impl Watched {
         self.tallies[0].units.len()
     }
 
+    /// Values that were not finite, also since there has been trouble.
+    fn non_finite(&self) -> u64 {
+        self.tallies.iter().map(|tally| tally.nan + tally.infinite).sum::<u64>() + self.unrecorded_faults
+    }
+
     /// Why no more of this mode, with this number of units, with or without an f', may be added.
     fn trouble_with(&self, mode: Mode, units: usize, has_slope: bool) -> Option<Trouble> {
         if self.mode != mode {
@@ -262,10 +267,7 @@ impl Watched {
 impl Observer for Recorder {
     /// Of the window so far.
     fn non_finite(&self) -> u64 {
-        let of = |w: &Watched| {
-            w.tallies.iter().map(|tally| tally.nan + tally.infinite).sum::<u64>() + w.unrecorded_faults
-        };
-        self.sites.iter().map(of).sum()
+        self.sites.iter().map(Watched::non_finite).sum()
     }
 
     fn begin(&mut self, split: Split, continues: bool) -> Result<()> {

@@ -134,6 +134,17 @@ fn nan_at_a_site_in_trouble_is_still_noticed() {
 }
 
 #[test]
+fn nan_of_a_recorder_that_is_merged_into_one_in_trouble_is_still_noticed() {
+    let site = Site::behind("fc1", Activation::Relu);
+    let (mut troubled, mut other) = (Recorder::new(), Recorder::new());
+    see(&mut troubled, &site, &random(1, &[2, 3]));
+    see(&mut troubled, &site, &random(1, &[2, 4]));
+    see(&mut other, &site, &(random(1, &[2, 3]) * f64::NAN).unwrap());
+    troubled.merge(&other).unwrap();
+    assert_eq!(troubled.non_finite(), 6);
+}
+
+#[test]
 fn a_site_that_comes_with_and_without_its_function_is_in_trouble() {
     let mut recorder = Recorder::new();
     let (site, ys) = (Site::behind("fc1", Activation::Relu), random(1, &[2, 3]));

@@ -70,6 +70,12 @@ impl TryFrom<Written> for Recorder {
     type Error = String;
 
     fn try_from(Written { parts, window, sites, previous }: Written) -> std::result::Result<Self, String> {
+        // What is read is added up later, and more is added to it.
+        let counts =
+            sites.iter().flat_map(|w| w.tallies.iter().map(|t| t.values).chain([w.unrecorded_faults]));
+        if counts.map(u128::from).sum::<u128>() > i64::MAX as u128 {
+            return Err("recorder: more values are counted than a run can have".to_string());
+        }
         for (i, Watched { name, tallies, .. }) in sites.iter().enumerate() {
             if sites[..i].iter().any(|other| other.name == *name) {
                 return Err(format!("recorder: site '{name}' is there twice"));

@@ -41,11 +41,11 @@ pub(crate) struct Tally {
     pub per_sample: PerSample,
 }
 
-/// What is summed up for each unit, number by number side by side, for a step adds to all units at once. Written unit by unit
-/// as lists, since there may be thousands.
+/// Sums of every unit: one vector per sum, so that a step adds to all units in vector code. Serialised as one list per unit,
+/// since there may be thousands.
 ///
-/// What is the same for all units is not kept, and what is mostly nothing is kept apart, so that a step of a fully
-/// connected layer need not touch it: [`Tally::each_unit`] has what the definitions speak of.
+/// The number of observations is not stored, and neither is the sum of magnitudes: [`Tally::each_unit`] derives both.
+/// `faulty` and `below` are mostly 0, so that a step of a fully connected layer with ReLU does not touch them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<[u64; 6]>", into = "Vec<[u64; 6]>")]
 pub(crate) struct Units {
@@ -170,7 +170,7 @@ impl Tally {
         }
     }
 
-    /// Unit by unit. All have as many observations, finite or not.
+    /// The sums of each unit. All units have equally many observations, finite or not.
     pub fn each_unit(&self) -> impl Iterator<Item = Unit> {
         let (u, observed) = (&self.units, self.values / self.units.len().max(1) as u64);
         (0..u.len()).map(move |i| Unit {
@@ -183,7 +183,7 @@ impl Tally {
         })
     }
 
-    /// Of all blocks together, of which there is one at least.
+    /// The sum of all blocks; there is at least one.
     pub fn of(blocks: &[Self]) -> Self {
         let mut whole = blocks[0].clone();
         blocks[1..].iter().for_each(|block| whole.merge(block));
@@ -207,7 +207,7 @@ impl Tally {
         self.per_sample.merge(&other.per_sample);
     }
 
-    /// What about these counts cannot be true, if they come from a file.
+    /// Checks deserialised counts for consistency: says what contradicts itself, if anything does.
     pub fn contradiction(&self) -> Option<&'static str> {
         let sum = |parts: &[u64]| parts.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n));
         let within = |parts: &[u64], whole: u64| sum(parts).is_some_and(|sum| sum <= whole);
@@ -232,18 +232,21 @@ impl Tally {
             return Some("a unit fired more often than it was observed");
         }
         let s = &self.per_sample;
+        if self.samples > self.values || s.active > self.values {
+            return Some("more samples or active values are counted than there are values");
+        }
         if s.counted > self.samples || s.all_zero > s.counted || s.scored > s.counted {
             return Some("more samples are counted than there are");
         }
         None
     }
 
-    /// Which units no gradient reached. A window without observations says nothing, so nothing is dead in it.
+    /// Units with f'(x) = 0 at every observation. Without observations no unit is dead.
     pub fn dead(&self) -> Vec<bool> {
         self.each_unit().map(|u| u.observations > 0 && u.passed == 0).collect()
     }
 
-    /// The window's numbers, but for names and for what the window before it is needed for.
+    /// The statistics of the window, without names and without those that compare it with the window before.
     pub fn stats(&self, parts: Parts, kind: Kind) -> LayerStats {
         let finite = self.values - self.nan - self.infinite;
         let flat = |n: u64| (kind.has_slope && finite > 0).then(|| n as f64 / finite as f64);

@@ -110,6 +110,8 @@ fn counts_that_contradict_each_other_are_refused() {
         ("/sites/0/tallies/0/units/1/0", "do not add up"),
         ("/sites/0/tallies/0/units/1/1", "than it was observed"),
         ("/sites/0/tallies/0/per_sample/scored", "more samples"),
+        ("/sites/0/tallies/0/samples", "than there are values"),
+        ("/sites/0/tallies/0/per_sample/active", "than there are values"),
     ] {
         let mut bad = good.clone();
         *bad.pointer_mut(path).unwrap() = 1_000_000_u64.into();
@@ -125,6 +127,14 @@ fn counts_that_contradict_each_other_are_refused() {
         let error = serde_json::from_value::<Recorder>(bad).unwrap_err().to_string();
         assert!(error.contains("'fc1': expected tallies of the same units"), "{error}");
     }
+    // Each is possible by itself, and their sum is none that can be counted.
+    let mut many = good.clone();
+    let tally = &mut many["sites"][0]["tallies"][0];
+    tally["values"] = (u64::MAX / 2 / 3 * 3).into();
+    let tally = tally.clone();
+    many["sites"][0]["tallies"].as_array_mut().unwrap().push(tally);
+    let error = serde_json::from_value::<Recorder>(many).unwrap_err().to_string();
+    assert!(error.contains("more values are counted than a run can have"), "{error}");
     let mut twice = good;
     let site = twice["sites"][0].clone();
     twice["sites"].as_array_mut().unwrap().push(site);

@@ -63,8 +63,8 @@ impl Moments {
         }
     }
 
-    /// Whether the powers about zero that these moments came from, of which `squares` is the second, are not much
-    /// larger than they: what cancels takes digits along. Then the mean is at most √7 standard deviations from zero.
+    /// Whether moments that were computed from powers about zero lost few digits by cancellation. `squares` is the sum of
+    /// squares about zero; it may be 8 times that about the mean, so the mean is at most √7 standard deviations from zero.
     pub fn keeps_digits(&self, squares: f64) -> bool {
         squares <= 8.0 * self.m2
     }

@@ -12,8 +12,8 @@ use crate::{Error, Mode, Observer, Parts, Seen, Site, Units};
 /// ends: all training batches of an epoch, or one evaluation pass.
 ///
 /// A recorder lives as long as the run and has one window at a time; use one per split, so that `died` and
-/// `revived` compare like with like. Its memory grows with units,
-/// and with batches up to 32 times of that, never with the number of samples or epochs.
+/// `revived` compare like with like. Its memory grows with the number of units, up
+/// to 32-fold for large batches (a tally per block of samples), never with the number of samples or epochs.
 /// Recorders that saw different parts of a window [merge](Recorder::merge).
 ///
 /// It can be written down and read back with serde, in the middle of a window too, and goes on as if nothing had

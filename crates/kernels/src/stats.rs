@@ -74,6 +74,9 @@ pub struct Sample {
 /// Measures a block of finite values. Adds to the sums of its units and, if there is one, to the histogram.
 ///
 /// Returns `None`, and adds nothing, if one of `ys` is not finite.
+///
+/// # Panics
+/// When the block has no units or positions, or the slices of `units` or of the histogram are shorter than they must be.
 pub fn measure(
     block: Block<'_>,
     units: UnitSums<'_>,

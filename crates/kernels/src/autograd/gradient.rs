@@ -33,7 +33,7 @@ pub(crate) unsafe trait Pending: Send + Sync {
     /// tiles depend on the size alone.
     fn for_tiles(&self, op: &TileOp<'_>);
 
-    /// Whether it follows from the factors that no value is NaN or infinite.
+    /// Whether the factors are small enough that no value can be NaN or infinite. If not, the values must be looked at.
     fn is_surely_finite(&self) -> bool;
 
     /// A tensor that is read when values are computed, and must not change before.

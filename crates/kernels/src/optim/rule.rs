@@ -39,7 +39,7 @@ pub enum Rule {
     },
 }
 
-/// A rule with everything of one step that does not depend on the element.
+/// A rule, with the constants of one step that are the same for every element.
 #[derive(Clone, Copy)]
 pub(super) struct Constants {
     rule: Rule,

@@ -35,8 +35,7 @@ impl<'a> DisjointSlices<'a> {
         self.len
     }
 
-    /// The elements of a range; an empty slice, whatever the range, if there are no elements at all, as of a slot that a rule
-    /// does not have.
+    /// The elements of a range. Of an empty slice every range is empty: it stands for a slot that a rule does not have.
     ///
     /// # Safety
     /// The elements are initialised, and no other reference to them exists while the result lives.

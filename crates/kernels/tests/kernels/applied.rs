@@ -40,7 +40,7 @@ proptest! {
     #![proptest_config(cases(96))]
 
     #[test]
-    fn a_linear_layer(
+    fn a_linear_layer_applies_its_activation_to_the_bit(
         // From small ones to those that are cut into tiles, more samples than outputs and fewer.
         n in 1..150_usize, i in 1..200_usize, o in 1..300_usize,
         // Of inputs that are 0: with many only the others are multiplied, or columns that vary.
@@ -62,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn a_convolution_in_front_of_pooling_and_without(
+    fn a_convolution_applies_its_activation_to_the_bit_with_and_without_pooling_behind_it(
         (n, c, o) in (1..20_usize, prop_oneof![1..5_usize, 16..20_usize], 1..40_usize), k in 1..4_usize, more in 1..9_usize,
         padding in 0..2_usize, bias: bool, pool: bool, overlapping: bool, f in functions(), seed: u64,
     ) {
@@ -82,7 +82,7 @@ proptest! {
 }
 
 #[test]
-fn in_f64_too() {
+fn applied_activations_are_those_behind_the_layer_in_f64_too() {
     let wide = |seed, shape: &[usize]| random(seed, shape).to_dtype(DType::F64).unwrap();
     let values = |ys: Tensor| ys.flatten_all().unwrap().to_vec1::<f64>().unwrap();
     let (xs, weight, bias) = (wide(1, &[2, 3]), wide(2, &[4, 3]), wide(3, &[4]));
@@ -101,7 +101,7 @@ fn in_f64_too() {
 }
 
 #[test]
-fn nan_is_handed_on() {
+fn applied_activations_hand_nan_on() {
     let (xs, weight) =
         (random(1, &[3, 4]), Tensor::full(f32::NAN, (2, 4), &candle_core::Device::Cpu).unwrap());
     for f in Activation::ALL {

@@ -13,4 +13,5 @@ pub(crate) use gradients::Form;
 pub use gradients::{Gradients, VarGradient};
 pub(crate) use graph::apply;
 pub(crate) use op::{Backward, Op};
-pub use tape::{Tape, off_the_record, record};
+pub(crate) use tape::by_candle;
+pub use tape::{Tape, no_grad, off_the_record, record};

@@ -41,11 +41,14 @@ pub mod stats;
 mod values;
 
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
-pub use autograd::{Gradients, Tape, VarGradient, all_finite, first_non_finite, off_the_record, record};
+pub use autograd::{
+    Gradients, Tape, VarGradient, all_finite, first_non_finite, no_grad, off_the_record, record,
+};
 pub use error::Error;
 pub use ops::activate::{activate, derivatives, prelu};
 pub use ops::add::add;
 pub use ops::attention::{Mask, attention, self_attention};
+pub use ops::batch_norm::{Moments, batch_norm, batch_norm_with};
 pub use ops::conv2d::{Conv2dGeometry, conv2d, conv2d_act};
 pub use ops::cross_entropy::cross_entropy;
 pub use ops::dropout::{Draw, alpha_dropout, dropout};
@@ -53,7 +56,7 @@ pub use ops::embedding::embedding;
 pub use ops::linear::{linear, linear_act};
 pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
 pub use ops::norm::{layer_norm, rms_norm};
-pub use ops::pool2d::{avg_pool2d, max_pool2d};
+pub use ops::pool2d::{avg_pool2d, global_avg_pool2d, max_pool2d};
 pub use ops::softmax::{log_softmax, softmax};
 pub use optim::{Rule, Slots};
 pub use simd::simd;
@@ -65,6 +68,7 @@ pub mod twin {
     pub use crate::ops::activate::twin::{activate, prelu};
     pub use crate::ops::add::twin::add;
     pub use crate::ops::attention::twin::{attention, self_attention};
+    pub use crate::ops::batch_norm::twin::{batch_norm, batch_norm_with};
     pub use crate::ops::conv2d::twin::conv2d;
     pub use crate::ops::cross_entropy::twin::cross_entropy;
     pub use crate::ops::dropout::twin::{alpha_dropout, dropout};

@@ -3,6 +3,7 @@
 pub(crate) mod activate;
 pub(crate) mod add;
 pub(crate) mod attention;
+pub(crate) mod batch_norm;
 pub(crate) mod conv2d;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;

@@ -5,10 +5,10 @@ use super::op::{Op, backward};
 use super::tape;
 use crate::values::{Values, values};
 
-/// The result of `op` for these inputs: on this thread's tape if there is one, as an operation in candle's graph
-/// otherwise.
+/// The result of `op` for these inputs: on this thread's tape if there is one, without a graph within
+/// [`no_grad`](super::no_grad), as an operation in candle's graph otherwise.
 pub(crate) fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
-    if tape::is_recording() {
+    if !tape::is_in_graph() {
         return tape::apply(Box::new(op), inputs);
     }
     let inputs: Vec<Tensor> = inputs.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;

@@ -10,9 +10,19 @@ use super::op::{self, Op};
 use crate::values::{Values, is_fast};
 
 thread_local! {
-    /// The tape that operations on this thread are recorded on. Set within [`record`] alone: candle's graph cannot
+    /// Where operations on this thread are written down. Set within [`record`] and [`no_grad`] alone: candle's graph cannot
     /// be read from outside, and a model should not have to pass a tape through its layers.
-    static TAPE: RefCell<Option<Tape>> = const { RefCell::new(None) };
+    static MODE: RefCell<Mode> = const { RefCell::new(Mode::Graph) };
+}
+
+/// Where operations are written down for the backward pass.
+#[derive(Default)]
+enum Mode {
+    /// In candle's graph.
+    #[default]
+    Graph,
+    Tape(Tape),
+    Nowhere,
 }
 
 /// The operations of this crate that ran in a forward pass, in order, for the backward pass.
@@ -53,59 +63,89 @@ struct Node {
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn record<R>(forward: impl FnOnce() -> R) -> (R, Tape) {
-    let outer = Replaced::by(Some(Tape::default()));
+    let outer = Replaced::by(Mode::Tape(Tape::default()));
     let result = forward();
-    let tape = TAPE.take().unwrap_or_default();
+    let tape = match MODE.take() {
+        Mode::Tape(tape) => tape,
+        _ => Tape::default(),
+    };
     drop(outer);
     (result, tape)
 }
 
-/// Runs `op` without a tape: it is not part of the forward pass of this thread.
+/// Runs `forward`, in which no operation of this crate keeps what a backward pass needs, on this thread: what
+/// `torch.no_grad` does. The tensors that they return hold no graph, so memory does not grow with the depth of a network.
+///
+/// candle's own operations still keep theirs if one of their inputs is a variable.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// use taper_kernels::{linear, no_grad};
+///
+/// let weight = Var::new(&[[3.0_f32, 1.0]], &Device::Cpu)?;
+/// let ys = no_grad(|| linear(&weight, &weight, None))?;
+/// assert!(!ys.track_op());
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn no_grad<R>(forward: impl FnOnce() -> R) -> R {
+    let _outer = Replaced::by(Mode::Nowhere);
+    forward()
+}
+
+/// Runs `op` without a tape, and outside of [`no_grad`]: it is not part of the forward pass of this thread.
 ///
 /// Needed around parallel loops too: a thread that waits in one may steal any other work, which must not be recorded.
 pub fn off_the_record<R>(op: impl FnOnce() -> R) -> R {
-    let _outer = Replaced::by(None);
+    let _outer = Replaced::by(Mode::Graph);
     op()
 }
 
-/// Restores the tape from before when it is dropped.
-struct Replaced(Option<Tape>);
+/// Restores the mode from before when it is dropped.
+struct Replaced(Mode);
 
 impl Replaced {
-    fn by(tape: Option<Tape>) -> Self {
-        Self(TAPE.replace(tape))
+    fn by(mode: Mode) -> Self {
+        Self(MODE.replace(mode))
     }
 }
 
 impl Drop for Replaced {
     fn drop(&mut self) {
-        TAPE.set(self.0.take());
+        MODE.set(std::mem::take(&mut self.0));
     }
 }
 
-pub(crate) fn is_recording() -> bool {
-    TAPE.with_borrow(|tape| tape.is_some())
+/// Whether operations become part of candle's graph.
+pub(crate) fn is_in_graph() -> bool {
+    MODE.with_borrow(|mode| matches!(mode, Mode::Graph))
 }
 
-/// Runs an operation and records it.
+/// What candle's operations computed in the place of one of this crate: without its graph within [`no_grad`].
+pub(crate) fn by_candle(ys: Result<Tensor>) -> Result<Tensor> {
+    match MODE.with_borrow(|mode| matches!(mode, Mode::Nowhere)) {
+        true => ys.map(|ys| ys.detach()),
+        false => ys,
+    }
+}
+
+/// Runs an operation, and records it if there is a tape.
 pub(crate) fn apply(op: Box<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
     let values: Vec<Tensor> = inputs.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
     let read: Vec<Values<'_>> = values.iter().map(Values::of).collect::<Result<_>>()?;
     let slices: Vec<&[f32]> = read.iter().map(|values| &**values).collect();
     let ys = off_the_record(|| op.forward(&slices));
     drop(read);
-    if !inputs.iter().any(|t| t.track_op()) {
-        return Tensor::from_vec(ys, op.shape(), &Device::Cpu);
-    }
-    let inputs = inputs.iter().copied().cloned().collect();
-    // A variable, so that candle follows what is computed from it, down to here and not further.
-    let output = Var::from_vec(ys, op.shape(), &Device::Cpu)?.into_inner();
-    let address = Values::of(&output)?.as_ptr().addr();
-    TAPE.with_borrow_mut(|tape| {
-        let tape = tape.get_or_insert_default();
-        tape.nodes.push(Node { op, inputs, values, output: output.clone(), address });
-    });
-    Ok(output)
+    MODE.with_borrow_mut(|mode| match mode {
+        Mode::Tape(tape) if inputs.iter().any(|t| t.track_op()) => {
+            // A variable, so that candle follows what is computed from it, down to here and not further.
+            let output = Var::from_vec(ys, op.shape(), &Device::Cpu)?.into_inner();
+            let address = Values::of(&output)?.as_ptr().addr();
+            let inputs = inputs.iter().copied().cloned().collect();
+            tape.nodes.push(Node { op, inputs, values, output: output.clone(), address });
+            Ok(output)
+        }
+        _ => Tensor::from_vec(ys, op.shape(), &Device::Cpu),
+    })
 }
 
 impl Tape {

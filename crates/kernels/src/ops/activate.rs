@@ -2,7 +2,7 @@ use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::activation::{Activation, per_activation};
-use crate::autograd::{Backward, Gradient, Op, Scattered, apply};
+use crate::autograd::{Backward, Gradient, Op, Scattered, apply, by_candle};
 use crate::error::argument;
 use crate::parallel::{CHUNK, filled, for_chunks};
 use crate::simd::simd;
@@ -19,7 +19,7 @@ pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
     match f {
         Activation::Identity => Ok(xs.clone()),
         _ if is_fast(&[xs]) => apply(Activate { f, shape: xs.shape().clone() }, &[xs]),
-        _ => twin::activate(xs, f),
+        _ => by_candle(twin::activate(xs, f)),
     }
 }
 
@@ -37,7 +37,7 @@ pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
     if is_fast(&[xs, slope]) {
         apply(Prelu(xs.shape().clone()), &[xs, slope])
     } else {
-        twin::prelu(xs, slope)
+        by_candle(twin::prelu(xs, slope))
     }
 }
 

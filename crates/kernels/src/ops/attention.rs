@@ -4,7 +4,7 @@ use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::softmax::softmax_row;
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::gemm::{Matrix, matmul_rows};
 use crate::simd::{WIDE, simd, sum_by};
@@ -42,7 +42,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tenso
         ));
     }
     if !is_fast(&[q, k, v]) {
-        return twin::attention(q, k, v, mask);
+        return by_candle(twin::attention(q, k, v, mask));
     }
     let part = |input, rows, width| Part {
         input,
@@ -72,7 +72,7 @@ pub fn self_attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> 
         ));
     }
     if !is_fast(&[qkv]) {
-        return twin::self_attention(qkv, heads, mask);
+        return by_candle(twin::self_attention(qkv, heads, mask));
     }
     let (f, d) = (width / 3, width / 3 / heads);
     let parts = [0, f, 2 * f].map(|first| Part { input: 0, first, sample: t * width, head: d, row: width });

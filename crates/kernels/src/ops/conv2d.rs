@@ -2,7 +2,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activate::activate;
 use crate::activation::Activation;
-use crate::autograd::{Backward, Gradient, Op, Scattered, apply};
+use crate::autograd::{Backward, Gradient, Op, Scattered, apply, by_candle};
 use crate::error::argument;
 use crate::simd::lanes;
 use crate::sparse::Choice;
@@ -68,7 +68,7 @@ pub fn conv2d_act(
         ));
     }
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
-        return activate(&twin::conv2d(xs, weight, bias, geometry)?, f);
+        return by_candle(activate(&twin::conv2d(xs, weight, bias, geometry)?, f));
     }
     match bias {
         Some(bias) => apply(Conv2d { shape, f }, &[xs, weight, bias]),

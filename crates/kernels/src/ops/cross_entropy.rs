@@ -1,7 +1,7 @@
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::values::is_fast;
 
@@ -27,7 +27,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         ));
     }
     if !targets.device().is_cpu() {
-        return twin::cross_entropy(logits, targets);
+        return by_candle(twin::cross_entropy(logits, targets));
     }
     // Looked at before any operation: candle's own say less.
     let known = targets.to_vec1::<u32>()?;
@@ -37,7 +37,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     if is_fast(&[logits]) {
         apply(CrossEntropy { classes, targets: known }, &[logits])
     } else {
-        twin::cross_entropy(logits, targets)
+        by_candle(twin::cross_entropy(logits, targets))
     }
 }
 

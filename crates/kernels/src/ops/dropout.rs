@@ -1,7 +1,7 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::parallel::CHUNK;
 use crate::simd::simd;
@@ -90,7 +90,7 @@ impl Mask {
     fn apply(self, xs: &Tensor) -> Result<Tensor> {
         match is_fast(&[xs]) {
             true => apply(Masked { mask: self, shape: xs.shape().clone() }, &[xs]),
-            false => twin::masked(xs, self),
+            false => by_candle(twin::masked(xs, self)),
         }
     }
 

@@ -1,7 +1,7 @@
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::parallel::CHUNK;
 use crate::values::is_fast;
@@ -20,14 +20,14 @@ pub fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
         return argument(format!("embedding: expected ids of type u32, found {:?}", ids.dtype()));
     }
     if !ids.device().is_cpu() {
-        return twin::embedding(ids, weight);
+        return by_candle(twin::embedding(ids, weight));
     }
     let known = ids.flatten_all()?.to_vec1::<u32>()?;
     if let Some(id) = known.iter().find(|id| **id as usize >= rows) {
         return argument(format!("embedding: expected ids below {rows}, found {id}"));
     }
     if !is_fast(&[weight]) || width == 0 {
-        return twin::embedding(ids, weight);
+        return by_candle(twin::embedding(ids, weight));
     }
     let shape = [ids.dims(), &[width]].concat().into();
     apply(Embedding { ids: known, rows, width, shape }, &[weight])

@@ -5,7 +5,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activate::{activate, apply_to, scale};
 use crate::activation::Activation;
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::gemm::{Matrix, product, product_then, transposed};
 use crate::parallel::{CHUNK, DisjointSlices};
@@ -57,7 +57,7 @@ pub fn linear_act(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, f: Activa
         return argument(format!("linear: expected a bias of {o} values, found shape {:?}", bias.dims()));
     }
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
-        return activate(&twin::linear(xs, weight, bias)?, f);
+        return by_candle(activate(&twin::linear(xs, weight, bias)?, f));
     }
     let xs = xs.contiguous()?;
     let shape = [rest, &[o]].concat().into();

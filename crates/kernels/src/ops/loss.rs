@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cross_entropy::{log_sum_exp, softmax};
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::parallel::{CHUNK, for_chunks};
 use crate::values::{Values, is_fast};
@@ -21,7 +21,7 @@ pub fn mse(xs: &Tensor, targets: &Tensor) -> Result<Tensor> {
     same_shapes("mse", xs, targets)?;
     match constants(xs, targets)? {
         Some(targets) => apply(PointwiseLoss { loss: Pointwise::Squared, targets }, &[xs]),
-        None => twin::mse(xs, &targets.to_dtype(xs.dtype())?),
+        None => by_candle(twin::mse(xs, &targets.to_dtype(xs.dtype())?)),
     }
 }
 
@@ -51,7 +51,9 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor, positive_weight: 
         Some(targets) => {
             apply(PointwiseLoss { loss: Pointwise::Binary { positive_weight }, targets }, &[logits])
         }
-        None => twin::binary_cross_entropy(logits, &targets.to_dtype(logits.dtype())?, positive_weight),
+        None => {
+            by_candle(twin::binary_cross_entropy(logits, &targets.to_dtype(logits.dtype())?, positive_weight))
+        }
     }
 }
 
@@ -68,7 +70,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     same_shapes("soft_cross_entropy", logits, targets)?;
     match constants(logits, targets)? {
         Some(targets) => apply(SoftCrossEntropy { classes, targets }, &[logits]),
-        None => twin::soft_cross_entropy(logits, &targets.to_dtype(logits.dtype())?),
+        None => by_candle(twin::soft_cross_entropy(logits, &targets.to_dtype(logits.dtype())?)),
     }
 }
 

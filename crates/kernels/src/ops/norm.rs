@@ -3,7 +3,7 @@ use std::sync::OnceLock;
 use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::error::argument;
 use crate::simd::{simd, sum_by};
 use crate::values::is_fast;
@@ -21,7 +21,7 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     if is_fast(&[xs, weight, bias]) && xs.elem_count() > 0 {
         apply(Norm::new(true, width, eps, xs), &[xs, weight, bias])
     } else {
-        twin::layer_norm(xs, weight, bias, eps)
+        by_candle(twin::layer_norm(xs, weight, bias, eps))
     }
 }
 
@@ -37,7 +37,7 @@ pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if is_fast(&[xs, weight]) && xs.elem_count() > 0 {
         apply(Norm::new(false, width, eps, xs), &[xs, weight])
     } else {
-        twin::rms_norm(xs, weight, eps)
+        by_candle(twin::rms_norm(xs, weight, eps))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::autograd::{Backward, Gradient, Op, Scattered, apply};
+use crate::autograd::{Backward, Gradient, Op, Scattered, apply, by_candle};
 use crate::error::argument;
 use crate::parallel::{CHUNK, filled_both};
 use crate::simd::simd;
@@ -21,7 +21,7 @@ use crate::values::is_fast;
 pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
     let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;
     if !is_fast(&[xs]) {
-        return twin::max_pool2d(xs, kernel, stride);
+        return by_candle(twin::max_pool2d(xs, kernel, stride));
     }
     apply(MaxPool2d { shape, winners: OnceLock::new() }, &[xs])
 }
@@ -36,9 +36,21 @@ pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -
 pub fn avg_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
     let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;
     if !is_fast(&[xs]) {
-        return twin::avg_pool2d(xs, kernel, stride);
+        return by_candle(twin::avg_pool2d(xs, kernel, stride));
     }
     apply(AvgPool2d(shape), &[xs])
+}
+
+/// The mean of every map.
+///
+/// # Shapes
+/// `xs`: `(N, C, H, W)`; the result is `(N, C)`.
+///
+/// # Errors
+/// When the maps are empty.
+pub fn global_avg_pool2d(xs: &Tensor) -> Result<Tensor> {
+    let (_, _, h, w) = xs.dims4()?;
+    avg_pool2d(xs, (h, w), (h, w))?.flatten_from(1)
 }
 
 /// `new` where its value is larger than that of `best`, or NaN. Without a branch: nobody can predict which wins.

@@ -2,7 +2,7 @@ use candle_core::shape::Dim;
 use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::autograd::{Backward, Gradient, Op, apply};
+use crate::autograd::{Backward, Gradient, Op, apply, by_candle};
 use crate::math::exp;
 use crate::parallel::CHUNK;
 use crate::simd::{WIDE, by_wide, simd, sum_by, total};
@@ -33,7 +33,7 @@ pub fn log_softmax<A: Dim>(xs: &Tensor, axis: A) -> Result<Tensor> {
 fn along<A: Dim>(xs: &Tensor, axis: A, log: bool) -> Result<Tensor> {
     let axis = axis.to_index(xs.shape(), "softmax")?;
     if !is_fast(&[xs]) || xs.elem_count() == 0 {
-        return twin::along(xs, axis, log);
+        return by_candle(twin::along(xs, axis, log));
     }
     let xs = xs.transpose(axis, D::Minus1)?;
     let width = xs.dim(D::Minus1)?;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use taper_kernels::{
-    Activation, Conv2dGeometry, Mask, activate, attention, avg_pool2d, binary_cross_entropy, conv2d,
-    cross_entropy, embedding, layer_norm, linear, log_softmax, max_pool2d, mse, prelu, rms_norm,
-    self_attention, soft_cross_entropy, softmax, twin,
+    Activation, Conv2dGeometry, Mask, Moments, activate, attention, avg_pool2d, batch_norm, batch_norm_with,
+    binary_cross_entropy, conv2d, cross_entropy, embedding, layer_norm, linear, log_softmax, max_pool2d, mse,
+    prelu, rms_norm, self_attention, soft_cross_entropy, softmax, twin,
 };
 
 use crate::{assert_close, gradients, largest, var};
@@ -118,6 +118,26 @@ fn softmax_and_its_logarithm_over_any_axis_are_those_of_pytorch() {
         }
         check(&plain, &["xs"], DType::F32, |v| twin::softmax(&v[0], axis));
         check(&log, &["xs"], DType::F32, |v| twin::log_softmax(&v[0], axis));
+    }
+}
+
+#[test]
+fn batch_norm_is_that_of_pytorch_in_training_and_evaluation() {
+    let (arguments, eps, none) = (["xs", "weight", "bias"], 1e-5, Activation::Identity);
+    for kind in ["2d", "1d", "1d_time"] {
+        let name = format!("batch_norm_{kind}_train.safetensors");
+        let kernel = |v: &[Var]| Ok(batch_norm(&v[0], &v[1], &v[2], eps, none)?.0);
+        check(&name, &arguments, DType::F32, kernel);
+        check(&name, &arguments, DType::F64, kernel);
+        check(&name, &arguments, DType::F32, |v| Ok(twin::batch_norm(&v[0], &v[1], &v[2], eps)?.0));
+
+        let name = format!("batch_norm_{kind}_eval.safetensors");
+        let golden = load(&name);
+        let moments = Moments { mean: golden["mean"].clone(), variance: golden["var"].clone() };
+        let kernel = |v: &[Var]| batch_norm_with(&v[0], &moments, &v[1], &v[2], eps, none);
+        check(&name, &arguments, DType::F32, kernel);
+        check(&name, &arguments, DType::F64, kernel);
+        check(&name, &arguments, DType::F32, |v| twin::batch_norm_with(&v[0], &moments, &v[1], &v[2], eps));
     }
 }
 

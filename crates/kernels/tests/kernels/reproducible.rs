@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use taper_kernels::{
-    Activation, Conv2dGeometry, Mask, Rule, Slots, activate, add, alpha_dropout, avg_pool2d,
+    Activation, Conv2dGeometry, Mask, Rule, Slots, activate, add, alpha_dropout, avg_pool2d, batch_norm,
     binary_cross_entropy, conv2d, cross_entropy, dropout, embedding, layer_norm, linear, max_pool2d, mse,
     prelu, self_attention, soft_cross_entropy, softmax,
 };
@@ -39,6 +39,17 @@ fn the_same_with_any_number_of_threads(what: &str, f: impl Fn() -> Vec<Vec<u32>>
                 one.len()
             );
         }
+    }
+}
+
+#[test]
+fn batch_norm_gives_the_same_bits() {
+    for shape in [&[128, 8, 28, 28][..], &[300, 512], &[1, 3, 300, 300]] {
+        let channels = [shape[1]];
+        let args = [random(1, shape), random(2, &channels), random(3, &channels)];
+        the_same_with_any_number_of_threads(&format!("{shape:?}"), || {
+            run(&args, |a| Ok(batch_norm(&a[0], &a[1], &a[2], 1e-5, Activation::Relu)?.0))
+        });
     }
 }
 

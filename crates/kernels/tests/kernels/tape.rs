@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor, Var};
 use taper_kernels::{
-    Activation, Conv2dGeometry, Gradients, Mask, activate, add, attention, binary_cross_entropy, conv2d_act,
-    cross_entropy, dropout, embedding, layer_norm, linear, log_softmax, max_pool2d, mse, off_the_record,
-    prelu, record, rms_norm, self_attention, soft_cross_entropy, softmax,
+    Activation, Conv2dGeometry, Gradients, Mask, activate, add, attention, avg_pool2d, batch_norm,
+    binary_cross_entropy, conv2d, conv2d_act, cross_entropy, dropout, embedding, layer_norm, linear,
+    log_softmax, max_pool2d, mse, no_grad, off_the_record, prelu, record, rms_norm, self_attention,
+    soft_cross_entropy, softmax,
 };
 
 use crate::{assert_close_in_scale, bits, random, var};
@@ -74,6 +75,52 @@ fn through_pooling_over_the_channels_of_a_convolution() {
             let ys = conv2d_act(&v[0], &v[1], None, Conv2dGeometry::default(), f)?;
             max_pool2d(&ys.reshape((2, 2, 2, 16))?, (2, 1), (2, 1))?.sqr()?.sum_all()
         });
+    }
+}
+
+#[test]
+fn through_batch_normalisation_behind_which_few_values_have_a_gradient() {
+    // Windows that overlap, and more samples than one task takes.
+    for (stride, n) in [(2, 3), (1, 3), (2, 300)] {
+        agree(&vars(&[&[n, 4, 8, 6], &[4], &[4]]), |v| {
+            let (ys, _) = batch_norm(&v[0], &v[1], &v[2], 1e-5, Activation::Relu)?;
+            max_pool2d(&ys, (2, 2), (stride, stride))?.sqr()?.sum_all()
+        });
+    }
+}
+
+#[test]
+fn nothing_holds_a_graph_within_no_grad() {
+    for dtype in [candle_core::DType::F32, candle_core::DType::F64] {
+        let var = |shape: &[usize]| var(&random(1, shape).to_dtype(dtype).unwrap());
+        let (rows, images, weight, kernels) =
+            (var(&[3, 4]), var(&[3, 4, 4, 4]), var(&[4, 4]), var(&[4, 4, 2, 2]));
+        let (slope, channels, none) = (var(&[1]), var(&[4]), Activation::Identity);
+        let targets = Tensor::zeros(3, candle_core::DType::U32, rows.device()).unwrap();
+        let all = || -> Result<Vec<Tensor>> {
+            Ok(vec![
+                linear(&rows, &weight, None)?,
+                activate(&rows, Activation::Tanh)?,
+                prelu(&rows, &slope)?,
+                conv2d(&images, &kernels, None, Conv2dGeometry::default())?,
+                max_pool2d(&images, (2, 2), (2, 2))?,
+                avg_pool2d(&images, (2, 2), (2, 2))?,
+                batch_norm(&images, &channels, &channels, 1e-5, none)?.0,
+                dropout(&rows, 0.5, 1)?,
+                cross_entropy(&rows, &targets)?,
+                mse(&rows, &rows.detach())?,
+                binary_cross_entropy(&rows, &rows.zeros_like()?, 1.0)?,
+                soft_cross_entropy(&rows, &rows.detach())?,
+            ])
+        };
+        let (inside, outside) = (no_grad(all).unwrap(), all().unwrap());
+        for (i, (inside, outside)) in inside.iter().zip(&outside).enumerate() {
+            assert_eq!((i, inside.track_op(), outside.track_op()), (i, false, true), "{dtype:?}");
+            assert_eq!(crate::flat(inside), crate::flat(outside));
+        }
+        // A tape within it is one, and it ends with its scope.
+        let (taped, _) = no_grad(|| record(|| linear(&rows, &weight, None).unwrap()));
+        assert!(taped.track_op());
     }
 }
 

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use taper_kernels::{
-    Conv2dGeometry, Mask, add, attention, avg_pool2d, binary_cross_entropy, conv2d, cross_entropy, embedding,
-    layer_norm, linear, log_softmax, max_pool2d, mse, prelu, rms_norm, self_attention, soft_cross_entropy,
-    softmax, twin,
+    Activation, Conv2dGeometry, Mask, Moments, activate, add, attention, avg_pool2d, batch_norm,
+    batch_norm_with, binary_cross_entropy, conv2d, cross_entropy, embedding, global_avg_pool2d, layer_norm,
+    linear, log_softmax, max_pool2d, mse, prelu, rms_norm, self_attention, soft_cross_entropy, softmax, twin,
 };
 
 use crate::{assert_close, cases, gradients, largest, random, scattered, var};
@@ -167,6 +167,46 @@ proptest! {
     }
 
     #[test]
+    fn batch_norm_agrees_with_its_twin(
+        // Some of more values than one task takes.
+        (n, c) in prop_oneof![(2..20_usize, 1..20_usize), (100..130_usize, 4..9_usize)],
+        rest in prop_oneof![Just(vec![]), Just(vec![1]), (1..40_usize).prop_map(|t| vec![t]), (1..9_usize, 1..9_usize).prop_map(|(h, w)| vec![h, w])],
+        (far, relu) in (prop_oneof![Just(0.0), Just(50.0)], any::<bool>()), seed: u64,
+    ) {
+        let f = if relu { Activation::LeakyRelu { slope: 0.25 } } else { Activation::Identity };
+        let shape = [&[n, c], &rest[..]].concat();
+        let args = [(random(seed, &shape) + far).unwrap(), random(seed ^ 1, &[c]), random(seed ^ 2, &[c])];
+        if far == 0.0 {
+            agree(
+                &args,
+                |a| Ok(batch_norm(&a[0], &a[1], &a[2], 0.1, f)?.0),
+                |a| activate(&twin::batch_norm(&a[0], &a[1], &a[2], 0.1)?.0, f),
+            );
+        }
+        // A mean far from zero costs no digits of the variance.
+        let moments = [&args[0], &args[0].to_dtype(DType::F64).unwrap()].map(|xs| {
+            let one = |t: &Tensor| t.to_dtype(xs.dtype()).unwrap();
+            batch_norm(xs, &one(&args[1]), &one(&args[2]), 0.1, f).unwrap().1
+        });
+        assert_close("mean", &moments[0].mean, &moments[1].mean, 1e-6, 1e-6);
+        assert_close("variance", &moments[0].variance, &moments[1].variance, 1e-6, 1e-7);
+
+        let given = Moments { mean: random(seed ^ 3, &[c]), variance: (random(seed ^ 4, &[c]) + 2.0).unwrap() };
+        if far == 0.0 {
+            agree(
+                &args,
+                |a| batch_norm_with(&a[0], &given_as(&given, &a[0])?, &a[1], &a[2], 0.1, f),
+                |a| activate(&twin::batch_norm_with(&a[0], &given_as(&given, &a[0])?, &a[1], &a[2], 0.1)?, f),
+            );
+        }
+    }
+
+    #[test]
+    fn the_mean_of_a_map_agrees_with_candles((n, c, h, w) in (1..9_usize, 1..9_usize, 1..9_usize, 1..9_usize), seed: u64) {
+        agree(&[random(seed, &[n, c, h, w])], |a| global_avg_pool2d(&a[0]), |a| a[0].mean((2, 3)));
+    }
+
+    #[test]
     fn cross_entropy_agrees_with_its_twin(
         (n, classes) in (1..40_usize, 1..15_usize), scale in prop_oneof![Just(1.0), Just(10.0), Just(500.0)], seed: u64,
     ) {
@@ -259,6 +299,11 @@ proptest! {
         let args = [random(seed, &shape), random(seed ^ 1, &[1])];
         agree(&args, |a| prelu(&a[0], &a[1]), |a| twin::prelu(&a[0], &a[1]));
     }
+}
+
+fn given_as(moments: &Moments, xs: &Tensor) -> Result<Moments> {
+    let of = |values: &Tensor| values.to_dtype(xs.dtype());
+    Ok(Moments { mean: of(&moments.mean)?, variance: of(&moments.variance)? })
 }
 
 #[test]

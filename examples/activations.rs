@@ -385,8 +385,8 @@ fn collapsed(args: &Args, acts: &[Activation], xs: &Tensor) -> train::Result<Vec
     let vb = Params::new(!args.seed, &Device::Cpu).builder();
     let first = Linear::new(inputs, args.width, Init::PyTorch, vb.pp("fc1"))?;
     let second = Linear::new(args.width, args.width, Init::PyTorch, vb.pp("fc2"))?;
-    let bias = second.forward(&first.bias.unsqueeze(0)?)?.squeeze(0)?;
-    let one = Linear { weight: second.weight.matmul(&first.weight)?, bias };
+    let bias = second.forward(&first.bias.as_ref().expect("made with one").unsqueeze(0)?)?.squeeze(0)?;
+    let one = Linear { weight: second.weight.matmul(&first.weight)?, bias: Some(bias) };
     let largest = |apart: Tensor| apart.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
     let of = |f: &Activation| {
         let two = |xs: &Tensor| second.forward(&activate(&first.forward(xs)?, *f)?);

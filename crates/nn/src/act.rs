@@ -1,6 +1,6 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use taper_hooks::{Mode, Pass, Site, Units};
+use taper_hooks::{Pass, Site, Units};
 use taper_kernels::{Activation, Error, activate, prelu};
 
 use crate::action::Action;
@@ -8,8 +8,7 @@ use crate::action::Action;
 /// An activation function whose results are recorded under a name: it computes them and passes them to the [`Pass`].
 ///
 /// Put it directly behind a layer and before any dropout, and give it the layer's builder: its [`Site`] then has the
-/// name of the layer. In evaluation mode it detaches its result from the graph, so that only the current layer is kept
-/// in memory.
+/// name of the layer.
 ///
 /// It is also a [`Module`], to replace an activation in a model written for plain candle: within [`Pass::scope`] its
 /// results are recorded, elsewhere it only computes them.
@@ -149,7 +148,7 @@ impl Act {
         self.show(pass, self.activation, Some(units), &plain, ys)
     }
 
-    /// Runs the action, reports the result, and detaches it from the graph in evaluation mode.
+    /// Runs the action and reports the result.
     fn show(
         &self,
         pass: &mut Pass<'_>,
@@ -164,10 +163,7 @@ impl Act {
             None => (ys, Some(activation)),
         };
         pass.see_with(&self.site, activation, layer, xs, &ys)?;
-        Ok(match pass.mode() {
-            Mode::Train => ys,
-            Mode::Eval => ys.detach(),
-        })
+        Ok(ys)
     }
 }
 

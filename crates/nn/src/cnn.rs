@@ -1,9 +1,9 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use taper_hooks::Pass;
-use taper_kernels::{Activation, Conv2dGeometry, Error, max_pool2d};
+use taper_kernels::{Activation, Error, max_pool2d};
 
-use crate::{Act, Conv2d, Dropout, Init, Mlp, MlpConfig, Model};
+use crate::{Act, Conv2d, Conv2dConfig, Dropout, Init, Mlp, MlpConfig, Model};
 
 /// Sizes and choices of a [`Cnn`].
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +79,12 @@ impl Cnn {
                 ));
             }
             let vb = vb.pp(format!("conv{}", i + 1));
-            let conv = Conv2d::new(maps, channels, kernel, Conv2dGeometry::default(), init, vb.clone())?;
+            let conv = Conv2d::new(
+                maps,
+                channels,
+                Conv2dConfig { kernel: (kernel, kernel), init, ..Default::default() },
+                vb.clone(),
+            )?;
             convolutions.push((conv, Act::new(config.activation, vb)?));
             maps = channels;
             (h, w) = (h - kernel + 1, w - kernel + 1);

@@ -5,45 +5,58 @@ use taper_kernels::{Conv2dGeometry, Error, conv2d, conv2d_act};
 
 use crate::{Act, Init};
 
-/// A 2-d convolution (cross-correlation, as everywhere in this field) with square kernels and a bias.
+/// A 2-d convolution (cross-correlation, as everywhere in this field).
+///
+/// Stride and padding are the same in both directions; pad with `Tensor::pad_with_zeros` where they must differ. There is no
+/// dilation and there are no groups: use `candle_nn::Conv2d` for these, whose gradients are computed by a scalar loop.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    /// `(O, C, k, k)`.
+    /// `(O, C, kH, kW)`.
     pub weight: Tensor,
     /// `(O)`.
-    pub bias: Tensor,
+    pub bias: Option<Tensor>,
     /// Stride and padding.
     pub geometry: Conv2dGeometry,
 }
 
+/// How a [`Conv2d`] is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// (rows, columns) of a kernel, in pixels; at least 1.
+    pub kernel: (usize, usize),
+    /// Stride and padding.
+    pub geometry: Conv2dGeometry,
+    /// How weights and bias start.
+    pub init: Init,
+    /// Whether there is a bias. In front of batch normalisation it has no effect.
+    pub bias: bool,
+}
+
+impl Default for Conv2dConfig {
+    /// Kernels of 3×3 at every pixel, without padding, for ReLU.
+    fn default() -> Self {
+        Self { kernel: (3, 3), geometry: Conv2dGeometry::default(), init: Init::He, bias: true }
+    }
+}
+
 impl Conv2d {
-    /// From `inputs` to `outputs` channels; parameters `weight` and `bias` under `vb`'s prefix.
+    /// From `inputs` to `outputs` channels; parameters `weight` and, if there is one, `bias` under `vb`'s prefix.
     ///
     /// # Errors
     /// When a number is 0.
-    pub fn new(
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        geometry: Conv2dGeometry,
-        init: Init,
-        vb: VarBuilder<'_>,
-    ) -> Result<Self> {
-        if inputs == 0 || outputs == 0 || kernel == 0 {
+    pub fn new(inputs: usize, outputs: usize, config: Conv2dConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let Conv2dConfig { kernel: (h, w), geometry, init, bias } = config;
+        if inputs == 0 || outputs == 0 || h == 0 || w == 0 {
             let message = format!(
-                "layer '{}': expected channels and kernel of at least 1, found {inputs}→{outputs}, kernel {kernel}",
+                "layer '{}': expected channels and kernel of at least 1, found {inputs}→{outputs}, kernel {h}×{w}",
                 vb.prefix()
             );
             return Err(Error::Argument(message).into());
         }
-        let (fan_in, fan_out) = (inputs * kernel * kernel, outputs * kernel * kernel);
+        let (fan_in, fan_out) = (inputs * h * w, outputs * h * w);
         Ok(Self {
-            weight: vb.get_with_hints(
-                (outputs, inputs, kernel, kernel),
-                "weight",
-                init.weight(fan_in, fan_out),
-            )?,
-            bias: vb.get_with_hints(outputs, "bias", init.bias(fan_in))?,
+            weight: vb.get_with_hints((outputs, inputs, h, w), "weight", init.weight(fan_in, fan_out))?,
+            bias: bias.then(|| vb.get_with_hints(outputs, "bias", init.bias(fan_in))).transpose()?,
             geometry,
         })
     }
@@ -56,7 +69,7 @@ impl Conv2d {
     /// # Errors
     /// When `xs` has another number of channels, or is smaller than the kernels.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        conv2d(xs, &self.weight, Some(&self.bias), self.geometry)
+        conv2d(xs, &self.weight, self.bias.as_ref(), self.geometry)
     }
 
     /// [`Act::forward`] of [`Conv2d::forward`], to the bit, in less time and memory: see
@@ -65,7 +78,7 @@ impl Conv2d {
     /// # Errors
     /// Those of both.
     pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
-        act.fused(pass, Units::Second, |f| conv2d_act(xs, &self.weight, Some(&self.bias), self.geometry, f))
+        act.fused(pass, Units::Second, |f| conv2d_act(xs, &self.weight, self.bias.as_ref(), self.geometry, f))
     }
 }
 

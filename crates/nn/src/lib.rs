@@ -47,6 +47,7 @@
 mod act;
 mod action;
 mod architecture;
+mod batch_norm;
 mod cnn;
 mod conv2d;
 mod dropout;
@@ -62,12 +63,13 @@ mod tap;
 
 pub use act::Act;
 pub use architecture::Architecture;
+pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormConfig};
 pub use cnn::{Cnn, CnnConfig};
-pub use conv2d::Conv2d;
+pub use conv2d::{Conv2d, Conv2dConfig};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use init::Init;
-pub use linear::Linear;
+pub use linear::{Linear, LinearConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use model::Model;
 pub use names::{layer_names, own_names};
@@ -76,5 +78,6 @@ pub use params::Params;
 pub use tap::Tap;
 pub use taper_hooks::{Activation, CustomActivation, Mode, Pass, Units};
 pub use taper_kernels::{
-    Conv2dGeometry, Mask, add, attention, avg_pool2d, log_softmax, max_pool2d, self_attention, softmax,
+    Conv2dGeometry, Mask, add, attention, avg_pool2d, global_avg_pool2d, log_softmax, max_pool2d, no_grad,
+    self_attention, softmax,
 };

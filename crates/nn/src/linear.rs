@@ -11,15 +11,42 @@ pub struct Linear {
     /// `(O, I)`.
     pub weight: Tensor,
     /// `(O)`.
-    pub bias: Tensor,
+    pub bias: Option<Tensor>,
+}
+
+/// How a [`Linear`] is made. An [`Init`] alone stands for one with a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearConfig {
+    /// How weights and bias start.
+    pub init: Init,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl Default for LinearConfig {
+    fn default() -> Self {
+        Init::He.into()
+    }
+}
+
+impl From<Init> for LinearConfig {
+    fn from(init: Init) -> Self {
+        Self { init, bias: true }
+    }
 }
 
 impl Linear {
-    /// A layer from `inputs` to `outputs` features; parameters `weight` and `bias` under `vb`'s prefix.
+    /// A layer from `inputs` to `outputs` features; parameters `weight` and, if there is one, `bias` under `vb`'s prefix.
     ///
     /// # Errors
     /// When either number is 0.
-    pub fn new(inputs: usize, outputs: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
+    pub fn new(
+        inputs: usize,
+        outputs: usize,
+        config: impl Into<LinearConfig>,
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
+        let LinearConfig { init, bias } = config.into();
         if inputs == 0 || outputs == 0 {
             let message =
                 format!("layer '{}': expected widths of at least 1, found {inputs}→{outputs}", vb.prefix());
@@ -27,7 +54,7 @@ impl Linear {
         }
         Ok(Self {
             weight: vb.get_with_hints((outputs, inputs), "weight", init.weight(inputs, outputs))?,
-            bias: vb.get_with_hints(outputs, "bias", init.bias(inputs))?,
+            bias: bias.then(|| vb.get_with_hints(outputs, "bias", init.bias(inputs))).transpose()?,
         })
     }
 
@@ -39,7 +66,7 @@ impl Linear {
     /// # Errors
     /// When `xs` has another number of features.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        linear(xs, &self.weight, Some(&self.bias))
+        linear(xs, &self.weight, self.bias.as_ref())
     }
 
     /// [`Act::forward`] of [`Linear::forward`], to the bit, in less time and memory: see
@@ -48,7 +75,7 @@ impl Linear {
     /// # Errors
     /// Those of both.
     pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
-        act.fused(pass, Units::Last, |f| linear_act(xs, &self.weight, Some(&self.bias), f))
+        act.fused(pass, Units::Last, |f| linear_act(xs, &self.weight, self.bias.as_ref(), f))
     }
 }
 

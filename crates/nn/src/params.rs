@@ -10,7 +10,10 @@ use taper_hooks::{Rng, rng};
 /// Values that one parameter may have: 4 GiB of f32, beyond which a typing error is more likely than a plan.
 const LARGEST: usize = 1 << 30;
 
-/// A model's parameters: made on first request, seeded, in the order of the requests.
+/// A model's parameters and buffers: made on first request, seeded, in the order of the requests.
+///
+/// A buffer is a tensor that is not trained but is part of the model: one whose name ends in `running_mean`, `running_var` or
+/// `num_batches_tracked`, as PyTorch calls those of batch normalisation. Weight files and checkpoints hold both.
 ///
 /// The difference to candle's `VarMap`: the same seed gives the same values, the order is fixed, and a path
 /// asked for twice is an error instead of a weight silently shared. Clones share the parameters.
@@ -22,8 +25,15 @@ pub struct Params {
 
 #[derive(Debug)]
 struct Inner {
+    /// Parameters and buffers.
     vars: Vec<(String, Var)>,
     rng: Rng,
+}
+
+/// Whether a name is that of a buffer.
+fn is_buffer(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    ["running_mean", "running_var", "num_batches_tracked"].contains(&last)
 }
 
 impl Params {
@@ -39,24 +49,55 @@ impl Params {
         Self::new(rng(seed).next_u64(), device)
     }
 
-    /// A builder for the layers of a model, ours or candle's; what they ask for becomes a parameter.
+    /// A builder for the layers of a model, ours or candle's; what they ask for becomes a parameter or a buffer.
     pub fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), DType::F32, self.device.clone())
     }
 
-    /// Names and variables, in the order in which they were asked for.
+    /// A builder for the same model once more, for evaluation: it shares the values of these parameters and builds no graph,
+    /// also not in layers of candle. Parameters must have been made before; what is trained afterwards shows in both models.
+    ///
+    /// ```
+    /// use candle_core::{Device, Module, Tensor};
+    /// use taper_nn::Params;
+    ///
+    /// let params = Params::new(1, &Device::Cpu);
+    /// let trained = candle_nn::linear(2, 1, params.builder().pp("fc1"))?;
+    /// let frozen = candle_nn::linear(2, 1, params.frozen().pp("fc1"))?;
+    /// let xs = Tensor::new(&[[1.0_f32, 2.0]], &Device::Cpu)?;
+    /// params.vars()[0].1.set(&Tensor::new(&[[3.0_f32, 4.0]], &Device::Cpu)?)?;
+    /// let (ys, zs) = (trained.forward(&xs)?, frozen.forward(&xs)?);
+    /// assert_eq!(ys.to_vec2::<f32>()?, zs.to_vec2::<f32>()?);
+    /// assert_eq!((ys.track_op(), zs.track_op()), (true, false));
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn frozen(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(Frozen(self.clone())), DType::F32, self.device.clone())
+    }
+
+    /// Names and variables of what is trained, in the order in which they were asked for.
     pub fn vars(&self) -> Vec<(String, Var)> {
+        self.state().into_iter().filter(|(name, _)| !is_buffer(name)).collect()
+    }
+
+    /// Names and variables of what is not trained, in the same order.
+    pub fn buffers(&self) -> Vec<(String, Var)> {
+        self.state().into_iter().filter(|(name, _)| is_buffer(name)).collect()
+    }
+
+    /// Parameters and buffers, in the same order: what a weight file holds.
+    pub fn state(&self) -> Vec<(String, Var)> {
         self.lock().vars.clone()
     }
 
-    /// Names alone, in the same order.
+    /// Names of what is trained, in the same order.
     pub fn names(&self) -> Vec<String> {
-        self.lock().vars.iter().map(|(name, _)| name.clone()).collect()
+        self.vars().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Number of trainable values.
+    /// Number of trained values.
     pub fn count(&self) -> usize {
-        self.lock().vars.iter().map(|(_, var)| var.elem_count()).sum()
+        self.vars().iter().map(|(_, var)| var.elem_count()).sum()
     }
 
     /// The device they live on.
@@ -100,6 +141,35 @@ impl SimpleBackend for Params {
 
     fn contains_tensor(&self, name: &str) -> bool {
         self.lock().vars.iter().any(|(own, _)| own == name)
+    }
+}
+
+/// Hands out what there is instead of making it.
+struct Frozen(Params);
+
+impl SimpleBackend for Frozen {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let tensor = self.get_unchecked(name, dtype, device)?;
+        if tensor.shape() != &shape {
+            let found = tensor.shape();
+            bail!(
+                "parameter '{name}': expected shape {shape:?}, found {found:?}: build the model with the same sizes"
+            );
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        match self.0.lock().vars.iter().find(|(own, _)| own == name) {
+            // Layers copy a buffer that is no variable, and would not see what it becomes.
+            Some((_, var)) if is_buffer(name) => Ok(var.as_tensor().clone()),
+            Some((_, var)) => Ok(var.as_detached_tensor()),
+            None => bail!("parameter '{name}' was not made yet: build the model that is trained first"),
+        }
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
     }
 }
 

@@ -1,9 +1,9 @@
-//! An activation computes, mentions what it saw, and cuts the graph in evaluation mode.
+//! An activation computes, and mentions what it saw.
 
 use candle_core::{Tensor, Var};
 use taper_hooks::{Pass, Recorder, Seen, observer_fn};
-use taper_kernels::{Conv2dGeometry, activate};
-use taper_nn::{Act, Activation, Conv2d, Init, Linear, Units};
+use taper_kernels::activate;
+use taper_nn::{Act, Activation, Conv2d, Conv2dConfig, Init, Linear, Units, no_grad};
 
 use crate::{CPU, bits, named, params, random, shapes, values};
 
@@ -38,7 +38,7 @@ fn a_layer_that_applies_it_gives_and_shows_the_same() {
     let params = params();
     let vb = params.builder();
     let linear = Linear::new(4, 3, Init::He, vb.pp("fc1")).unwrap();
-    let conv = Conv2d::new(2, 3, 3, Conv2dGeometry::default(), Init::He, vb.pp("conv1")).unwrap();
+    let conv = Conv2d::new(2, 3, Conv2dConfig::default(), vb.pp("conv1")).unwrap();
     let (rows, images) = (random(1, &[5, 4]), random(2, &[5, 2, 6, 6]));
     for f in Activation::ALL {
         let act = Act::new(f, taper_nn::Params::new(1, CPU).builder().pp("fc1")).unwrap();
@@ -58,7 +58,7 @@ fn a_layer_that_applies_it_gives_and_shows_the_same() {
                 shown(train, &|pass| act.forward(pass, &linear.forward(&rows).unwrap()).unwrap()),
             ];
             assert_eq!(both[0], both[1], "{f}");
-            assert_eq!((both[0].1, both[0].2.len()), (train, 1));
+            assert_eq!((both[0].1, both[0].2.len()), (true, 1));
             let both = [
                 shown(train, &|pass| conv.forward_act(pass, &images, &act).unwrap()),
                 shown(train, &|pass| act.forward(pass, &conv.forward(&images).unwrap()).unwrap()),
@@ -69,7 +69,7 @@ fn a_layer_that_applies_it_gives_and_shows_the_same() {
 }
 
 #[test]
-fn evaluation_cuts_the_graph_and_training_keeps_it() {
+fn no_grad_cuts_the_graph_and_neither_mode_nor_observer_does() {
     for f in Activation::ALL {
         let params = params();
         let layer = Linear::new(4, 3, Init::He, params.builder().pp("fc1")).unwrap();
@@ -80,9 +80,10 @@ fn evaluation_cuts_the_graph_and_training_keeps_it() {
             let gradients = ys.sum_all().unwrap().backward().unwrap();
             (ys.track_op(), params.vars().iter().filter(|(_, var)| gradients.get(var).is_some()).count())
         };
-        assert_eq!(reached(&mut Pass::eval(&mut ())), (false, 0), "{f}");
+        assert_eq!(no_grad(|| reached(&mut Pass::eval(&mut ()))), (false, 0), "{f}");
         let all = params.vars().len();
         assert_eq!(reached(&mut Pass::train(&mut (), 1, 0)), (true, all), "{f}");
+        assert_eq!(reached(&mut Pass::eval(&mut ())), (true, all), "{f}");
         // An observer does not change that.
         assert_eq!(reached(&mut Pass::train(&mut Recorder::new(), 1, 0)), (true, all), "{f}");
     }

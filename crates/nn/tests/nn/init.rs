@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
-use taper_nn::{Conv2d, Conv2dGeometry, Init, Linear};
+use taper_nn::{Conv2d, Conv2dConfig, Init, Linear};
 
 use crate::{params, values};
 
@@ -28,8 +28,8 @@ fn layers(init: Init) -> [(Tensor, Tensor, f64, f64); 2] {
     let params = params();
     let vb = params.builder();
     let fc = Linear::new(300, 500, init, vb.pp("fc1")).unwrap();
-    let conv = Conv2d::new(32, 64, 3, Conv2dGeometry::default(), init, vb.pp("conv1")).unwrap();
-    [(fc.weight, fc.bias, 300.0, 500.0), (conv.weight, conv.bias, 288.0, 576.0)]
+    let conv = Conv2d::new(32, 64, Conv2dConfig { init, ..Default::default() }, vb.pp("conv1")).unwrap();
+    [(fc.weight, fc.bias.unwrap(), 300.0, 500.0), (conv.weight, conv.bias.unwrap(), 288.0, 576.0)]
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod act;
 mod action;
+mod batch_norm;
 mod dropout;
 mod init;
 mod models;

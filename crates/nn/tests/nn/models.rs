@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use taper_hooks::{Observer, Pass, Recorder};
 use taper_nn::{
-    Activation, Cnn, CnnConfig, Conv2d, Conv2dGeometry, Init, Linear, Mlp, MlpConfig, Model, Params,
+    Activation, Cnn, CnnConfig, Conv2d, Conv2dConfig, Init, Linear, Mlp, MlpConfig, Model, Params,
 };
 
 use crate::{CPU, bits, eval, message, named, params, random, shapes};
@@ -161,10 +161,8 @@ fn sizes_that_do_not_fit_the_image_are_one_line_errors() {
         let error = refused(config);
         assert!(error.contains(what), "{error}");
     }
-    let geometry = Conv2dGeometry::default();
-    assert!(
-        message(Conv2d::new(1, 2, 0, geometry, Init::He, params().builder().pp("c"))).contains("layer 'c'")
-    );
+    let none = Conv2dConfig { kernel: (0, 3), ..Conv2dConfig::default() };
+    assert!(message(Conv2d::new(1, 2, none, params().builder().pp("c"))).contains("layer 'c'"));
 }
 
 #[test]

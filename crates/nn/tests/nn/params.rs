@@ -101,15 +101,21 @@ fn layers_of_candle_get_their_parameters_here() {
 }
 
 #[test]
-fn the_running_statistics_of_a_batch_norm_are_kept_with_the_parameters() {
+fn the_running_statistics_of_candles_batch_norm_are_buffers() {
     let params = params();
     let norm = candle_nn::batch_norm(3, 1e-5, params.builder().pp("bn1")).unwrap();
-    assert_eq!(params.names(), ["bn1.running_mean", "bn1.running_var", "bn1.weight", "bn1.bias"]);
+    assert_eq!(params.names(), ["bn1.weight", "bn1.bias"]);
+    assert_eq!(params.count(), 6);
+    let names =
+        |vars: Vec<(String, candle_core::Var)>| vars.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(params.buffers()), ["bn1.running_mean", "bn1.running_var"]);
+    let all = ["bn1.running_mean", "bn1.running_var", "bn1.weight", "bn1.bias"];
+    assert_eq!(names(params.state()), all, "in the order of the requests");
     let ys = norm.forward_t(&random(1, &[50, 3, 2, 2]), true).unwrap();
-    let moved = values(&params.vars()[0].1);
+    let moved = values(&params.buffers()[0].1);
     assert!(moved.iter().all(|mean| *mean != 0.0), "{moved:?}");
     // They move in the forward pass alone: no gradient reaches them.
     let gradients = ys.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-    let reached: Vec<bool> = params.vars().iter().map(|(_, var)| gradients.get(var).is_some()).collect();
+    let reached: Vec<bool> = params.state().iter().map(|(_, var)| gradients.get(var).is_some()).collect();
     assert_eq!(reached, [false, false, true, true]);
 }

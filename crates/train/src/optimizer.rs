@@ -15,6 +15,8 @@ pub struct Optimizer {
     parameters: Vec<Parameter>,
     /// Neither slots nor updates.
     frozen: Vec<(String, Var)>,
+    /// Running statistics, which no step moves.
+    buffers: Vec<Var>,
     steps: u64,
     /// The base learning rate, if a loop has set it.
     learning_rate: Option<f64>,
@@ -82,6 +84,7 @@ impl Optimizer {
             config,
             parameters: Vec::new(),
             frozen: Vec::new(),
+            buffers: Vec::new(),
             steps: 0,
             learning_rate: None,
             waiting: Waiting::default(),
@@ -96,6 +99,24 @@ impl Optimizer {
             own.parameters.push(Parameter { name, var, slots, rule, rate, may_be_unused, reset });
         }
         Ok(own)
+    }
+
+    /// The model's [buffers](taper_nn::Params::buffers), which no step moves: given here so that a batch that is not finite
+    /// leaves them as they were, unless the policy is to continue. A [`Session`](crate::Session) does this itself.
+    pub fn buffers(mut self, buffers: Vec<(String, Var)>) -> Self {
+        self.buffers = buffers.into_iter().map(|(_, var)| var).collect();
+        self
+    }
+
+    /// A copy of the buffers' values.
+    pub(crate) fn buffer_values(&self) -> Result<Vec<Tensor>> {
+        let copies = self.buffers.iter().map(|var| var.as_detached_tensor().copy());
+        Ok(copies.collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Sets the buffers to what [`Optimizer::buffer_values`] copied.
+    pub(crate) fn set_buffers(&self, values: &[Tensor]) -> Result<()> {
+        Ok(self.buffers.iter().zip(values).try_for_each(|(var, value)| var.set(value))?)
     }
 
     /// The learning rate of the next step: base times schedule. Those of groups are this times their factor.
@@ -266,11 +287,7 @@ impl Optimizer {
                     .into(),
             ));
         }
-        // Running statistics of a batch normalisation, which move in the forward pass.
-        let is_statistic = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
-        let left_out = |own: &&Parameter| {
-            gradients.get(&own.var).is_none() && !own.may_be_unused && !is_statistic(&own.name)
-        };
+        let left_out = |own: &&Parameter| gradients.get(&own.var).is_none() && !own.may_be_unused;
         let parameters: Vec<String> =
             self.parameters.iter().filter(left_out).map(|own| own.name.clone()).collect();
         match parameters.is_empty() {

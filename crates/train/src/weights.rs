@@ -10,7 +10,7 @@ use taper_report::write_whole;
 use crate::weight_file::WeightFile;
 use crate::{Error, Result};
 
-/// Writes all parameters to a safetensors file that `safetensors.torch.load_file` and `load_state_dict` take
+/// Writes all parameters and buffers to a safetensors file that `safetensors.torch.load_file` and `load_state_dict` take
 /// as it is: PyTorch's names and layouts, each tensor in its own type, metadata `{"format": "pt"}`. Written beside and
 /// renamed, so that the file is either whole or as it was before.
 ///
@@ -22,7 +22,7 @@ pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
     write_whole(path, &bytes).map_err(|e| fault(format!("cannot write weights: {e}")))
 }
 
-/// Reads parameters from a safetensors file, written by [`save_weights`] or by PyTorch. The file must have
+/// Reads parameters and buffers from a safetensors file, written by [`save_weights`] or by PyTorch. The file must have
 /// exactly the model's tensors; if it does not, nothing is changed. [`LoadConfig`] has more.
 ///
 /// # Errors
@@ -32,7 +32,7 @@ pub fn load_weights(params: &Params, path: &Path) -> Result<()> {
     LoadConfig::default().load(params, path).map(drop)
 }
 
-/// Reads the parameters that a file has in the model's shapes, and says which those are: for fine-tuning.
+/// Reads the parameters and buffers that a file has in the model's shapes, and says which those are: for fine-tuning.
 ///
 /// ```
 /// # use candle_core::Device;
@@ -129,10 +129,10 @@ impl LoadConfig {
 
 /// What a file of weights holds, in the order of the file.
 fn variables(params: &Params) -> Vec<(String, Var)> {
-    params.vars()
+    params.state()
 }
 
-/// The parameters as they are.
+/// Parameters and buffers as they are.
 pub(crate) fn tensors(params: &Params) -> Vec<(String, Tensor)> {
     variables(params).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect()
 }
@@ -174,7 +174,7 @@ pub(crate) fn unpack(bytes: &[u8], device: &Device) -> Result<Vec<(String, Tenso
     WeightFile::in_memory(bytes).and_then(|mut file| file.all(device)).map_err(message)
 }
 
-/// What a checkpoint says about each parameter.
+/// What a checkpoint says about each parameter and buffer.
 pub(crate) fn values(params: &Params, bytes: &[u8]) -> Result<Vec<(Var, Tensor)>, String> {
     let read = |mut file: WeightFile<'_, _>| file.read(&variables(params), LoadConfig::default());
     WeightFile::in_memory(bytes).and_then(read).map(|(values, _)| values).map_err(message)
@@ -188,7 +188,7 @@ fn message(error: Error) -> String {
     }
 }
 
-/// Sets parameters.
+/// Sets parameters and buffers.
 pub(crate) fn set(values: &[(Var, Tensor)]) -> Result<()> {
     Ok(values.iter().try_for_each(|(var, value)| var.set(value))?)
 }

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use taper_hooks::{Observer, Pass, bits};
-use taper_kernels::record;
+use taper_kernels::{no_grad, record};
 use taper_report::{Fault, NonFinite, Split, SplitReport};
 
 use crate::fault::locate;
@@ -96,6 +96,8 @@ fn train_on<B>(
 ) -> Result<()> {
     let (number, policy) = (progress.batches + 1, optimizer.on_nonfinite());
     let (steps, seen) = (optimizer.draw(), observer.non_finite());
+    // Running statistics are restored if the batch is skipped.
+    let buffers = optimizer.buffer_values()?;
     let mut pass = Pass::train(observer, seed, steps);
     let (outcome, tape) = record(|| step(&mut pass, batch));
     let outcome = outcome?;
@@ -116,6 +118,7 @@ fn train_on<B>(
     let skipped = faulty && policy == OnNonFinite::Skip;
     if faulty {
         // Called for the first such batch only, as it repeats the forward pass. The weights have not changed since.
+        let after = optimizer.buffer_values()?;
         let find = || -> Result<Fault> {
             let place = match gradient {
                 Some(place) => place,
@@ -126,9 +129,12 @@ fn train_on<B>(
             Ok(Fault { batch: number, loss, place })
         };
         if policy == OnNonFinite::Stop {
-            return Err(Error::NotFinite { epoch: None, fault: find()? });
+            let fault = find();
+            optimizer.set_buffers(&buffers)?;
+            return Err(Error::NotFinite { epoch: None, fault: fault? });
         }
         progress.not_finite(skipped, find)?;
+        optimizer.set_buffers(if skipped { &buffers } else { &after })?;
     }
     progress.add(loss, &outcome, skipped, observing);
     if let Some(gradients) = gradients.filter(|_| !skipped) {
@@ -139,6 +145,9 @@ fn train_on<B>(
 }
 
 /// Evaluates the model on every batch of a split, in evaluation mode.
+///
+/// The step runs within [`no_grad`](taper_kernels::no_grad): no layer of Taper keeps a graph. Layers of candle do, from one
+/// layer of Taper to the next; a model built with [`Params::frozen`](taper_nn::Params::frozen) keeps none.
 ///
 /// A loss that is NaN or infinite is not an error here: `nonfinite` of the report counts such batches and locates the first.
 ///
@@ -174,14 +183,15 @@ fn evaluate_on<B>(
 ) -> Result<()> {
     let (number, seen) = (progress.batches + 1, observer.non_finite());
     let mut pass = Pass::eval(observer);
-    let outcome = step(&mut pass, batch)?;
+    let outcome = no_grad(|| step(&mut pass, batch))?;
     let observing = pass.observing();
     let loss = outcome.value(false).map_err(|fault| Error::Step { batch: number, fault })?;
     let metric = outcome.metrics.faulty();
     progress.add(loss, &outcome, false, observing);
     if !loss.is_finite() || metric.is_some() || observer.non_finite() > seen {
         progress.not_finite(false, || {
-            let place = locate(loss, metric, [], |found| step(&mut Pass::eval(found), batch).map(drop))?;
+            let place =
+                locate(loss, metric, [], |found| no_grad(|| step(&mut Pass::eval(found), batch)).map(drop))?;
             Ok(Fault { batch: number, loss, place })
         })?;
     }

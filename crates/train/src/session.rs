@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
             own: Value::Null,
         };
         Self {
-            optimizer,
+            optimizer: optimizer.buffers(params.buffers()),
             own: Value::Null,
             resumed_from: None,
             passed_over: Vec::new(),

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use taper_data::Batch;
-use taper_hooks::{Mode, Pass};
+use taper_hooks::Pass;
 use taper_kernels::{binary_cross_entropy, cross_entropy, mse, soft_cross_entropy, with_values};
 use taper_nn::Model;
 
@@ -55,14 +55,10 @@ pub const MSE: &str = "mean squared error";
 /// What [`binary`] minimises.
 pub const BINARY_CROSS_ENTROPY: &str = "mean binary cross-entropy per label, in nats";
 
-/// The model's outputs for the inputs of a batch; without a graph in evaluation mode.
+/// The model's outputs for the inputs of a batch.
 fn outputs<B: Pair>(model: &(impl Model + ?Sized), pass: &mut Pass<'_>, batch: &B) -> Result<Tensor> {
     pass.input(batch.inputs())?;
-    let ys = model.forward(pass, batch.inputs())?;
-    Ok(match pass.mode() {
-        Mode::Train => ys,
-        Mode::Eval => ys.detach(),
-    })
+    Ok(model.forward(pass, batch.inputs())?)
 }
 
 /// Options of [`classify_with`].

@@ -89,7 +89,8 @@ impl Model for ResNet {
         let mut xs = max_pool2d(&self.stem.forward(pass, xs)?, (2, 2), (2, 2))?;
         for [first, Layer(conv, bn, act)] in &self.blocks {
             let ys = conv.forward(&first.forward(pass, &xs)?)?;
-            xs = act.forward(pass, &(&xs + bn.forward(pass, &ys)?)?)?;
+            let sum = (&xs + bn.forward(pass, &ys)?)?;
+            xs = act.forward(pass, &sum)?;
         }
         self.fc.forward(&global_avg_pool2d(&xs)?)
     }

@@ -569,7 +569,8 @@ fn evaluation_holds_no_graph_whatever_the_model() {
     let frozen = linear(64, 10, plain.frozen().pp("fc")).unwrap();
     let (mlp, cnn) = (Net::new(10, params.builder().pp("mlp")), Normalised::new(params.builder().pp("cnn")));
     let (mlp, cnn) = (mlp.unwrap(), cnn.unwrap());
-    let forward: [&(dyn Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Sync); 3] =
+    type Forward<'a> = &'a (dyn Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Sync);
+    let forward: [Forward<'_>; 3] =
         [&|pass, xs| mlp.forward(pass, xs), &|pass, xs| cnn.forward(pass, xs), &|_, xs| {
             frozen.forward(&xs.flatten_from(1)?)
         }];

@@ -98,7 +98,7 @@ fn two_linear_layers_without_a_nonlinearity_are_one() {
         panic!("expected four parameters");
     };
     let bias = (w2.matmul(&b1.unsqueeze(1).unwrap()).unwrap().squeeze(1).unwrap() + b2).unwrap();
-    let one = Linear { weight: w2.matmul(w1).unwrap(), bias };
+    let one = Linear { weight: w2.matmul(w1).unwrap(), bias: Some(bias) };
     let xs = normal((64, 50), 4);
     let two = two.forward(&mut Pass::eval(&mut ()), &xs).unwrap();
     let apart = (two - one.forward(&xs).unwrap()).unwrap().abs().unwrap().flatten_all().unwrap();

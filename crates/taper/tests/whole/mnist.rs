@@ -21,7 +21,7 @@ fn softmax_regression_reaches_its_known_accuracy_and_loss() {
             self.0.forward(&xs.flatten_from(1)?)
         }
     }
-    let model = Softmax(Linear { weight: weight.as_tensor().clone(), bias: bias.as_tensor().clone() });
+    let model = Softmax(Linear { weight: weight.as_tensor().clone(), bias: Some(bias.as_tensor().clone()) });
     let all = data.train.batches(data.train.len()).next().unwrap().unwrap();
     let mut loss = f64::NAN;
     for _ in 0..200 {

@@ -6,7 +6,9 @@
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use taper::hooks::{Activation, Pass, Rng};
-use taper::nn::{Act, Conv2d, Conv2dGeometry, Dropout, Init, Linear, Model, Params, avg_pool2d};
+use taper::nn::{
+    Act, Conv2d, Conv2dConfig, Conv2dGeometry, Dropout, Init, Linear, Model, Params, avg_pool2d,
+};
 use taper::report::{ConsoleConfig, ConsoleSink};
 use taper::train::{Fit, Optimizer, OptimizerConfig, Rule, classify, fit};
 
@@ -22,9 +24,10 @@ struct Net {
 impl Net {
     fn new(vb: VarBuilder) -> Result<Self> {
         let (relu, celu) = (Activation::Relu, Activation::Celu { alpha: 0.5 });
-        let same = Conv2dGeometry { padding: 1, ..Default::default() };
+        let geometry = Conv2dGeometry { padding: 1, ..Default::default() };
+        let config = Conv2dConfig { geometry, ..Default::default() };
         Ok(Self {
-            conv1: Conv2d::new(1, 16, 3, same, Init::of(relu), vb.pp("conv1"))?,
+            conv1: Conv2d::new(1, 16, config, vb.pp("conv1"))?,
             act1: Act::new(relu, vb.pp("conv1"))?, // the site is called `conv1`
             fc1: Linear::new(16 * 4 * 4, 48, Init::of(celu), vb.pp("fc1"))?,
             act2: Act::new(celu, vb.pp("fc1"))?,

@@ -17,7 +17,7 @@ use serde_json::json;
 use taper::data::{self, Batch, Choice};
 use taper::nn::{
     Act, Activation, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, Linear, Model, Params, Pass,
-    global_avg_pool2d, max_pool2d,
+    add, global_avg_pool2d, max_pool2d,
 };
 use taper::report::{ConsoleConfig, ConsoleSink, Run, Split, write_whole};
 use taper::train::{
@@ -89,7 +89,7 @@ impl Model for ResNet {
         let mut xs = max_pool2d(&self.stem.forward(pass, xs)?, (2, 2), (2, 2))?;
         for [first, Layer(conv, bn, act)] in &self.blocks {
             let ys = conv.forward(&first.forward(pass, &xs)?)?;
-            let sum = (&xs + bn.forward(pass, &ys)?)?;
+            let sum = add(&xs, &bn.forward(pass, &ys)?)?;
             xs = act.forward(pass, &sum)?;
         }
         self.fc.forward(&global_avg_pool2d(&xs)?)

@@ -1,5 +1,5 @@
-//! A transformer that reads the rows of an image as a sequence of tokens, with its activations and its residual stream
-//! recorded. Layer normalisation, attention and sums are Taper's: they have a backward pass and cost no copies.
+//! A transformer on images, with each row of the image as a token. Activations and the residual stream are recorded.
+//! It uses Taper's `LayerNorm`, `self_attention` and `add`, because candle's `LayerNorm` and fused softmax have no backward pass.
 //!
 //!     cargo run --example transformer
 //!     cargo run --example transformer -- --dataset mnist --blocks 2

@@ -24,8 +24,8 @@ impl Batch {
     }
 }
 
-/// Samples that are gathered into batches when they are asked for: images ([`Split`]), tensors ([`Table`](crate::Table)), or
-/// a type of one's own, for instance one that changes images at random or reads them from files.
+/// A data set that [`Batches`] can index: images ([`Split`]), tensors ([`Table`](crate::Table)), or a custom type, for
+/// example one that augments images or reads them from files. PyTorch calls this a map-style dataset.
 ///
 /// ```
 /// use taper_data::{Batches, Result, Samples};
@@ -50,27 +50,27 @@ impl Batch {
 /// # Ok::<(), taper_data::Error>(())
 /// ```
 pub trait Samples {
-    /// Some samples together.
+    /// The type of a batch.
     type Batch;
 
     /// Number of samples.
     fn count(&self) -> usize;
 
-    /// The samples of `rows`, in that order; every row is below [`count`](Samples::count).
+    /// Gathers the samples with indices `rows` into a batch, in that order. Each index is below [`count`](Samples::count).
     ///
     /// # Errors
-    /// What goes wrong in reading them.
+    /// When a sample cannot be read.
     fn gather(&self, rows: &[usize]) -> Result<Self::Batch>;
 }
 
-/// An iterator over batches, in which each sample comes once; the last batch may be smaller.
+/// Iterates over a data set once, batch by batch. Each sample occurs exactly once; the last batch may be smaller.
 ///
-/// An item is an error where a batch cannot be made, as on a device without memory, or the batch size is 0.
-/// Owns what it needs: neither the samples nor the generator stay borrowed. Its `len()` is the number of batches to come.
+/// Yields an error if a batch cannot be created, for example when the device is out of memory, or if the batch size is 0.
+/// It borrows neither the samples nor the random generator. `len()` is the number of remaining batches.
 #[derive(Debug, Clone)]
 pub struct Batches<S = Split> {
     samples: S,
-    /// The rows in the order in which they come.
+    /// Sample indices, in iteration order.
     order: Vec<usize>,
     batch_size: usize,
     next: usize,
@@ -82,14 +82,14 @@ impl<S: Samples> Batches<S> {
         Self { order: (0..samples.count()).collect(), samples, batch_size, next: 0 }
     }
 
-    /// Batches in an order that is drawn from `rng` now (Fisher–Yates).
+    /// Batches in random order: shuffles the indices with `rng` (Fisher–Yates) before the first batch.
     pub fn shuffled<R: Rng + ?Sized>(samples: S, rng: &mut R, batch_size: usize) -> Self {
         let mut batches = Self::in_order(samples, batch_size);
         batches.order.shuffle(rng);
         batches
     }
 
-    /// Number of samples still to come.
+    /// Number of remaining samples.
     pub fn samples(&self) -> usize {
         self.order.len() - self.next
     }
@@ -112,7 +112,7 @@ impl<S: Samples> Iterator for Batches<S> {
         Some(self.samples.gather(&self.order[start..self.next]))
     }
 
-    /// Without gathering the batches that are left out: `skip(n)` is free, for a run that is resumed within an epoch.
+    /// Skips batches without gathering them, so `skip(n)` costs nothing when a run resumes within an epoch.
     fn nth(&mut self, n: usize) -> Option<Self::Item> {
         let samples = n.saturating_mul(self.batch_size);
         self.next = self.next.saturating_add(samples).min(self.order.len());

@@ -87,8 +87,8 @@ pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + Send + 'a, size: u64) 
     })
 }
 
-/// The members of a gzip file, one after the other. Zeros behind one are padding, as tapes and some archives leave it, and
-/// passed over like `gzip` does; anything else there is an error.
+/// Decompresses a gzip file of one or more members. Like `gzip`, ignores trailing zero bytes (padding) after a member; other
+/// trailing data is an error.
 struct Members<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Members<R> {

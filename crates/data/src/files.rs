@@ -20,7 +20,7 @@ pub struct FileSet {
     /// The name of the set and of its directory in the cache.
     pub name: String,
     /// Addresses below which the files lie as `NAME.gz`, in the order in which they are tried. HTTPS, or HTTP on this machine.
-    /// Nothing is downloaded without a checksum.
+    /// A file is downloaded only if its checksum is known.
     pub mirrors: Vec<String>,
     /// Training images, training labels, test images, test labels.
     pub files: [RemoteFile; 4],
@@ -28,9 +28,9 @@ pub struct FileSet {
     pub image_size: Option<(usize, usize)>,
     /// Number of classes; `None` for what the files have, up to the largest label.
     pub classes: Option<usize>,
-    /// The label that the files give the first class; in memory it is 0.
+    /// The first class label in the files (1 for EMNIST letters). It is subtracted, so labels in memory start at 0.
     pub first_label: u8,
-    /// Whether the files hold the images column by column: then rows and columns are exchanged in memory.
+    /// Whether the files store images column-major (EMNIST). Such images are transposed on loading.
     pub transposed: bool,
 }
 

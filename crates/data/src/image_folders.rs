@@ -10,26 +10,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where [`load_images`] takes the test split from.
+/// How [`load_images`] divides images into training and test split.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Division {
     /// `DIR/train/CLASS/*` and `DIR/test/CLASS/*`.
     Folders,
-    /// `DIR/CLASS/*`: of each class a part is drawn for testing.
+    /// `DIR/CLASS/*`, with a random test split of each class (stratified).
     Random {
-        /// How much of each class, in `(0, 1)`, rounded to whole images.
+        /// Fraction of each class for the test split, in `(0, 1)`, rounded to whole images.
         test: f64,
-        /// What it is drawn with.
+        /// Seed of the random split.
         seed: u64,
     },
 }
 
-/// Loads PNG and JPEG files that lie in a directory per class, and says the names of the classes. They are sorted by name: the
-/// label of an image is the place of its class in that order.
+/// Loads PNG and JPEG images from one directory per class, as torchvision's `ImageFolder`. Returns the data set and the class
+/// names, sorted; a label is the index of the class in that list.
 ///
-/// Files are known by what they hold, and names that begin with a dot are passed over. Images are grey if all of them are,
-/// otherwise all are RGB; transparency is dropped, and of 16 bits 8 are kept. The order of the images is mixed once, the same way
-/// every time, so that [`Split::take`] and [`Split::split_last`] take of all classes.
+/// The format is detected from the file's content. Names that begin with a dot are ignored. Images are greyscale if all files
+/// are, and RGB otherwise; alpha is dropped, and 16-bit channels are reduced to 8 bits. The samples are shuffled once with a fixed
+/// seed, so that [`Split::take`] and [`Split::split_last`] return samples of all classes.
 ///
 /// # Shapes
 ///
@@ -91,7 +91,7 @@ pub fn load_images(dir: &Path, division: Division) -> Result<(Dataset, Vec<Strin
     Ok((Dataset::new(&name, train, test)?, names))
 }
 
-/// Names of classes, sorted, and the files of each.
+/// Class names, sorted, each with the paths of its files.
 type Classes = Vec<(String, Vec<PathBuf>)>;
 
 fn bad(path: &Path, expected: &str, found: &str, cure: &str) -> Error {
@@ -143,7 +143,7 @@ fn classes_in(dir: &Path) -> Result<Classes> {
     Ok(classes)
 }
 
-/// What a directory holds, sorted, without names that begin with a dot.
+/// The entries of a directory, sorted by name, without hidden ones.
 fn visible(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
     let mut entries = entries.map_err(Error::io(dir, "list"))?;
@@ -152,7 +152,7 @@ fn visible(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries.iter().map(fs::DirEntry::path).collect())
 }
 
-/// All files with their labels, in a random order.
+/// All files with their labels, shuffled.
 fn mixed(classes: Classes, seed: u64) -> Vec<(PathBuf, u32)> {
     let of_class =
         |(label, (_, files)): (u32, (String, Vec<PathBuf>))| files.into_iter().map(move |file| (file, label));
@@ -161,7 +161,7 @@ fn mixed(classes: Classes, seed: u64) -> Vec<(PathBuf, u32)> {
     files
 }
 
-/// An image as its file has it, pixel by pixel.
+/// A decoded image, in row-major order with interleaved channels.
 struct Decoded {
     /// Height and width.
     size: (usize, usize),
@@ -171,7 +171,7 @@ struct Decoded {
 }
 
 impl Decoded {
-    /// The values channel by channel: one if `grey`, else three.
+    /// The values as planes, `(C, H, W)`, with one channel if `grey` and three otherwise.
     fn planes(self, grey: bool) -> Vec<u8> {
         match (self.channels, grey) {
             (1, true) => self.pixels,
@@ -181,9 +181,9 @@ impl Decoded {
     }
 }
 
-/// The images of all files, which have one size.
+/// Decodes all files in parallel and checks that they have the same size.
 fn decode_all(paths: &[&Path]) -> Result<Vec<Decoded>> {
-    // Collected before errors are looked at: the first in order is the one that is told.
+    // Collected first, so that the error reported is that of the first file in order, whichever thread fails first.
     let images: Vec<Result<Decoded>> = paths.par_iter().map(|path| decode(path)).collect();
     let images: Vec<Decoded> = images.into_iter().collect::<Result<_>>()?;
     let size = |image: &Decoded| format!("{} × {} pixels", image.size.0, image.size.1);
@@ -224,7 +224,7 @@ fn decode(path: &Path) -> Result<Decoded> {
     })
 }
 
-/// Whether the last scan of a JPEG file has no end: the decoder fills what is missing with grey and says nothing.
+/// Whether a JPEG file is truncated: its last scan has no end marker. The decoder fills missing rows with grey, without an error.
 fn is_cut_off(bytes: &[u8]) -> bool {
     // Neither marker occurs in the data of a scan.
     let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);

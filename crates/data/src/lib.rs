@@ -7,7 +7,7 @@
 //! | tensors of any type and shape | [`Table::new`] | [`Table`] | tensors, as the table has them |
 //! | anything else | one's own type | [`Samples`] | one's own type |
 //!
-//! Images stay `u8` in memory; a batch is gathered and scaled when it is asked for.
+//! Images are kept in memory as `u8`. Each batch is gathered and converted to scaled `f32` when the iterator reaches it.
 //!
 //! ```
 //! use taper_data::{Batch, Choice, Options, Scale, load};

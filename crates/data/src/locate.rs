@@ -1,4 +1,4 @@
-//! Finding the four files of a set in a directory, under the names that they have in the wild.
+//! Finds the four files of a data set in a directory, under the names and in the layouts that other programs use.
 
 use crate::{Choice, Error, FileSet};
 use std::{
@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// So many names of what a directory holds are listed.
+/// Most file names that an error message lists.
 const LISTED: usize = 8;
 
-/// A directory in which a set is not complete.
+/// A directory in which files of a data set are missing.
 pub(crate) struct Absent {
     dir: PathBuf,
     found: String,
@@ -20,7 +20,7 @@ pub(crate) struct Absent {
 }
 
 impl Absent {
-    /// For a directory that must have `set`.
+    /// The error for a directory that was given explicitly.
     pub fn into_error(self, set: &FileSet) -> Error {
         let names = set.files.each_ref().map(|file| file.name.as_str());
         let cure = "give the directory that holds them, or leave it out to search and download";
@@ -145,8 +145,8 @@ fn pick<'a>(set: &'a FileSet, paths: &BTreeMap<String, PathBuf>) -> Result<[Path
     }
 }
 
-/// What the name of a file says, without how it is written: `Train-Images.idx3-ubyte.gz` and `train-images-idx3-ubyte` are
-/// the same, and so are `t10k` and `test`.
+/// Normalises a file name: `Train-Images.idx3-ubyte.gz` and `train-images-idx3-ubyte` give the same, and so do `t10k` and
+/// `test`.
 fn meaning(name: &str) -> String {
     let name = name.to_lowercase().replace(['.', '_'], "-");
     let name = name.strip_suffix("-gz").unwrap_or(&name);
@@ -158,7 +158,7 @@ fn meaning(name: &str) -> String {
 /// The set that these files belong to if it is known and not `set`: MNIST and its followers name their files alike, and the
 /// test labels tell them apart.
 fn looks_like_another(set: &FileSet, paths: &[PathBuf; 4]) -> Option<String> {
-    // Whoever does not know its classes takes any.
+    // A set without a known number of classes accepts any files.
     set.classes?;
     let known = [FileSet::mnist(), FileSet::fashion_mnist(), FileSet::kmnist()];
     let is = |known: &FileSet| {

@@ -3,7 +3,7 @@ use candle_core::Tensor;
 use rand::{Rng, seq::SliceRandom};
 use sha2::{Digest, Sha256};
 
-/// Tensors that belong together, row by row: a `Tensor`, a pair or triple of [`Columns`], or a struct of one's own.
+/// Tensors whose first axes index the same samples: a `Tensor`, a pair or triple of [`Columns`], or a custom struct.
 ///
 /// ```
 /// use candle_core::{Result, Tensor};
@@ -22,10 +22,10 @@ use sha2::{Digest, Sha256};
 /// }
 /// ```
 pub trait Columns: Clone {
-    /// The same with `f` of every tensor, in a fixed order.
+    /// Applies `f` to every tensor, in a fixed order.
     ///
     /// # Errors
-    /// Those of `f`.
+    /// As `f`.
     fn map(&self, f: &mut dyn FnMut(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Self>;
 }
 
@@ -49,8 +49,8 @@ impl<A: Columns, B: Columns, C: Columns> Columns for (A, B, C) {
 
 /// Samples in memory: tensors of any type and shape whose first axis counts the samples.
 ///
-/// Batches have the type of the columns, so those of `Table::new((xs, ys))` are pairs `(xs, ys)`, and lie on the device of the
-/// columns. Clones share the values. Values are not looked at: NaN and infinities are found in training, which names the sample.
+/// A batch has the type of the columns, so `Table::new((xs, ys))` yields pairs `(xs, ys)`, on the same device. Clones share
+/// memory. Values are not checked for NaN and infinity here; training reports them with the sample.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

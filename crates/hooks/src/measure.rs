@@ -1,5 +1,5 @@
-//! The statistics of a batch. Blocks of finite values are measured by the vector code of `taper_kernels::stats`, blocks with
-//! NaN or infinities one value at a time. The tests compare the two.
+//! Statistics of a batch, computed by the vector code in `taper_kernels::stats`. A block that contains NaN or infinity falls
+//! back to scalar code, which is also the reference that the tests compare the vector code with.
 
 use rayon::prelude::*;
 use taper_kernels::stats::{self, Block, FLAT, NEAR_ZERO, Slopes, UnitSums};

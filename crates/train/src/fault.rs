@@ -12,13 +12,13 @@ use crate::{Error, Result};
 /// written as `stop`, `skip` or `continue`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnNonFinite {
-    /// The epoch ends with [`Error::NotFinite`], before the batch moves the weights.
+    /// Ends the epoch with [`Error::NotFinite`], before the batch changes the weights.
     #[default]
     Stop,
-    /// The batch's step is left out and counted, what of its loss and metrics is not finite is left out of their means,
-    /// and training goes on.
+    /// Skips the optimiser's step and counts the batch; running statistics are restored, if the optimiser knows them
+    /// ([`Optimizer::buffers`](crate::Optimizer::buffers)). A loss or metric that is not finite is left out of the means.
     Skip,
-    /// The step is made all the same, and the batch counted.
+    /// Makes the step, and counts the batch.
     Continue,
 }
 

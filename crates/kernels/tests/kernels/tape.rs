@@ -64,6 +64,9 @@ fn through_two_activations_in_front_of_pooling() {
                 pooled(conv2d_act(&v[0], &v[1], None, Conv2dGeometry::default(), first)?)
             });
         }
+        agree(&vars(&[&[2, 3, 6, 6], &[3], &[3]]), |v| {
+            pooled(batch_norm(&v[0], &v[1], &v[2], 1e-5, first)?.0)
+        });
     }
 }
 

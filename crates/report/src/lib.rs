@@ -1,7 +1,7 @@
 //! What a training run reports: plain numbers, and the sinks that write them down.
 //!
 //! This crate knows no tensor library. A run is a [`Run`]; after each epoch the training loop makes
-//! an [`EpochReport`] and hands it to a [`Sink`]: [`ConsoleSink`] prints it, [`RunDir`] writes it to
+//! an [`EpochReport`], and a [`StepReport`] for windows of steps, and hands them to a [`Sink`]: [`ConsoleSink`] prints it, [`RunDir`] writes it to
 //! files that [`read_lines`] reads back, [`TensorBoard`] writes event files for TensorBoard,
 //! [`TracingSink`] emits it as events, [`Summary`] keeps what a [`comparison`] of runs shows. Sinks
 //! compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and [`sink_fn`] makes one of a closure.
@@ -34,6 +34,7 @@ mod layer_stats;
 mod report;
 mod sink;
 mod statistic;
+mod step_report;
 
 mod lines;
 mod replay;
@@ -59,8 +60,8 @@ pub use error::{Error, Result, one_line};
 pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles, Trouble};
 pub use lines::{
-    ConfigRecord, FORMAT_VERSION, LayerLine, Line, Metrics, MetricsLine, Timing, TimingLine, read_config,
-    read_lines, read_lines_before_damage,
+    ConfigRecord, FORMAT_VERSION, LayerLine, Line, Metrics, MetricsLine, StepLine, Timing, TimingLine,
+    read_config, read_lines, read_lines_before_damage,
 };
 pub use number::{count as count_text, fixed as fixed_text, share as share_text};
 pub use replay::read_reports;
@@ -71,6 +72,7 @@ pub use report::{
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
 pub use statistic::{STATISTICS, Shown, Statistic, StatisticKind};
+pub use step_report::{ParameterNorms, SiteSteps, StepReport};
 pub use summary::Summary;
 pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;

@@ -6,7 +6,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Error, Labels, LayerStats, NonFinite, Result, Run, Score, Split, SplitReport};
+use crate::{Error, Labels, LayerStats, NonFinite, Result, Run, Score, Split, SplitReport, StepReport};
 
 /// The version of the format that [`RunDir`](crate::RunDir) writes, the `v` of every record.
 ///
@@ -54,6 +54,22 @@ pub type LayerLine = Line<LayerStats>;
 /// A line of `timing.jsonl`: how long one split took in one epoch.
 pub type TimingLine = Line<Timing>;
 
+/// A line of `steps.jsonl`: what one window of training steps says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// [`FORMAT_VERSION`].
+    pub v: u32,
+    /// The run's name.
+    pub run: String,
+    /// The run's labels.
+    pub labels: Labels,
+    /// The run's seed.
+    pub seed: u64,
+    /// What the line says; its fields stand beside the others.
+    #[serde(flatten)]
+    pub of: StepReport,
+}
+
 /// What a line of `metrics.jsonl` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -94,6 +110,13 @@ impl<T> Line<T> {
     }
 }
 
+impl StepLine {
+    pub(crate) fn new(run: &Run, of: StepReport) -> Self {
+        let Run { name, labels, seed, .. } = run;
+        Self { v: FORMAT_VERSION, run: name.clone(), labels: labels.clone(), seed: *seed, of }
+    }
+}
+
 impl From<&SplitReport> for Metrics {
     fn from(of: &SplitReport) -> Self {
         let (score, nonfinite) = (of.score.clone(), of.nonfinite.clone());
@@ -117,7 +140,7 @@ impl<'a> From<&'a LayerStats> for Layer<'a> {
     }
 }
 
-/// Reads a JSON-lines file of a run: `T` is [`MetricsLine`], [`LayerLine`] or [`TimingLine`].
+/// Reads a JSON-lines file of a run: `T` is [`MetricsLine`], [`LayerLine`], [`TimingLine`] or [`StepLine`].
 ///
 /// Unknown fields are passed over. A last line that breaks off, as a killed run may leave it, is
 /// dropped, and the lines before it are returned.

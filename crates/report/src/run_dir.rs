@@ -7,8 +7,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EpochReport, Error, FORMAT_VERSION, Result, Run, Sink,
-    lines::{ConfigRecord, Layer, Line, MAX_CONFIG, Metrics, Timing},
+    EpochReport, Error, FORMAT_VERSION, Result, Run, Sink, StepReport,
+    lines::{ConfigRecord, Layer, Line, MAX_CONFIG, Metrics, StepLine, Timing},
     whole::{still_there, write_whole},
 };
 
@@ -24,7 +24,8 @@ use crate::{
 /// `model`, `labels` (an object), `loss` (what the loss is), `seed`, `parameters`, `epochs` (planned) and
 /// `config`, an object with everything else that is needed to repeat the run. At most 256 KiB.
 ///
-/// Every line of the other files begins with these fields, so that it can be used alone:
+/// Every line of the other files begins with these fields, those of `steps.jsonl` with the first four, so that it can be
+/// used alone:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
@@ -64,6 +65,10 @@ use crate::{
 /// `tracking_fraction` (share of the time that observing took, in `[0, 1]`). Time stands here alone: the same
 /// numbers make the same bytes in the other files.
 ///
+/// `steps.jsonl`, one line per window of training steps, goes on with `step`, `steps`, then `loss`, `samples`, `metrics`
+/// and `kinds` as in `metrics.jsonl`, `learning_rate`, and the arrays `sites` and `parameters`, all defined in
+/// [`StepReport`].
+///
 /// The lines of an epoch go to each file in one write, and all have left the process when
 /// [`Sink::epoch`] returns. A killed run leaves at worst a last line that breaks off, which
 /// [`read_lines`](crate::read_lines) drops.
@@ -76,6 +81,7 @@ pub struct RunDir {
     metrics: Lines,
     layers: Lines,
     timing: Lines,
+    steps: Lines,
     /// The run, once it has begun.
     run: Option<Run>,
     /// Whether there was a run in the directory before.
@@ -120,6 +126,9 @@ pub struct Lengths {
     pub layers: u64,
     /// `timing.jsonl`.
     pub timing: u64,
+    /// `steps.jsonl`; 0 in a checkpoint that was made before there was one.
+    #[serde(default)]
+    pub steps: u64,
 }
 
 impl Lengths {
@@ -141,6 +150,7 @@ impl Lengths {
             metrics: settle("metrics.jsonl")?,
             layers: settle("layers.jsonl")?,
             timing: settle("timing.jsonl")?,
+            steps: settle("steps.jsonl")?,
         })
     }
 }
@@ -161,7 +171,8 @@ impl RunDir {
         let lock = RunLock::take(&path)?;
         let layers = Lines::create(path.join("layers.jsonl"))?;
         let timing = Lines::create(path.join("timing.jsonl"))?;
-        Ok(Self { path, metrics, layers, timing, run: None, resumed: false, _lock: lock })
+        let steps = Lines::create(path.join("steps.jsonl"))?;
+        Ok(Self { path, metrics, layers, timing, steps, run: None, resumed: false, _lock: lock })
     }
 
     /// Opens the directory of a run that was interrupted, to go on with it. `known` is what the checkpoint knows
@@ -179,10 +190,12 @@ impl RunDir {
         let metrics = open("metrics.jsonl", known.metrics)?;
         let layers = open("layers.jsonl", known.layers)?;
         let timing = open("timing.jsonl", known.timing)?;
-        for (lines, length) in [(&metrics, known.metrics), (&layers, known.layers), (&timing, known.timing)] {
+        let steps = open("steps.jsonl", known.steps)?;
+        let Lengths { metrics: m, layers: l, timing: t, steps: s } = *known;
+        for (lines, length) in [(&metrics, m), (&layers, l), (&timing, t), (&steps, s)] {
             lines.file.set_len(length).map_err(Error::io(&lines.path))?;
         }
-        Ok(Self { path, metrics, layers, timing, run: None, resumed: true, _lock: lock })
+        Ok(Self { path, metrics, layers, timing, steps, run: None, resumed: true, _lock: lock })
     }
 
     /// The directory that was taken.
@@ -222,6 +235,13 @@ impl Sink for RunDir {
             of.layers.iter().map(move |layer| Line::new(run, epoch, of.split, Layer::from(layer)))
         }))?;
         timing.append(splits.iter().map(|of| Line::new(run, epoch, of.split, Timing::from(of))))
+    }
+
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        let Self { steps, run: Some(run), .. } = self else {
+            return Err(Error::NotBegun { path: self.path.clone() });
+        };
+        steps.append([StepLine::new(run, report.clone())].into_iter())
     }
 }
 

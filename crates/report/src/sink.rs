@@ -1,9 +1,9 @@
-use crate::{EpochReport, Result, Run};
+use crate::{EpochReport, Result, Run, StepReport};
 
 /// Where results go. Only [`Sink::epoch`] must be written.
 ///
-/// Sinks are told of a run once, then of every epoch as it ends, then that the run is over; a sink
-/// that writes files has everything on disk when `epoch` returns, so that a killed run keeps its past.
+/// Sinks are told of a run once, then of windows of steps and of every epoch as it ends, then that the run is over; a
+/// sink that writes files has everything on disk when a call returns, so that a killed run keeps its past.
 /// A `Vec` of sinks tells every one of them, also after one has failed, and returns the first error.
 ///
 /// # Errors
@@ -18,6 +18,11 @@ pub trait Sink {
 
     /// An epoch has ended.
     fn epoch(&mut self, report: &EpochReport) -> Result<()>;
+
+    /// A window of training steps has ended; some seconds may have passed since.
+    fn step(&mut self, _report: &StepReport) -> Result<()> {
+        Ok(())
+    }
 
     /// The run has ended, as planned or early.
     fn finish(&mut self) -> Result<()> {
@@ -52,6 +57,10 @@ impl<S: Sink + ?Sized> Sink for &mut S {
         (**self).epoch(report)
     }
 
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        (**self).step(report)
+    }
+
     fn finish(&mut self) -> Result<()> {
         (**self).finish()
     }
@@ -66,6 +75,10 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
         (**self).epoch(report)
     }
 
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        (**self).step(report)
+    }
+
     fn finish(&mut self) -> Result<()> {
         (**self).finish()
     }
@@ -78,6 +91,10 @@ impl<S: Sink> Sink for Vec<S> {
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
         each(self, |sink| sink.epoch(report))
+    }
+
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        each(self, |sink| sink.step(report))
     }
 
     fn finish(&mut self) -> Result<()> {

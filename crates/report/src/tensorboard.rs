@@ -5,7 +5,7 @@ use std::{
 
 use prost::Message;
 
-use crate::{EpochReport, Result, Run, Shown, Sink, Split, SplitReport, Statistic};
+use crate::{EpochReport, Result, Run, Shown, Sink, Split, SplitReport, Statistic, StepReport};
 use buckets::Bucket;
 use event_file::{EventFile, create_dir, now};
 use proto::{
@@ -28,15 +28,15 @@ mod tags;
 /// # Files
 ///
 /// TensorBoard makes a run of every directory. Splits are runs: below the run's directory, `train`,
-/// `validation` and `test` hold one file each, made when the split is first reported. A file in the run's own
-/// directory holds the hyper-parameters. Files are called `events.out.tfevents.SECONDS.taper`, `SECONDS` since
+/// `validation` and `test` hold one file each, made when the split is first reported, and `steps` holds the windows of
+/// training steps. A file in the run's own directory holds the hyper-parameters. Files are called `events.out.tfevents.SECONDS.taper`, `SECONDS` since
 /// 1970, with `.2`, `.3`, … behind where that is taken; nothing is overwritten. Nothing else is written, and
 /// no site or run name ends up in a path.
 ///
 /// A file is a sequence of records: length (`u64`), masked CRC-32C of these eight bytes (`u32`), data, masked
 /// CRC-32C of the data (`u32`), all little-endian. The data are an `Event` message; the first of a file says
-/// `brain.Event:2`, and each further one holds everything of one epoch. Step is the epoch, wall time when it
-/// was written.
+/// `brain.Event:2`, and each further one holds everything of one epoch or window. Step is the epoch, in `steps`
+/// the last step of the window; wall time is when it was written.
 ///
 /// # Scalars
 ///
@@ -48,6 +48,10 @@ mod tags;
 /// | `samples_per_second` | wall clock, tracking included |
 /// | `learning_rate` | at the end of the epoch; training only |
 /// | `SITE/ID` | each of [`STATISTICS`](crate::STATISTICS) that is shown as a [curve](Shown::Curve) |
+///
+/// In `steps` these are `loss`, the metrics, `learning_rate`, and of [`StepReport`] `SITE/zero_fraction`,
+/// `SITE/dead_fraction`, `SITE/mean`, `SITE/std`, `PARAMETER/gradient_norm`, `PARAMETER/weight_norm` and
+/// `PARAMETER/update_norm`.
 ///
 /// `SITE` is the site's name with everything but letters, digits, `-`, `_`, `.` and `/` (not in front)
 /// replaced by `_`, and where that makes two sites equal, with `~2`, `~3`, … behind the later ones.
@@ -89,6 +93,7 @@ pub struct TensorBoard {
     path: PathBuf,
     session: Option<EventFile>,
     splits: BTreeMap<Split, EventFile>,
+    steps: Option<EventFile>,
     tags: Tags,
     status: Status,
 }
@@ -106,23 +111,25 @@ impl TensorBoard {
             path,
             session: None,
             splits: BTreeMap::new(),
+            steps: None,
             tags: Tags::default(),
             status: Status::Success,
         })
     }
 
-    /// The same for a run that is resumed behind epoch `done`, or from its beginning: later steps, and records that break
+    /// The same for a run that is resumed behind epoch `done`, or from its beginning, and behind so many `steps`: later ones, and records that break
     /// off, are cut from the files that are there, so that no step is there twice. New events go into files of their own.
     ///
     /// # Errors
     ///
     /// [`Error::Io`](crate::Error::Io) with the path that could not be created, read or cut.
-    pub fn resume(dir: impl AsRef<Path>, done: Option<u32>) -> Result<Self> {
+    pub fn resume(dir: impl AsRef<Path>, done: Option<u32>, steps: u64) -> Result<Self> {
         let last = done.map_or(-1, i64::from);
         let board = Self::create(dir)?;
         for split in [Split::Train, Split::Validation, Split::Test] {
             event_file::cut(&board.path.join(split.name()), last)?;
         }
+        event_file::cut(&board.path.join(STEPS), i64::try_from(steps).unwrap_or(i64::MAX))?;
         event_file::cut(&board.path, last)?;
         Ok(board)
     }
@@ -153,11 +160,46 @@ impl Sink for TensorBoard {
         Ok(())
     }
 
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        let file = match &mut self.steps {
+            Some(file) => file,
+            none => none.insert(EventFile::create(&self.path.join(STEPS))?),
+        };
+        let step = i64::try_from(report.step).unwrap_or(i64::MAX);
+        file.summary(step, window(report, &mut self.tags))
+    }
+
     fn finish(&mut self) -> Result<()> {
         let Some(mut file) = self.session.take() else { return Ok(()) };
         let end = SessionEnd { status: self.status.into(), end_time_secs: now() };
         file.summary(0, vec![session("_hparams_/session_end_info", Session::End(end))])
     }
+}
+
+/// Where windows of steps go, below the run's directory.
+const STEPS: &str = "steps";
+
+/// Everything that a window of steps says.
+fn window(of: &StepReport, tags: &mut Tags) -> Vec<Value> {
+    let mut values = vec![scalar("loss", of.score.loss)];
+    values.extend(of.score.metrics.iter().map(|metric| scalar(sanitized(&metric.name), metric.value)));
+    values.push(scalar("learning_rate", of.learning_rate));
+    let mut add = |name: &str, numbers: &[(&str, Option<f64>)]| {
+        let name = tags.of(name);
+        values.extend(numbers.iter().filter_map(|(id, x)| Some(scalar(format!("{name}/{id}"), (*x)?))));
+    };
+    for site in &of.sites {
+        let zeros = ("zero_fraction", Some(site.zero_fraction));
+        add(
+            &site.site,
+            &[zeros, ("dead_fraction", site.dead_fraction()), ("mean", site.mean), ("std", site.std)],
+        );
+    }
+    for of in &of.parameters {
+        let gradient = ("gradient_norm", of.gradient_norm);
+        add(&of.parameter, &[gradient, ("weight_norm", of.weight_norm), ("update_norm", of.update_norm)]);
+    }
+    values
 }
 
 /// Everything that one epoch says about one split.

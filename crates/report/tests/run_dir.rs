@@ -4,8 +4,9 @@ use std::{fs, path::Path};
 
 use taper_report::{
     ActivePerSample, EpochReport, Error, Fault, FiringRates, Histogram, LayerLine, LayerStats, Lengths,
-    Metric, MetricKind, MetricsLine, NonFinite, Place, Quantiles, Result, Run, RunDir, RunLock, Score, Sink,
-    Split, SplitReport, TimingLine, Trouble, fresh_dir, read_config, read_lines, read_reports, write_whole,
+    Metric, MetricKind, MetricsLine, NonFinite, ParameterNorms, Place, Quantiles, Result, Run, RunDir,
+    RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine, StepReport, TimingLine, Trouble,
+    fresh_dir, read_config, read_lines, read_reports, write_whole,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -108,13 +109,43 @@ fn report(epoch: u32) -> EpochReport {
     EpochReport { epoch, splits: vec![train, test] }
 }
 
+/// A window of two steps, with and without an activation function.
+fn window(step: u64) -> StepReport {
+    let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: 0.75 };
+    let fc1 = SiteSteps {
+        site: "fc1".into(),
+        units: 4,
+        zero_fraction: 0.5,
+        dead: Some(1),
+        mean: Some(0.4375),
+        std: Some(0.75),
+    };
+    let out = SiteSteps { site: "out".into(), dead: None, mean: None, std: None, ..fc1.clone() };
+    let weight = ParameterNorms {
+        parameter: "fc1.weight".into(),
+        gradient_norm: Some(0.5),
+        weight_norm: Some(8.0),
+        update_norm: Some(0.0625),
+    };
+    let bias = ParameterNorms { parameter: "fc1.bias".into(), gradient_norm: None, ..weight.clone() };
+    StepReport {
+        step,
+        steps: 2,
+        score: Score { loss: 0.25, samples: 64, metrics: vec![accuracy], ..Score::default() },
+        learning_rate: 0.125,
+        sites: vec![fc1, out],
+        parameters: vec![weight, bias],
+    }
+}
+
 #[test]
 fn the_files_of_a_run_are_those_of_format_version_2() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path().join("run"))?;
     sink.begin(&run())?;
+    sink.step(&window(102))?;
     sink.epoch(&report(1))?;
-    for name in ["config.json", "metrics.jsonl", "layers.jsonl", "timing.jsonl"] {
+    for name in ["config.json", "metrics.jsonl", "layers.jsonl", "timing.jsonl", "steps.jsonl"] {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let written = read(sink.path().join(name))?;
         // To pin a new version: put the old files aside, and set this for one run.
@@ -132,6 +163,7 @@ fn what_was_written_is_read_back() -> Result<()> {
     let mut sink = RunDir::create(dir.path().join("new/parents/run"))?;
     sink.begin(&run())?;
     for epoch in 1..=2 {
+        sink.step(&window(100 + 2 * u64::from(epoch)))?;
         sink.epoch(&report(epoch))?;
         // At once, not when the sink goes away.
         let metrics: Vec<MetricsLine> = read_lines(sink.path().join("metrics.jsonl"))?;
@@ -148,6 +180,8 @@ fn what_was_written_is_read_back() -> Result<()> {
     assert_eq!(layers[2].of, full_layer());
     let timing: Vec<TimingLine> = read_lines(sink.path().join("timing.jsonl"))?;
     assert_eq!((timing[0].of.samples_per_second, timing[0].of.tracking_fraction), (256.0, 0.125));
+    let steps: Vec<StepLine> = read_lines(sink.path().join("steps.jsonl"))?;
+    assert_eq!(steps.into_iter().map(|line| line.of).collect::<Vec<_>>(), [window(102), window(104)]);
     Ok(())
 }
 
@@ -215,21 +249,25 @@ fn a_second_run_does_not_overwrite_the_config_of_the_first() -> Result<()> {
     Ok(())
 }
 
-const FILES: [&str; 3] = ["metrics.jsonl", "layers.jsonl", "timing.jsonl"];
+const FILES: [&str; 4] = ["metrics.jsonl", "layers.jsonl", "timing.jsonl", "steps.jsonl"];
 
 #[test]
 fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
     let dir = temporary();
     let mut whole = RunDir::create(dir.path().join("whole"))?;
     whole.begin(&run())?;
-    (1..=3).try_for_each(|epoch| whole.epoch(&report(epoch)))?;
+    let go_on = |sink: &mut RunDir, epoch: u32| {
+        sink.step(&window(u64::from(epoch)))?;
+        sink.epoch(&report(epoch))
+    };
+    (1..=3).try_for_each(|epoch| go_on(&mut whole, epoch))?;
 
     let path = dir.path().join("cut");
     let mut cut = RunDir::create(&path)?;
     cut.begin(&run())?;
-    cut.epoch(&report(1))?;
+    go_on(&mut cut, 1)?;
     let known = Lengths::settle(&path)?;
-    cut.epoch(&report(2))?;
+    go_on(&mut cut, 2)?;
     drop(cut);
     // Killed within a line.
     for name in FILES {
@@ -238,7 +276,7 @@ fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
     }
     let mut cut = RunDir::resume(RunLock::take(&path)?, &known)?;
     cut.begin(&run())?;
-    (2..=3).try_for_each(|epoch| cut.epoch(&report(epoch)))?;
+    (2..=3).try_for_each(|epoch| go_on(&mut cut, epoch))?;
     for name in FILES.iter().chain(&["config.json"]) {
         assert_eq!(read(path.join(name))?, read(whole.path().join(name))?, "{name}");
     }

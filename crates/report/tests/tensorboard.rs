@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use prost::Message;
 use proto::{Datum, Event, HParam, HParams, Kind, Session, Status, Tensor, Value, What};
 use taper_report::{
-    EpochReport, Error, FiringRates, Histogram, LayerStats, MAGNITUDES, Result, Run, Score, Shown, Sink,
-    Split, SplitReport, Statistic, TensorBoard,
+    EpochReport, Error, FiringRates, Histogram, LayerStats, MAGNITUDES, ParameterNorms, Result, Run, Score,
+    Shown, Sink, SiteSteps, Split, SplitReport, Statistic, StepReport, TensorBoard,
 };
 
 #[path = "../src/tensorboard/proto.rs"]
@@ -135,7 +135,7 @@ fn a_run_that_goes_on_has_every_step_once_and_nothing_broken() -> Result<()> {
     let torn = bytes(&test)?;
     for cut in [0, 1, 20] {
         fs::write(&path, &torn[..torn.len() - cut]).map_err(Error::io(&path))?;
-        let mut board = TensorBoard::resume(dir.path(), Some(1))?;
+        let mut board = TensorBoard::resume(dir.path(), Some(1), 0)?;
         (2..=4).try_for_each(|epoch| board.epoch(&of(epoch)))?;
         let mut steps = Vec::new();
         for name in names(&test)? {
@@ -149,6 +149,56 @@ fn a_run_that_goes_on_has_every_step_once_and_nothing_broken() -> Result<()> {
         steps.sort_unstable();
         assert_eq!(steps, [1, 2, 3, 4], "{cut} bytes are missing");
     }
+    Ok(())
+}
+
+#[test]
+fn windows_of_steps_are_curves_over_the_step_number_and_later_ones_are_cut_when_a_run_goes_on() -> Result<()>
+{
+    let dir = temporary();
+    let site = |name: &str, dead| SiteSteps {
+        site: name.into(),
+        units: 4,
+        zero_fraction: 0.5,
+        dead,
+        mean: Some(0.25),
+        std: Some(2.0),
+    };
+    let weight = ParameterNorms {
+        parameter: "fc1.weight".into(),
+        gradient_norm: None,
+        weight_norm: Some(8.0),
+        update_norm: Some(0.0625),
+    };
+    let window = |step| StepReport {
+        step,
+        steps: 2,
+        score: sample::score(0.5, 0.75, 64),
+        learning_rate: 0.125,
+        sites: vec![site("fc1", Some(1)), site("out", None)],
+        parameters: vec![weight.clone()],
+    };
+    let mut board = TensorBoard::create(dir.path())?;
+    [102, 104, 106].iter().try_for_each(|step| board.step(&window(*step)))?;
+    drop(board);
+    TensorBoard::resume(dir.path(), Some(1), 105)?;
+    let written = summaries(&dir.path().join("steps"))?;
+    assert_eq!(written.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [102, 104]);
+    let expected = [
+        ("loss", 0.5),
+        ("accuracy", 0.75),
+        ("learning_rate", 0.125),
+        ("fc1/zero_fraction", 0.5),
+        ("fc1/dead_fraction", 0.25),
+        ("fc1/mean", 0.25),
+        ("fc1/std", 2.0),
+        ("out/zero_fraction", 0.5),
+        ("out/mean", 0.25),
+        ("out/std", 2.0),
+        ("fc1.weight/weight_norm", 8.0),
+        ("fc1.weight/update_norm", 0.0625),
+    ];
+    assert_eq!(scalars(&written[0].1), expected);
     Ok(())
 }
 

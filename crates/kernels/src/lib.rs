@@ -58,7 +58,7 @@ pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
 pub use ops::norm::{layer_norm, rms_norm};
 pub use ops::pool2d::{avg_pool2d, global_avg_pool2d, max_pool2d};
 pub use ops::softmax::{log_softmax, softmax};
-pub use optim::{Rule, Slots};
+pub use optim::{Norms, Rule, Slots};
 pub use simd::simd;
 pub use values::with_values;
 

@@ -1,8 +1,10 @@
 //! The update rules, and what each remembers about a parameter.
 
+mod norms;
 mod rule;
 mod slots;
 pub(crate) mod twin;
 
+pub use norms::Norms;
 pub use rule::Rule;
 pub use slots::Slots;

@@ -83,7 +83,15 @@ impl Gradient {
     pub fn into_dense(self) -> Vec<f32> {
         match self {
             Self::Dense(values) => values,
-            Self::Scattered(scattered) => scattered.into_dense(),
+            other => other.to_dense(),
+        }
+    }
+
+    /// A copy with a value per element.
+    pub fn to_dense(&self) -> Vec<f32> {
+        match self {
+            Self::Dense(values) => values.clone(),
+            Self::Scattered(scattered) => scattered.to_dense(),
             Self::Pending(pending) => pending.values(),
         }
     }
@@ -97,7 +105,7 @@ impl Gradient {
 }
 
 impl Scattered {
-    fn into_dense(self) -> Vec<f32> {
+    fn to_dense(&self) -> Vec<f32> {
         let planes = self.values.len() / self.windows.max(1);
         let mut dense = vec![0.0; planes * self.plane];
         let sources =

@@ -164,25 +164,52 @@ impl Tape {
     /// # Errors
     /// As [`Tape::backward`].
     pub fn backward_except(self, loss: &Tensor, frozen: &[TensorId]) -> Result<Gradients> {
-        // It may run within another recording.
-        off_the_record(|| self.run(loss, frozen))
+        self.backward_through(loss, frozen, &[]).map(|(gradients, _)| gradients)
     }
 
-    fn run(self, loss: &Tensor, frozen: &[TensorId]) -> Result<Gradients> {
+    /// [`Tape::backward_except`], and the gradients of `loss` with respect to `outputs` on the way, of their shapes: outputs of
+    /// operations of this crate, or views of them. `None` for other tensors, and where no gradient arrives.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`].
+    pub fn backward_through(
+        self,
+        loss: &Tensor,
+        frozen: &[TensorId],
+        outputs: &[&Tensor],
+    ) -> Result<(Gradients, Vec<Option<Tensor>>)> {
+        // It may run within another recording.
+        off_the_record(|| self.run(loss, frozen, outputs))
+    }
+
+    fn run(
+        self,
+        loss: &Tensor,
+        frozen: &[TensorId],
+        outputs: &[&Tensor],
+    ) -> Result<(Gradients, Vec<Option<Tensor>>)> {
         let Self { mut nodes } = self;
+        let mut through = vec![None; outputs.len()];
         if nodes.is_empty() {
-            return Ok(loss.backward()?.into());
+            return Ok((loss.backward()?.into(), through));
         }
         let mut wanted = wanted(&nodes, frozen)?;
+        let producers: Vec<Option<usize>> =
+            outputs.iter().map(|output| producer(&nodes, output)).collect::<Result<_>>()?;
         let mut walk = Walk::default();
         walk.pending.resize_with(nodes.len(), || None);
         walk.send(&nodes, loss, Gradient::Dense(vec![1.0; loss.elem_count()]))?;
         walk.pass_through_candle(&nodes)?;
         while let Some(node) = nodes.pop() {
             let wanted = wanted.pop().unwrap_or_default();
-            let Some(gradient) = walk.pending.pop().flatten().filter(|_| wanted.contains(&true)) else {
+            let Some(gradient) = walk.pending.pop().flatten() else { continue };
+            for (i, output) in outputs.iter().enumerate().filter(|(i, _)| producers[*i] == Some(nodes.len()))
+            {
+                through[i] = Some(Tensor::from_vec(gradient.to_dense(), output.shape(), output.device())?);
+            }
+            if !wanted.contains(&true) {
                 continue;
-            };
+            }
             let values: Vec<&Tensor> = node.values.iter().collect();
             let gradients = op::backward(&*node.op, &values, &wanted, &node.output, gradient)?;
             for ((input, gradient), wanted) in node.inputs.iter().zip(gradients).zip(wanted) {
@@ -193,7 +220,7 @@ impl Tape {
             }
             walk.pass_through_candle(&nodes)?;
         }
-        Ok(walk.gradients)
+        Ok((walk.gradients, through))
     }
 }
 

@@ -1,7 +1,8 @@
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var};
 
+use super::norms::{self, Norms, Squares};
 use super::rule::{Constants, Rule};
 use super::twin;
 use crate::autograd::{Form, Pending, VarGradient};
@@ -112,22 +113,65 @@ impl Slots {
         rate: f64,
         step: u64,
     ) -> Result<()> {
+        self.update(rule, parameter, gradient, (rate, step), false).map(drop)
+    }
+
+    /// As [`Slots::step`], and returns the norms of gradient, parameter and update, which are summed up as they pass. The
+    /// parameter is the same to the bit.
+    ///
+    /// # Errors
+    /// As [`Slots::step`].
+    pub fn measured_step(
+        &mut self,
+        rule: &Rule,
+        parameter: &Var,
+        gradient: &VarGradient,
+        rate: f64,
+        step: u64,
+    ) -> Result<Norms> {
+        self.update(rule, parameter, gradient, (rate, step), true)
+    }
+
+    /// Norms of 0 unless `measure`.
+    fn update(
+        &mut self,
+        rule: &Rule,
+        parameter: &Var,
+        gradient: &VarGradient,
+        (rate, step): (f64, u64),
+        measure: bool,
+    ) -> Result<Norms> {
         self.check(rule, parameter, gradient)?;
         match self {
             Self::Cpu(slots) => {
                 let (constants, slots) = (rule.constants(rate, step), Mutex::new(slots));
+                let squares = measure.then(|| Mutex::new(Vec::new()));
                 match &gradient.0 {
                     Form::Values(tensor) => {
-                        let step = Step { constants, slots, of: () };
-                        parameter.inplace_op2(&tensor.contiguous()?, &step)
+                        let step = Step { constants, slots, of: (), squares: squares.as_ref() };
+                        parameter.inplace_op2(&tensor.contiguous()?, &step)?;
                     }
                     Form::Pending(pending) => {
-                        parameter.inplace_op1(&Step { constants, slots, of: &**pending })
+                        let (of, squares) = (&**pending, squares.as_ref());
+                        parameter.inplace_op1(&Step { constants, slots, of, squares })?;
                     }
                 }
+                let squares = squares.map(|all| all.into_inner().unwrap_or_else(PoisonError::into_inner));
+                let mut squares = squares.unwrap_or_default();
+                // Threads add them in any order.
+                squares.sort_unstable_by_key(|(first, _)| *first);
+                let sum = squares.iter().fold(Squares::default(), |sum, (_, squares)| sum.plus(*squares));
+                Ok(sum.norms())
             }
             Self::Device(slots) => {
-                parameter.set(&twin::step(rule, parameter, &gradient.values()?, slots, rate, step)?)
+                let gradient = gradient.values()?;
+                let new = twin::step(rule, parameter, &gradient, slots, rate, step)?;
+                let norms = match measure {
+                    true => norms::twin(parameter, &new, &gradient)?,
+                    false => Norms::default(),
+                };
+                parameter.set(&new)?;
+                Ok(norms)
             }
         }
     }
@@ -157,7 +201,7 @@ impl Slots {
             Self::Cpu(slots) => {
                 let each: Vec<Constants> = steps.iter().map(|step| rule.constants(rate, *step)).collect();
                 let (constants, slots) = (rule.constants(rate, 1), Mutex::new(slots));
-                parameter.inplace_op2(&gradient, &Step { constants, slots, of: &each[..] })
+                parameter.inplace_op2(&gradient, &Step { constants, slots, of: &each[..], squares: None })
             }
             Self::Device(slots) => {
                 let (mut moved, mut new) = (Vec::new(), vec![Vec::new(); slots.len()]);
@@ -203,6 +247,8 @@ struct Step<'a, P> {
     /// Behind a lock because candle hands operations out by shared reference; taken once per step.
     slots: Mutex<&'a mut Vec<Vec<f32>>>,
     of: P,
+    /// Where the squares go, each with the index of its first element; `None` if nobody asks for them.
+    squares: Option<&'a Mutex<Vec<(usize, Squares)>>>,
 }
 
 impl<P> Step<'_, P> {
@@ -228,6 +274,13 @@ impl<P> Step<'_, P> {
         step(&mut parameter[start..end], a, b);
         Ok(())
     }
+
+    fn add(&self, start: usize, squares: Squares) {
+        if let Some(all) = self.squares {
+            // Poisoned by a panic, which is passed on.
+            all.lock().unwrap_or_else(PoisonError::into_inner).push((start, squares));
+        }
+    }
 }
 
 impl InplaceOp2 for Step<'_, ()> {
@@ -243,7 +296,9 @@ impl InplaceOp2 for Step<'_, ()> {
         gradient_layout: &Layout,
     ) -> Result<()> {
         let gradient = values(gradient, gradient_layout)?;
-        self.with(parameter, layout, |p, a, b| step(self.constants, p, gradient, a, b))
+        self.with(parameter, layout, |p, a, b| {
+            self.add(0, step(self.constants, p, gradient, a, b, self.squares.is_some()));
+        })
     }
 }
 
@@ -267,26 +322,43 @@ impl InplaceOp2 for Step<'_, &[Constants]> {
                 // A slot that the rule does not have is empty.
                 let (a, b) = (a.get_mut(own.clone()), b.get_mut(own.clone()));
                 let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
-                step(*constants, &mut p[own.clone()], &gradient[own], a, b);
+                let (p, gradient) = (&mut p[own.clone()], &gradient[own.clone()]);
+                self.add(own.start, step(*constants, p, gradient, a, b, self.squares.is_some()));
             }
         })
     }
 }
 
-fn step(constants: Constants, parameter: &mut [f32], gradient: &[f32], a: &mut [f32], b: &mut [f32]) {
+fn step(
+    constants: Constants,
+    parameter: &mut [f32],
+    gradient: &[f32],
+    a: &mut [f32],
+    b: &mut [f32],
+    measure: bool,
+) -> Squares {
     if parameter.len() > CHUNK {
         let half = parameter.len() / 2 / 16 * 16;
         let split = |slot: &'_ [f32]| half.min(slot.len());
         let (a_split, b_split) = (split(a), split(b));
         let ((p0, p1), (g0, g1)) = (parameter.split_at_mut(half), gradient.split_at(half));
         let ((a0, a1), (b0, b1)) = (a.split_at_mut(a_split), b.split_at_mut(b_split));
-        rayon::join(|| step(constants, p0, g0, a0, b0), || step(constants, p1, g1, a1, b1));
-        return;
+        let (first, second) = rayon::join(
+            || step(constants, p0, g0, a0, b0, measure),
+            || step(constants, p1, g1, a1, b1, measure),
+        );
+        return first.plus(second);
     }
     simd(
         #[inline(always)]
-        || constants.step(parameter, 1.0, gradient, a, b),
-    );
+        || {
+            if measure {
+                return constants.measured_step(parameter, 1.0, gradient, a, b);
+            }
+            constants.step(parameter, 1.0, gradient, a, b);
+            Squares::default()
+        },
+    )
 }
 
 impl InplaceOp1 for Step<'_, &dyn Pending> {
@@ -300,15 +372,17 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
         const AHEAD: usize = 8;
         self.with(parameter, layout, |p, a, b| {
             let (p, a, b) = (DisjointSlices::of(p), DisjointSlices::of(a), DisjointSlices::of(b));
-            let width = self.of.size().1;
+            let (width, measure) = (self.of.size().1, self.squares.is_some());
             self.of.for_tiles(&|rows, columns, tile| {
-                simd(
+                let first = rows.start * width + columns.start;
+                let squares = simd(
                     #[inline(always)]
                     || {
+                        let mut squares = Squares::default();
                         for (k, row) in rows.enumerate() {
                             let (factor, gradient) = tile.row(k, columns.len());
                             // Units that are off have no gradient.
-                            if factor == 0.0 && self.constants.ignores_zeros() {
+                            if factor == 0.0 && self.constants.ignores_zeros() && !measure {
                                 continue;
                             }
                             let own = row * width + columns.start..row * width + columns.end;
@@ -320,10 +394,17 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
                             // SAFETY: `Pending::for_tiles` has every element in one tile, and all are initialised.
                             let (p, a, b) =
                                 unsafe { (p.part(own.clone()), a.part(own.clone()), b.part(own)) };
-                            self.constants.step(p, factor, gradient, a, b);
+                            if measure {
+                                squares =
+                                    squares.plus(self.constants.measured_step(p, factor, gradient, a, b));
+                            } else {
+                                self.constants.step(p, factor, gradient, a, b);
+                            }
                         }
+                        squares
                     },
                 );
+                self.add(first, squares);
             });
         })
     }

@@ -223,6 +223,82 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
 }
 
 #[test]
+fn a_measured_step_moves_the_same_bits_and_gives_the_norms_of_what_moved() {
+    let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
+    let wide = |t: &Tensor| t.detach().to_dtype(DType::F64).unwrap();
+    // Behind dropout the gradient is sparse, and one sample's is an outer product.
+    for (i, o, dropped) in [(520, 300, 0.0), (70, 130, 0.7)] {
+        for (kind, input) in kinds_of_input(i).into_iter().enumerate() {
+            for (name, rule, rate) in rules() {
+                let weights = [0, 1, 2].map(|_| var(&random(7, &[o, i])));
+                let [plain, product, dense] = &weights;
+                let (loss, tape) = record(|| {
+                    let xs = activate(&var(&input), Activation::LeakyRelu { slope: 0.5 }).unwrap();
+                    let ys = dropout(&linear(&xs, plain, None).unwrap(), dropped, 1).unwrap();
+                    activate(&ys, Activation::Relu).unwrap().sum_all().unwrap()
+                });
+                let gradients = tape.backward(&loss).unwrap();
+                let gradient = gradients.get(plain).unwrap();
+                let values = gradient.values().unwrap();
+                let before = wide(plain);
+                Slots::new(&rule, plain).unwrap().step(&rule, plain, gradient, rate, 1).unwrap();
+                let update = norm((wide(plain) - before).unwrap());
+                let what = format!("{name}, {i} to {o}, input {kind}, {dropped}");
+                for (weight, gradient) in [(product, gradient), (dense, &values.clone().into())] {
+                    let mut slots = Slots::new(&rule, weight).unwrap();
+                    let norms = slots.measured_step(&rule, weight, gradient, rate, 1).unwrap();
+                    assert_eq!(bits(weight), bits(plain), "{what}");
+                    for (found, expected) in [
+                        (norms.gradient, norm(wide(&values))),
+                        (norms.weight, norm(wide(plain))),
+                        (norms.update, update),
+                    ] {
+                        assert!((found - expected).abs() <= 2e-6 * expected, "{what}: {found}, {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_are_those_of_the_twin_also_where_squares_leave_the_range_of_f32() {
+    for scale in [0.0, 1e-30, 1e-20, 1.0, 1e25] {
+        let gradient = (random(3, &[70, 50]) * scale).unwrap();
+        let norms = [DType::F32, DType::F64].map(|dtype| {
+            let weight = var(&random(4, &[70, 50]).to_dtype(dtype).unwrap());
+            let gradient = gradient.to_dtype(dtype).unwrap().into();
+            Slots::new(&SGD, &weight).unwrap().measured_step(&SGD, &weight, &gradient, 0.5, 1).unwrap()
+        });
+        let [cpu, twin] = norms;
+        for (a, b) in [(cpu.gradient, twin.gradient), (cpu.weight, twin.weight)] {
+            assert!((a - b).abs() <= 1e-6 * b, "{scale}: {a} against {b}");
+        }
+        // A small update is lost in the digits of the parameter, in f32.
+        assert!((cpu.update - twin.update).abs() <= 1e-6 * twin.update.max(1e-1), "{scale}: {norms:?}");
+    }
+}
+
+#[test]
+fn norms_do_not_depend_on_the_number_of_threads() {
+    let norms = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let weight = var(&random(7, &[300, 520]));
+            let input = random(5, &[64, 520]);
+            let (loss, tape) = record(|| {
+                let xs = activate(&var(&input), Activation::Relu).unwrap();
+                activate(&linear(&xs, &weight, None).unwrap(), Activation::Relu).unwrap().sum_all().unwrap()
+            });
+            let gradients = tape.backward(&loss).unwrap();
+            let gradient = gradients.get(&weight).unwrap();
+            Slots::new(&SGD, &weight).unwrap().measured_step(&SGD, &weight, gradient, 0.1, 1).unwrap()
+        })
+    };
+    assert_eq!(norms(1), norms(3));
+}
+
+#[test]
 fn a_product_that_may_not_be_finite_is_looked_at_value_by_value() {
     for (largest, finite) in
         [(1e10_f32, true), (1e30, true), (3e38, false), (f32::INFINITY, false), (f32::NAN, false)]

@@ -226,6 +226,42 @@ fn of_a_loss_without_kernels() {
 }
 
 #[test]
+fn gradients_on_the_way_are_those_of_what_comes_behind_and_change_nothing() {
+    let v = vars(&[&[2, 3, 6, 6], &[5, 27], &[4, 5]]);
+    let behind = |pooled: &Tensor| {
+        let hidden = linear(&pooled.flatten_from(1)?, &v[1], None)?;
+        let twice = (activate(&hidden, Activation::Tanh)? + &hidden)?;
+        linear(&twice, &v[2], None)?.sqr()?.sum_all()
+    };
+    let run = || {
+        record(|| {
+            let ys = activate(&v[0], Activation::Relu).unwrap();
+            let pooled = max_pool2d(&ys, (2, 2), (2, 2)).unwrap();
+            (behind(&pooled).unwrap(), ys, pooled)
+        })
+    };
+    let ((loss, ys, pooled), tape) = run();
+    // A view, one that a candle operation made, and one that nothing was computed from.
+    let view = pooled.flatten_from(1).unwrap();
+    let foreign = (&ys * 2.0).unwrap();
+    let outputs = [&ys, &pooled, &view, &foreign];
+    let (gradients, through) = tape.backward_through(&loss, &[], &outputs).unwrap();
+    let at = var(&pooled);
+    let expected = behind(&at).unwrap().backward().unwrap().get(&at).unwrap().clone();
+    assert_close_in_scale("pooled", through[1].as_ref().unwrap(), &expected, 1e-6);
+    assert_eq!(through[2].as_ref().unwrap().dims(), [2, 27]);
+    // Behind max-pooling a gradient is scattered.
+    let of_ys = through[0].as_ref().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!((of_ys - expected.sum_all().unwrap().to_scalar::<f32>().unwrap()).abs() < 1e-3);
+    assert!(through[3].is_none());
+    let ((loss, ..), tape) = run();
+    let plain = tape.backward(&loss).unwrap();
+    for var in &v {
+        assert_eq!(bits(&gradient(&gradients, var)), bits(&gradient(&plain, var)));
+    }
+}
+
+#[test]
 fn nothing_goes_back_through_what_was_detached() {
     let xs = var(&random(1, &[3, 4]));
     let (loss, tape) = record(|| {

@@ -1,8 +1,8 @@
 use super::{one_line, with_file};
 use serde_json::to_vec;
-use taper::report::{Histogram, LayerLine, MetricsLine, TimingLine, read_lines_before_damage};
+use taper::report::{Histogram, LayerLine, MetricsLine, StepLine, TimingLine, read_lines_before_damage};
 
-/// A JSON-lines file, as each of the three kinds: what is read, written and read again is the same.
+/// A JSON-lines file, as each of the four kinds: what is read, written and read again is the same.
 pub fn check(bytes: &[u8]) {
     with_file(bytes, |path| {
         macro_rules! again {
@@ -20,6 +20,7 @@ pub fn check(bytes: &[u8]) {
         }
         again!(MetricsLine);
         again!(TimingLine);
+        again!(StepLine);
         let mut sum = Histogram::default();
         for histogram in again!(LayerLine).iter().filter_map(|line| line.of.histogram.as_ref()) {
             // Whatever the counts are, what is made of them is a number.

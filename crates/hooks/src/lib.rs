@@ -35,7 +35,9 @@ mod parts;
 mod pass;
 mod recorder;
 mod site;
+mod step;
 mod tally;
+mod window;
 
 pub use error::Error;
 pub use mode::Mode;
@@ -44,6 +46,7 @@ pub use parts::Parts;
 pub use pass::Pass;
 pub use recorder::{Recorder, UnitStats};
 pub use site::{Seen, Site, Units};
+pub use step::StepSeen;
 pub use taper_kernels::{Activation, CustomActivation, Draw};
 
 /// The random number generator of initialisation and shuffling: xoshiro256++ (Blackman & Vigna 2021).

@@ -11,7 +11,7 @@ pub(crate) struct Moments {
     pub mean: f64,
     /// Sums of powers of the deviation from the mean.
     #[serde(with = "bits")]
-    m2: f64,
+    pub m2: f64,
     #[serde(with = "bits")]
     m3: f64,
     #[serde(with = "bits")]

@@ -1,8 +1,8 @@
 use candle_core::{Result, Tensor};
 use taper_kernels::first_non_finite;
-use taper_report::Split;
+use taper_report::{SiteSteps, Split};
 
-use crate::Seen;
+use crate::{Seen, StepSeen};
 
 /// Someone who watches activations go by.
 ///
@@ -38,6 +38,25 @@ pub trait Observer: Send {
     fn non_finite(&self) -> u64 {
         0
     }
+
+    /// Called behind each step of the optimiser, with parameters and gradients.
+    ///
+    /// # Errors
+    /// The observer's own; they end training.
+    fn step(&mut self, _seen: &StepSeen<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether [`Observer::step`] is to be shown the gradients at the sites too; they are copied in the backward pass.
+    fn wants_site_gradients(&self) -> bool {
+        false
+    }
+
+    /// Ends a window of steps and begins the next: what each site did between; nothing if the observer keeps no such
+    /// windows. Training calls it once before the first window.
+    fn end_window(&mut self) -> Vec<SiteSteps> {
+        Vec::new()
+    }
 }
 
 impl Observer for () {
@@ -65,6 +84,21 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn non_finite(&self) -> u64 {
         self.0.non_finite() + self.1.non_finite()
     }
+
+    fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
+        self.0.step(seen)?;
+        self.1.step(seen)
+    }
+
+    fn wants_site_gradients(&self) -> bool {
+        self.0.wants_site_gradients() || self.1.wants_site_gradients()
+    }
+
+    fn end_window(&mut self) -> Vec<SiteSteps> {
+        let mut sites = self.0.end_window();
+        sites.extend(self.1.end_window());
+        sites
+    }
 }
 
 impl<T: Observer> Observer for Option<T> {
@@ -82,6 +116,18 @@ impl<T: Observer> Observer for Option<T> {
 
     fn non_finite(&self) -> u64 {
         self.as_ref().map_or(0, Observer::non_finite)
+    }
+
+    fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |observer| observer.step(seen))
+    }
+
+    fn wants_site_gradients(&self) -> bool {
+        self.as_ref().is_some_and(Observer::wants_site_gradients)
+    }
+
+    fn end_window(&mut self) -> Vec<SiteSteps> {
+        self.as_mut().map(Observer::end_window).unwrap_or_default()
     }
 }
 
@@ -101,6 +147,18 @@ impl<T: Observer + ?Sized> Observer for &mut T {
     fn non_finite(&self) -> u64 {
         (**self).non_finite()
     }
+
+    fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
+        (**self).step(seen)
+    }
+
+    fn wants_site_gradients(&self) -> bool {
+        (**self).wants_site_gradients()
+    }
+
+    fn end_window(&mut self) -> Vec<SiteSteps> {
+        (**self).end_window()
+    }
 }
 
 impl<T: Observer + ?Sized> Observer for Box<T> {
@@ -118,6 +176,18 @@ impl<T: Observer + ?Sized> Observer for Box<T> {
 
     fn non_finite(&self) -> u64 {
         (**self).non_finite()
+    }
+
+    fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
+        (**self).step(seen)
+    }
+
+    fn wants_site_gradients(&self) -> bool {
+        (**self).wants_site_gradients()
+    }
+
+    fn end_window(&mut self) -> Vec<SiteSteps> {
+        (**self).end_window()
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Pass<'a> {
     /// The sites that came, and how often.
     sites: Vec<(Site, u32)>,
     added_loss: Option<Tensor>,
+    /// What the sites computed, if the observer wants the gradients there.
+    outputs: Option<Vec<(Site, Tensor)>>,
     observing: Duration,
 }
 
@@ -33,12 +35,14 @@ impl<'a> Pass<'a> {
     /// A pass in train mode, whose random layers draw from `seed` and the number of the `step`.
     pub fn train(observer: &'a mut dyn Observer, seed: u64, step: u64) -> Self {
         let random = Random { seed, step, first_row: 0, drawn: 0 };
-        Self { random: Some(random), ..Self::eval(observer) }
+        let outputs = observer.wants_site_gradients().then(Vec::new);
+        Self { random: Some(random), outputs, ..Self::eval(observer) }
     }
 
     /// A pass in evaluation mode.
     pub fn eval(observer: &'a mut dyn Observer) -> Self {
-        Self { observer, random: None, sites: Vec::new(), added_loss: None, observing: Duration::ZERO }
+        let (random, sites, added_loss, outputs) = (None, Vec::new(), None, None);
+        Self { observer, random, sites, added_loss, outputs, observing: Duration::ZERO }
     }
 
     /// The same for a part of a batch, which begins with row `first_row` of the whole: it draws what these rows would
@@ -102,6 +106,9 @@ impl<'a> Pass<'a> {
         let mode = self.mode();
         let seen = Seen { site, activation, mode, units, uses, xs, ys };
         off_the_record(|| self.observer.observe(&seen))?;
+        if let Some(outputs) = &mut self.outputs {
+            outputs.push((site.clone(), ys.clone()));
+        }
         self.observing += start.elapsed();
         Ok(())
     }
@@ -166,6 +173,12 @@ impl<'a> Pass<'a> {
     /// The sum of what was added to the loss, a scalar; `None` if nothing was.
     pub fn added_loss(&self) -> Option<&Tensor> {
         self.added_loss.as_ref()
+    }
+
+    /// The sites and what they computed, in the order of the pass, if the observer
+    /// [wants the gradients](Observer::wants_site_gradients) there.
+    pub fn take_outputs(&mut self) -> Vec<(Site, Tensor)> {
+        self.outputs.take().unwrap_or_default()
     }
 
     /// Wall-clock time that the observer has taken in this pass.

@@ -2,10 +2,11 @@ use candle_core::Result;
 use serde::{Deserialize, Serialize};
 use taper_kernels::stats::{Block, Slopes};
 use taper_kernels::{Activation, with_values};
-use taper_report::{LayerStats, Split, Trouble};
+use taper_report::{LayerStats, SiteSteps, Split, Trouble};
 
 use crate::measure;
 use crate::tally::{Kind, RARE, Tally};
+use crate::window::SiteWindow;
 use crate::{Error, Mode, Observer, Parts, Seen, Site, Units};
 
 /// Watches every site and sums up what its activations do, exactly, over a window that [`Recorder::finish`]
@@ -34,6 +35,8 @@ pub struct Recorder {
     sites: Vec<Watched>,
     /// Dead units of the window before, by site.
     previous: Vec<(String, Vec<bool>)>,
+    /// The open window of steps; `None` before the first.
+    steps: Option<Vec<SiteWindow>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,12 +67,15 @@ struct Written {
     window: Option<Split>,
     sites: Vec<Watched>,
     previous: Vec<(String, Vec<bool>)>,
+    steps: Option<Vec<SiteWindow>>,
 }
 
 impl TryFrom<Written> for Recorder {
     type Error = String;
 
-    fn try_from(Written { parts, window, sites, previous }: Written) -> std::result::Result<Self, String> {
+    fn try_from(
+        Written { parts, window, sites, previous, steps }: Written,
+    ) -> std::result::Result<Self, String> {
         // What is read is added up later, and more is added to it.
         let counts =
             sites.iter().flat_map(|w| w.tallies.iter().map(|t| t.values).chain([w.unrecorded_faults]));
@@ -90,7 +96,17 @@ impl TryFrom<Written> for Recorder {
                 return Err(format!("recorder: site '{name}': {what}"));
             }
         }
-        Ok(Self { parts, window, sites, previous })
+        for (i, own) in steps.iter().flatten().enumerate() {
+            let twice = steps.iter().flatten().take(i).any(|other| other.name == own.name);
+            let site = sites.iter().find(|site| site.name == own.name);
+            if twice || !own.fits(site.map(|site| &site.tallies[..])) {
+                let name = &own.name;
+                return Err(format!(
+                    "recorder: site '{name}': expected a window of steps within the tallies"
+                ));
+            }
+        }
+        Ok(Self { parts, window, sites, previous, steps })
     }
 }
 
@@ -147,7 +163,7 @@ impl Recorder {
 
     /// Records counts and the given parts; the others are not computed.
     pub fn of(parts: Parts) -> Self {
-        Self { parts, window: None, sites: Vec::new(), previous: Vec::new() }
+        Self { parts, window: None, sites: Vec::new(), previous: Vec::new(), steps: None }
     }
 
     /// What it records beside the counts.
@@ -210,14 +226,26 @@ impl Recorder {
                 None => self.sites.push(Watched { site: None, slopes: None, ..theirs.clone() }),
             }
         }
+        for theirs in other.steps.iter().flatten() {
+            let steps = self.steps.get_or_insert_default();
+            match steps.iter_mut().find(|own| own.name == theirs.name) {
+                Some(own) => own.merge(theirs),
+                None => steps.push(theirs.clone()),
+            }
+        }
         self.window = self.window.or(other.window);
         Ok(())
     }
 
     /// Ends the window: its numbers by site, in the order in which sites were first seen. The next window
-    /// starts empty and knows which units were dead in this one.
+    /// starts empty and knows which units were dead in this one. A window of steps that is open goes on in it.
     pub fn finish(&mut self) -> Vec<LayerStats> {
         self.window = None;
+        if let Some(steps) = &mut self.steps {
+            for site in &self.sites {
+                SiteWindow::of(steps, &site.name, site.kind.has_slope).carry(&site.tallies);
+            }
+        }
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
@@ -274,6 +302,19 @@ impl Observer for Recorder {
     /// Of the window so far.
     fn non_finite(&self) -> u64 {
         self.sites.iter().map(Watched::non_finite).sum()
+    }
+
+    /// By differences of the sums of the window so far: it costs nothing between the ends of windows of steps.
+    fn end_window(&mut self) -> Vec<SiteSteps> {
+        let steps = self.steps.get_or_insert_default();
+        for site in &self.sites {
+            SiteWindow::of(steps, &site.name, site.kind.has_slope);
+        }
+        let end = |own: &mut SiteWindow| {
+            let site = self.sites.iter().find(|site| site.name == own.name);
+            own.end(site.map(|site| &site.tallies[..]))
+        };
+        steps.iter_mut().filter_map(end).collect()
     }
 
     fn begin(&mut self, split: Split, continues: bool) -> Result<()> {

@@ -10,6 +10,7 @@ mod naive;
 mod observing;
 mod trouble;
 mod units;
+mod windows;
 mod written;
 
 use candle_core::{Device, Result, Tensor};

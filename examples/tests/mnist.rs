@@ -130,8 +130,10 @@ fn a_run_leaves_everything_that_is_documented() {
     // TensorBoard's files carry a time in their names, and lie in a directory per split.
     let (events, names): (BTreeSet<_>, BTreeSet<_>) =
         names.into_iter().partition(|name| name.starts_with("events.out.tfevents."));
-    let files = ["config.json", "layers.jsonl", "metrics.jsonl", "model.safetensors", "timing.jsonl", "lock"];
-    let expected = files.into_iter().chain(["checkpoints", "report.html", "test", "train", "validation"]);
+    let records = ["config.json", "layers.jsonl", "metrics.jsonl", "steps.jsonl", "timing.jsonl"];
+    let others =
+        ["checkpoints", "lock", "model.safetensors", "report.html", "steps", "test", "train", "validation"];
+    let expected = records.into_iter().chain(others);
     assert_eq!(names, expected.map(str::to_string).collect());
     assert_eq!(events.len(), 1);
 

@@ -103,7 +103,7 @@ pub struct Checkpoint<S> {
     model: Vec<u8>,
     slots: Vec<u8>,
     /// Without its tensors.
-    optimizer: OptimizerState,
+    pub(crate) optimizer: OptimizerState,
 }
 
 /// `state.json`.

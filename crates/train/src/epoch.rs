@@ -1,13 +1,15 @@
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use taper_hooks::{Observer, Pass, bits};
-use taper_kernels::{no_grad, record};
-use taper_report::{Fault, NonFinite, Split, SplitReport};
+use taper_hooks::{Observer, Pass, Site, StepSeen, bits};
+use taper_kernels::{Gradients, no_grad, record};
+use taper_report::{Fault, NonFinite, Split, SplitReport, StepReport};
 
 use crate::fault::locate;
 use crate::run::AnyStep;
 use crate::step::Metrics;
+use crate::window::{Window, windows};
 use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, Step, StepFn};
 
 /// Trains on every batch once. The report holds the mean loss and metrics over all batches, each taken before its update.
@@ -38,7 +40,7 @@ pub fn train_epoch<B, E: Into<BoxError>>(
     if progress.batches == 0 {
         return Err(Error::NoBatches(Split::Train));
     }
-    optimizer.flush()?;
+    flush(optimizer, observer, &mut progress)?;
     Ok(progress.report())
 }
 
@@ -77,6 +79,10 @@ pub fn train_batches<B, E: Into<BoxError>>(
     let start = Instant::now();
     let trained = step.run(|step| {
         observer.begin(Split::Train, progress.batches > 0)?;
+        if let Some(window) = progress.window.as_mut().filter(|window| !window.begun) {
+            observer.end_window();
+            window.begun = true;
+        }
         for batch in batches {
             train_on(step, optimizer, &batch.map_err(Error::other)?, observer, seed, progress)?;
         }
@@ -104,14 +110,22 @@ fn train_on<B>(
     let loss = outcome.value(true).map_err(|fault| Error::Step { batch: number, fault })?;
     let (outcome, total) = outcome.with_added_loss(&pass)?;
     let observing = pass.observing();
+    let outputs = pass.take_outputs();
     let metric = outcome.metrics.faulty();
     let lost = !loss.is_finite() || observer.non_finite() > seen || metric.is_some();
     let gradients = match lost && policy != OnNonFinite::Continue {
         true => None,
-        false => Some(tape.backward_except(total.as_ref().unwrap_or(&outcome.loss), &optimizer.frozen())?),
+        false => {
+            let through: Vec<&Tensor> = outputs.iter().map(|(_, ys)| ys).collect();
+            Some(tape.backward_through(
+                total.as_ref().unwrap_or(&outcome.loss),
+                &optimizer.frozen(),
+                &through,
+            )?)
+        }
     };
     let gradient = match &gradients {
-        Some(gradients) if !lost => optimizer.gradient_fault(gradients)?,
+        Some((gradients, _)) if !lost => optimizer.gradient_fault(gradients)?,
         _ => None,
     };
     let faulty = lost || gradient.is_some();
@@ -137,10 +151,60 @@ fn train_on<B>(
         optimizer.set_buffers(if skipped { &buffers } else { &after })?;
     }
     progress.add(loss, &outcome, skipped, observing);
-    if let Some(gradients) = gradients.filter(|_| !skipped) {
-        progress.learning_rate = Some(optimizer.learning_rate());
-        optimizer.accumulate(&gradients, outcome.samples)?;
+    let Some((gradients, through)) = gradients.filter(|_| !skipped) else { return Ok(()) };
+    progress.last_loss = loss;
+    progress.learning_rate = Some(optimizer.learning_rate());
+    if let Some(gradients) = optimizer.accumulate(gradients, outcome.samples)? {
+        let sites: Vec<_> = outputs.into_iter().zip(through).map(|((site, ys), of)| (site, ys, of)).collect();
+        make_step(optimizer, &gradients, &sites, observer, progress)?;
     }
+    Ok(())
+}
+
+/// Makes a step of the gradients that wait for those of other batches, if there are any: at the end of an epoch whose number
+/// of batches [`OptimizerConfig::accumulate`](crate::OptimizerConfig::accumulate) does not divide. [`train_epoch`] and
+/// [`Session`](crate::Session) do this themselves.
+///
+/// # Errors
+/// As [`Optimizer::step`], and errors of the observer.
+pub fn flush(optimizer: &mut Optimizer, observer: &mut dyn Observer, progress: &mut Progress) -> Result<()> {
+    match optimizer.take_waiting()? {
+        Some(gradients) => make_step(optimizer, &gradients, &[], observer, progress),
+        None => Ok(()),
+    }
+}
+
+/// Makes a step, shows it to the observer, and ends the window of steps that ends with it.
+fn make_step(
+    optimizer: &mut Optimizer,
+    gradients: &Gradients,
+    sites: &[(Site, Tensor, Option<Tensor>)],
+    observer: &mut dyn Observer,
+    progress: &mut Progress,
+) -> Result<()> {
+    let (learning_rate, number) = (optimizer.learning_rate(), optimizer.steps() + 1);
+    let ends = progress.window.is_some() && windows(number) > windows(number - 1);
+    let norms = match ends {
+        true => optimizer.measured_step(gradients)?,
+        false => optimizer.step(gradients).map(|()| Vec::new())?,
+    };
+    let start = Instant::now();
+    let (loss, parameters) = (progress.last_loss, optimizer.parameters().collect::<Vec<_>>());
+    observer.step(&StepSeen {
+        step: number,
+        loss,
+        learning_rate,
+        parameters: &parameters,
+        sites,
+        gradients,
+    })?;
+    if let Some(window) = &mut progress.window {
+        window.steps += 1;
+        if ends {
+            window.end(number, learning_rate, observer.end_window(), norms);
+        }
+    }
+    progress.observing += start.elapsed().as_secs_f64();
     Ok(())
 }
 
@@ -210,6 +274,9 @@ pub struct Progress {
     metrics: Metrics,
     /// Of the last step.
     learning_rate: Option<f64>,
+    /// Of the last batch that was trained on.
+    #[serde(with = "bits", default)]
+    last_loss: f64,
     #[serde(with = "bits")]
     seconds: f64,
     #[serde(with = "bits")]
@@ -217,9 +284,32 @@ pub struct Progress {
     /// Samples of skipped batches, whose loss is not part of the sum.
     without_loss: u64,
     nonfinite: Option<NonFinite>,
+    /// `None` if windows of steps are not recorded.
+    window: Option<Box<Window>>,
 }
 
 impl Progress {
+    /// Of a training that records windows of steps: see [`StepReport`]. The observer must be told of every batch from its
+    /// first on.
+    pub fn with_windows() -> Self {
+        Self { window: Some(Box::default()), ..Self::default() }
+    }
+
+    /// Begins or ends recording windows of steps, unless it is so already.
+    pub(crate) fn record_windows(&mut self, on: bool) {
+        self.window = on.then(|| self.window.take().unwrap_or_default());
+    }
+
+    /// The windows of steps that have ended since this was called last. Without [`Progress::with_windows`] there are none.
+    pub fn take_windows(&mut self) -> Vec<StepReport> {
+        self.window.as_mut().map(|window| std::mem::take(&mut window.ended)).unwrap_or_default()
+    }
+
+    /// Progress of the next epoch: its sums are 0, and the window of steps goes on.
+    pub fn next_epoch(self) -> Self {
+        Self { window: self.window, ..Self::default() }
+    }
+
     /// Batches trained on.
     pub fn batches(&self) -> u64 {
         self.batches
@@ -247,6 +337,9 @@ impl Progress {
     }
 
     fn add(&mut self, loss: f64, step: &Step, skipped: bool, observing: Duration) {
+        if let Some(window) = &mut self.window {
+            window.sums.add(loss, step, skipped, observing);
+        }
         self.batches += 1;
         self.samples = self.samples.saturating_add(step.samples);
         // A skipped NaN batch must not turn the epoch's mean into NaN.

@@ -49,9 +49,10 @@ mod step;
 mod steps;
 mod weight_file;
 mod weights;
+mod window;
 
 pub use checkpoint::{Checkpoint, Checkpoints, Point};
-pub use epoch::{Progress, evaluate, train_batches, train_epoch};
+pub use epoch::{Progress, evaluate, flush, train_batches, train_epoch};
 pub use error::{BoxError, Error, Result};
 pub use fault::OnNonFinite;
 pub use fit::{Fit, fit};

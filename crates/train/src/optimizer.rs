@@ -1,8 +1,8 @@
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 use rayon::prelude::*;
-use taper_kernels::{Gradients, Rule, Slots, VarGradient, all_finite};
+use taper_kernels::{Gradients, Norms, Rule, Slots, VarGradient, all_finite};
 
-use taper_report::Place;
+use taper_report::{ParameterNorms, Place};
 
 use crate::fault::first_unit;
 use crate::optimizer_config::check_rate;
@@ -192,15 +192,14 @@ impl Optimizer {
         Ok(None)
     }
 
-    /// Adds the gradients of a batch's mean loss over `samples`. Makes a step, and returns true, if they are the last of
-    /// [`OptimizerConfig::accumulate`] batches: a step along the mean over all their samples.
+    /// Takes the gradients of a batch's mean loss over `samples`. Returns those to make a step of, if it is the last of
+    /// [`OptimizerConfig::accumulate`] batches: the mean over all their samples.
     ///
     /// # Errors
-    /// As [`Optimizer::step`].
-    pub fn accumulate(&mut self, gradients: &Gradients, samples: u64) -> Result<bool> {
+    /// When candle cannot add them.
+    pub fn accumulate(&mut self, gradients: Gradients, samples: u64) -> Result<Option<Gradients>> {
         if self.config.accumulate == 1 {
-            self.step(gradients)?;
-            return Ok(true);
+            return Ok(Some(gradients));
         }
         for Parameter { var, .. } in &self.parameters {
             if let Some(gradient) = gradients.get(var) {
@@ -210,26 +209,17 @@ impl Optimizer {
         }
         self.waiting.batches += 1;
         self.waiting.samples += samples;
-        if self.waiting.batches < self.config.accumulate {
-            return Ok(false);
-        }
-        self.flush()
+        if self.waiting.batches < self.config.accumulate { Ok(None) } else { self.take_waiting() }
     }
 
-    /// Makes a step along the gradients that wait, if there are any, and returns whether there were: at the end of an epoch
-    /// whose number of batches [`OptimizerConfig::accumulate`] does not divide. [`train_epoch`](crate::train_epoch) and
-    /// [`Session`](crate::Session) do this themselves.
-    ///
-    /// # Errors
-    /// As [`Optimizer::step`].
-    pub fn flush(&mut self) -> Result<bool> {
+    /// Takes the mean of the gradients that wait for others, if there are any.
+    pub(crate) fn take_waiting(&mut self) -> Result<Option<Gradients>> {
         let Waiting { batches, samples, mut sum } = std::mem::take(&mut self.waiting);
         if batches == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         sum.scale(1.0 / samples.max(1) as f64)?;
-        self.step(&sum)?;
-        Ok(true)
+        Ok(Some(sum))
     }
 
     /// One step along `gradients`. A parameter without a gradient stays where it is.
@@ -239,6 +229,29 @@ impl Optimizer {
     /// unused; when a gradient has another shape than its parameter; when a schedule of one's own gives a factor that is
     /// not finite or below 0.
     pub fn step(&mut self, gradients: &Gradients) -> Result<()> {
+        self.update(gradients, false).map(drop)
+    }
+
+    /// As [`Optimizer::step`], and returns the norms of each parameter that has a gradient: of the gradient after clipping,
+    /// of the parameter behind the step, and of the update; before incoming weights are limited to the largest norm.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step`].
+    pub fn measured_step(&mut self, gradients: &Gradients) -> Result<Vec<ParameterNorms>> {
+        let norms = self.update(gradients, true)?;
+        let names = self.parameters.iter().filter(|own| gradients.get(&own.var).is_some());
+        let finite = |x: f64| Some(x).filter(|x| x.is_finite());
+        let named = |(own, Norms { gradient, weight, update }): (&Parameter, Norms)| ParameterNorms {
+            parameter: own.name.clone(),
+            gradient_norm: finite(gradient),
+            weight_norm: finite(weight),
+            update_norm: finite(update),
+        };
+        Ok(names.zip(norms).map(named).collect())
+    }
+
+    /// The norms are 0 unless `measure`.
+    fn update(&mut self, gradients: &Gradients, measure: bool) -> Result<Vec<Norms>> {
         let rate = self.learning_rate();
         check_rate(rate).map_err(|error| Error::Config(format!("schedule, step {}: {error}", self.steps)))?;
         if self.steps == 0 {
@@ -259,22 +272,23 @@ impl Optimizer {
             let Parameter { var, slots, rule, reset, .. } = own;
             let gradient = clipped.as_ref().map_or(gradient, |clipped| &clipped[i]);
             let rate = rate * own.rate;
-            match reset.is_empty() {
-                true => slots.step(rule, var, gradient, rate, step)?,
-                false => {
+            let norms = match (reset.is_empty(), measure) {
+                (true, true) => slots.measured_step(rule, var, gradient, rate, step)?,
+                (true, false) => slots.step(rule, var, gradient, rate, step).map(|()| Norms::default())?,
+                (false, _) => {
                     let steps: Vec<u64> = reset.iter().map(|before| step - before).collect();
-                    slots.step_rows(rule, var, gradient, rate, &steps)?;
+                    slots.step_rows(rule, var, gradient, rate, &steps, measure)?
                 }
+            };
+            if let Some(bound) = max_norm {
+                limit_rows(var, bound)?;
             }
-            match max_norm {
-                Some(bound) => limit_rows(var, bound),
-                None => Ok(()),
-            }
+            Ok(norms)
         };
         match rayon::current_num_threads() {
-            1 => moves.into_iter().try_for_each(update),
+            1 => moves.into_iter().map(update).collect(),
             // Overlaps the tails of parameters.
-            _ => moves.into_par_iter().with_max_len(1).try_for_each(update),
+            _ => moves.into_par_iter().with_max_len(1).map(update).collect(),
         }
     }
 

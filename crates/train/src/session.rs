@@ -16,12 +16,15 @@ use crate::fit::stop_at_fault;
 use crate::same_run::{changes, compare, same_run};
 use crate::{
     BoxError, Checkpoint, Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, StepFn, evaluate,
-    save_weights, train_batches,
+    flush, save_weights, train_batches,
 };
 
 /// When no option says how often: an epoch that ends this long after the last checkpoint is saved. Writing one takes
 /// milliseconds, so this costs next to nothing however short the epochs are, and loses little however long.
 const USUALLY: Duration = Duration::from_secs(60);
+
+/// Sinks are told of windows of steps at the latest after this long, and at the end of each epoch.
+const TELL: Duration = Duration::from_secs(10);
 
 /// How often a [`Session`] saves a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +39,7 @@ pub struct SaveEvery {
 /// Options of a [`Session`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SessionConfig {
-    /// What recorders record; `None` for nothing.
+    /// What recorders record; `None` for nothing. If something is, windows of steps are recorded too.
     pub record: Option<Parts>,
     /// How often checkpoints are saved.
     pub save: SaveEvery,
@@ -270,7 +273,8 @@ impl<'a> Session<'a> {
         let files = found.as_ref().map_or(Lengths::default(), |found| found.state.files);
         let dir = RunDir::resume(lock, &files)?;
         let done = found.as_ref().map(|found| found.at.epoch);
-        let board = if config.tensorboard { Some(TensorBoard::resume(path, done)?) } else { None };
+        let steps = found.as_ref().map_or(0, |found| found.optimizer.steps);
+        let board = if config.tensorboard { Some(TensorBoard::resume(path, done, steps)?) } else { None };
         let mut own = Self::new(run, params, optimizer, config, (dir, checkpoints, board));
         if let Some(found) = found {
             found.restore(params, &mut own.optimizer)?;
@@ -286,6 +290,7 @@ impl<'a> Session<'a> {
                     *own.state.recorder(split) = config.record.map(Recorder::of);
                 }
             }
+            own.state.progress.record_windows(config.record.is_some());
         }
         Ok(own)
     }
@@ -300,9 +305,11 @@ impl<'a> Session<'a> {
         let mut order = rng(run.seed);
         order.next_u64(); // what `Params::of_run` is drawn from
         let recorder = || config.record.map(Recorder::of);
+        let mut progress = Progress::default();
+        progress.record_windows(config.record.is_some());
         let state = State {
             order,
-            progress: Progress::default(),
+            progress,
             train: recorder(),
             validation: recorder(),
             test: recorder(),
@@ -450,20 +457,30 @@ impl<'a> Session<'a> {
         let mut batches = batches(&mut order, self.state.progress.batches() as usize).peekable();
         self.current.order = Some(order);
         loop {
-            let piece = self.config.save.steps.map_or(u64::MAX, |every| {
+            let mut left = self.config.save.steps.map_or(u64::MAX, |every| {
                 let (every, batches) = (every.max(1), self.optimizer.config().accumulate);
                 let steps = every - self.optimizer.steps() % every;
                 steps.saturating_mul(batches).saturating_sub(self.optimizer.waiting()).max(1)
             });
-            let piece = batches.by_ref().take(usize::try_from(piece).unwrap_or(usize::MAX));
+            let begun = Instant::now();
+            let piece = std::iter::from_fn(|| {
+                let batch = if left > 0 && begun.elapsed() < TELL { batches.next() } else { None };
+                left -= u64::from(batch.is_some());
+                batch
+            });
             let State { train, progress, .. } = &mut self.state;
             let trained = train_batches(step, &mut self.optimizer, piece, train, self.run.seed, progress);
             self.failed |= trained.is_err();
+            // Also of what came before an error.
+            let told = self.tell_windows();
             trained.map_err(|error| error.in_epoch(epoch))?;
+            told?;
             if batches.peek().is_none() {
                 return Ok(());
             }
-            self.save(epoch - 1, None)?;
+            if left == 0 {
+                self.save(epoch - 1, None)?;
+            }
         }
     }
 
@@ -515,9 +532,10 @@ impl<'a> Session<'a> {
     /// Makes a step of what the epoch's last batches accumulated, once it is trained.
     fn flush(&mut self) -> Result<()> {
         if self.current.order.is_some() {
-            self.optimizer.flush()?;
+            let State { train, progress, .. } = &mut self.state;
+            flush(&mut self.optimizer, train, progress)?;
         }
-        Ok(())
+        self.tell_windows()
     }
 
     /// Adds the report of a pass of one's own to the epoch's.
@@ -551,8 +569,8 @@ impl<'a> Session<'a> {
             return Err(error);
         }
         self.done = Some(epoch);
-        (self.state.order, self.state.progress) =
-            (order.unwrap_or(self.state.order.clone()), Progress::default());
+        self.state.order = order.unwrap_or(self.state.order.clone());
+        self.state.progress = std::mem::take(&mut self.state.progress).next_epoch();
         self.rank = if epoch > 0 { self.rank(&report) } else { None };
         let steps = self.optimizer.steps();
         let due = match self.config.save.epochs {
@@ -571,6 +589,19 @@ impl<'a> Session<'a> {
         let mut first = self.board.as_mut().map_or(Ok(()), |board| board.epoch(report));
         for (sink, _) in &mut self.sinks {
             first = first.and(sink.epoch(report));
+        }
+        Ok(first?)
+    }
+
+    /// Writes the windows of steps that have ended, and tells all sinks; returns the first error.
+    fn tell_windows(&mut self) -> Result<()> {
+        let mut first = Ok(());
+        for report in self.state.progress.take_windows() {
+            self.dir.step(&report)?;
+            first = first.and(self.board.as_mut().map_or(Ok(()), |board| board.step(&report)));
+            for (sink, _) in &mut self.sinks {
+                first = first.and(sink.step(&report));
+            }
         }
         Ok(first?)
     }

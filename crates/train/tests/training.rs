@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use taper_data::{Batch, Dataset};
-use taper_hooks::{Pass, Recorder, Rng};
+use taper_hooks::{Observer, Pass, Recorder, Rng, Seen, StepSeen};
 use taper_nn::{Mlp, MlpConfig, Model, Params};
 use taper_report::{EpochReport, Sink, Split, sink_fn};
 use taper_train::{
@@ -69,6 +69,61 @@ fn one_line(error: &Error, says: &[&str]) {
     for say in says {
         assert!(text.contains(say), "expected '{say}' in: {text}");
     }
+}
+
+/// Checks each step of plain gradient descent against the step before it.
+#[derive(Default)]
+struct Checks {
+    weights: HashMap<String, Tensor>,
+    steps: u64,
+    sites: Vec<String>,
+}
+
+impl Observer for Checks {
+    fn observe(&mut self, _seen: &Seen<'_>) -> candle_core::Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, seen: &StepSeen<'_>) -> candle_core::Result<()> {
+        self.steps += 1;
+        assert_eq!((seen.step, seen.learning_rate), (self.steps, 0.1));
+        assert!(seen.loss > 0.0);
+        for (name, parameter) in seen.parameters {
+            let gradient = seen.gradient(parameter)?.unwrap();
+            if let Some(before) = self.weights.get(*name) {
+                let expected = (before - (gradient * 0.1)?)?;
+                let distance = (expected - *parameter)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+                assert!(distance < 1e-6, "{name}: {distance}");
+            }
+            self.weights.insert(name.to_string(), parameter.detach().copy()?);
+        }
+        for (site, ys, gradient) in seen.sites {
+            let gradient = gradient.as_ref().unwrap();
+            assert_eq!(gradient.dims(), ys.dims());
+            assert!(gradient.abs()?.sum_all()?.to_scalar::<f32>()? > 0.0);
+            self.sites.push(site.name().to_string());
+        }
+        Ok(())
+    }
+
+    fn wants_site_gradients(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_observer_sees_parameters_and_gradients_of_each_step_and_changes_nothing() {
+    let data = few();
+    let mut checks = Checks::default();
+    let trained = [&mut () as &mut dyn Observer, &mut checks].map(|observer| {
+        let (params, net) = net(1);
+        let mut optimizer = optimizer(&params, OptimizerConfig::new(Rule::SGD, 0.1));
+        train_epoch(&classify(&net), &mut optimizer, data.train.batches(20), observer, 1).unwrap();
+        values(&params)
+    });
+    assert!(trained[0] == trained[1], "to the bit");
+    assert_eq!((checks.steps, checks.weights.len()), (5, 6));
+    assert_eq!(checks.sites, ["fc1", "fc2"].repeat(5));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use taper::train::Checkpoint;
 
 /// Files that must be equal to the byte, wherever a run was interrupted.
-pub const SAME: [&str; 3] = ["model.safetensors", "metrics.jsonl", "layers.jsonl"];
+pub const SAME: [&str; 4] = ["model.safetensors", "metrics.jsonl", "layers.jsonl", "steps.jsonl"];
 
 /// Path of the `mnist` example.
 pub fn program() -> PathBuf {

@@ -156,12 +156,7 @@ impl Slots {
                         parameter.inplace_op1(&Step { constants, slots, of, squares })?;
                     }
                 }
-                let squares = squares.map(|all| all.into_inner().unwrap_or_else(PoisonError::into_inner));
-                let mut squares = squares.unwrap_or_default();
-                // Threads add them in any order.
-                squares.sort_unstable_by_key(|(first, _)| *first);
-                let sum = squares.iter().fold(Squares::default(), |sum, (_, squares)| sum.plus(*squares));
-                Ok(sum.norms())
+                Ok(summed(squares))
             }
             Self::Device(slots) => {
                 let gradient = gradient.values()?;
@@ -178,6 +173,8 @@ impl Slots {
 
     /// As [`Slots::step`], with a step count for each row: for parameters some rows of which were reset.
     ///
+    /// Norms are 0 unless `measure`.
+    ///
     /// # Shapes
     /// `steps`: as many as the parameter's first dimension, each at least 1.
     ///
@@ -190,7 +187,8 @@ impl Slots {
         gradient: &VarGradient,
         rate: f64,
         steps: &[u64],
-    ) -> Result<()> {
+        measure: bool,
+    ) -> Result<Norms> {
         self.check(rule, parameter, gradient)?;
         let rows = parameter.dims().first().copied().unwrap_or(1);
         if steps.len() != rows {
@@ -201,7 +199,10 @@ impl Slots {
             Self::Cpu(slots) => {
                 let each: Vec<Constants> = steps.iter().map(|step| rule.constants(rate, *step)).collect();
                 let (constants, slots) = (rule.constants(rate, 1), Mutex::new(slots));
-                parameter.inplace_op2(&gradient, &Step { constants, slots, of: &each[..], squares: None })
+                let squares = measure.then(|| Mutex::new(Vec::new()));
+                let step = Step { constants, slots, of: &each[..], squares: squares.as_ref() };
+                parameter.inplace_op2(&gradient, &step)?;
+                Ok(summed(squares))
             }
             Self::Device(slots) => {
                 let (mut moved, mut new) = (Vec::new(), vec![Vec::new(); slots.len()]);
@@ -212,7 +213,10 @@ impl Slots {
                     new.iter_mut().zip(own).for_each(|(new, own)| new.push(own));
                 }
                 *slots = new.iter().map(|rows| Tensor::cat(rows, 0)).collect::<Result<_>>()?;
-                parameter.set(&Tensor::cat(&moved, 0)?)
+                let new = Tensor::cat(&moved, 0)?;
+                let norms = if measure { norms::twin(parameter, &new, &gradient)? } else { Norms::default() };
+                parameter.set(&new)?;
+                Ok(norms)
             }
         }
     }
@@ -238,6 +242,14 @@ impl Slots {
         }
         Ok(())
     }
+}
+
+/// The norms of squares that threads have added in any order.
+fn summed(squares: Option<Mutex<Vec<(usize, Squares)>>>) -> Norms {
+    let squares = squares.map(|all| all.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let mut squares = squares.unwrap_or_default();
+    squares.sort_unstable_by_key(|(first, _)| *first);
+    squares.iter().fold(Squares::default(), |sum, (_, squares)| sum.plus(*squares)).norms()
 }
 
 /// A step of one parameter in place. Its gradient is candle's second argument, for `of: ()` and `of: &[Constants]`, which are

@@ -67,7 +67,7 @@ fn steps_of_rows_are_those_of_each_row_alone_in_every_dtype() {
                 }
                 let steps = [step, if step < 3 { step } else { step - 2 }, step];
                 let gradient = random(step + 9, &[3, 5]).to_dtype(dtype).unwrap();
-                slots.step_rows(&rule, &whole, &gradient.clone().into(), rate, &steps).unwrap();
+                slots.step_rows(&rule, &whole, &gradient.clone().into(), rate, &steps, false).unwrap();
                 for (i, row) in rows.iter().enumerate() {
                     let gradient = gradient.narrow(0, i, 1).unwrap().into();
                     of_rows[i].step(&rule, row, &gradient, rate, steps[i]).unwrap();
@@ -76,7 +76,7 @@ fn steps_of_rows_are_those_of_each_row_alone_in_every_dtype() {
             let rows: Vec<&Tensor> = rows.iter().map(|row| row.as_tensor()).collect();
             let single = |tensor: &Tensor| bits(&tensor.to_dtype(DType::F32).unwrap());
             assert_eq!(single(&whole), single(&Tensor::cat(&rows, 0).unwrap()), "{name} in {dtype:?}");
-            assert!(slots.step_rows(&rule, &whole, &start.into(), rate, &[1, 1]).is_err());
+            assert!(slots.step_rows(&rule, &whole, &start.into(), rate, &[1, 1], false).is_err());
         }
     }
 }

@@ -46,7 +46,7 @@ fn go_on(data: &Dataset, cnn: bool, rule: &str, dir: &Path, stop: Option<Point>)
             (found.at.epoch, found.state)
         }
         None => {
-            let (progress, live, frozen) = (Progress::default(), Recorder::new(), Recorder::new());
+            let (progress, live, frozen) = (Progress::with_windows(), Recorder::new(), Recorder::new());
             (0, State { order, progress, live, frozen, lines: Vec::new() })
         }
     };
@@ -70,7 +70,7 @@ fn go_on(data: &Dataset, cnn: bool, rule: &str, dir: &Path, stop: Option<Point>)
             evaluate(&classify(&*model), Split::Test, data.test.batches(BATCH), &mut state.frozen).unwrap();
         state.lines.push(trained);
         state.lines.push(line(tested, &mut state.frozen));
-        (state.order, state.progress, epoch) = (next, Progress::default(), epoch + 1);
+        (state.order, state.progress, epoch) = (next, state.progress.next_epoch(), epoch + 1);
     }
     save_weights(&params, &dir.join("model.safetensors")).unwrap();
     checkpoints.save(Point { epoch, batch: 0 }, None, &params, &optimizer, &state).unwrap();

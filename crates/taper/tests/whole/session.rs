@@ -10,7 +10,9 @@ use serde_json::json;
 use taper::hooks::{Rng, rng};
 use taper::nn::{Act, Activation};
 use taper::nn::{Dropout, Init, Linear, Model, Params, Pass};
-use taper::report::{Alert, EpochReport, Run, Split, read_reports, sink_fn};
+use taper::report::{
+    Alert, EpochReport, Run, Sink, Split, StepLine, StepReport, read_lines, read_reports, sink_fn,
+};
 use taper::train::{
     Error, Keep, MSE, OnNonFinite, Optimizer, OptimizerConfig, Place, Result, Rule, SaveEvery, Session,
     SessionConfig, Step, mse, regress,
@@ -32,10 +34,11 @@ impl Model for Net {
     }
 }
 
-/// 15 batches of inputs `(6, 5)` and targets `(6, 1)`; each call draws other values from `rng`.
+/// 44 batches of inputs `(6, 5)` and targets `(6, 1)`; each call draws other values from `rng`. The third epoch ends within a
+/// window of steps.
 fn batches(rng: &mut Rng) -> impl Iterator<Item = candle_core::Result<Pair>> + Send + use<> {
     let start = (0..97).choose(rng).unwrap();
-    (0..15).map(move |i| {
+    (0..44).map(move |i| {
         let value = |k: usize| (((start + i * 53 + k * 29) % 41) as f32 / 41.0) - 0.5;
         let xs = Tensor::from_vec((0..30).map(value).collect::<Vec<_>>(), (6, 5), &Device::Cpu)?;
         let ys = xs.sqr()?.sum_keepdim(1)?;
@@ -104,7 +107,7 @@ fn go_on(dir: &Path, mut batches_left: usize, kill: bool) -> bool {
 }
 
 fn files(dir: &Path) -> Vec<Vec<u8>> {
-    ["model.safetensors", "metrics.jsonl", "layers.jsonl", "config.json"]
+    ["model.safetensors", "metrics.jsonl", "layers.jsonl", "steps.jsonl", "config.json"]
         .map(|name| fs::read(dir.join(name)).unwrap())
         .into()
 }
@@ -116,9 +119,12 @@ fn a_run_of_any_loss_that_is_interrupted_or_killed_ends_with_the_same_bytes() {
     assert!(go_on(&whole, usize::MAX, false));
     let reports = read_reports(&whole).unwrap();
     assert_eq!(reports.iter().map(|report| report.epoch).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    for (kill, cuts) in
-        [(false, vec![7, 15, 3, 1, 22]), (true, vec![3, 9, 18, 16]), (true, vec![50]), (false, vec![1, 1, 1])]
-    {
+    for (kill, cuts) in [
+        (false, vec![7, 44, 51, 1, 22, 8]),
+        (true, vec![3, 9, 98, 16]),
+        (true, vec![150]),
+        (false, vec![131, 1, 1]),
+    ] {
         let cut = dir.path().join(format!("{kill}-{}", cuts.len()));
         for batches in &cuts {
             assert!(!go_on(&cut, *batches, kill), "{cuts:?}");
@@ -126,6 +132,71 @@ fn a_run_of_any_loss_that_is_interrupted_or_killed_ends_with_the_same_bytes() {
         assert!(go_on(&cut, usize::MAX, false));
         assert!(files(&cut) == files(&whole), "{kill} {cuts:?}");
     }
+}
+
+/// Keeps the windows of steps that it is told of.
+struct Windows<'a>(&'a mut Vec<StepReport>);
+
+impl Sink for Windows<'_> {
+    fn epoch(&mut self, _report: &EpochReport) -> taper::report::Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, report: &StepReport) -> taper::report::Result<()> {
+        self.0.push(report.clone());
+        Ok(())
+    }
+}
+
+#[test]
+fn windows_of_steps_cover_every_step_and_together_say_what_the_epochs_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    let (net, mut session) =
+        open(&dir.path().join("run"), run(4), SessionConfig::default(), OnNonFinite::Stop).unwrap();
+    let path = session.path().to_path_buf();
+    session.sink(Windows(&mut told));
+    let step = regress(&net);
+    while session.next_epoch().unwrap().is_some() {
+        session.train(&step, |rng, done| batches(rng).skip(done)).unwrap();
+        session.evaluate(&step, Split::Test, batches(&mut rng(2))).unwrap();
+        session.end_epoch().unwrap();
+    }
+    drop(session);
+    let lines: Vec<StepLine> = read_lines(path.join("steps.jsonl")).unwrap();
+    let windows: Vec<StepReport> = lines.into_iter().map(|line| line.of).collect();
+    assert_eq!(windows, told);
+    // 176 steps, of which the last window may be open.
+    let mut last = 0;
+    for window in &windows {
+        assert_eq!(window.steps, window.step - last);
+        assert!(window.steps <= window.step.div_ceil(100) && window.score.samples == 6 * window.steps);
+        last = window.step;
+        let names: Vec<&str> = window.parameters.iter().map(|of| of.parameter.as_str()).collect();
+        assert_eq!(names, ["fc1.weight", "fc1.bias", "out.weight", "out.bias"]);
+        assert!(window.parameters.iter().all(|of| of.update_norm > Some(0.0)));
+        assert_eq!((window.sites.len(), window.sites[0].units, window.learning_rate), (1, 16, 0.05));
+    }
+    assert!(windows.iter().any(|of| of.step - of.steps < 132 && 132 < of.step), "one spans two epochs");
+    // The first two epochs are 88 windows of a step each.
+    let reports = read_reports(&path).unwrap();
+    for (epoch, windows) in [(1, &windows[..44]), (2, &windows[44..88])] {
+        let train = reports[epoch].split(Split::Train).unwrap();
+        let mean = |f: &dyn Fn(&StepReport) -> f64| windows.iter().map(f).sum::<f64>() / 44.0;
+        assert!((mean(&|of| of.score.loss) - train.score.loss).abs() < 1e-9);
+        assert!((mean(&|of| of.sites[0].zero_fraction) - train.layers[0].zero_fraction).abs() < 1e-12);
+        assert!((mean(&|of| of.sites[0].mean.unwrap()) - train.layers[0].mean.unwrap()).abs() < 1e-9);
+        assert!(windows.iter().all(|of| of.sites[0].dead >= train.layers[0].dead));
+    }
+    // Where nothing is recorded there are none.
+    let config = SessionConfig { record: None, ..Default::default() };
+    let (net, mut session) = open(&dir.path().join("bare"), run(1), config, OnNonFinite::Stop).unwrap();
+    let step = regress(&net);
+    while session.next_epoch().unwrap().is_some() {
+        session.train(&step, |rng, done| batches(rng).skip(done)).unwrap();
+        session.end_epoch().unwrap();
+    }
+    assert_eq!(fs::read(session.path().join("steps.jsonl")).unwrap(), b"");
 }
 
 #[test]
@@ -271,7 +342,7 @@ fn misuse_is_one_line() {
     let fails = batches(&mut rng(1)).take(3).chain([Err(candle_core::Error::Msg("cut".into()))]);
     says(session.evaluate(&step, Split::Test, fails).map(drop), "cut");
     let samples = session.evaluate(&step, Split::Test, batches(&mut rng(1))).unwrap().layers[0].samples;
-    assert_eq!(samples, 90);
+    assert_eq!(samples, 264);
     says(session.evaluate(&step, Split::Test, batches(&mut rng(1))).map(drop), "measured in epoch 1 already");
     // A custom loop adds its reports with `add`.
     let own =

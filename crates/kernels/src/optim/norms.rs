@@ -91,7 +91,14 @@ fn sum_of_squares(xs: &[f32]) -> f64 {
             *lane += x * x;
         }
     }
-    let sum = lanes.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>();
+    // As a tree: added up one by one, the lanes would take longer than the values.
+    for half in [8, 4, 2, 1] {
+        let (low, high) = lanes.split_at_mut(half);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low += *high;
+        }
+    }
+    let sum = lanes[0] + rest.iter().map(|x| x * x).sum::<f32>();
     if (1e-28..=1e37).contains(&sum) {
         return sum as f64;
     }

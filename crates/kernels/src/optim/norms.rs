@@ -1,6 +1,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::rule::Constants;
+use crate::simd::WIDE;
 
 /// L2 norms of one parameter in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -13,26 +14,31 @@ pub struct Norms {
     pub update: f64,
 }
 
-/// Sums of squares, from which [`Norms`] are the roots.
+/// Sums of squares, from which [`Norms`] are the roots: in lanes, which are added up once, at the end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Squares {
-    gradient: f64,
-    weight: f64,
-    update: f64,
+    gradient: [f64; WIDE],
+    weight: [f64; WIDE],
+    update: [f64; WIDE],
 }
 
 impl Squares {
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            gradient: self.gradient + other.gradient,
-            weight: self.weight + other.weight,
-            update: self.update + other.update,
+    pub fn plus(mut self, other: Self) -> Self {
+        let pairs = [
+            (&mut self.gradient, other.gradient),
+            (&mut self.weight, other.weight),
+            (&mut self.update, other.update),
+        ];
+        for (sums, others) in pairs {
+            sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
         }
+        self
     }
 
     pub fn norms(self) -> Norms {
-        let Self { gradient, weight, update } = self;
-        Norms { gradient: gradient.sqrt(), weight: weight.sqrt(), update: update.sqrt() }
+        let [gradient, weight, update] =
+            [self.gradient, self.weight, self.update].map(|lanes| lanes.iter().sum::<f64>().sqrt());
+        Norms { gradient, weight, update }
     }
 }
 
@@ -46,7 +52,7 @@ pub(super) fn twin(before: &Tensor, after: &Tensor, gradient: &Tensor) -> Result
 }
 
 impl Constants {
-    /// As [`Constants::step`], and the squares of what it read and wrote, while they are in the cache.
+    /// As [`Constants::step`], and adds the squares of what it reads and writes, while they are in the cache.
     #[inline(always)]
     pub fn measured_step(
         self,
@@ -55,58 +61,44 @@ impl Constants {
         g: &[f32],
         mut a: &mut [f32],
         mut b: &mut [f32],
-    ) -> Squares {
-        let mut squares = Squares::default();
-        let mut update = [0.0; PIECE];
+        squares: &mut Squares,
+    ) {
+        let mut before = [0.0; PIECE];
         for (p, g) in p.chunks_mut(PIECE).zip(g.chunks(PIECE)) {
-            let update = &mut update[..p.len()];
-            update.copy_from_slice(p);
+            let before = &mut before[..p.len()];
+            before.copy_from_slice(p);
             let (a_piece, b_piece);
             (a_piece, a) = a.split_at_mut(p.len().min(a.len()));
             (b_piece, b) = b.split_at_mut(p.len().min(b.len()));
             if factor != 0.0 || !self.ignores_zeros() {
                 self.step(p, factor, g, a_piece, b_piece);
+                before.iter_mut().zip(&*p).for_each(|(before, p)| *before = *p - *before);
+                add(&mut squares.update, 1.0, before);
+                add(&mut squares.gradient, factor, g);
             }
-            for (update, p) in update.iter_mut().zip(&*p) {
-                *update = *p - *update;
-            }
-            squares.weight += sum_of_squares(p);
-            squares.update += sum_of_squares(update);
-            squares.gradient += sum_of_squares(g) * (factor as f64 * factor as f64);
+            add(&mut squares.weight, 1.0, p);
         }
-        squares
     }
 }
 
-/// Values that are summed up in f32.
+/// Values whose copies stay in the first-level cache.
 const PIECE: usize = 256;
 
-/// In f32, which is twice as fast, where no square can be too large or too small for it.
+/// Adds the squares of `factor · xs`, in f64: those of f32 may be too large or too small for f32.
 #[inline(always)]
-fn sum_of_squares(xs: &[f32]) -> f64 {
-    let (chunks, rest) = xs.as_chunks::<16>();
-    let mut lanes = [0.0_f32; 16];
+fn add(lanes: &mut [f64; WIDE], factor: f32, xs: &[f32]) {
+    let factor = f64::from(factor);
+    let (chunks, rest) = xs.as_chunks::<WIDE>();
+    let mut sums = *lanes;
     for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += x * x;
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            let x = factor * f64::from(*x);
+            *sum += x * x;
         }
     }
-    // As a tree: added up one by one, the lanes would take longer than the values.
-    for half in [8, 4, 2, 1] {
-        let (low, high) = lanes.split_at_mut(half);
-        for (low, high) in low.iter_mut().zip(high) {
-            *low += *high;
-        }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        let x = factor * f64::from(*x);
+        *sum += x * x;
     }
-    let sum = lanes[0] + rest.iter().map(|x| x * x).sum::<f32>();
-    if (1e-28..=1e37).contains(&sum) {
-        return sum as f64;
-    }
-    let mut lanes = [0.0_f64; 16];
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += *x as f64 * *x as f64;
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().map(|x| *x as f64 * *x as f64).sum::<f64>()
+    *lanes = sums;
 }

@@ -364,11 +364,12 @@ fn step(
     simd(
         #[inline(always)]
         || {
-            if measure {
-                return constants.measured_step(parameter, 1.0, gradient, a, b);
+            let mut squares = Squares::default();
+            match measure {
+                true => constants.measured_step(parameter, 1.0, gradient, a, b, &mut squares),
+                false => constants.step(parameter, 1.0, gradient, a, b),
             }
-            constants.step(parameter, 1.0, gradient, a, b);
-            Squares::default()
+            squares
         },
     )
 }
@@ -406,11 +407,9 @@ impl InplaceOp1 for Step<'_, &dyn Pending> {
                             // SAFETY: `Pending::for_tiles` has every element in one tile, and all are initialised.
                             let (p, a, b) =
                                 unsafe { (p.part(own.clone()), a.part(own.clone()), b.part(own)) };
-                            if measure {
-                                squares =
-                                    squares.plus(self.constants.measured_step(p, factor, gradient, a, b));
-                            } else {
-                                self.constants.step(p, factor, gradient, a, b);
+                            match measure {
+                                true => self.constants.measured_step(p, factor, gradient, a, b, &mut squares),
+                                false => self.constants.step(p, factor, gradient, a, b),
                             }
                         }
                         squares

@@ -187,7 +187,7 @@ fn a_full_disk_ends_the_run_with_one_line_and_what_was_saved_is_there() {
 #[test]
 fn a_write_that_fails_in_the_middle_ends_the_run_with_one_line() {
     // The system writes up to the limit and no further: what is cut is a line, or a checkpoint's file.
-    for (kibibytes, file) in [(120, "run/"), (12, "run/checkpoints/epoch-1.part/")] {
+    for (kibibytes, file) in [(120, "run/"), (14, "run/checkpoints/epoch-1.part/")] {
         let dir = temp();
         let mut shell = at_home("bash", dir.path(), "-c");
         shell.arg(format!(

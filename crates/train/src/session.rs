@@ -118,7 +118,8 @@ pub struct Session<'a> {
     done: Option<u32>,
     /// What checkpoints of that epoch are compared by.
     rank: Option<f64>,
-    /// Whether a pass has failed: recorders may hold half a batch, so nothing is saved any more.
+    /// Whether a pass or a record of steps has failed: recorders may hold half a batch, and files half a line, so nothing
+    /// is saved any more.
     failed: bool,
     /// Whether the run had ended when it was opened.
     was_finished: bool,
@@ -597,7 +598,8 @@ impl<'a> Session<'a> {
     fn tell_windows(&mut self) -> Result<()> {
         let mut first = Ok(());
         for report in self.state.progress.take_windows() {
-            self.dir.step(&report)?;
+            // A line may be half written, and the windows behind it are lost.
+            self.dir.step(&report).inspect_err(|_| self.failed = true)?;
             first = first.and(self.board.as_mut().map_or(Ok(()), |board| board.step(&report)));
             for (sink, _) in &mut self.sinks {
                 first = first.and(sink.step(&report));

@@ -146,8 +146,10 @@ impl Case {
             turns.pop(); // which the epoch has cut short
             // The first epoch finds nothing where it will lie later.
             if epoch > 0 {
-                let ratios: Vec<f64> = turns.windows(2).map(|pair| pair[0].cost(&pair[1])).collect();
-                costs.push(100.0 * (quantile(&ratios, 0.5) - 1.0));
+                let ratios: Vec<f64> = turns.windows(2).filter_map(|pair| pair[0].cost(&pair[1])).collect();
+                if !ratios.is_empty() {
+                    costs.push(100.0 * (quantile(&ratios, 0.5) - 1.0));
+                }
                 let (recorded, not): (Vec<Turn>, Vec<Turn>) =
                     turns.into_iter().partition(|turn| turn.recorded);
                 off.extend(not.into_iter().flat_map(|turn| turn.steps));
@@ -177,10 +179,12 @@ struct Turn {
 }
 
 impl Turn {
-    /// How many times as long steps with the recorder on take, from this turn and the next.
-    fn cost(&self, next: &Self) -> f64 {
+    /// How many times as long steps with the recorder on take, from this turn and the next, unless all steps of one ended
+    /// windows.
+    fn cost(&self, next: &Self) -> Option<f64> {
         let (full, off) = if self.recorded { (self, next) } else { (next, self) };
-        quantile(&full.steps, 0.5) / quantile(&off.steps, 0.5)
+        let measured = !full.steps.is_empty() && !off.steps.is_empty();
+        measured.then(|| quantile(&full.steps, 0.5) / quantile(&off.steps, 0.5))
     }
 }
 

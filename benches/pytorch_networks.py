@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Trains the transformer of `crates/taper/benches/transformer.rs` with PyTorch, without hooks; prints microseconds a step."""
+"""Trains a network of `crates/taper/benches/networks.rs` with PyTorch, without hooks; prints microseconds a step."""
 
 import argparse
 import sys
 import time
 
 parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("network", choices=["batch_norm", "transformer"])
 parser.add_argument("--steps", type=int, default=200, metavar="N", help="that are measured; default: %(default)s")
 parser.add_argument("--threads", type=int, default=2, metavar="N", help="default: %(default)s")
 args = parser.parse_args()
@@ -16,14 +17,14 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}; needs torch")
 
-BATCH, STEPS, INPUTS, WIDTH, HEADS, CLASSES = 64, 28, 28, 64, 4, 10
+TOKENS, INPUTS, WIDTH, HEADS, CLASSES = 28, 28, 64, 4, 10
 
 
 class Transformer(nn.Module):
     def __init__(self):
         super().__init__()
         self.embed = nn.Linear(INPUTS, WIDTH)
-        self.position = nn.Parameter(0.02 * torch.randn(STEPS, WIDTH))
+        self.position = nn.Parameter(0.02 * torch.randn(TOKENS, WIDTH))
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
         self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
@@ -37,11 +38,22 @@ class Transformer(nn.Module):
         return self.head(self.norm3(xs).mean(1))
 
 
+def batch_norm():
+    layers = []
+    for inputs, outputs in [(1, 8), (8, 16)]:
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 7 * 7, CLASSES))
+
+
 torch.manual_seed(0)
 torch.set_num_threads(args.threads)
-net = Transformer()
-optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.01)
-batches = [(torch.randn(BATCH, STEPS, INPUTS), torch.randint(0, CLASSES, (BATCH,))) for _ in range(16)]
+if args.network == "transformer":
+    net, shape = Transformer(), (64, TOKENS, INPUTS)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.01)
+else:
+    net, shape = batch_norm(), (128, 1, 28, 28)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)
+batches = [(torch.randn(shape), torch.randint(0, CLASSES, shape[:1])) for _ in range(16)]
 for step in range(-args.steps // 4, args.steps):
     if step == 0:
         start = time.perf_counter()

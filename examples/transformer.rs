@@ -17,7 +17,8 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use taper::data::{self, Batch, Choice, Scale};
 use taper::nn::{
-    Act, Activation, Init, LayerNorm, Linear, Mask, Model, Params, Pass, Tap, Units, add, self_attention,
+    Act, Activation, Init, LayerNorm, Linear, Mask, Model, Params, Pass, Tap, Units, add, mean_of_steps,
+    self_attention,
 };
 use taper::report::{ConsoleConfig, ConsoleSink, Run, Split, write_whole};
 use taper::train::{
@@ -122,7 +123,7 @@ impl Model for Transformer {
         for block in &self.blocks {
             xs = block.forward(pass, &xs)?;
         }
-        self.head.forward(&self.norm.forward(&xs)?.mean(1)?)
+        self.head.forward(&mean_of_steps(&self.norm.forward(&xs)?)?)
     }
 }
 

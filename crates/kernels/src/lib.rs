@@ -55,6 +55,7 @@ pub use ops::dropout::{Draw, alpha_dropout, dropout};
 pub use ops::embedding::embedding;
 pub use ops::linear::{linear, linear_act};
 pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
+pub use ops::mean::mean_of_steps;
 pub use ops::norm::{layer_norm, rms_norm};
 pub use ops::pool2d::{avg_pool2d, global_avg_pool2d, max_pool2d};
 pub use ops::softmax::{log_softmax, softmax};
@@ -75,6 +76,7 @@ pub mod twin {
     pub use crate::ops::embedding::twin::embedding;
     pub use crate::ops::linear::twin::linear;
     pub use crate::ops::loss::twin::{binary_cross_entropy, mse, soft_cross_entropy};
+    pub use crate::ops::mean::twin::mean_of_steps;
     pub use crate::ops::norm::twin::{layer_norm, rms_norm};
     pub use crate::ops::pool2d::twin::{avg_pool2d, max_pool2d};
     pub use crate::ops::softmax::twin::{log_softmax, softmax};

@@ -10,6 +10,7 @@ pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod linear;
 pub(crate) mod loss;
+pub(crate) mod mean;
 pub(crate) mod norm;
 pub(crate) mod pool2d;
 pub(crate) mod softmax;

@@ -78,6 +78,6 @@ pub use params::Params;
 pub use tap::Tap;
 pub use taper_hooks::{Activation, CustomActivation, Mode, Pass, Units};
 pub use taper_kernels::{
-    Conv2dGeometry, Mask, add, attention, avg_pool2d, global_avg_pool2d, log_softmax, max_pool2d, no_grad,
-    self_attention, softmax,
+    Conv2dGeometry, Mask, add, attention, avg_pool2d, global_avg_pool2d, log_softmax, max_pool2d,
+    mean_of_steps, no_grad, self_attention, softmax,
 };

@@ -17,7 +17,7 @@ use rand_distr::{Distribution, StandardNormal};
 use taper::hooks::{Activation, Observer, Recorder, rng};
 use taper::nn::{
     Act, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, LayerNorm, Linear, Mask, Model, Params,
-    Pass, add, max_pool2d, self_attention,
+    Pass, add, max_pool2d, mean_of_steps, self_attention,
 };
 use taper::train::{Optimizer, OptimizerConfig, Rule, Step, cross_entropy, train_epoch};
 
@@ -74,7 +74,7 @@ impl Model for Transformer {
         let xs = add(&xs, &self.proj.forward(&self_attention(&qkv, HEADS, Mask::None)?)?)?;
         let hidden = self.up.forward_act(pass, &self.norm2.forward(&xs)?, &self.act)?;
         let xs = add(&xs, &self.down.forward(&hidden)?)?;
-        self.head.forward(&self.norm3.forward(&xs)?.mean(1)?)
+        self.head.forward(&mean_of_steps(&self.norm3.forward(&xs)?)?)
     }
 }
 

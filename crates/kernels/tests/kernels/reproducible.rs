@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use taper_kernels::{
     Activation, Conv2dGeometry, Mask, Rule, Slots, activate, add, alpha_dropout, avg_pool2d, batch_norm,
-    binary_cross_entropy, conv2d, cross_entropy, dropout, embedding, layer_norm, linear, max_pool2d, mse,
-    prelu, self_attention, soft_cross_entropy, softmax,
+    binary_cross_entropy, conv2d, cross_entropy, dropout, embedding, layer_norm, linear, max_pool2d,
+    mean_of_steps, mse, prelu, self_attention, soft_cross_entropy, softmax,
 };
 
 use crate::{bits, gradients, random, var};
@@ -105,6 +105,8 @@ fn pooling_dropout_and_activations_give_the_same_bits() {
     let xs = [random(1, &[9, 8, 25, 27])];
     the_same_with_any_number_of_threads("max_pool2d", || run(&xs, |a| max_pool2d(&a[0], (3, 2), (2, 2))));
     the_same_with_any_number_of_threads("avg_pool2d", || run(&xs, |a| avg_pool2d(&a[0], (3, 2), (2, 2))));
+    let steps = [random(1, &[90, 28, 65])];
+    the_same_with_any_number_of_threads("mean_of_steps", || run(&steps, |a| mean_of_steps(&a[0])));
     the_same_with_any_number_of_threads("dropout", || run(&xs, |a| dropout(&a[0], 0.3, 9)));
     the_same_with_any_number_of_threads("alpha_dropout", || run(&xs, |a| alpha_dropout(&a[0], 0.3, 9)));
     for f in Activation::ALL {

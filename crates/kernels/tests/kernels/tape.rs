@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor, Var};
 use taper_kernels::{
     Activation, Conv2dGeometry, Gradients, Mask, activate, add, attention, avg_pool2d, batch_norm,
     binary_cross_entropy, conv2d, conv2d_act, cross_entropy, dropout, embedding, layer_norm, linear,
-    log_softmax, max_pool2d, mse, no_grad, off_the_record, prelu, record, rms_norm, self_attention,
-    soft_cross_entropy, softmax,
+    log_softmax, max_pool2d, mean_of_steps, mse, no_grad, off_the_record, prelu, record, rms_norm,
+    self_attention, soft_cross_entropy, softmax,
 };
 
 use crate::{assert_close_in_scale, bits, random, var};
@@ -108,6 +108,7 @@ fn nothing_holds_a_graph_within_no_grad() {
                 conv2d(&images, &kernels, None, Conv2dGeometry::default())?,
                 max_pool2d(&images, (2, 2), (2, 2))?,
                 avg_pool2d(&images, (2, 2), (2, 2))?,
+                mean_of_steps(&rows.reshape((1, 3, 4))?)?,
                 batch_norm(&images, &channels, &channels, 1e-5, none)?.0,
                 dropout(&rows, 0.5, 1)?,
                 cross_entropy(&rows, &targets)?,

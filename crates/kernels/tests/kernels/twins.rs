@@ -7,7 +7,8 @@ use rand::{RngExt, SeedableRng};
 use taper_kernels::{
     Activation, Conv2dGeometry, Mask, Moments, activate, add, attention, avg_pool2d, batch_norm,
     batch_norm_with, binary_cross_entropy, conv2d, cross_entropy, embedding, global_avg_pool2d, layer_norm,
-    linear, log_softmax, max_pool2d, mse, prelu, rms_norm, self_attention, soft_cross_entropy, softmax, twin,
+    linear, log_softmax, max_pool2d, mean_of_steps, mse, prelu, rms_norm, self_attention, soft_cross_entropy,
+    softmax, twin,
 };
 
 use crate::{assert_close, cases, gradients, largest, random, scattered, var};
@@ -204,6 +205,11 @@ proptest! {
     #[test]
     fn the_mean_of_a_map_agrees_with_candles((n, c, h, w) in (1..9_usize, 1..9_usize, 1..9_usize, 1..9_usize), seed: u64) {
         agree(&[random(seed, &[n, c, h, w])], |a| global_avg_pool2d(&a[0]), |a| a[0].mean((2, 3)));
+    }
+
+    #[test]
+    fn the_mean_of_steps_agrees_with_candles((n, t, f) in (1..9_usize, 1..40_usize, 1..70_usize), seed: u64) {
+        agree(&[random(seed, &[n, t, f])], |a| mean_of_steps(&a[0]), |a| twin::mean_of_steps(&a[0]));
     }
 
     #[test]

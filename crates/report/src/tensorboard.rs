@@ -5,7 +5,10 @@ use std::{
 
 use prost::Message;
 
-use crate::{EpochReport, Result, Run, Shown, Sink, Split, SplitReport, Statistic, StepReport};
+use crate::{
+    EpochReport, ParameterNorms, Result, Run, Score, Shown, Sink, SiteSteps, Split, SplitReport, Statistic,
+    StepReport,
+};
 use buckets::Bucket;
 use event_file::{EventFile, create_dir, now};
 use proto::{
@@ -47,18 +50,21 @@ mod tags;
 /// | `loss`, and each metric under its name | of the split; also where they are not finite, which TensorBoard marks |
 /// | `samples_per_second` | wall clock, tracking included |
 /// | `learning_rate` | at the end of the epoch; training only |
-/// | `SITE/ID` | each of [`STATISTICS`](crate::STATISTICS) that is shown as a [curve](Shown::Curve) |
+/// | `ID/SITE` | each of [`STATISTICS`](crate::STATISTICS) that is shown as a [curve](Shown::Curve) |
 ///
-/// In `steps` these are `loss`, the metrics, `learning_rate`, and of [`StepReport`] `SITE/zero_fraction`,
-/// `SITE/dead_fraction`, `SITE/mean`, `SITE/std`, `PARAMETER/gradient_norm`, `PARAMETER/weight_norm` and
-/// `PARAMETER/update_norm`.
+/// In `steps` these are `loss`, the metrics, `learning_rate`, and of [`StepReport`] `zero_fraction/SITE`,
+/// `dead_fraction/SITE`, `mean/SITE`, `std/SITE`, `gradient_norm/PARAMETER`, `weight_norm/PARAMETER` and
+/// `update_norm/PARAMETER`.
+///
+/// The statistic stands in front, so that TensorBoard shows one statistic of all layers side by side. The description of a
+/// tag is that of the [`Statistic`]; the description of `loss` is [`Run::loss`].
 ///
 /// `SITE` is the site's name with everything but letters, digits, `-`, `_`, `.` and `/` (not in front)
 /// replaced by `_`, and where that makes two sites equal, with `~2`, `~3`, … behind the later ones.
 ///
 /// # Histograms
 ///
-/// Tags `SITE/activation` (see [`Histogram`](crate::Histogram)) and `SITE/firing_rate` (units by the rate at
+/// Tags `activation/SITE` (see [`Histogram`](crate::Histogram)) and `firing_rate/SITE` (units by the rate at
 /// which they fire). In the tensor form of the histograms plugin: a `DT_DOUBLE` tensor of shape `(k, 3)`,
 /// rows `[left, right, count]`, neighbours sharing a limit. The older `HistogramProto` would not do:
 /// TensorBoard turns its counts into single precision, which is exact up to 2^24 only, and it cannot
@@ -75,8 +81,8 @@ mod tags;
 ///
 /// # Hyper-parameters
 ///
-/// [`Sink::begin`] starts a session of the hparams plugin: the labels, `seed`, `model`, `dataset`, `epochs`, and all
-/// numbers, texts and truth values of [`Run::config`](crate::Run::config), nested ones as `outer.inner`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite, otherwise as
+/// [`Sink::begin`] starts a session of the hparams plugin with the labels and `seed`: what tells runs apart. What is the
+/// same in all runs stands in `config.json`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite, otherwise as
 /// successful. A session without an end was killed, or still runs. The metrics of the HParams tab are all
 /// scalars of the splits; it needs the directory *above* the runs to find them.
 ///
@@ -95,6 +101,8 @@ pub struct TensorBoard {
     splits: BTreeMap<Split, EventFile>,
     steps: Option<EventFile>,
     tags: Tags,
+    /// What the loss is.
+    loss: String,
     status: Status,
 }
 
@@ -113,6 +121,7 @@ impl TensorBoard {
             splits: BTreeMap::new(),
             steps: None,
             tags: Tags::default(),
+            loss: String::new(),
             status: Status::Success,
         })
     }
@@ -142,6 +151,7 @@ impl Sink for TensorBoard {
         let mut file = EventFile::create(&self.path)?;
         file.summary(0, vec![value])?;
         self.session = Some(file);
+        self.loss.clone_from(&run.loss);
         Ok(())
     }
 
@@ -154,7 +164,7 @@ impl Sink for TensorBoard {
                 self.splits.insert(of.split, file);
             }
             if let Some(file) = self.splits.get_mut(&of.split) {
-                file.summary(report.epoch.into(), values(of, &mut self.tags))?;
+                file.summary(report.epoch.into(), values(of, &self.loss, &mut self.tags))?;
             }
         }
         Ok(())
@@ -166,7 +176,7 @@ impl Sink for TensorBoard {
             none => none.insert(EventFile::create(&self.path.join(STEPS))?),
         };
         let step = i64::try_from(report.step).unwrap_or(i64::MAX);
-        file.summary(step, window(report, &mut self.tags))
+        file.summary(step, window(report, &self.loss, &mut self.tags))
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -179,54 +189,85 @@ impl Sink for TensorBoard {
 /// Where windows of steps go, below the run's directory.
 const STEPS: &str = "steps";
 
+/// What the norms of a window of steps are.
+const NORMS: [(&str, &str, fn(&ParameterNorms) -> Option<f64>); 3] = [
+    ("gradient_norm", "L2 norm of the gradient in the window's last step, after clipping.", |of| {
+        of.gradient_norm
+    }),
+    ("weight_norm", "L2 norm of the parameter after the window's last step.", |of| of.weight_norm),
+    ("update_norm", "L2 norm of what the window's last step changed.", |of| of.update_norm),
+];
+
+/// The statistics of [`LayerStats`](crate::LayerStats) that windows of steps have.
+const OF_STEPS: [(&str, fn(&SiteSteps) -> Option<f64>); 4] = [
+    ("zero_fraction", |of| Some(of.zero_fraction)),
+    ("dead_fraction", SiteSteps::dead_fraction),
+    ("mean", |of| of.mean),
+    ("std", |of| of.std),
+];
+
 /// Everything that a window of steps says.
-fn window(of: &StepReport, tags: &mut Tags) -> Vec<Value> {
-    let mut values = vec![scalar("loss", of.score.loss)];
-    values.extend(of.score.metrics.iter().map(|metric| scalar(sanitized(&metric.name), metric.value)));
-    values.push(scalar("learning_rate", of.learning_rate));
-    let mut add = |name: &str, numbers: &[(&str, Option<f64>)]| {
-        let name = tags.of(name);
-        values.extend(numbers.iter().filter_map(|(id, x)| Some(scalar(format!("{name}/{id}"), (*x)?))));
-    };
+fn window(of: &StepReport, loss: &str, tags: &mut Tags) -> Vec<Value> {
+    let mut values = scores(&of.score, loss);
+    values.push(scalar("learning_rate", of.learning_rate, "Learning rate of the window's last step."));
     for site in &of.sites {
-        let zeros = ("zero_fraction", Some(site.zero_fraction));
-        add(
-            &site.site,
-            &[zeros, ("dead_fraction", site.dead_fraction()), ("mean", site.mean), ("std", site.std)],
-        );
+        let name = tags.of(&site.site);
+        let add = |(id, value): &(&str, fn(&SiteSteps) -> Option<f64>)| {
+            let what = Statistic::named(id).map_or("", |of| of.what);
+            Some(scalar(format!("{id}/{name}"), value(site)?, what))
+        };
+        values.extend(OF_STEPS.iter().filter_map(add));
     }
     for of in &of.parameters {
-        let gradient = ("gradient_norm", of.gradient_norm);
-        add(&of.parameter, &[gradient, ("weight_norm", of.weight_norm), ("update_norm", of.update_norm)]);
+        let name = tags.of(&of.parameter);
+        let norms = NORMS.iter();
+        values.extend(
+            norms.filter_map(|(id, what, value)| Some(scalar(format!("{id}/{name}"), value(of)?, what))),
+        );
     }
     values
 }
 
 /// Everything that one epoch says about one split.
-fn values(of: &SplitReport, tags: &mut Tags) -> Vec<Value> {
-    let mut values = vec![scalar("loss", of.score.loss)];
-    values.extend(of.score.metrics.iter().map(|metric| scalar(sanitized(&metric.name), metric.value)));
+fn values(of: &SplitReport, loss: &str, tags: &mut Tags) -> Vec<Value> {
+    let mut values = scores(&of.score, loss);
     let timed = (of.seconds > 0.0).then(|| of.samples_per_second());
-    values.extend(timed.map(|x| scalar("samples_per_second", x)));
-    values.extend(of.learning_rate.map(|x| scalar("learning_rate", x)));
+    values
+        .extend(timed.map(|x| {
+            scalar("samples_per_second", x, "Samples per second of wall clock, tracking included.")
+        }));
+    values.extend(
+        of.learning_rate.map(|x| scalar("learning_rate", x, "Learning rate at the end of the epoch.")),
+    );
     for layer in &of.layers {
         let site = tags.of(&layer.site);
-        let tag = |name| format!("{site}/{name}");
-        let curves = Statistic::shown_in(Shown::Curve);
-        let finite = curves.filter_map(|s| Some((s.id, (s.value)(layer).filter(|x| x.is_finite())?)));
-        values.extend(finite.map(|(id, x)| scalar(tag(id), x)));
+        let finite = |of: &Statistic| {
+            let x = (of.value)(layer).filter(|x| x.is_finite())?;
+            Some(scalar(format!("{}/{site}", of.id), x, of.what))
+        };
+        values.extend(Statistic::shown_in(Shown::Curve).filter_map(finite));
         let activation = layer.histogram.iter().map(|h| buckets::of_values(h, layer.min, layer.max));
-        values.extend(activation.filter_map(|rows| histogram(tag("activation"), &rows)));
-        values.extend(histogram(tag("firing_rate"), &buckets::of_rates(&layer.firing_rate)));
+        let what = "The layer's values; the bucket without width is the exact zeros.";
+        values.extend(activation.filter_map(|rows| histogram(format!("activation/{site}"), &rows, what)));
+        let what = "Units by the share of observations at which they fire; the outermost buckets are never and always.";
+        values.extend(histogram(format!("firing_rate/{site}"), &buckets::of_rates(&layer.firing_rate), what));
     }
     values
 }
 
-fn scalar(tag: impl Into<String>, x: f64) -> Value {
-    Value { tag: tag.into(), metadata: None, value: Some(Datum::Simple(x as f32)) }
+/// The loss and the metrics.
+fn scores(score: &Score, loss: &str) -> Vec<Value> {
+    let metrics = score.metrics.iter().map(|metric| scalar(sanitized(&metric.name), metric.value, ""));
+    std::iter::once(scalar("loss", score.loss, loss)).chain(metrics).collect()
 }
 
-fn histogram(tag: String, rows: &[Bucket]) -> Option<Value> {
+fn scalar(tag: impl Into<String>, x: f64, what: &str) -> Value {
+    let described = Metadata { summary_description: what.into(), ..Metadata::default() };
+    let metadata = (!what.is_empty()).then_some(described);
+    Value { tag: tag.into(), metadata, value: Some(Datum::Simple(x as f32)) }
+}
+
+fn histogram(tag: String, rows: &[Bucket], what: &str) -> Option<Value> {
     let dim = vec![Dim { size: rows.len() as i64 }, Dim { size: 3 }];
     let tensor = Tensor {
         dtype: DataType::Double.into(),
@@ -236,6 +277,7 @@ fn histogram(tag: String, rows: &[Bucket]) -> Option<Value> {
     let metadata = Metadata {
         // No content: a message of version 0 without fields.
         plugin_data: Some(PluginData { plugin_name: "histograms".into(), content: Vec::new() }),
+        summary_description: what.into(),
         data_class: DataClass::Tensor.into(),
     };
     let value = Some(Datum::Tensor(tensor));
@@ -248,6 +290,7 @@ fn session(tag: &str, data: Session) -> Value {
     let metadata = Metadata {
         plugin_data: Some(PluginData { plugin_name: "hparams".into(), content }),
         data_class: DataClass::Tensor.into(),
+        ..Metadata::default()
     };
     let empty = Tensor {
         dtype: DataType::Float.into(),
@@ -257,42 +300,22 @@ fn session(tag: &str, data: Session) -> Value {
     Value { tag: tag.into(), metadata: Some(metadata), value: Some(Datum::Tensor(empty)) }
 }
 
-/// What tells a run from others.
+/// What tells a run from others: labels, which are numbers, texts or truth values, and the seed.
 fn hparams(run: &Run) -> BTreeMap<String, HParam> {
-    let mut hparams = BTreeMap::new();
-    flatten(&mut hparams, String::new(), &run.config);
-    run.labels.iter().for_each(|(name, value)| flatten(&mut hparams, name.clone(), value));
-    let text = |text: &String| Kind::String(text.clone());
-    // Doubles hold no larger whole numbers, and two seeds must not look like one.
-    let seed = if run.seed <= 1 << 53 { Kind::Number(run.seed as f64) } else { text(&run.seed.to_string()) };
-    for (name, kind) in [
-        ("seed", seed),
-        ("model", text(&run.model)),
-        ("dataset", text(&run.dataset)),
-        ("epochs", Kind::Number(run.epochs.into())),
-    ] {
-        hparams.insert(name.into(), HParam { kind: Some(kind) });
-    }
-    hparams
-}
-
-/// The numbers, texts and truth values of a JSON value, under their path.
-fn flatten(hparams: &mut BTreeMap<String, HParam>, name: String, value: &serde_json::Value) {
-    let kind = match value {
+    let kind = |value: &serde_json::Value| match value {
         serde_json::Value::Number(x) => x.as_f64().map(Kind::Number),
         serde_json::Value::String(text) => Some(Kind::String(text.clone())),
         serde_json::Value::Bool(is) => Some(Kind::Bool(*is)),
-        serde_json::Value::Object(fields) => {
-            for (field, value) in fields {
-                let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
-                flatten(hparams, name, value);
-            }
-            None
-        }
-        // A list is no one value that runs could be compared by.
-        serde_json::Value::Array(_) | serde_json::Value::Null => None,
+        _ => None,
     };
-    if let Some(kind) = kind.filter(|_| !name.is_empty()) {
-        hparams.insert(name, HParam { kind: Some(kind) });
-    }
+    // Doubles hold no larger whole numbers, and two seeds must not look like one.
+    let seed = match run.seed {
+        seed if seed <= 1 << 53 => Kind::Number(seed as f64),
+        seed => Kind::String(seed.to_string()),
+    };
+    let labels = run.labels.iter().filter_map(|(name, value)| Some((name.clone(), kind(value)?)));
+    labels
+        .chain([("seed".to_string(), seed)])
+        .map(|(name, kind)| (name, HParam { kind: Some(kind) }))
+        .collect()
 }

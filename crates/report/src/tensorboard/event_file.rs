@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 pub(super) struct EventFile {
     path: PathBuf,
     file: File,
+    /// Tags whose description is in the file.
+    described: BTreeSet<String>,
 }
 
 impl EventFile {
@@ -29,7 +32,7 @@ impl EventFile {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => path = dir.join(format!("{name}.{n}")),
                 Err(e) => return Err(Error::io(path)(e)),
                 Ok(file) => {
-                    let mut events = Self { path, file };
+                    let mut events = Self { path, file, described: BTreeSet::new() };
                     let version = What::FileVersion("brain.Event:2".into());
                     events.append(&Event { wall_time, step: 0, what: Some(version) })?;
                     return Ok(events);
@@ -39,8 +42,16 @@ impl EventFile {
         Err(Error::io(path)(ErrorKind::AlreadyExists.into()))
     }
 
-    /// Appends all values of one step in one record.
-    pub(super) fn summary(&mut self, step: i64, value: Vec<Value>) -> Result<()> {
+    /// Appends all values of one step in one record. TensorBoard takes descriptions from the first value of a tag, so later ones
+    /// are left out.
+    pub(super) fn summary(&mut self, step: i64, mut value: Vec<Value>) -> Result<()> {
+        for Value { tag, metadata, .. } in &mut value {
+            if let Some(described) = metadata.as_mut().filter(|of| !of.summary_description.is_empty())
+                && !self.described.insert(tag.clone())
+            {
+                described.summary_description.clear();
+            }
+        }
         self.append(&Event { wall_time: now(), step, what: Some(What::Summary(Summary { value })) })
     }
 

@@ -58,6 +58,8 @@ pub enum Datum {
 pub struct Metadata {
     #[prost(message, optional, tag = "1")]
     pub plugin_data: Option<PluginData>,
+    #[prost(string, tag = "3")]
+    pub summary_description: String,
     #[prost(enumeration = "DataClass", tag = "4")]
     pub data_class: i32,
 }

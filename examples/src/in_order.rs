@@ -1,6 +1,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use taper::report::{EpochReport, Result, Run, Sink};
+use taper::report::{EpochReport, Result, Run, Sink, Warning};
 
 /// Runs that are made side by side, told to one sink as if they were made one after the other.
 ///
@@ -27,6 +27,7 @@ struct Waiting {
 enum Said {
     Begin(Box<Run>),
     Epoch(EpochReport),
+    Warning(Warning),
 }
 
 /// The sink of one of the runs.
@@ -61,6 +62,7 @@ impl State<'_> {
                 match said {
                     Said::Begin(run) => self.sink.begin(&run)?,
                     Said::Epoch(report) => self.sink.epoch(&report)?,
+                    Said::Warning(warning) => self.sink.warning(&warning)?,
                 }
             }
             if !run.ended {
@@ -87,6 +89,10 @@ impl Sink for Place<'_, '_> {
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
         self.say(Said::Epoch(report.clone()))
+    }
+
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        self.say(Said::Warning(warning.clone()))
     }
 
     /// The runs behind this one may have their say.

@@ -130,7 +130,8 @@ fn a_run_leaves_everything_that_is_documented() {
     // TensorBoard's files carry a time in their names, and lie in a directory per split.
     let (events, names): (BTreeSet<_>, BTreeSet<_>) =
         names.into_iter().partition(|name| name.starts_with("events.out.tfevents."));
-    let records = ["config.json", "layers.jsonl", "metrics.jsonl", "steps.jsonl", "timing.jsonl"];
+    let records =
+        ["config.json", "layers.jsonl", "metrics.jsonl", "steps.jsonl", "timing.jsonl", "warnings.jsonl"];
     let others =
         ["checkpoints", "lock", "model.safetensors", "report.html", "steps", "test", "train", "validation"];
     let expected = records.into_iter().chain(others);

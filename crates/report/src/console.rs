@@ -1,9 +1,9 @@
 use std::io::{IsTerminal, Stdout, Write};
 
 use crate::{
-    EpochReport, Error, Result, Run, Sink, Split, SplitReport,
+    EpochReport, Error, Result, Run, Sink, Split, SplitReport, Warning,
     layer_table::{dead_units, faults, layer_table, legend},
-    number,
+    number, one_line,
     table::Paint,
     tracing_sink::labels,
 };
@@ -32,6 +32,7 @@ impl Default for ConsoleConfig {
 /// The table is that of the headline split (test, else validation, else train), with the zeros of the
 /// training window beside; layers that produced NaN or infinities in any split, or that could not be recorded, get a
 /// line of their own.
+/// A [`Warning`] is one line, behind the epoch that shows it, or as soon as a step does.
 /// A sink can see several runs, one after the other.
 ///
 /// Each call is one `write_all` and one `flush`, of whole lines without carriage returns, so that a
@@ -147,5 +148,10 @@ impl<W: Write> Sink for ConsoleSink<W> {
             text += &self.tables(report);
         }
         self.print(&text)
+    }
+
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        let line = format!("warning: {}", one_line(&warning.to_string(), 400));
+        self.print(&format!("{}\n", Paint::Yellow.apply(&line, self.config.color)))
     }
 }

@@ -3,7 +3,7 @@
 //! This crate knows no tensor library. A run is a [`Run`]; after each epoch the training loop makes
 //! an [`EpochReport`], and a [`StepReport`] for windows of steps, and hands them to a [`Sink`]: [`ConsoleSink`] prints it, [`RunDir`] writes it to
 //! files that [`read_lines`] reads back, [`TensorBoard`] writes event files for TensorBoard,
-//! [`TracingSink`] emits it as events, [`Summary`] keeps what a [`comparison`] of runs shows. Sinks
+//! [`TracingSink`] emits it as events, [`Watch`] looks for what usually keeps a network from learning, [`Summary`] keeps what a [`comparison`] of runs shows. Sinks
 //! compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and [`sink_fn`] makes one of a closure.
 //!
 //! ```
@@ -35,6 +35,7 @@ mod report;
 mod sink;
 mod statistic;
 mod step_report;
+mod warning;
 
 mod lines;
 mod replay;
@@ -61,7 +62,7 @@ pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles, Trouble};
 pub use lines::{
     ConfigRecord, FORMAT_VERSION, LayerLine, Line, Metrics, MetricsLine, StepLine, Timing, TimingLine,
-    read_config, read_lines, read_lines_before_damage,
+    WarningLine, read_config, read_lines, read_lines_before_damage,
 };
 pub use number::{count as count_text, fixed as fixed_text, share as share_text};
 pub use replay::read_reports;
@@ -77,4 +78,5 @@ pub use summary::Summary;
 pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;
 pub use warn::warn;
+pub use warning::{Finding, Warning, Watch, warnings};
 pub use whole::{sync_dir, write_whole};

@@ -6,7 +6,9 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Error, Labels, LayerStats, NonFinite, Result, Run, Score, Split, SplitReport, StepReport};
+use crate::{
+    Error, Labels, LayerStats, NonFinite, Result, Run, Score, Split, SplitReport, StepReport, Warning,
+};
 
 /// The version of the format that [`RunDir`](crate::RunDir) writes, the `v` of every record.
 ///
@@ -70,6 +72,24 @@ pub struct StepLine {
     pub of: StepReport,
 }
 
+/// A line of `warnings.jsonl`: what usually keeps a network from learning was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WarningLine {
+    /// [`FORMAT_VERSION`].
+    pub v: u32,
+    /// The run's name.
+    pub run: String,
+    /// The run's labels.
+    pub labels: Labels,
+    /// The run's seed.
+    pub seed: u64,
+    /// The warning as one line of text, for readers that do not know its kind.
+    pub text: String,
+    /// What was found, and when; its fields stand beside the others.
+    #[serde(flatten)]
+    pub of: Warning,
+}
+
 /// What a line of `metrics.jsonl` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -117,6 +137,14 @@ impl StepLine {
     }
 }
 
+impl WarningLine {
+    pub(crate) fn new(run: &Run, of: Warning) -> Self {
+        let Run { name, labels, seed, .. } = run;
+        let text = of.to_string();
+        Self { v: FORMAT_VERSION, run: name.clone(), labels: labels.clone(), seed: *seed, text, of }
+    }
+}
+
 impl From<&SplitReport> for Metrics {
     fn from(of: &SplitReport) -> Self {
         let (score, nonfinite) = (of.score.clone(), of.nonfinite.clone());
@@ -140,7 +168,8 @@ impl<'a> From<&'a LayerStats> for Layer<'a> {
     }
 }
 
-/// Reads a JSON-lines file of a run: `T` is [`MetricsLine`], [`LayerLine`], [`TimingLine`] or [`StepLine`].
+/// Reads a JSON-lines file of a run: `T` is [`MetricsLine`], [`LayerLine`], [`TimingLine`], [`StepLine`] or
+/// [`WarningLine`].
 ///
 /// Unknown fields are passed over. A last line that breaks off, as a killed run may leave it, is
 /// dropped, and the lines before it are returned.

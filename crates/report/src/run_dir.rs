@@ -7,8 +7,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EpochReport, Error, FORMAT_VERSION, Result, Run, Sink, StepReport,
-    lines::{ConfigRecord, Layer, Line, MAX_CONFIG, Metrics, StepLine, Timing},
+    EpochReport, Error, FORMAT_VERSION, Result, Run, Sink, StepReport, Warning,
+    lines::{ConfigRecord, Layer, Line, MAX_CONFIG, Metrics, StepLine, Timing, WarningLine},
     whole::{still_there, write_whole},
 };
 
@@ -24,8 +24,8 @@ use crate::{
 /// `model`, `labels` (an object), `loss` (what the loss is), `seed`, `parameters`, `epochs` (planned) and
 /// `config`, an object with everything else that is needed to repeat the run. At most 256 KiB.
 ///
-/// Every line of the other files begins with these fields, those of `steps.jsonl` with the first four, so that it can be
-/// used alone:
+/// Every line of the other files begins with these fields, those of `steps.jsonl` and `warnings.jsonl` with the first four,
+/// so that it can be used alone:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
@@ -69,6 +69,9 @@ use crate::{
 /// and `kinds` as in `metrics.jsonl`, `learning_rate`, and the arrays `sites` and `parameters`, all defined in
 /// [`StepReport`].
 ///
+/// `warnings.jsonl`, one line per [`Warning`], most often empty, goes on with `text` (the warning in words), `epoch` and
+/// `step` (one of them is null), `kind`, and the fields of the [`Finding`](crate::Finding) of that kind.
+///
 /// The lines of an epoch go to each file in one write, and all have left the process when
 /// [`Sink::epoch`] returns. A killed run leaves at worst a last line that breaks off, which
 /// [`read_lines`](crate::read_lines) drops.
@@ -82,6 +85,7 @@ pub struct RunDir {
     layers: Lines,
     timing: Lines,
     steps: Lines,
+    warnings: Lines,
     /// The run, once it has begun.
     run: Option<Run>,
     /// Whether there was a run in the directory before.
@@ -129,6 +133,9 @@ pub struct Lengths {
     /// `steps.jsonl`; 0 in a checkpoint that was made before there was one.
     #[serde(default)]
     pub steps: u64,
+    /// `warnings.jsonl`; likewise.
+    #[serde(default)]
+    pub warnings: u64,
 }
 
 impl Lengths {
@@ -151,6 +158,7 @@ impl Lengths {
             layers: settle("layers.jsonl")?,
             timing: settle("timing.jsonl")?,
             steps: settle("steps.jsonl")?,
+            warnings: settle("warnings.jsonl")?,
         })
     }
 }
@@ -172,7 +180,8 @@ impl RunDir {
         let layers = Lines::create(path.join("layers.jsonl"))?;
         let timing = Lines::create(path.join("timing.jsonl"))?;
         let steps = Lines::create(path.join("steps.jsonl"))?;
-        Ok(Self { path, metrics, layers, timing, steps, run: None, resumed: false, _lock: lock })
+        let warnings = Lines::create(path.join("warnings.jsonl"))?;
+        Ok(Self { path, metrics, layers, timing, steps, warnings, run: None, resumed: false, _lock: lock })
     }
 
     /// Opens the directory of a run that was interrupted, to go on with it. `known` is what the checkpoint knows
@@ -191,11 +200,12 @@ impl RunDir {
         let layers = open("layers.jsonl", known.layers)?;
         let timing = open("timing.jsonl", known.timing)?;
         let steps = open("steps.jsonl", known.steps)?;
-        let Lengths { metrics: m, layers: l, timing: t, steps: s } = *known;
-        for (lines, length) in [(&metrics, m), (&layers, l), (&timing, t), (&steps, s)] {
+        let warnings = open("warnings.jsonl", known.warnings)?;
+        let Lengths { metrics: m, layers: l, timing: t, steps: s, warnings: w } = *known;
+        for (lines, length) in [(&metrics, m), (&layers, l), (&timing, t), (&steps, s), (&warnings, w)] {
             lines.file.set_len(length).map_err(Error::io(&lines.path))?;
         }
-        Ok(Self { path, metrics, layers, timing, steps, run: None, resumed: true, _lock: lock })
+        Ok(Self { path, metrics, layers, timing, steps, warnings, run: None, resumed: true, _lock: lock })
     }
 
     /// The directory that was taken.
@@ -242,6 +252,13 @@ impl Sink for RunDir {
             return Err(Error::NotBegun { path: self.path.clone() });
         };
         steps.append([StepLine::new(run, report.clone())].into_iter())
+    }
+
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        let Self { warnings, run: Some(run), .. } = self else {
+            return Err(Error::NotBegun { path: self.path.clone() });
+        };
+        warnings.append([WarningLine::new(run, warning.clone())].into_iter())
     }
 }
 

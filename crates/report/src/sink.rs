@@ -1,4 +1,4 @@
-use crate::{EpochReport, Result, Run, StepReport};
+use crate::{EpochReport, Result, Run, StepReport, Warning};
 
 /// Where results go. Only [`Sink::epoch`] must be written.
 ///
@@ -21,6 +21,12 @@ pub trait Sink {
 
     /// A window of training steps has ended; some seconds may have passed since.
     fn step(&mut self, _report: &StepReport) -> Result<()> {
+        Ok(())
+    }
+
+    /// The records so far show what usually keeps a network from learning; told behind the window of steps or the epoch
+    /// that shows it.
+    fn warning(&mut self, _warning: &Warning) -> Result<()> {
         Ok(())
     }
 
@@ -61,6 +67,10 @@ impl<S: Sink + ?Sized> Sink for &mut S {
         (**self).step(report)
     }
 
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        (**self).warning(warning)
+    }
+
     fn finish(&mut self) -> Result<()> {
         (**self).finish()
     }
@@ -79,6 +89,10 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
         (**self).step(report)
     }
 
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        (**self).warning(warning)
+    }
+
     fn finish(&mut self) -> Result<()> {
         (**self).finish()
     }
@@ -95,6 +109,10 @@ impl<S: Sink> Sink for Vec<S> {
 
     fn step(&mut self, report: &StepReport) -> Result<()> {
         each(self, |sink| sink.step(report))
+    }
+
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        each(self, |sink| sink.warning(warning))
     }
 
     fn finish(&mut self) -> Result<()> {

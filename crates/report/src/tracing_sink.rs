@@ -1,4 +1,4 @@
-use crate::{EpochReport, LayerStats, Result, Run, Shown, Sink, Statistic, label_value};
+use crate::{EpochReport, LayerStats, Result, Run, Shown, Sink, Statistic, Warning, label_value};
 
 /// Emits [`tracing`] events at level `INFO` with target `taper`, carrying the numbers as fields.
 ///
@@ -6,6 +6,8 @@ use crate::{EpochReport, LayerStats, Result, Run, Shown, Sink, Statistic, label_
 /// `split` for every split of an epoch: `epoch`, `split`, `loss`, `samples`, `metrics`, `learning_rate`,
 /// `seconds`, `samples_per_second`, `tracking_fraction`, and `nonfinite`, the number of batches that were not finite.
 /// `layer` for every site of a split: `epoch`, `split`, `site`, `activation`, `statistics`, `trouble`.
+/// `warning` for every [`Warning`]: `epoch`, `step`, `site`, `text`. At level `INFO` too, as whoever prints warnings has a
+/// sink for it.
 ///
 /// `labels`, `metrics` and `statistics` are lists as text: `accuracy 97.71%, top5 99.90%`. A number that was not
 /// measured is left out.
@@ -59,6 +61,18 @@ impl Sink for TracingSink {
                 );
             }
         }
+        Ok(())
+    }
+
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        tracing::info!(
+            target: "taper",
+            epoch = warning.epoch,
+            step = warning.step,
+            site = warning.finding.site(),
+            text = tracing::field::display(warning),
+            "warning"
+        );
         Ok(())
     }
 }

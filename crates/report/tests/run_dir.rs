@@ -3,10 +3,10 @@
 use std::{fs, path::Path};
 
 use taper_report::{
-    ActivePerSample, EpochReport, Error, Fault, FiringRates, Histogram, LayerLine, LayerStats, Lengths,
-    Metric, MetricKind, MetricsLine, NonFinite, ParameterNorms, Place, Quantiles, Result, Run, RunDir,
-    RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine, StepReport, TimingLine, Trouble,
-    fresh_dir, read_config, read_lines, read_reports, write_whole,
+    ActivePerSample, EpochReport, Error, Fault, Finding, FiringRates, Histogram, LayerLine, LayerStats,
+    Lengths, Metric, MetricKind, MetricsLine, NonFinite, ParameterNorms, Place, Quantiles, Result, Run,
+    RunDir, RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine, StepReport, TimingLine, Trouble,
+    Warning, fresh_dir, read_config, read_lines, read_reports, write_whole,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -249,7 +249,7 @@ fn a_second_run_does_not_overwrite_the_config_of_the_first() -> Result<()> {
     Ok(())
 }
 
-const FILES: [&str; 4] = ["metrics.jsonl", "layers.jsonl", "timing.jsonl", "steps.jsonl"];
+const FILES: [&str; 5] = ["metrics.jsonl", "layers.jsonl", "timing.jsonl", "steps.jsonl", "warnings.jsonl"];
 
 #[test]
 fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
@@ -258,7 +258,9 @@ fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
     whole.begin(&run())?;
     let go_on = |sink: &mut RunDir, epoch: u32| {
         sink.step(&window(u64::from(epoch)))?;
-        sink.epoch(&report(epoch))
+        sink.epoch(&report(epoch))?;
+        let finding = Finding::LossStandsStill { loss: 2.5, first: 3.0 };
+        sink.warning(&Warning { epoch: Some(epoch), step: None, finding })
     };
     (1..=3).try_for_each(|epoch| go_on(&mut whole, epoch))?;
 

@@ -1,5 +1,5 @@
 use taper_hooks::{Recorder, Rng, rng};
-use taper_report::{EpochReport, Sink, Split, SplitReport};
+use taper_report::{EpochReport, Sink, Split, SplitReport, Watch};
 
 use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, StepFn, evaluate, train_epoch};
 
@@ -21,7 +21,8 @@ impl Default for Fit {
 /// Trains, evaluates and reports, recording everything in both windows: the loop to start from.
 ///
 /// `train` gives the training batches of an epoch and is handed the generator to shuffle with, `test` those of the test
-/// split. Epoch 0 is the untrained network. Sinks are told of every epoch; `begin` and `finish` are the caller's. Returns
+/// split. Epoch 0 is the untrained network. Sinks are told of every epoch and of
+/// warnings; `begin` and `finish` are the caller's. Returns
 /// the last report.
 ///
 /// # Errors
@@ -46,7 +47,12 @@ where
     let report = evaluate(step, Split::Test, test(), &mut untrained)?;
     let mut last =
         EpochReport { epoch: 0, splits: vec![SplitReport { layers: untrained.finish(), ..report }] };
-    sink.epoch(&last)?;
+    let mut watch = Watch::default();
+    let mut tell = |report: &EpochReport| {
+        sink.epoch(report)?;
+        watch.epoch(report).iter().try_for_each(|warning| sink.warning(warning))
+    };
+    tell(&last)?;
     stop_at_fault(&last, optimizer)?;
     for epoch in 1..=options.epochs {
         let batches = train(&mut order);
@@ -58,7 +64,7 @@ where
             SplitReport { layers: in_test.finish(), ..tested },
         ];
         last = EpochReport { epoch, splits };
-        sink.epoch(&last)?;
+        tell(&last)?;
         stop_at_fault(&last, optimizer)?;
     }
     Ok(last)

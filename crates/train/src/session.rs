@@ -8,8 +8,8 @@ use serde_json::Value;
 use taper_hooks::{Parts, Recorder, Rng, rng};
 use taper_nn::Params;
 use taper_report::{
-    EpochReport, Error as ReportError, Lengths, Run, RunDir, RunLock, Sink, Split, SplitReport, TensorBoard,
-    read_reports,
+    EpochReport, Error as ReportError, Lengths, Run, RunDir, RunLock, Sink, Split, SplitReport, StepLine,
+    TensorBoard, Warning, Watch, read_lines, read_reports,
 };
 
 use crate::fit::stop_at_fault;
@@ -23,8 +23,9 @@ use crate::{
 /// milliseconds, so this costs next to nothing however short the epochs are, and loses little however long.
 const USUALLY: Duration = Duration::from_secs(60);
 
-/// Sinks are told of windows of steps at the latest after this long, and at the end of each epoch.
-const TELL: Duration = Duration::from_secs(10);
+/// Sinks are told of windows of steps at the latest after this long, and at the end of each epoch: soon enough for somebody
+/// who watches.
+const TELL: Duration = Duration::from_secs(1);
 
 /// How often a [`Session`] saves a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,6 +112,7 @@ pub struct Session<'a> {
     dir: RunDir,
     board: Option<TensorBoard>,
     sinks: Vec<(Box<dyn Sink + 'a>, Past)>,
+    watch: Watch,
     checkpoints: Checkpoints,
     saved: Instant,
     state: State,
@@ -331,6 +333,7 @@ impl<'a> Session<'a> {
             dir,
             board,
             sinks: Vec::new(),
+            watch: Watch::default(),
             checkpoints,
             saved: Instant::now(),
             state,
@@ -416,6 +419,12 @@ impl<'a> Session<'a> {
 
     fn begin(&mut self) -> Result<()> {
         let past = if self.done.is_some() { read_reports(self.dir.path())? } else { Vec::new() };
+        // What was warned of before is in the file, and is not said again.
+        if self.resumed_from.is_some() {
+            let steps: Vec<StepLine> = read_lines(self.dir.path().join("steps.jsonl"))?;
+            steps.iter().for_each(|line| drop(self.watch.step(&line.of)));
+            past.iter().for_each(|report| drop(self.watch.epoch(report)));
+        }
         self.dir.begin(&self.run)?;
         if let Some(board) = &mut self.board {
             board.begin(&self.run)?;
@@ -591,12 +600,27 @@ impl<'a> Session<'a> {
         for (sink, _) in &mut self.sinks {
             first = first.and(sink.epoch(report));
         }
+        let warnings = self.watch.epoch(report);
+        let warned = self.warn(&warnings);
+        first?;
+        warned
+    }
+
+    /// Writes down what the watch has found, and tells all sinks.
+    fn warn(&mut self, warnings: &[Warning]) -> Result<()> {
+        let mut first = Ok(());
+        for warning in warnings {
+            self.dir.warning(warning)?;
+            for (sink, _) in &mut self.sinks {
+                first = first.and(sink.warning(warning));
+            }
+        }
         Ok(first?)
     }
 
     /// Writes the windows of steps that have ended, and tells all sinks; returns the first error.
     fn tell_windows(&mut self) -> Result<()> {
-        let mut first = Ok(());
+        let (mut first, mut warned) = (Ok(()), Ok(()));
         for report in self.state.progress.take_windows() {
             // A line may be half written, and the windows behind it are lost.
             self.dir.step(&report).inspect_err(|_| self.failed = true)?;
@@ -604,8 +628,11 @@ impl<'a> Session<'a> {
             for (sink, _) in &mut self.sinks {
                 first = first.and(sink.step(&report));
             }
+            let warnings = self.watch.step(&report);
+            warned = warned.and(self.warn(&warnings));
         }
-        Ok(first?)
+        first?;
+        warned
     }
 
     /// Keeps the best score in mind; returns what checkpoints are compared by.

@@ -211,11 +211,7 @@ pub fn run(
     let mut failed = ended.iter().any(|(_, run)| run.result.is_err());
     let alerted = ended.iter().any(|(_, run)| run.result.as_ref().is_err_and(is_alert));
     let summaries: Vec<_> = ended.into_iter().map(|(_, run)| run.summary).collect();
-    // What it showed last, as it would have been printed without it.
-    if let Some((run, report)) = screen.close_live().filter(|_| !args.quiet) {
-        let mut console = ConsoleSink::new(&screen, config);
-        console.begin(&run).and_then(|()| console.epoch(&report)).context("standard output")?;
-    }
+    screen.close_live();
 
     let mut text = comparison(&summaries);
     if !alone {

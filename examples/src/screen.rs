@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use taper::data;
-use taper::report::{EpochReport, Run, Split};
+use taper::report::{Run, Split};
 use taper_view::{HeldStderr, Live, LiveConfig};
 
 /// Where people look: bars on standard error, text on standard output, neither in the other's way.
@@ -110,11 +110,11 @@ impl Screen {
         self.live.get()
     }
 
-    /// Ends the live view, if there is one still; returns the last state of what it showed.
-    pub fn close_live(&self) -> Option<(Run, EpochReport)> {
-        let live = self.live().filter(|live| live.is_open())?;
-        live.close();
-        live.last()
+    /// Ends the live view, if there is one still; its last picture stays.
+    pub fn close_live(&self) {
+        if let Some(live) = self.live() {
+            live.close();
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! The live view: state that batches and epochs move on, a picture of it, and the terminal that shows it.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
-use ratatui::{Terminal, backend::CrosstermBackend};
-use taper_report::{EpochReport, Result, Run, Sink, Split};
+use ratatui::{Terminal, backend::CrosstermBackend, buffer::Buffer, layout::Rect};
+use taper_report::{EpochReport, Result, Run, Sink, Split, StepReport, Warning, one_line};
 
 use state::State;
 use terminal::Frames;
@@ -35,19 +35,21 @@ impl Default for LiveConfig {
     }
 }
 
-/// The running training, drawn over the whole terminal: progress and time left, the primary metric and the loss over epochs,
-/// and for every site its zeros and dead units over epochs and how its values are spread.
+/// The running training, drawn over the whole terminal: progress and time left, curves of the primary metric and the loss,
+/// for every site its zeros and dead units over the run and how its values are spread, the runs before, the best first, and
+/// the last warning.
 ///
-/// `&Live` is a [`Sink`] for what epochs report; [`Live::pass`] and [`Live::advance`] tell it of batches, from any
+/// `&Live` is a [`Sink`]: windows of steps draw the curves from the first second on, epochs those of the other splits; [`Live::pass`] and [`Live::advance`] tell it of batches, from any
 /// thread. A thread of its own draws ten times a second, so that training never waits for the terminal: being
 /// told costs a lock that nobody else holds for longer than a drawing takes, well below a millisecond.
 ///
 /// Distributions have the columns of the console's table, or halves or quarters of them: octaves of magnitude,
 /// below ⅛ in the middle and 8 and more outside. The exact zeros stand apart between them, on a scale of their
-/// own: their share of all values. Sparklines of zeros reach from none to all; those of dead units to the most
-/// there were, but at least to 5 % of the units. What is not nothing is never drawn as nothing.
+/// own: their share of all values. Sparklines of zeros reach from none to all values, those of dead units from none to all
+/// units; a column is the last window of steps in it. What is not nothing is never drawn as nothing. Numbers are those of the
+/// newest window, as the title of the sites says; distributions are those of the last epoch.
 ///
-/// The terminal is given back by [`Live::close`], on drop, on a panic of any thread, and by
+/// The terminal is given back by [`Live::close`], which leaves the last picture and all warnings on the screen, on drop, on a panic of any thread, and by
 /// [`restore_terminal`], which whoever ends the process must call. While the view is open keys do not make
 /// signals: Ctrl-C calls what was given to [`Live::open`], `q` leaves the view, Ctrl-L draws it anew. What others
 /// write to standard error would go right across it: let them write to [`HeldStderr`].
@@ -116,15 +118,21 @@ impl Live {
         terminal::is_taken()
     }
 
-    /// Gives the terminal back; what was held from standard error is written now.
+    /// Gives the terminal back; what was held from standard error is written now. The last picture, of two thirds of the
+    /// terminal's height, and all warnings are printed where the program goes on.
     pub fn close(&self) {
-        restore_terminal();
-    }
-
-    /// The run that was begun last and its last epoch, for a summary after the view.
-    pub fn last(&self) -> Option<(Run, EpochReport)> {
+        if !terminal::restore() {
+            return;
+        }
         let state = lock(&self.state);
-        state.run.clone().zip(state.last.clone())
+        let (width, height) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
+        let area = Rect::new(0, 0, width, (height * 2 / 3).max(1));
+        let mut last = Buffer::empty(area);
+        draw::draw(&state, None, Instant::now(), area, &mut last);
+        let warnings: String =
+            state.warnings.iter().map(|line| format!("{}\n", one_line(line, 400))).collect();
+        // Nothing can be done for a terminal that is gone.
+        let _ = io::stdout().lock().write_all((terminal::printed(&last) + &warnings).as_bytes());
     }
 }
 
@@ -142,6 +150,16 @@ impl Sink for &Live {
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
         lock(&self.state).epoch(report);
+        Ok(())
+    }
+
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        lock(&self.state).step(report);
+        Ok(())
+    }
+
+    fn warning(&mut self, warning: &Warning) -> Result<()> {
+        lock(&self.state).warning(warning);
         Ok(())
     }
 }

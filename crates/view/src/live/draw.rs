@@ -65,19 +65,25 @@ pub(super) fn draw(state: &State, held: Option<&str>, now: Instant, area: Rect, 
     let paint = Paint { color: state.color };
     let progress = if state.planned > 0 && area.height > 6 { 2 } else { 1 };
     let footer = u16::from(area.height > 11 || held.is_some() && area.height > 4);
+    let earlier = match state.earlier.len().min(usize::from(area.height / 8)) {
+        n if n > 0 && area.height >= 20 => 1 + n as u16,
+        _ => 0,
+    };
     let rows = [
         Constraint::Length(1),
         Constraint::Length(progress),
         Constraint::Fill(1),
+        Constraint::Length(earlier),
         Constraint::Length(footer),
     ];
-    let [top, bars, middle, bottom] = Layout::vertical(rows).areas(area);
+    let [top, bars, middle, runs, bottom] = Layout::vertical(rows).areas(area);
     header(state, paint, top, buf);
     let both = progress == 1;
     draw_progress(state, both, paint, now, bars, buf);
+    draw_earlier(state, paint, runs, buf);
     draw_footer(state, held, paint, bottom, buf);
 
-    let n = if state.scores.is_empty() { 2 } else { state.sites.len() };
+    let n = if state.scores.is_empty() && state.windows.is_empty() { 2 } else { state.sites.len() };
     let sites = sites::rows(n, area.width < NARROW, middle.height);
     // Lines of scores stand in for curves.
     let lines = state.scores.last().map_or(1, |(_, splits)| splits.len().max(1)) as u16;
@@ -176,17 +182,41 @@ fn draw_progress(state: &State, both: bool, paint: Paint, now: Instant, area: Re
     }
 }
 
-/// The last line that somebody wanted to see on standard error, or what can be done.
+/// The runs that have ended, the best first: as many as fit.
+fn draw_earlier(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
+    if area.is_empty() {
+        return;
+    }
+    let title = format!("earlier runs ({}), best first ", state.earlier.len());
+    let block = Block::new().borders(Borders::TOP).border_style(paint.dim());
+    let inside = block.inner(area);
+    block.title(Line::from(Span::styled(title, paint.bold()))).render(area, buf);
+    let shown = || state.earlier.iter().take(usize::from(inside.height));
+    let names = shown().map(|run| width_of(&run.name)).max().unwrap_or(0).min(area.width / 3);
+    for (run, row) in shown().zip(inside.rows()) {
+        let used = put(buf, Rect { width: names, ..row }, &fit(&run.name, names), Style::new());
+        let mut text = run.best.to_string();
+        for layer in &run.sites {
+            let dead = layer.dead.map_or(String::new(), |dead| format!(" dead {dead}/{}", layer.units));
+            text += &format!("  {} {}{dead}", layer.title(), text::share(layer.zero_fraction));
+        }
+        let by = used.max(names) + 2;
+        let rest = Rect { x: row.x + by.min(row.width), width: row.width.saturating_sub(by), ..row };
+        put(buf, rest, &fit(&text, rest.width), Style::new());
+    }
+}
+
+/// The last line that somebody wanted to see on standard error, the last warning, or what can be done.
 fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf: &mut Buffer) {
     if area.is_empty() {
         return;
     }
-    if let Some(line) = held {
+    if let Some(line) = held.or(state.warnings.last().map(String::as_str)) {
         put(buf, area, &fit(line, area.width), paint.fault());
         return;
     }
-    let best = state.best.as_ref();
-    let best = best.map_or(String::new(), |(best, name)| format!("best before: {best} {name}"));
+    let best = state.earlier.first();
+    let best = best.map_or(String::new(), |run| format!("best before: {} {}", run.best, run.name));
     let keys = match () {
         () if state.stopping => "ending after this batch; Ctrl-C again ends at once",
         () if state.keys && area.width >= NARROW => "Ctrl-C ends the training, q leaves this view",
@@ -203,11 +233,14 @@ fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf:
 
 /// `test  loss 0.0743  accuracy 97.71%`, a row for each split, where there is no room for curves.
 fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
-    let Some((_, splits)) = state.scores.last() else {
-        put(buf, area, "no epoch has ended yet", paint.dim());
+    let mut splits: Vec<_> = state.scores.last().into_iter().flat_map(|(_, splits)| splits.clone()).collect();
+    if splits.iter().all(|(split, _)| *split != Split::Train) {
+        splits.extend(state.windows.last().map(|(_, score)| (Split::Train, score.clone())));
+    }
+    if splits.is_empty() {
+        put(buf, area, "after the first steps", paint.dim());
         return;
-    };
-    let mut splits: Vec<_> = splits.iter().collect();
+    }
     splits.sort_by_key(|(split, _)| std::cmp::Reverse(*split));
     let longest = splits.iter().map(|(split, _)| split.name().len()).max().unwrap_or(0);
     for ((split, score), row) in splits.into_iter().zip(area.rows()) {
@@ -215,15 +248,16 @@ fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
         let primary = score.primary();
         let more = if primary.name == "loss" { String::new() } else { format!("  {primary}") };
         let text = format!("{name:longest$}  loss {loss}{more}");
-        put(buf, row, &text, paint.split(*split));
+        put(buf, row, &text, paint.split(split));
     }
 }
 
-/// The primary metric and the loss over the epochs, side by side, or the first of them alone.
+/// The primary metric and the loss over the run, side by side, or the first of them alone.
 fn draw_charts(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
-    let scores = state.scores.iter().flat_map(|(_, splits)| splits);
+    let of_epochs = state.scores.iter().flat_map(|(_, splits)| splits.iter().map(|(_, score)| score));
+    let scores = state.windows.iter().map(|(_, score)| score).chain(of_epochs);
     let loss = Score::default().primary();
-    let primary = scores.last().map_or(loss.clone(), |(_, score)| score.primary());
+    let primary = scores.last().map_or(loss.clone(), Score::primary);
     if area.width < NARROW || primary.name == loss.name {
         chart(state, &primary, paint, area, buf);
         return;
@@ -239,14 +273,15 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
     let mut title = vec![Span::styled(format!("{} ", fit(&metric.name, area.width / 3)), paint.bold())];
     let mut curves = Vec::new();
     for split in [Split::Test, Split::Validation, Split::Train] {
-        let all: Vec<(f64, f64)> = state
-            .scores
-            .iter()
-            .filter_map(|(epoch, splits)| {
-                let (_, score) = splits.iter().find(|(of, _)| *of == split)?;
-                Some((f64::from(*epoch), score.metric(&metric.name)?))
-            })
-            .collect();
+        let of_epoch = |(epoch, splits): &(u32, Vec<(Split, Score)>)| {
+            let (_, score) = splits.iter().find(|(of, _)| *of == split)?;
+            Some((f64::from(*epoch), score.metric(&metric.name)?))
+        };
+        let of_window = |(x, score): &(f64, Score)| Some((*x, score.metric(&metric.name)?));
+        let all: Vec<(f64, f64)> = match split == Split::Train && !state.windows.is_empty() {
+            true => state.windows.iter().filter_map(of_window).collect(),
+            false => state.scores.iter().filter_map(of_epoch).collect(),
+        };
         let Some((_, last)) = all.last() else { continue };
         let (marker, sign) =
             if split == Split::Test { (Marker::Braille, "⣀") } else { (Marker::Dot, "•") };
@@ -258,10 +293,11 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
     }
     title.push(Span::raw(" "));
     let block = Block::new().borders(Borders::TOP).border_style(paint.dim()).title(Line::from(title));
-    // The untrained network may be so much worse that nothing else could be told apart: its point may lie outside.
+    // The beginning may be so much worse that nothing else could be told apart: its points may lie outside.
     let points = || curves.iter().flat_map(|(points, ..)| points);
-    let trained = points().any(|(epoch, _)| *epoch > 0.0);
-    let ys = points().filter(|(epoch, _)| *epoch > 0.0 || !trained).map(|(_, y)| *y);
+    let early = |x: f64| x <= state.at() / 20.0;
+    let trained = points().any(|(x, _)| !early(*x));
+    let ys = points().filter(|(x, _)| !early(*x) || !trained).map(|(_, y)| *y);
     let range = ys.fold(None, |range: Option<(f64, f64)>, y| {
         range.map_or(Some((y, y)), |(low, high)| Some((low.min(y), high.max(y))))
     });
@@ -269,20 +305,21 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
         let inside = block.inner(area);
         block.render(area, buf);
         let row = Rect { y: inside.y + inside.height / 2, height: inside.height.min(1), ..inside };
-        let why = if state.scores.is_empty() { "after the first epoch" } else { "no finite number" };
+        let nothing = state.scores.is_empty() && state.windows.is_empty();
+        let why = if nothing { "after the first steps" } else { "no finite number" };
         put(buf, row, why, paint.dim());
         return;
     };
     let (bounds, labels) = scale(low, high, area.height >= CHART + 3);
-    let planned = state.run.as_ref().map_or(0, |run| run.epochs);
-    let done = state.scores.last().map_or(1, |(epoch, _)| *epoch);
-    // All that is planned, but curves of few epochs out of many are not squeezed to nothing.
-    let end = done.max(1).max(planned.min(done.max(8).saturating_mul(2)));
-    let first = state.scores.first().map_or(1, |(epoch, _)| *epoch);
+    let first =
+        if state.windows.is_empty() { state.scores.first().map_or(1, |(epoch, _)| *epoch) } else { 0 };
     // The only epoch stands in the middle.
-    let (xs, ends) = match end {
-        1 if first == 1 => ([0.0, 2.0], vec![String::new(), "1".into(), String::new()]),
-        end => ([f64::from(first), f64::from(end)], vec![first.to_string(), format!("epoch {end}")]),
+    let (xs, ends) = match state.end() {
+        end if first == 1 && end <= 1.0 => ([0.0, 2.0], vec![String::new(), "1".into(), String::new()]),
+        end => (
+            [f64::from(first), end],
+            vec![first.to_string(), format!("epoch {}", (100.0 * end).round() / 100.0)],
+        ),
     };
     // One point in Braille is a speck of dust.
     let few = curves.iter().all(|(points, ..)| points.len() < 2);

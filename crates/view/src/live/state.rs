@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use taper_report::{EpochReport, LayerStats, Metric, Run, Score, Split};
+use taper_report::{EpochReport, LayerStats, Metric, Run, Score, SiteSteps, Split, StepReport, Warning};
 
 /// Everything that the view shows.
 #[derive(Debug, Default)]
@@ -13,8 +13,8 @@ pub(super) struct State {
     pub run: Option<Run>,
     /// The run, from 1, and how many there are; 0 where nobody said.
     pub place: (usize, usize),
-    /// The best primary metric on the headline split of the runs that have ended, and whose it is.
-    pub best: Option<(Metric, String)>,
+    /// The runs that have ended, the best first.
+    pub earlier: Vec<Earlier>,
     pub pass: Option<Pass>,
     /// Samples done in all runs, and planned; 0 where nobody said.
     pub done: u64,
@@ -23,10 +23,17 @@ pub(super) struct State {
     pub started: Option<Instant>,
     /// Of every epoch, the scores of its splits.
     pub scores: Vec<(u32, Vec<(Split, Score)>)>,
+    /// The scores of every window of training steps; their place is in epochs.
+    pub windows: Vec<(f64, Score)>,
+    /// Training steps in an epoch; `None` before the first window.
+    pub steps_per_epoch: Option<f64>,
     /// The split that `sites` describes.
     pub window: Option<Split>,
+    /// The step that the numbers of `sites` are from, where they are newer than the last epoch.
+    pub step: Option<u64>,
     pub sites: Vec<Site>,
-    pub last: Option<EpochReport>,
+    /// What was warned of, in all runs.
+    pub warnings: Vec<String>,
 }
 
 /// The pass that is being made.
@@ -39,12 +46,24 @@ pub(super) struct Pass {
     pub started: Instant,
 }
 
-/// One site over the epochs.
+/// One site over the run.
 #[derive(Debug)]
 pub(super) struct Site {
-    /// Zeros and dead units of every epoch, as fractions.
-    pub past: Vec<(f64, Option<f64>)>,
+    /// Place in epochs, zeros and dead units, as fractions: of every window of steps, or of every epoch where there are no
+    /// windows.
+    pub past: Vec<(f64, f64, Option<f64>)>,
+    /// The distribution is that of the last epoch, the other numbers are those of the newest window.
     pub now: LayerStats,
+}
+
+/// A run of the grid that has ended.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    pub name: String,
+    /// The best primary metric on the headline split.
+    pub best: Metric,
+    /// Its sites at its end.
+    pub sites: Vec<LayerStats>,
 }
 
 impl Pass {
@@ -63,19 +82,20 @@ impl State {
     }
 
     pub fn begin(&mut self, run: &Run) {
-        let ended = self.run.take().map(|run| run.name);
         let trained = self.scores.iter().filter(|(epoch, _)| *epoch > 0);
         let headline = trained.filter_map(|(_, splits)| splits.iter().max_by_key(|(split, _)| *split));
         let all = headline.map(|(_, score)| score.primary()).filter(|metric| !metric.value.is_nan());
         let best = all.reduce(|best, metric| if metric.is_better_than(&best) { metric } else { best });
-        if let Some(new) = best.zip(ended)
-            && self.best.as_ref().is_none_or(|(old, _)| new.0.is_better_than(old))
-        {
-            self.best = Some(new);
+        if let Some((best, ended)) = best.zip(self.run.take()) {
+            let sites = self.sites.drain(..).map(|site| site.now).collect();
+            let at = self.earlier.iter().position(|of| best.is_better_than(&of.best));
+            let earlier = Earlier { name: ended.name, best, sites };
+            self.earlier.insert(at.unwrap_or(self.earlier.len()), earlier);
         }
         self.run = Some(run.clone());
-        (self.pass, self.window, self.last) = (None, None, None);
+        (self.pass, self.window, self.step, self.steps_per_epoch) = (None, None, None, None);
         self.scores.clear();
+        self.windows.clear();
         self.sites.clear();
     }
 
@@ -94,17 +114,63 @@ impl State {
     pub fn epoch(&mut self, report: &EpochReport) {
         self.scores
             .push((report.epoch, report.splits.iter().map(|of| (of.split, of.score.clone())).collect()));
-        self.last = Some(report.clone());
         // An epoch that was cut short has the training window only, which is another one than that of the others.
         let Some(of) = report.observed().filter(|of| Some(of.split) >= self.window) else { return };
-        self.window = Some(of.split);
+        (self.window, self.step) = (Some(of.split), None);
         let mut before = std::mem::take(&mut self.sites);
         for layer in &of.layers {
             let known = before.iter().position(|site| site.now.site == layer.site);
             let mut past = known.map_or(Vec::new(), |i| before.swap_remove(i).past);
-            past.push((layer.zero_fraction, layer.dead_fraction()));
+            if self.windows.is_empty() {
+                past.push((f64::from(report.epoch), layer.zero_fraction, layer.dead_fraction()));
+            }
             self.sites.push(Site { past, now: layer.clone() });
         }
+    }
+
+    pub fn step(&mut self, report: &StepReport) {
+        let per_epoch = *self.steps_per_epoch.get_or_insert_with(|| {
+            let training = self.pass.as_ref().filter(|pass| pass.split == Split::Train && pass.samples > 0);
+            let samples = report.score.samples as f64 / report.steps as f64;
+            training.map_or(report.step as f64, |pass| (pass.samples as f64 / samples).ceil())
+        });
+        let x = report.step as f64 / per_epoch;
+        if self.windows.is_empty() {
+            // What epochs said before is about another split.
+            self.sites.iter_mut().for_each(|site| site.past.clear());
+        }
+        self.windows.push((x, report.score.clone()));
+        self.step = Some(report.step);
+        for of in &report.sites {
+            let i = self.sites.iter().position(|site| site.now.site == of.site).unwrap_or(self.sites.len());
+            if i == self.sites.len() {
+                self.sites.push(Site { past: Vec::new(), now: LayerStats::default() });
+            }
+            self.sites[i].past.push((x, of.zero_fraction, of.dead_fraction()));
+            update(&mut self.sites[i].now, of);
+        }
+    }
+
+    pub fn warning(&mut self, warning: &Warning) {
+        let run = self.run.as_ref().map_or("", |run| run.name.as_str());
+        self.warnings.push(format!("warning: {run}: {warning}"));
+    }
+
+    /// How far the run is, in epochs.
+    pub fn at(&self) -> f64 {
+        let epoch = self.scores.last().map_or(0.0, |(epoch, _)| f64::from(*epoch));
+        self.windows.last().map_or(epoch, |(x, _)| x.max(epoch))
+    }
+
+    /// Where the axes of curves over the run end, in epochs: at what is planned, halved as long as a fifth of the axis stays
+    /// free, so that the curves of the first second are not squeezed to nothing.
+    pub fn end(&self) -> f64 {
+        let (at, planned) = (self.at(), self.run.as_ref().map_or(0, |run| run.epochs));
+        let mut end = f64::from(planned).max(at.ceil()).max(1.0);
+        while end > 2.5 * at && at > 0.0 {
+            end /= 2.0;
+        }
+        end
     }
 
     pub fn elapsed(&self, now: Instant) -> Duration {
@@ -118,4 +184,14 @@ impl State {
         let left = self.elapsed(now).as_secs_f64() / self.done as f64 * rest;
         Duration::try_from_secs_f64(left).ok().filter(|_| self.done > 0)
     }
+}
+
+/// Puts the numbers of a window of steps in the place of those of an epoch.
+fn update(layer: &mut LayerStats, of: &SiteSteps) {
+    layer.site.clone_from(&of.site);
+    (layer.uses, layer.units) = (layer.uses.max(1), of.units);
+    (layer.zero_fraction, layer.dead) = (of.zero_fraction, of.dead);
+    (layer.mean, layer.variance) = (of.mean, of.std.map(|std| std * std));
+    // Windows of steps do not say these.
+    (layer.died, layer.revived, layer.skewness, layer.asymmetry) = (None, None, None, None);
 }

@@ -4,12 +4,15 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+use ratatui::buffer::Buffer;
 use ratatui::crossterm::style::ResetColor;
 use ratatui::crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
     disable_raw_mode, enable_raw_mode,
 };
 use ratatui::crossterm::{cursor, queue};
+use ratatui::style::{Color, Modifier};
+use ratatui::text::Span;
 
 /// Whether a view has the terminal. Changes, and drawings, are made under the lock of standard output.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -52,9 +55,14 @@ pub(super) fn take() -> io::Result<bool> {
 /// For whoever ends the process without unwinding, as by [`std::process::exit`]. From any thread, any number of
 /// times.
 pub fn restore_terminal() {
+    restore();
+}
+
+/// The same; whether a view had it.
+pub(super) fn restore() -> bool {
     let mut out = io::stdout().lock();
     if !TAKEN.swap(false, Ordering::SeqCst) {
-        return;
+        return false;
     }
     // Nothing can be done for a terminal that is gone.
     let _ = queue!(out, EndSynchronizedUpdate, ResetColor, cursor::Show, LeaveAlternateScreen)
@@ -62,6 +70,35 @@ pub fn restore_terminal() {
     let _ = disable_raw_mode();
     drop(out);
     let _ = io::stderr().write_all(&std::mem::take(&mut *held()));
+    true
+}
+
+/// A picture as lines of text, with sequences for colours, bold and dim.
+pub(super) fn printed(picture: &Buffer) -> String {
+    let mut text = String::new();
+    for y in picture.area.top()..picture.area.bottom() {
+        let row = |x: u16| &picture[(x, y)];
+        let used = (picture.area.left()..picture.area.right()).rfind(|x| row(*x).symbol() != " ");
+        let (mut x, mut now) = (picture.area.left(), String::new());
+        while used.is_some_and(|last| x <= last) {
+            let sequence = sequence(row(x).fg, row(x).modifier);
+            if sequence != now {
+                text += &format!("\u{1b}[0{sequence}m");
+                now = sequence;
+            }
+            text += row(x).symbol();
+            // A wide character hides the cell behind it.
+            x += Span::raw(row(x).symbol()).width().max(1) as u16;
+        }
+        text += if now.is_empty() { "\n" } else { "\u{1b}[0m\n" };
+    }
+    text
+}
+
+fn sequence(color: Color, modifier: Modifier) -> String {
+    let color = if let Color::Indexed(i) = color { format!(";38;5;{i}") } else { String::new() };
+    let is = |of: Modifier, code: &'static str| if modifier.contains(of) { code } else { "" };
+    color + is(Modifier::BOLD, ";1") + is(Modifier::DIM, ";2")
 }
 
 fn held() -> MutexGuard<'static, Vec<u8>> {

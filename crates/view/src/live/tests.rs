@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;
-use taper_report::{EpochReport, Histogram, LayerStats, Metric, MetricKind, Run, Score, Split, SplitReport};
+use taper_report::{
+    EpochReport, Finding, Histogram, LayerStats, Metric, MetricKind, Run, Score, SiteSteps, Split,
+    SplitReport, StepReport, Warning,
+};
 
 use super::draw::draw;
 use super::state::State;
@@ -190,8 +193,8 @@ fn a_run_without_epochs_or_sites_says_so() {
     expect(&drawn(&State::default(), now, 80, 24), "no run has begun");
     let mut state = State::default();
     state.begin(&run("relu", 5));
-    expect(&drawn(&state, now, 80, 24), "after the first epoch");
-    expect(&drawn(&state, now, 40, 10), "no epoch has ended yet");
+    expect(&drawn(&state, now, 80, 24), "after the first steps");
+    expect(&drawn(&state, now, 40, 10), "after the first steps");
     state.epoch(&report(1, &[], 0, 0));
     expect(&drawn(&state, now, 80, 24), "nobody watches activations");
 }
@@ -252,8 +255,11 @@ fn an_epoch_that_was_cut_short_leaves_the_test_window() {
 fn a_new_run_starts_over_and_remembers_the_best_before() {
     let (mut state, now) = state("first", &["fc1"]);
     state.begin(&run("second", 5));
-    assert!(state.sites.is_empty() && state.scores.is_empty() && state.last.is_none());
-    expect(&drawn(&state, now, 80, 24), "best before: accuracy 91.00% first");
+    assert!(state.sites.is_empty() && state.scores.is_empty());
+    expect(&drawn(&state, now, 80, 19), "best before: accuracy 91.00% first");
+    let rows = drawn(&state, now, 80, 24);
+    expect(&rows, "earlier runs (1), best first");
+    expect(&rows, "first  accuracy 91.00%  fc1 60.0% dead 2/8");
 }
 
 #[test]
@@ -265,5 +271,86 @@ fn without_colour_no_cell_has_one() {
         terminal.draw(|frame| draw(&state, Some("!"), now, frame.area(), frame.buffer_mut())).unwrap();
         let colored = |cell: &ratatui::buffer::Cell| cell.fg != Color::Reset || cell.bg != Color::Reset;
         assert_eq!(terminal.backend().buffer().content().iter().any(colored), color);
+    }
+}
+
+/// A window that ends with `step`, of steps of 10 samples.
+fn window(step: u64, loss: f64, dead: u64) -> StepReport {
+    let site = SiteSteps {
+        site: "fc1".into(),
+        units: 8,
+        zero_fraction: 0.25,
+        dead: Some(dead),
+        mean: Some(0.5),
+        std: Some(2.0),
+    };
+    StepReport {
+        step,
+        steps: 1,
+        score: Score { loss, samples: 10, ..Score::default() },
+        learning_rate: 0.1,
+        sites: vec![site],
+        parameters: Vec::new(),
+    }
+}
+
+#[test]
+fn curves_and_sites_are_drawn_from_the_first_steps_on() {
+    let (mut state, start) = (State::default(), Instant::now());
+    state.begin(&run("relu", 4));
+    state.pass(1, Split::Train, 1000, start);
+    (1..=10).for_each(|step| state.step(&window(step, 2.5 - 0.1 * step as f64, 4)));
+    // Ten of the hundred steps of an epoch, of four: the axis ends at a quarter of an epoch.
+    assert_eq!((state.at(), state.end()), (0.1, 0.25));
+    for (width, height) in [(80, 24), (40, 10)] {
+        let rows = drawn(&state, start, width, height);
+        expect(&rows, "1.5");
+        expect(&rows, "25.0%");
+        expect(&rows, "4/8");
+    }
+    let rows = drawn(&state, start, 80, 24);
+    ["train 1.5000", "epoch 0.25", "mean 0.50  std 2.00"].iter().for_each(|text| expect(&rows, text));
+    // The end of an epoch has the last word until the next steps.
+    state.epoch(&report(1, &["fc1"], 60, 2));
+    expect(&drawn(&state, start, 80, 24), "dead  2/8");
+    state.step(&window(101, 1.0, 3));
+    let rows = drawn(&state, start, 80, 24);
+    ["dead  3/8", "train, step 101", "distribution: test"].iter().for_each(|text| expect(&rows, text));
+}
+
+#[test]
+fn dead_units_are_drawn_on_the_scale_of_all_units() {
+    let (mut state, start) = (State::default(), Instant::now());
+    state.begin(&run("relu", 1));
+    state.pass(1, Split::Train, 100, start);
+    (1..=10).for_each(|step| state.step(&window(step, 1.0, 2)));
+    let rows = drawn(&state, start, 80, 24);
+    let row = rows.iter().position(|row| row.contains("dead  2/8")).unwrap();
+    // Four rows are all units, so a quarter of them fills the lowest.
+    let filled = [0, 1, 2, 3].map(|below| rows[row + below].contains("████"));
+    assert_eq!(filled, [false, false, false, true], "{}", rows.join("\n"));
+}
+
+#[test]
+fn a_warning_stays_in_the_last_row() {
+    let (mut state, now) = state("relu", &["fc1"]);
+    let finding = Finding::DeadLayer { site: "fc1".into(), dead: 8, units: 8 };
+    state.warning(&Warning { epoch: Some(3), step: None, finding });
+    let rows = drawn(&state, now, 80, 24);
+    assert!(rows[23].starts_with("warning: relu: epoch 3: fc1: 8 of 8 units are dead"), "{}", rows[23]);
+}
+
+#[test]
+fn the_last_picture_is_text_with_colours_and_without_trailing_blanks() {
+    for color in [false, true] {
+        let (mut state, now) = state("層", &["fc1"]);
+        state.color = color;
+        let area = ratatui::layout::Rect::new(0, 0, 80, 16);
+        let mut picture = ratatui::buffer::Buffer::empty(area);
+        draw(&state, None, now, area, &mut picture);
+        let text = super::terminal::printed(&picture);
+        assert_eq!((text.lines().count(), text.contains("38;5;")), (16, color));
+        assert!(text.starts_with("\u{1b}[0;1m層\u{1b}[0;2m · mlp"), "{text}");
+        assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Widget};
-use taper_report::Histogram;
+use taper_report::{Histogram, Split};
 
 use super::super::state::{Site, State};
 use super::cells::{bars, fit, put, put_right, width_of};
@@ -21,9 +21,6 @@ const LINE: u16 = 30;
 /// Octaves on each side of zero that have columns of their own: from ⅛ to 8.
 const OCTAVES: usize = 6;
 
-/// Sparklines of dead units are as tall as this at least.
-const DEAD_SCALE: f64 = 0.05;
-
 /// What all sites have in common.
 #[derive(Clone, Copy)]
 struct Look {
@@ -32,8 +29,9 @@ struct Look {
     style: Style,
     /// Columns for names.
     names: u16,
-    /// How many epochs are planned; 0 where nobody said.
-    epochs: usize,
+    /// Where sparklines end, in epochs, and how far the run is.
+    end: f64,
+    at: f64,
 }
 
 /// Rows of `rows` that the sites take; what is left to the curves may be too little for them.
@@ -56,7 +54,14 @@ pub(super) fn draw(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let window = state.window.map_or("", |split| split.name());
     let mut title = vec![Span::styled("sites ", paint.bold())];
     if let Some(split) = state.window {
-        title.push(Span::styled(format!(" {} ", split.name()), paint.split(split)));
+        match state.step {
+            Some(step) => {
+                let text = format!(" train, step {} ", text::count(step));
+                title.push(Span::styled(text, paint.split(Split::Train)));
+                title.push(Span::styled(format!(" distribution: {} ", split.name()), paint.split(split)));
+            }
+            None => title.push(Span::styled(format!(" {} ", split.name()), paint.split(split))),
+        }
     }
     if area.height == 0 {
         return;
@@ -71,9 +76,9 @@ pub(super) fn draw(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
         block.render(area, buf);
     }
     if n == 0 {
-        let why = match (&state.run, state.scores.len()) {
-            (None, _) => "",
-            (_, 0) => "after the first epoch",
+        let why = match &state.run {
+            None => "",
+            _ if state.scores.is_empty() && state.windows.is_empty() => "after the first steps",
             _ => "nobody watches activations",
         };
         put(buf, inside, why, paint.dim());
@@ -85,7 +90,8 @@ pub(super) fn draw(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
         paint,
         style: state.window.map_or(Style::new(), |split| paint.split(split)),
         names,
-        epochs: state.run.as_ref().map_or(0, |run| run.epochs as usize),
+        end: state.end(),
+        at: state.at(),
     };
     if each >= 3 {
         let each = each.min(TALLEST);
@@ -148,7 +154,8 @@ fn draw_block(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
             let (skew, asym) = (number(layer.skewness), number(layer.asymmetry));
             let long = format!("mean {mean}  std {std}  skew {skew}  asym {asym}");
             let short = format!("mean {mean}  std {std}");
-            let text = if width_of(&long) <= rest.width { long } else { short };
+            let full = layer.skewness.is_some() && width_of(&long) <= rest.width;
+            let text = if full { long } else { short };
             put(buf, rest, &fit(&text, rest.width), paint.dim())
         }
     };
@@ -193,17 +200,18 @@ fn shrink(area: Rect, by: u16) -> Rect {
     Rect { x: area.x + by, width: area.width - by, ..area }
 }
 
-/// The last epochs: the newest at the right end once there are enough, and up to three columns each while there
-/// are few.
-fn sparklines(site: &Site, Look { paint, epochs, .. }: Look, zeros: Rect, dead: Rect, buf: &mut Buffer) {
-    let each = (usize::from(zeros.width.min(dead.width)) / epochs.max(site.past.len()).max(1)).clamp(1, 3);
-    let last = |area: Rect| {
-        let past = &site.past[site.past.len().saturating_sub(usize::from(area.width) / each)..];
-        past.iter().flat_map(move |epoch| std::iter::repeat_n(*epoch, each))
+/// Zeros and dead units over the run, as far as it is: each column shows the last window that ends in it or before it.
+fn sparklines(site: &Site, Look { paint, end, at, .. }: Look, zeros: Rect, dead: Rect, buf: &mut Buffer) {
+    let columns = |area: Rect| {
+        let width = f64::from(area.width);
+        (0..area.width).map(move |column| {
+            let (from, to) = (f64::from(column) / width * end, f64::from(column + 1) / width * end);
+            let known = site.past.partition_point(|(x, ..)| *x <= to);
+            site.past[..known].last().filter(|_| from < at).copied().unwrap_or_default()
+        })
     };
-    bars(buf, zeros, last(zeros).map(|(zeros, _)| zeros), paint.zeros());
-    let most = site.past.iter().filter_map(|(_, dead)| *dead).fold(DEAD_SCALE, f64::max);
-    bars(buf, dead, last(dead).map(|(_, dead)| dead.unwrap_or(0.0) / most), paint.fault());
+    bars(buf, zeros, columns(zeros).map(|(_, zeros, _)| zeros), paint.zeros());
+    bars(buf, dead, columns(dead).map(|(_, _, dead)| dead.unwrap_or(0.0)), paint.fault());
 }
 
 /// The site's function; nothing where there is none.

@@ -62,6 +62,8 @@ pub mod prelude {
 mod manual {
     #[doc = include_str!("../../../docs/architecture.md")]
     pub struct Architecture;
+    #[doc = include_str!("../../../docs/dead-units.md")]
+    pub struct DeadUnits;
     #[doc = include_str!("../../../docs/extending.md")]
     pub struct Extending;
     #[doc = include_str!("../../../docs/formats.md")]

@@ -2,6 +2,7 @@
 //!
 //!     cargo run --example report -- runs/2026-01-31-mnist
 //!     cargo run --example report -- runs/relu runs/selu -o compare.html --plots figures
+//!     cargo run --example report -- runs/* --csv all.csv
 //!
 //! Exit code: 0, 1 when nothing could be shown or written, 2 for wrong usage.
 
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use taper_examples::start;
-use taper_view::{html_report, load_runs, static_plots};
+use taper_view::{csv, html_report, load_runs, static_plots};
 
 /// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.
 ///
@@ -23,7 +24,8 @@ use taper_view::{html_report, load_runs, static_plots};
 Examples:
   report runs/2026-01-31-mnist                   every run of a grid, to report.html inside it
   report runs/relu runs/selu -o compare.html     two runs side by side
-  report runs/* -o all.html --plots figures      and the main curves as SVG and PNG")]
+  report runs/* -o all.html --plots figures      and the main curves as SVG and PNG
+  report runs/* --csv all.csv                    all numbers as one table, for pandas and its like")]
 struct Args {
     /// Directories of runs, as `mnist --out` writes them, or of grids: directories of runs
     #[arg(required = true, value_name = "RUN_DIR")]
@@ -34,6 +36,10 @@ struct Args {
     /// Also draw the primary metric, zeros, dead units and asymmetry into this directory, as SVG and PNG
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
+    /// Write all numbers as one table, a row per run, epoch, split and layer; - is standard output. Without --output there is
+    /// no page then
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -48,16 +54,32 @@ fn run(args: &Args) -> Result<()> {
     if runs.is_empty() {
         bail!("no run to show");
     }
-    let output = args.output.clone().unwrap_or_else(|| match &args.runs[..] {
+    let page = args.output.clone().unwrap_or_else(|| match &args.runs[..] {
         [only] => only.join("report.html"),
         _ => "report.html".into(),
     });
-    write(&output, &html_report(&runs))?;
-    let mut written = vec![output];
+    let mut written = Vec::new();
+    if args.output.is_some() || args.csv.is_none() {
+        write(&page, &html_report(&runs))?;
+        written.push(page);
+    }
     if let Some(dir) = &args.plots {
         written.extend(static_plots(&runs, dir)?);
     }
-    let text: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
+    let mut text = String::new();
+    match &args.csv {
+        Some(path) if path.as_os_str() == "-" => {
+            // The table alone, for the next program in a pipe.
+            written.clear();
+            text = csv(&runs);
+        }
+        Some(path) => {
+            write(path, &csv(&runs))?;
+            written.push(path.clone());
+        }
+        None => {}
+    }
+    text.extend(written.iter().map(|path| format!("{}\n", path.display())));
     match std::io::stdout().write_all(text.as_bytes()) {
         // Whoever closed standard output knows enough.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),

@@ -91,3 +91,41 @@ fn errors_are_one_line_and_wrong_usage_exits_with_2() -> Result {
     assert!(String::from_utf8(help.stdout)?.contains("Examples:"));
     Ok(())
 }
+
+#[test]
+fn a_table_has_a_row_per_run_epoch_split_and_site_and_any_name_in_quotes() -> Result {
+    let dir = tempfile::tempdir()?;
+    write_run(&dir.path().join("run"))?;
+    let mut odd = RunDir::create(dir.path().join("odd"))?;
+    odd.begin(&Run {
+        name: "a \"b\", c\nd".into(),
+        labels: [("epoch".to_string(), 3.into())].into(),
+        config: serde_json::json!({}),
+        ..Run::default()
+    })?;
+    let score = Score { loss: f64::NAN, samples: 7, ..Score::default() };
+    odd.epoch(&EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Train, score)] })?;
+
+    let output = report(&["run", "odd", "--csv", "-"], dir.path())?;
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout)?;
+    let rest = table
+        .strip_prefix(
+            "run,seed,act,dropout,label_epoch,epoch,split,samples,loss,learning_rate,site,units,values,",
+        )
+        .ok_or(table.clone())?;
+    assert!(rest.starts_with("zero_fraction,dead,"), "{rest}");
+    let rows: Vec<&str> = table.split('\n').skip(1).collect();
+    assert!(rows[0].starts_with("relu,1,relu,0.25,,1,test,10,0.5,,fc1,4,40,0,"), "{}", rows[0]);
+    assert!(rows[1].starts_with("relu,1,relu,0.25,,2,test,10,0.5,,fc1,4,40,0,"), "{}", rows[1]);
+    assert_eq!(rows[2], "\"a \"\"b\"\", c");
+    assert!(rows[3].starts_with("d\",0,,,3,1,train,7,,,,,,"), "{}", rows[3]);
+    let columns = |row: &str| row.matches(',').count();
+    assert_eq!(columns(rows[0]), columns(table.lines().next().ok_or("no head")?));
+    assert!(!dir.path().join("report.html").exists(), "a page that nobody asked for");
+
+    let output = report(&["run", "--csv", "all.csv", "-o", "page.html"], dir.path())?;
+    assert_eq!(String::from_utf8(output.stdout)?, "page.html\nall.csv\n");
+    assert!(fs::read_to_string(dir.path().join("all.csv"))?.starts_with("run,seed,act,"));
+    Ok(())
+}

@@ -17,6 +17,7 @@ mod load;
 
 mod bins;
 mod chart;
+mod csv;
 mod group;
 mod html;
 mod live;
@@ -29,6 +30,7 @@ mod text;
 #[cfg(test)]
 mod sample;
 
+pub use csv::csv;
 pub use error::{Error, Result};
 pub use html::html_report;
 pub use live::{HeldStderr, Live, LiveConfig, restore_terminal};

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use taper_nn::Params;
 use taper_report::{sync_dir, warn};
 
-use crate::weights::{pack, set, tensors, unpack, values};
+use crate::weights::{Origin, pack, set, tensors, unpack, values};
 use crate::{Error, Keep, Optimizer, OptimizerState, Result};
 
 /// The version of `state.json`. It goes up when a field changes its meaning or goes away.
@@ -85,6 +85,8 @@ pub struct Checkpoints {
     kept: Vec<(Point, Option<f64>)>,
     /// The one that was read or written last.
     current: Option<Point>,
+    /// What its weights say that they are of.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// A checkpoint that was read and is whole.
@@ -130,7 +132,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Checkpoint`] with the path of what cannot be read or removed.
     pub fn open(dir: impl Into<PathBuf>, keep: Keep) -> Result<Self> {
-        let mut own = Self { dir: dir.into(), keep, kept: Vec::new(), current: None };
+        let mut own = Self { dir: dir.into(), keep, kept: Vec::new(), current: None, origin: None };
         let entries = match fs::read_dir(&own.dir) {
             Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(own),
             entries => entries.map_err(fault(&own.dir, "read"))?,
@@ -176,8 +178,8 @@ impl Checkpoints {
             serde_json::to_vec(&written).map_err(|e| message(format!("cannot be written: {e}")))?;
         json.push(b'\n');
         let mut files = vec![
-            (MODEL, pack(&tensors(params)).map_err(message)?),
-            (OPTIMIZER, pack(&slots).map_err(message)?),
+            (MODEL, pack(&tensors(params), self.origin.as_ref()).map_err(message)?),
+            (OPTIMIZER, pack(&slots, None).map_err(message)?),
             (STATE, json),
         ];
         let sums: String = files.iter().map(|(name, bytes)| format!("{}  {name}\n", sum(bytes))).collect();

@@ -47,6 +47,7 @@ mod session;
 mod spin;
 mod step;
 mod steps;
+mod threads;
 mod weight_file;
 mod weights;
 mod window;
@@ -71,4 +72,8 @@ pub use steps::{
 };
 pub use taper_kernels::{Rule, binary_cross_entropy, cross_entropy, mse, soft_cross_entropy};
 pub use taper_report::{Fault, Place, Split};
-pub use weights::{LoadConfig, Loaded, Misshapen, load_matching, load_weights, save_weights, weight_shapes};
+pub use threads::start_threads;
+pub use weights::{
+    LoadConfig, Loaded, Misshapen, Origin, load_matching, load_weights, save_weights, weight_origin,
+    weight_shapes,
+};

@@ -14,9 +14,10 @@ use taper_report::{
 
 use crate::fit::stop_at_fault;
 use crate::same_run::{changes, compare, same_run};
+use crate::weights::save_weights_of;
 use crate::{
     BoxError, Checkpoint, Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, StepFn, evaluate,
-    flush, save_weights, train_batches,
+    flush, train_batches,
 };
 
 /// When no option says how often: an epoch that ends this long after the last checkpoint is saved. Writing one takes
@@ -303,8 +304,9 @@ impl<'a> Session<'a> {
         params: &Params,
         optimizer: Optimizer,
         config: SessionConfig,
-        (dir, checkpoints, board): (RunDir, Checkpoints, Option<TensorBoard>),
+        (dir, mut checkpoints, board): (RunDir, Checkpoints, Option<TensorBoard>),
     ) -> Self {
+        checkpoints.origin = Some((&run).into());
         let mut order = rng(run.seed);
         order.next_u64(); // what `Params::of_run` is drawn from
         let recorder = || config.record.map(Recorder::of);
@@ -674,13 +676,13 @@ impl<'a> Session<'a> {
     /// of the last epoch. All of it is tried; the first error is returned.
     ///
     /// # Errors
-    /// Those of the sinks, [`save_weights`] and [`Checkpoints::save`].
+    /// Those of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`].
     pub fn finish(&mut self) -> Result<()> {
         let mut first = self.board.as_mut().map_or(Ok(()), Sink::finish);
         for (sink, _) in &mut self.sinks {
             first = first.and(sink.finish());
         }
-        let written = save_weights(&self.params, &self.weights());
+        let written = save_weights_of(&self.state.run, &self.params, &self.weights());
         let saved = match (self.current.epoch.filter(|epoch| *epoch > 0), self.done) {
             // An epoch that was neither ended nor interrupted: its training is kept.
             (Some(epoch), _) if self.state.progress.batches() > 0 && self.current.before.is_empty() => {

@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, Metadata};
 use taper_nn::own_names;
 use taper_report::warn;
 
-use crate::weights::{LoadConfig, Loaded, Misshapen, listed, quoted, short};
+use crate::weights::{LoadConfig, Loaded, Misshapen, Origin, listed, quoted, short};
 use crate::{Error, Result};
 
 /// Longer headers are not read: one layer takes a few hundred bytes, and what a header says can take many times its
@@ -82,6 +82,15 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         self.header.offset_keys().into_iter().filter_map(shape).collect()
     }
 
+    /// What the metadata say that the weights are of.
+    pub fn origin(&self) -> Result<Option<Origin>> {
+        let Some(text) = self.header.metadata().as_ref().and_then(|of| of.get("taper")) else {
+            return Ok(None);
+        };
+        let origin = serde_json::from_str(text);
+        origin.map(Some).map_err(|e| self.fault(format!("metadata 'taper': {}", short(&e.to_string()))))
+    }
+
     /// All tensors.
     pub fn all(&mut self, device: &Device) -> Result<Vec<(String, Tensor)>> {
         let names = self.header.offset_keys();
@@ -116,6 +125,10 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         let mut found = Vec::new();
         for (name, var) in vars {
             let Some(at) = mapped.iter().position(|mapped| mapped == name) else {
+                // Old versions of PyTorch did not write this counter, which has no part in evaluation.
+                if name.ends_with("num_batches_tracked") {
+                    continue;
+                }
                 if !config.matching {
                     return Err(
                         self.fault(format!("expected a tensor '{name}', found only {}", listed(&names)))
@@ -164,6 +177,8 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         let is_float = |dtype: DType| !dtype.is_int();
         match found {
             Some(found) if found == wanted => Ok(()),
+            // Who converts all tensors of a file converts this counter too.
+            Some(_) if name.ends_with("num_batches_tracked") => Ok(()),
             // f32 fits any float that a model may have chosen.
             Some(DType::F32) if is_float(wanted) => Ok(()),
             Some(found) if convert && is_float(found) => Ok(()),

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
 use taper_nn::Params;
-use taper_report::write_whole;
+use taper_report::{Labels, Run, write_whole};
 
 use crate::weight_file::WeightFile;
 use crate::{Error, Result};
@@ -18,8 +19,49 @@ use crate::{Error, Result};
 /// [`Error::Weights`] when the file cannot be written.
 pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
     let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
-    let bytes = pack(&tensors(params)).map_err(fault)?;
+    let bytes = pack(&tensors(params), None).map_err(fault)?;
     write_whole(path, &bytes).map_err(|e| fault(format!("cannot write weights: {e}")))
+}
+
+/// As [`save_weights`], with the [`Origin`] among the metadata.
+pub(crate) fn save_weights_of(run: &Run, params: &Params, path: &Path) -> Result<()> {
+    let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
+    let bytes = pack(&tensors(params), Some(&run.into())).map_err(fault)?;
+    write_whole(path, &bytes).map_err(|e| fault(format!("cannot write weights: {e}")))
+}
+
+/// What the weights of a run cannot say about themselves, which a [`Session`](crate::Session) writes into the metadata of its
+/// weight files: so a copy of such a file is as good as the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// [`Run::dataset`].
+    pub dataset: String,
+    /// [`Run::model`].
+    pub model: String,
+    /// [`Run::labels`], the activation function among them.
+    pub labels: Labels,
+    /// `scale` of [`Run::config`], if there is one: how the input was scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<String>,
+}
+
+impl From<&Run> for Origin {
+    fn from(run: &Run) -> Self {
+        Self {
+            dataset: run.dataset.clone(),
+            model: run.model.clone(),
+            labels: run.labels.clone(),
+            scale: run.config["scale"].as_str().map(str::to_string),
+        }
+    }
+}
+
+/// The [`Origin`] in the metadata of a weight file; `None` for a file of another program, or of [`save_weights`].
+///
+/// # Errors
+/// [`Error::Weights`] when the file is missing or not safetensors, or its metadata `taper` are not those of an origin.
+pub fn weight_origin(path: &Path) -> Result<Option<Origin>> {
+    WeightFile::open(path)?.origin()
 }
 
 /// Reads parameters and buffers from a safetensors file, written by [`save_weights`] or by PyTorch. The file must have
@@ -138,7 +180,7 @@ pub(crate) fn tensors(params: &Params) -> Vec<(String, Tensor)> {
 }
 
 /// A safetensors file of tensors, each in its own type.
-pub(crate) fn pack(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, String> {
+pub(crate) fn pack(tensors: &[(String, Tensor)], origin: Option<&Origin>) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         bytes.push((name, tensor.dims(), raw(tensor).map_err(|e| Error::from(e).to_string())?));
@@ -148,8 +190,32 @@ pub(crate) fn pack(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, String> {
         views.push((name, TensorView::new(*dtype, shape.to_vec(), raw).map_err(|e| e.to_string())?));
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())
+    let file = safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())?;
+    match origin {
+        Some(origin) => described(&file, origin),
+        None => Ok(file),
+    }
 }
+
+/// A file with the metadata `taper` behind `format`. They are put in by hand because two entries of a hash map have no fixed
+/// order, and the same run has to give the same bytes.
+fn described(file: &[u8], origin: &Origin) -> Result<Vec<u8>, String> {
+    const START: &[u8] = br#"{"__metadata__":{"format":"pt""#;
+    let text = serde_json::to_string(origin).and_then(|json| serde_json::to_string(&json));
+    let text = text.map_err(|e| e.to_string())?;
+    let length = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length) as usize);
+    let (Some(rest), true) =
+        (file.get(8..8 + length).and_then(|header| header.strip_prefix(START)), text.len() <= MAX_ORIGIN)
+    else {
+        return Ok(file.to_vec());
+    };
+    let mut header = [START, b",\"taper\":", text.as_bytes(), rest.trim_ascii_end()].concat();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header, &file[8 + length..]].concat())
+}
+
+/// Longer ones are left out, so that a header stays one that is read.
+const MAX_ORIGIN: usize = 64 << 10;
 
 /// The bytes of a tensor, little-endian.
 fn raw(tensor: &Tensor) -> candle_core::Result<(Dtype, Vec<u8>)> {
@@ -194,7 +260,7 @@ pub(crate) fn set(values: &[(Var, Tensor)]) -> Result<()> {
 }
 
 /// Name and shape of every tensor of a safetensors file, in the order of the file: what
-/// [`Architecture::infer`](taper_nn::Architecture::infer) asks for. Only the header is read.
+/// [`Architecture::new`](taper_nn::Architecture::new) asks for. Only the header is read.
 ///
 /// # Errors
 /// [`Error::Weights`] when the file is missing or not safetensors.

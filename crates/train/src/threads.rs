@@ -1,0 +1,58 @@
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use taper_report::warn;
+
+/// Starts rayon's pool for the process with so many threads, or with one for each core, and says how many there are. Call it
+/// once, first in `main`.
+///
+/// Where the system refuses so many, as under `ulimit -u` or the pids limit of a container, the pool has those that could be
+/// started, at least the calling thread, and a [warning](taper_report::warn) says so; without this call the first parallel loop
+/// would panic. Results do not depend on the number of threads.
+///
+/// ```
+/// assert_eq!(taper_train::start_threads(Some(2)), 2);
+/// ```
+pub fn start_threads(threads: Option<usize>) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let wanted = threads.unwrap_or_else(cores).max(1);
+    // The pool of a process can be built once. So the threads are there before it, and wait for their part of it.
+    let (sender, receiver) = mpsc::channel::<rayon::ThreadBuilder>();
+    let receiver = Arc::new(Mutex::new(receiver));
+    let start = || {
+        let receiver = Arc::clone(&receiver);
+        thread::Builder::new().spawn(move || {
+            let work = receiver.lock().map(|receiver| receiver.recv());
+            if let Ok(Ok(work)) = work {
+                work.run();
+            }
+        })
+    };
+    let mut started = 0;
+    while started < wanted {
+        match start() {
+            Ok(_) => started += 1,
+            Err(cause) => {
+                refused(wanted, started.max(1), &cause);
+                break;
+            }
+        }
+    }
+    let hand_over = move |work| sender.send(work).map_err(|_| ErrorKind::BrokenPipe.into());
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(started.max(1));
+    let built = match started {
+        0 => pool.use_current_thread().build_global(),
+        _ => pool.spawn_handler(hand_over).build_global(),
+    };
+    if built.is_err() {
+        warn("the pool of threads was started before, and stays as it is");
+    }
+    rayon::current_num_threads()
+}
+
+fn refused(wanted: usize, found: usize, cause: &io::Error) {
+    warn(&format!(
+        "cannot start {wanted} threads ({cause}): going on with {found}; raise the limit on processes (ulimit -u)"
+    ));
+}

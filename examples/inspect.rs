@@ -1,53 +1,65 @@
-//! What the activations of a trained network do: statistics over a whole split, for any file of weights of an
-//! MLP or a CNN, ours or PyTorch's, without training.
+//! What the activations of a trained network do: statistics over a whole split, for the weights of a run or of another
+//! program, without training.
 //!
-//!     cargo run --example inspect -- runs/2026-08-01T120000-mnist-mlp-relu/model.safetensors
-//!     cargo run --example inspect -- pytorch.safetensors --dataset mnist --act tanh --scale unit --units
+//!     cargo run --example inspect -- runs/2026-08-01T120000-mnist-mlp-relu
+//!     cargo run --example inspect -- pytorch.safetensors --act tanh --scale unit --units
+//!     cargo run --example inspect -- cnn.safetensors --scale unit --layers 'conv 5, relu, max_pool 2, linear'
 //!
 //! Exit code: 0, 1 when something failed, 2 for wrong usage.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
-use candle_nn::VarBuilder;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use taper::data::{self, Choice, Scale};
 use taper::hooks::{Activation, Recorder, UnitStats};
-use taper::nn::{Architecture, Model, Params};
+use taper::nn::{Architecture, Layer, Layers, Params};
 use taper::report::{
     ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
 };
-use taper::train::{self, CROSS_ENTROPY, LoadConfig, classify, evaluate, weight_shapes};
+use taper::train::{
+    self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, start_threads, weight_origin, weight_shapes,
+};
 use taper_examples::{Screen, at_least_one, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
 /// the distribution leans. Nothing is trained: the network sees a whole split once, in evaluation mode.
 ///
-/// The sizes of the network come from the file, whose layers are called conv1, ..., fc1, ... (or linear1, ln1, fc, ...), or
-/// 0, 1, ... as in PyTorch's nn.Sequential (in PyTorch: safetensors.torch.save_file(model.state_dict(), FILE)). A file does not
-/// say which activation function the network was trained with, nor how its input was scaled: see --act and
-/// --scale. A low accuracy is a sign that one of them is wrong.
+/// A file of ours says what it is of. Of another program's file (in PyTorch: safetensors.torch.save_file(model.state_dict(),
+/// FILE)) the sizes are known, and the rest is asked for: the activation function (--act), how the input was scaled (--scale),
+/// and where shapes leave a choice, the layers (--layers). A low accuracy is a sign that one of them is wrong.
 #[derive(Parser)]
 #[command(after_help = "\
+Layers, separated by commas, in the order in which they are applied:
+  conv K [pad P] [stride S]       K is 5 or 3x5        linear            flattens in front of it
+  max_pool K [stride S]           stride K if none     batch_norm [eps E]
+  avg_pool K [stride S]                                dropout P         does nothing here
+  global_avg_pool                                      flatten           may be left out
+  relu, tanh, leaky_relu:0.1, …   as in --act
+
 Examples:
-  inspect runs/NAME/model.safetensors                      a run of the mnist example: config.json says the rest
+  inspect runs/NAME                                        a run of ours, which says the rest
   inspect net.safetensors --act tanh --scale unit --units  PyTorch's, for pixels in [0, 1]; lists odd units
+  inspect net.safetensors --scale unit --layers 'conv 5 pad 2, relu, max_pool 2, linear'
   inspect net.safetensors --split train --out runs/net     also writes layers.jsonl, for tools")]
 struct Args {
-    /// The weights, a safetensors file
+    /// The weights, a safetensors file, or the directory of a run or a checkpoint
     #[arg(value_name = "WEIGHTS")]
     weights: PathBuf,
-    /// The network's activation function [default: that of the run, else prelu if the file has slopes, else relu]
-    #[arg(long, value_name = "A")]
+    /// The activation function behind every layer but the last [default: that of the run, else prelu if the file has slopes]
+    #[arg(long, value_name = "A", conflicts_with = "layers")]
     act: Option<Activation>,
+    /// All layers, where shapes do not tell them: 'conv 5 pad 2, relu, max_pool 2, linear' (see below)
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<Layers>,
     /// How pixels were scaled: unit, in [0, 1], or standard, that minus the mean, over the standard deviation
-    /// [default: that of the run, else standard]
+    /// [default: that of the run]
     #[arg(long)]
     scale: Option<Scale>,
     /// mnist, fashion-mnist, kmnist, digits, emnist-SPLIT or idx [default: that of the run, else mnist]
@@ -65,6 +77,9 @@ struct Args {
     /// Use only the first N samples
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     limit: Option<usize>,
+    /// Where the network is computed; cuda and metal need a build with that feature
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
     /// List the units that are dead, rare, dormant or always on, with their firing rates
     #[arg(long)]
     units: bool,
@@ -82,6 +97,27 @@ enum Part {
     Test,
 }
 
+#[derive(ValueEnum, Clone, Copy)]
+enum DeviceKind {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl DeviceKind {
+    fn open(self) -> Result<Device> {
+        let (name, device) = match self {
+            Self::Cpu => return Ok(Device::Cpu),
+            Self::Cuda => ("cuda", Device::new_cuda(0)),
+            Self::Metal => ("metal", Device::new_metal(0)),
+        };
+        let device = device.map_err(train::Error::from);
+        device.with_context(|| {
+            format!("--device {name} needs such a device and a build with --features {name}")
+        })
+    }
+}
+
 fn main() -> ExitCode {
     start(run)
 }
@@ -94,26 +130,22 @@ fn run(args: &Args) -> Result<()> {
         .with_target(false)
         .without_time()
         .init();
+    start_threads(std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0));
     let screen = Screen::new(false);
-    let path = args.weights.display();
-    let shapes = weight_shapes(&args.weights)?;
-
-    // Whatever the file itself cannot say: from the command line, else from the run that wrote it.
-    let run = read_config(args.weights.with_file_name("config.json")).ok();
-    let of_run = |field: &dyn Fn(&Run) -> Option<String>| run.as_ref().and_then(field);
-    let act = args.act.or_else(|| of_run(&|run| Some(run.labels.get("act")?.as_str()?.into()))?.parse().ok());
-    let scale =
-        args.scale.or_else(|| of_run(&|run| Some(run.config["scale"].as_str()?.into()))?.parse().ok());
-    let dataset = args.dataset.or_else(|| of_run(&|run| Some(run.dataset.clone()))?.parse().ok());
-    let data = load_data(args, dataset.unwrap_or(Choice::Mnist), scale.unwrap_or_default(), &screen)?;
+    let device = args.device.open()?;
+    let weights = weights(&args.weights)?;
+    let path = weights.display();
+    let shapes = weight_shapes(&weights)?;
+    let known = known(args, &weights, &shapes).with_context(|| path.to_string())?;
+    let data = load_data(args, known.dataset, known.scale, &screen)?.on(&device);
     let samples = match args.split {
         Part::Train => &data.train,
         Part::Test => &data.test,
     };
     let samples = samples.clone().take(args.limit.unwrap_or(usize::MAX));
 
-    let network = Architecture::infer(shapes, samples.shape()).map_err(train::Error::from);
-    let network = network.with_context(|| format!("{path}: no network for {}", data.name))?;
+    let found = network(&known, &shapes, samples.shape(), &data.name);
+    let (network, assumed) = found.with_context(|| path.to_string())?;
     if network.classes() != data.classes {
         let (found, name) = (network.classes(), &data.name);
         bail!(
@@ -121,42 +153,44 @@ fn run(args: &Args) -> Result<()> {
             data.classes
         );
     }
-    let slopes = network.learns_slopes().then_some(Activation::Prelu { slope: 0.25 });
-    let act = act.or(slopes).unwrap_or(Activation::Relu);
-    let params = Params::new(0, &Device::Cpu);
-    let model = build(&network, act, params.builder()).with_context(|| format!("{path}: --act"))?;
-    LoadConfig { convert: args.convert, ..LoadConfig::default() }.load(&params, &args.weights)?;
+    let params = Params::new(0, &device);
+    let model =
+        network.build(params.builder()).map_err(train::Error::from).with_context(|| path.to_string())?;
+    LoadConfig { convert: args.convert, ..LoadConfig::default() }.load(&params, &weights)?;
 
     let split = match args.split {
         Part::Train => Split::Train,
         Part::Test => Split::Test,
     };
     let mut recorder = Recorder::new();
-    let report = evaluate(&classify(&*model), split, samples.batches(512), &mut recorder)?;
+    let report = evaluate(&classify(&model), split, samples.batches(512), &mut recorder)?;
 
+    // The units of a site are there until the window ends.
+    let layers = recorder.clone().finish();
     let mut units = String::new();
     if args.units {
-        units = odd_units(&recorder, network.layers(), act)?;
+        for layer in &layers {
+            units += &odd_units(&recorder, &layer.site, layer.rare.is_some())?;
+        }
     }
-    let report = EpochReport { epoch: 1, splits: vec![SplitReport { layers: recorder.finish(), ..report }] };
-    let name = args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let scale = scale.unwrap_or_default();
+    let report = EpochReport { epoch: 1, splits: vec![SplitReport { layers, ..report }] };
+    let name = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let act = known.act.map_or(String::new(), |act| format!(", {act}"));
     let mut text = format!(
-        "{name}: {network}, {} parameters, {act}, on {} samples of {}, {scale} scale\n",
+        "{name}: {network}, {} parameters{act}, on {} samples of {}, {} scale",
         params.count(),
         samples.len(),
-        samples.name()
+        samples.name(),
+        known.scale
     );
-    if network.layers().iter().any(|(own, theirs)| own != theirs) {
-        let names: Vec<String> =
-            network.layers().iter().map(|(own, theirs)| format!("{own} is {theirs}")).collect();
-        writeln!(text, "layers of the file: {}", names.join(", "))?;
+    if assumed {
+        write!(text, "; layers assumed, as no others with max_pool fit: {}", network.layers())?;
     }
-    if let Some(pool) = network.also_fits_pooling_between() {
-        writeln!(
-            text,
-            "assumed: pooling behind all convolutions; {pool}×{pool} behind each of them fits these sizes too, and cannot be run here"
-        )?;
+    text.push('\n');
+    if network.names().iter().any(|(own, theirs)| own != theirs) {
+        let names: Vec<String> =
+            network.names().iter().map(|(own, theirs)| format!("{own} is {theirs}")).collect();
+        writeln!(text, "layers of the file: {}", names.join(", "))?;
     }
     let mut console =
         ConsoleSink::new(Vec::new(), ConsoleConfig { color: screen.color, ..Default::default() });
@@ -166,19 +200,21 @@ fn run(args: &Args) -> Result<()> {
     text += &units;
     if let Some(out) = &args.out {
         let mut dir = RunDir::create(out).context("--out")?;
+        let labels = known.act.map(|act| ("act".to_string(), act.to_string().into()));
         let run = Run {
             name,
             dataset: data.name.clone(),
             model: network.to_string(),
-            labels: [("act".into(), act.to_string().into())].into(),
+            labels: labels.into_iter().collect(),
             loss: CROSS_ENTROPY.into(),
             seed: 0,
             parameters: params.count() as u64,
             epochs: 1,
             config: json!({
-                "inspected": args.weights,
+                "inspected": weights,
+                "layers": network.layers().to_string(),
                 "mode": "evaluation",
-                "scale": scale.to_string(),
+                "scale": known.scale.to_string(),
                 "taper": env!("CARGO_PKG_VERSION"),
             }),
         };
@@ -198,12 +234,115 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn build(
-    network: &Architecture,
-    act: Activation,
-    vb: VarBuilder<'static>,
-) -> train::Result<Box<dyn Model + Send + Sync>> {
-    Ok(network.build(act, vb)?)
+/// The file itself, or that in the directory of a run or a checkpoint.
+fn weights(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let file = path.join("model.safetensors");
+    if !file.exists() {
+        bail!(
+            "{}: expected a run or a checkpoint, found a directory without model.safetensors: name the file of weights",
+            path.display()
+        );
+    }
+    Ok(file)
+}
+
+type Shapes = [(String, Vec<usize>)];
+
+/// What is known about a file of weights beside its shapes.
+struct Known {
+    act: Option<Activation>,
+    layers: Option<Layers>,
+    scale: Scale,
+    dataset: Choice,
+    /// The model, if the file is of a run of ours.
+    model: Option<String>,
+}
+
+/// From the command line, else from what the file says, else from the run that it is in.
+///
+/// # Errors
+/// Names what is known from nowhere.
+fn known(args: &Args, weights: &Path, shapes: &Shapes) -> Result<Known> {
+    let origin = match weight_origin(weights)? {
+        Some(origin) => Some(origin),
+        None => of_run(weights, shapes),
+    };
+    let label = origin.as_ref().and_then(|of| of.labels.get("act")?.as_str()).map(str::parse).transpose()?;
+    let told = Architecture::activation(shapes.iter().map(|(name, shape)| (name, shape)));
+    let act = match (&args.layers, args.act.or(label)) {
+        (Some(_), _) => None,
+        (None, Some(act)) => Some(act),
+        (None, None) => told.map_err(train::Error::from)?,
+    };
+    let of_scale = origin.as_ref().and_then(|of| of.scale.as_deref()).map(str::parse).transpose()?;
+    let scale = args.scale.or(of_scale);
+    let mut asked = Vec::new();
+    if act.is_none() && args.layers.is_none() {
+        asked.push("the activation function with --act, such as relu, or all layers with --layers");
+    }
+    if scale.is_none() {
+        asked.push("the scale of its input with --scale: unit for pixels in [0, 1], or standard");
+    }
+    let (Some(scale), true) = (scale, asked.is_empty()) else {
+        bail!("a file of another program does not say all that is needed: give {}", asked.join("; and "));
+    };
+    let named = origin.as_ref().map(|of| of.dataset.parse()).transpose()?;
+    let dataset = args.dataset.or(named).unwrap_or(Choice::Mnist);
+    Ok(Known { act, layers: args.layers.clone(), scale, dataset, model: origin.map(|of| of.model) })
+}
+
+/// The run whose directory a file of weights is in, or whose checkpoint it is: one that has as many parameters.
+fn of_run(weights: &Path, shapes: &Shapes) -> Option<Origin> {
+    let parameters: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let dirs = weights.ancestors().skip(1).take(3);
+    let run = dirs.filter_map(|dir| read_config(dir.join("config.json")).ok()).next()?;
+    (run.parameters == parameters as u64).then(|| (&run).into())
+}
+
+/// The network, and whether its layers were assumed, because no others fit.
+fn network(
+    known: &Known,
+    shapes: &Shapes,
+    input: (usize, usize, usize),
+    dataset: &str,
+) -> Result<(Architecture, bool)> {
+    let tensors = || shapes.iter().map(|(name, shape)| (name, shape));
+    let found = match (&known.layers, known.act) {
+        (Some(layers), _) => Architecture::new(layers, tensors(), input).map(|network| vec![network]),
+        (None, act) => Architecture::arrangements(tensors(), input, act.unwrap_or(Activation::Identity)),
+    };
+    let found = found.map_err(train::Error::from).map_err(|error| match known.layers {
+        Some(_) => anyhow!("no network for {dataset} by --layers: {error}"),
+        None => anyhow!("no network for {dataset}: {error}: give another --act, or its layers with --layers"),
+    })?;
+    // A network of ours is written as one text in one arrangement alone.
+    if let Some(of_run) = found.iter().find(|network| Some(network.to_string()) == known.model) {
+        return Ok((of_run.clone(), false));
+    }
+    match &found[..] {
+        [only] => {
+            let has_choice = only.layers().0.iter().any(|layer| matches!(layer, Layer::Conv { .. }));
+            Ok((only.clone(), known.layers.is_none() && has_choice))
+        }
+        several => {
+            const MOST: usize = 4;
+            let shown: Vec<String> = several
+                .iter()
+                .rev()
+                .take(MOST)
+                .map(|network| format!("--layers '{}'", network.layers()))
+                .collect();
+            let more = several.len().saturating_sub(MOST);
+            let more = if more > 0 { format!(", or {more} more") } else { String::new() };
+            bail!(
+                "its shapes fit several arrangements of layers: give the right one, such as {}{more}",
+                shown.join(" or ")
+            )
+        }
+    }
 }
 
 fn load_data(args: &Args, choice: Choice, scale: Scale, screen: &Screen) -> Result<data::Dataset> {
@@ -225,17 +364,17 @@ fn load_data(args: &Args, choice: Choice, scale: Scale, screen: &Screen) -> Resu
 /// What a unit can be, as in the table above; several of these at once too.
 const KINDS: [&str; 4] = ["dead", "rare", "dormant", "always on"];
 
-/// A line for every unit that is any of [`KINDS`]; dormant is a score of at most 0.025.
-fn odd_units(recorder: &Recorder, layers: &[(String, String)], act: Activation) -> Result<String> {
+/// A line for every unit of a site that is any of [`KINDS`]; dormant is a score of at most 0.025, and rare are units of
+/// functions with exact zeros alone.
+fn odd_units(recorder: &Recorder, site: &str, can_be_rare: bool) -> Result<String> {
     let mut text = String::new();
-    // The last layer has no activation behind it, and no units.
-    for (site, units) in layers.iter().filter_map(|(site, _)| Some((site, recorder.units(site)?))) {
+    if let Some(units) = recorder.units(site) {
         let mut counts = [0; 4];
         let mut rows = String::new();
         for (i, unit) in units.iter().enumerate().filter(|(_, unit)| unit.observations > 0) {
             let UnitStats { observations, fired, mean_abs, dormancy: score, .. } = *unit;
             let rate = fired as f64 / observations as f64;
-            let rare = act.is_zero_floored() && unit.is_rare();
+            let rare = can_be_rare && unit.is_rare();
             let kinds = [unit.is_dead(), rare, unit.is_dormant(0.025), unit.is_always_on()];
             let named = KINDS.into_iter().zip(kinds).filter(|(_, is)| *is).map(|(kind, _)| kind);
             let named = named.collect::<Vec<_>>().join(", ");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use safetensors::tensor::{SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -187,7 +187,7 @@ fn renamed(dir: &TempDir, file: &str, name: impl Fn(&str) -> String) -> String {
 #[test]
 fn pytorchs_sequential_names_give_the_same_table() {
     let dir = tempdir().unwrap();
-    let digits = ["--dataset", "digits", "--scale", "unit"];
+    let digits = ["--dataset", "digits", "--scale", "unit", "--act", "relu"];
     let of = |path: &str| succeed(&dir, &[&[path], &digits[..]].concat(), None);
     let plain = of(&renamed(&dir, "a.safetensors", str::to_string));
     let sequential = |own: &str| own.replace("fc1", "net.1").replace("fc2", "net.4").replace("fc3", "net.10");
@@ -227,6 +227,170 @@ fn a_run_of_ours_is_inspected_as_it_was_trained() {
     let part = succeed(&dir, &["run/model.safetensors", "--split", "train", "--limit", "100"], None);
     assert!(part.contains("100 samples of digits train") && part.contains("\ntrain "), "{part}");
     fail(&dir, &["run/model.safetensors", "--act", "relu"], 1, &["--act", "slopes"]);
+
+    // The directory, a copy without its records, and the newest checkpoint are the same file.
+    let of = |path: &str| timeless(&succeed(&dir, &[path], None));
+    let file = of("run/model.safetensors");
+    assert_eq!(of("run"), file);
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    fs::copy(dir.path().join("run/model.safetensors"), dir.path().join("elsewhere/model.safetensors"))
+        .unwrap();
+    assert_eq!(of("elsewhere"), file);
+    assert_eq!(of("run/checkpoints/epoch-2"), file);
+    // A file without metadata belongs to the run that it lies in if it has as many parameters.
+    let bytes = fs::read(dir.path().join("run/model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    fs::write(dir.path().join("run/bare"), safetensors::serialize(tensors.tensors(), None).unwrap()).unwrap();
+    assert_eq!(of("run/bare"), file.replace("model.safetensors:", "bare:"));
+}
+
+/// The output without what depends on the time that it took.
+fn timeless(out: &str) -> String {
+    let line = |line: &str| match line.split_once(" samples/s") {
+        Some((before, _)) => before.trim_end_matches(|c: char| c.is_ascii_digit() || c == ',').to_string(),
+        None => line.to_string(),
+    };
+    out.lines().map(|text| line(text) + "\n").collect()
+}
+
+/// A safetensors file of small, varied values; PyTorch's batch normalisation counts in i64.
+fn foreign(dir: &TempDir, file: &str, tensors: &[(&str, &[usize])]) {
+    let bytes = |i: usize, name: &str, n: usize| -> Vec<u8> {
+        let value = |j: usize| match name.ends_with("running_var") {
+            true => 1.0_f32,
+            false => ((i * 31 + j * 17) % 23) as f32 / 23.0 - 0.45,
+        };
+        (0..n).flat_map(|j| value(j).to_le_bytes()).collect()
+    };
+    let data: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .enumerate()
+        .map(|(i, (name, shape))| match name.ends_with("num_batches_tracked") {
+            true => (*name, Dtype::I64, shape.to_vec(), 7_i64.to_le_bytes().to_vec()),
+            false => (*name, Dtype::F32, shape.to_vec(), bytes(i, name, shape.iter().product())),
+        })
+        .collect();
+    let views = data
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    fs::write(dir.path().join(file), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+const DIGITS: [&str; 2] = ["--dataset", "digits"];
+
+#[test]
+fn what_a_foreign_file_does_not_say_is_asked_for() {
+    let dir = tempdir().unwrap();
+    foreign(
+        &dir,
+        "mlp",
+        &[("fc1.weight", &[6, 64]), ("fc1.bias", &[6]), ("fc2.weight", &[10, 6]), ("fc2.bias", &[10])],
+    );
+    let with = |more: &[&'static str]| [&["mlp"][..], &DIGITS, more].concat();
+    fail(&dir, &with(&[]), 1, &["mlp: ", "--act", "--layers", "--scale"]);
+    fail(&dir, &with(&["--scale", "unit"]), 1, &["--act"]);
+    fail(&dir, &with(&["--act", "relu"]), 1, &["--scale"]);
+    let out = succeed(&dir, &with(&["--scale", "unit", "--act", "relu"]), None);
+    assert!(out.starts_with("mlp: mlp 64-6-10, 460 parameters, relu, on 360 samples"), "{out}");
+    let layers = succeed(&dir, &with(&["--scale", "unit", "--layers", "linear, relu, linear"]), None);
+    assert_eq!(timeless(&layers), timeless(&out).replacen(", relu,", ",", 1));
+    fail(&dir, &with(&["--act", "relu", "--layers", "linear"]), 2, &["--layers"]);
+    fail(&dir, &with(&["--layers", "linear, rleu"]), 2, &["layers: column 9", "did you mean relu"]);
+    fail(
+        &dir,
+        &with(&["--scale", "unit", "--layers", "linear"]),
+        1,
+        &["--layers", "expected no more layers"],
+    );
+    // One layer has no activation behind it.
+    foreign(&dir, "linear", &[("fc.weight", &[10, 64]), ("fc.bias", &[10])]);
+    assert!(
+        succeed(&dir, &["linear", "--dataset", "digits", "--scale", "unit"], None).contains("linear 64-10")
+    );
+}
+
+#[test]
+fn an_arrangement_that_fits_alone_is_named_and_of_several_one_is_asked_for() {
+    let dir = tempdir().unwrap();
+    let with = |file: &'static str, more: &[&'static str]| {
+        [&[file][..], &DIGITS, &["--scale", "unit"], more].concat()
+    };
+    let conv = |inputs: usize| -> Vec<(&'static str, Vec<usize>)> {
+        vec![
+            ("conv1.weight", vec![3, 1, 3, 3]),
+            ("conv1.bias", vec![3]),
+            ("fc1.weight", vec![10, inputs]),
+            ("fc1.bias", vec![10]),
+        ]
+    };
+    let write = |file: &str, tensors: &[(&str, Vec<usize>)]| {
+        foreign(&dir, file, &tensors.iter().map(|(name, shape)| (*name, &shape[..])).collect::<Vec<_>>());
+    };
+    write("one", &conv(3 * 3 * 3)); // 8 → 6 → 3
+    let out = succeed(&dir, &with("one", &["--act", "tanh"]), None);
+    let first = out.lines().next().unwrap();
+    assert!(
+        first.ends_with("layers assumed, as no others with max_pool fit: conv 3, tanh, max_pool 2, linear"),
+        "{first}"
+    );
+    let given = succeed(&dir, &with("one", &["--layers", "conv 3, tanh, max_pool 2, linear"]), None);
+    let table = |out: &str| timeless(out).lines().skip(1).map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(table(&given), table(&out));
+    let mean = succeed(&dir, &with("one", &["--layers", "conv 3, tanh, avg_pool 2, linear"]), None);
+    assert_ne!(table(&mean), table(&out));
+    write("several", &conv(3 * 2 * 2)); // 8 → 6 → 2 by 3, 8 → 8 → 2 by 4 or 3
+    let says =
+        ["--layers 'conv 3, relu, max_pool 3, linear'", "--layers 'conv 3 pad 1, relu, max_pool 4, linear'"];
+    fail(&dir, &with("several", &["--act", "relu"]), 1, &says);
+    write("none", &conv(3 * 5 * 5));
+    fail(&dir, &with("none", &["--act", "relu"]), 1, &["'fc1.weight'", "3×6×6", "--layers"]);
+}
+
+#[test]
+fn batch_normalisation_is_run_and_pythons_own_formats_are_named() {
+    let dir = tempdir().unwrap();
+    let tensors: [(&str, &[usize]); 9] = [
+        ("0.weight", &[6, 64]),
+        ("0.bias", &[6]),
+        ("1.weight", &[6]),
+        ("1.bias", &[6]),
+        ("1.running_mean", &[6]),
+        ("1.running_var", &[6]),
+        ("1.num_batches_tracked", &[]),
+        ("3.weight", &[10, 6]),
+        ("3.bias", &[10]),
+    ];
+    foreign(&dir, "bn", &tensors);
+    let with = |more: &[&'static str]| [&["bn"][..], &DIGITS, &["--scale", "unit"], more].concat();
+    let says = ["--layers 'linear, batch_norm, relu, linear'", "--layers 'linear, relu, batch_norm, linear'"];
+    fail(&dir, &with(&["--act", "relu"]), 1, &says);
+    let out = succeed(&dir, &with(&["--layers", "linear, batch_norm, relu, linear"]), None);
+    assert!(out.starts_with("bn: linear, batch_norm, relu, linear, 472 parameters"), "{out}");
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    write("zip", b"PK\x03\x04 and the rest of an archive");
+    write("pickle", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.");
+    write("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 14372\n");
+    for (file, says) in [
+        ("zip", ["a zip archive, as torch.save writes", "save_file(model.state_dict()"]),
+        ("pickle", ["a Python pickle", "save_file(model.state_dict()"]),
+        ("pointer", ["a Git LFS pointer", "git lfs pull"]),
+    ] {
+        fail(&dir, &[file], 1, &says);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_limit_on_threads_is_one_line_and_no_panic() {
+    let dir = tempdir().unwrap();
+    foreign(&dir, "linear", &[("fc.weight", &[10, 64]), ("fc.bias", &[10])]);
+    let inspect = program("inspect");
+    let line = format!("ulimit -u 1; exec '{}' linear --dataset digits --scale unit", inspect.display());
+    let output = Command::new("bash").args(["-c", &line]).current_dir(&dir).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    // For root there is no limit.
+    assert!(error.is_empty() || error.contains("cannot start") && error.lines().count() == 1, "{error}");
 }
 
 #[test]
@@ -242,22 +406,25 @@ fn files_that_are_no_networks_end_with_1_and_one_line() {
     let header =
         br#"{"fc1.weight":{"dtype":"F32","shape":[1099511627776,64],"data_offsets":[0,281474976710656]}}"#;
     file("lies", &[&(header.len() as u64).to_le_bytes()[..], header].concat());
+    let all = ["--dataset", "digits", "--act", "relu", "--scale", "unit"];
+    let fails = |file: &str, says: &[&str]| fail(&dir, &[&[file][..], &all].concat(), 1, says);
     for name in ["text", "empty", "half", "head", "huge", "lies"] {
-        fail(&dir, &[name, "--dataset", "digits"], 1, &[&format!("error: {name}: "), "safetensors"]);
+        fails(name, &[&format!("error: {name}: "), "safetensors"]);
     }
-    fail(&dir, &["nowhere", "--dataset", "digits"], 1, &["nowhere: cannot read weights"]);
-    fail(&dir, &[".", "--dataset", "digits"], 1, &["cannot read weights"]);
+    fails("nowhere", &["nowhere: cannot read weights"]);
+    fails(".", &["a directory without model.safetensors"]);
     let odd = renamed(&dir, "odd", |own| own.replace("fc1", "encoder"));
-    fail(&dir, &[&odd, "--dataset", "digits"], 1, &["odd", "no network for digits", "encoder"]);
+    fails(&odd, &["odd", "encoder"]);
     let gap = renamed(&dir, "gap", |own| own.replace("fc3", "fc4"));
-    fail(&dir, &[&gap, "--dataset", "digits"], 1, &["'fc3' to come next"]);
+    fails(&gap, &["no network for digits", "'fc3' to come next"]);
     let other = golden("mlp_relu_trained.safetensors");
-    fail(&dir, &[other.to_str().unwrap(), "--dataset", "digits"], 1, &["1×8×8 = 64 inputs", "784"]);
-    fail(&dir, &[other.to_str().unwrap(), "--dataset", "digits", "--out", "text/x"], 1, &["784"]);
+    fails(other.to_str().unwrap(), &["1×8×8 = 64 inputs", "784"]);
     let good = golden("digits_mlp_relu_trained.safetensors");
     let good = good.to_str().unwrap();
-    fail(&dir, &[good, "--dataset", "digits", "--out", "text/x"], 1, &["--out", "text"]);
-    fail(&dir, &[good, "--dataset", "digits", "--act", "prelu"], 1, &["--act", "no slopes"]);
+    let out = ["--out", "text/x"];
+    fail(&dir, &[&[good][..], &all, &out].concat(), 1, &["--out", "text"]);
+    let prelu = [good, "--dataset", "digits", "--scale", "unit", "--act", "prelu"];
+    fail(&dir, &prelu, 1, &["--act", "no slopes"]);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -265,7 +432,7 @@ fn files_that_are_no_networks_end_with_1_and_one_line() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         // For root, nothing is forbidden.
         if fs::read(&path).is_err() {
-            fail(&dir, &["half", "--dataset", "digits"], 1, &["half: cannot read weights", "ermission"]);
+            fails("half", &["half: cannot read weights", "ermission"]);
         }
     }
 }
@@ -280,10 +447,11 @@ fn wrong_usage_ends_with_2() {
         (&["a", "--scale", "x"], "unit and standard"),
         (&["a", "--dataset", "cifar"], "the data sets are"),
         (&["a", "--limit", "0"], "at least 1"),
+        (&["a", "--device", "tpu"], "cpu, cuda, metal"),
     ] {
         fail(&dir, args, 2, &[says]);
     }
     let (code, help, _) = run(&program("inspect"), &dir, &["--help"], None);
     assert_eq!(code, Some(0));
-    assert!(help.contains("Examples:") && help.contains("nn.Sequential"), "{help}");
+    assert!(help.contains("Examples:") && help.contains("conv K [pad P] [stride S]"), "{help}");
 }

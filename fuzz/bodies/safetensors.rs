@@ -22,15 +22,14 @@ pub fn check(bytes: &[u8]) {
         let values: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         // The smallest type has four bits.
         assert!(values <= 2 * bytes.len(), "{values} values in {} bytes", bytes.len());
-        let network = match Architecture::infer(shapes, (1, 2, 2)) {
-            Ok(network) => network,
+        let activation = Architecture::activation(&shapes).ok().flatten().unwrap_or(Activation::Relu);
+        let network = match Architecture::arrangements(shapes, (1, 2, 2), activation) {
+            Ok(found) => found.into_iter().next().expect("no error means that one fits"),
             // As `inspect` prints it: candle's own may have a backtrace behind it.
             Err(error) => return one_line(&Error::from(error)),
         };
-        let activation =
-            if network.learns_slopes() { Activation::Prelu { slope: 0.25 } } else { Activation::Relu };
         let params = Params::new(1, &Device::Cpu);
-        let built = network.build(activation, params.builder());
+        let built = network.build(params.builder());
         if built.is_ok() && load_weights(&params, path).is_ok() {
             // What was read is written and read again to the bit.
             let (first, again) = (bits(&params), path.with_extension("again"));

@@ -1,273 +1,420 @@
+use std::collections::VecDeque;
 use std::fmt;
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
-use taper_kernels::Activation;
+use taper_kernels::{Activation, Conv2dGeometry, Error};
 
-use crate::names::{Layer, Place, fault, layers};
-use crate::{Cnn, CnnConfig, Mlp, MlpConfig, Model};
+use crate::arrange::arrange;
+use crate::names::{Group, Kind, fault, groups};
+use crate::network::{Network, Part};
+use crate::{
+    Act, BatchNorm1d, BatchNorm2d, BatchNormConfig, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers,
+    Linear, LinearConfig,
+};
 
-/// The [`Mlp`] or [`Cnn`] that a file of weights belongs to, as its tensors' names and shapes tell.
+/// A network as its [`Layers`] and the names and shapes of its tensors tell it, such as those of a file of weights.
 ///
-/// They tell sizes and order, but not the activation function, whose choice is left to [`Architecture::build`].
-/// Written as text it is `mlp 784-512-256-10`, `cnn 32-64-pool-128-10` or, without a hidden layer, `linear 784-10`.
+/// Written as text it is `mlp 784-512-256-10`, `cnn 32-64-pool-128-10` or, without a hidden layer, `linear 784-10`, where it
+/// is an [`Mlp`](crate::Mlp) or a [`Cnn`](crate::Cnn); any other is written as its layers.
 ///
 /// ```
-/// use taper_nn::Architecture;
+/// use candle_core::{DType, Device, Tensor};
+/// use taper_nn::{Architecture, Model, Params, Pass};
 ///
-/// // A PyTorch `nn.Sequential` of two linear layers with something in between.
-/// let tensors = [("0.weight", vec![64, 784]), ("0.bias", vec![64]), ("2.weight", vec![10, 64]), ("2.bias", vec![10])];
-/// let network = Architecture::infer(tensors, (1, 28, 28))?;
-/// assert_eq!(network.to_string(), "mlp 784-64-10");
-/// assert_eq!(network.layers()[1], ("fc2".to_string(), "2".to_string()));
+/// // A PyTorch `nn.Sequential` of a convolution, ReLU, pooling and a linear layer.
+/// let tensors = [("0.weight", vec![8, 1, 5, 5]), ("0.bias", vec![8]), ("4.weight", vec![10, 8 * 14 * 14]), ("4.bias", vec![10])];
+/// let layers = "conv 5 pad 2, relu, max_pool 2, linear".parse()?;
+/// let network = Architecture::new(&layers, tensors, (1, 28, 28))?;
+/// assert_eq!(network.names()[1], ("fc1".to_string(), "4".to_string()));
+///
+/// let params = Params::new(1, &Device::Cpu);
+/// let model = network.build(params.builder())?;
+/// assert_eq!(params.names(), ["0.weight", "0.bias", "4.weight", "4.bias"]);
+/// let xs = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
+/// assert_eq!(model.forward(&mut Pass::eval(&mut ()), &xs)?.dims(), [2, 10]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
-    /// Channels, height and width of an image.
-    input: (usize, usize, usize),
-    channels: Vec<usize>,
-    kernel: usize,
-    pool: usize,
-    /// Inputs of the first fully connected layer, then the outputs of each.
-    sizes: Vec<usize>,
-    learns_slopes: bool,
-    layers: Vec<(String, String)>,
+    layers: Layers,
+    /// Of each of `layers` its tensors, if it has some.
+    groups: Vec<Option<Group>>,
+    names: Vec<(String, String)>,
+    classes: usize,
+}
+
+/// The shape of one sample between two layers.
+#[derive(Clone, Copy)]
+enum Sample {
+    /// Channels, height and width.
+    Maps(usize, usize, usize),
+    Features(usize),
 }
 
 impl Architecture {
-    /// The network whose tensors have these names and shapes, for images of shape `input`, `(C, H, W)`.
+    /// The network of these layers, whose tensors have these names and shapes, for images of shape `input`, `(C, H, W)`.
     ///
-    /// Layers are called as [`layer_names`](crate::layer_names) says. Each has a `weight`, a `bias` and, for PReLU, a
-    /// `slope`. Convolutions have square kernels of one size, no padding
-    /// and stride 1, and are followed by one pooling window; where several windows fit, the smallest that
-    /// divides the feature maps without rest is taken.
+    /// The convolutions of `layers` take those of the file in the order of their names, and so do linear layers and batch
+    /// normalisations: see [`layer_names`](crate::layer_names). A PReLU takes the `slope` of the layer in front of it, or in
+    /// order a layer of its own with one weight, as in PyTorch.
     ///
     /// # Errors
-    /// When no [`Mlp`] or [`Cnn`] has these tensors; the message names one that does not fit.
-    pub fn infer<N: AsRef<str>, S: AsRef<[usize]>>(
+    /// When the tensors do not fit the layers; the message names the one that does not.
+    pub fn new<N: AsRef<str>, S: AsRef<[usize]>>(
+        layers: &Layers,
         tensors: impl IntoIterator<Item = (N, S)>,
         input: (usize, usize, usize),
     ) -> Result<Self> {
-        let found = layers(tensors)?;
-        let slopes = found.values().filter(|(_, layer)| layer.slope.is_some()).count();
-        let mut network = Self {
-            input,
-            channels: Vec::new(),
-            kernel: 0,
-            pool: 1,
-            sizes: Vec::new(),
-            learns_slopes: slopes > 0,
-            layers: Vec::new(),
-        };
-        let last = found.len();
-        for (i, (place, (name, layer))) in found.into_iter().enumerate() {
-            network.push(place, &name, &layer)?;
-            let wanted = slopes > 0 && i + 1 < last;
-            match &layer.slope {
-                None if wanted => {
-                    return fault(format!("expected a tensor '{name}.slope' beside the others"));
-                }
-                Some(shape) if !wanted || shape[..] != [1] => {
-                    return fault(format!(
-                        "tensor '{name}.slope': expected one value and a layer behind it, found {shape:?}"
-                    ));
-                }
-                _ => {}
+        Self::fit(layers, groups(tensors)?, input)
+    }
+
+    /// The arrangements of layers that fit these names and shapes, for images of shape `input`, with `activation` behind every
+    /// layer but the last. Shapes do not say how a network pools; where several fit, somebody who knows has to choose.
+    ///
+    /// Those are tried whose convolutions all have stride 1 and the same padding, none or that which keeps the size, with
+    /// max-pooling nowhere, behind each of them, or behind the last; with batch normalisation in front of all activations or
+    /// behind all of them.
+    ///
+    /// ```
+    /// use taper_nn::{Activation, Architecture};
+    ///
+    /// let tensors = [("conv1.weight", vec![4, 1, 5, 5]), ("conv1.bias", vec![4]), ("fc1.weight", vec![10, 4 * 12 * 12]), ("fc1.bias", vec![10])];
+    /// let found = Architecture::arrangements(tensors, (1, 28, 28), Activation::Relu)?;
+    /// assert_eq!(found.len(), 1);
+    /// assert_eq!(found[0].layers().to_string(), "conv 5, relu, max_pool 2, linear");
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When none fits; the message says why the simplest does not.
+    pub fn arrangements<N: AsRef<str>, S: AsRef<[usize]>>(
+        tensors: impl IntoIterator<Item = (N, S)>,
+        input: (usize, usize, usize),
+        activation: Activation,
+    ) -> Result<Vec<Self>> {
+        let groups = groups(tensors)?;
+        let mut found: Vec<Self> = Vec::new();
+        let mut first = None;
+        for layers in arrange(&groups, input, activation)? {
+            match Self::fit(&layers, groups.clone(), input) {
+                Ok(network) => found.push(network),
+                Err(error) => first = first.or(Some(error)),
             }
         }
-        match network.sizes.len() {
-            0 => fault("expected a fully connected layer at the end, found none".to_string()),
-            _ => Ok(network),
+        match first {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
         }
     }
 
-    /// Adds the next layer, if it fits those before it.
-    fn push(&mut self, place: Place, name: &str, layer: &Layer) -> Result<()> {
-        let part = |part: &str, of: &Option<Vec<usize>>| match of {
-            Some(shape) => Ok(shape.clone()),
-            None => fault(format!("layer '{name}': expected a tensor '{name}.{part}', found none")),
-        };
-        let (weight, bias) = (part("weight", &layer.weight)?, part("bias", &layer.bias)?);
-        let misfit = |expected: String| {
-            fault(format!("tensor '{name}.weight': expected {expected}, found shape {weight:?}"))
-        };
-        let outputs = weight.first().copied().unwrap_or(0);
-        if bias != [outputs] {
-            return fault(format!("tensor '{name}.bias': expected shape [{outputs}], found {bias:?}"));
-        }
-        let (kind, number) = match (weight.len(), self.sizes.is_empty()) {
-            (4, true) => ("conv", self.channels.len() + 1),
-            (2, _) => ("fc", self.sizes.len().max(1)),
-            _ => {
-                return misfit("a linear layer, or a convolution in front of all linear layers".to_string());
-            }
-        };
-        let named = match place {
-            Place::Convolution(n) => ("conv", n),
-            Place::Linear(n) => ("fc", n),
-            Place::Number(_) | Place::Last => (kind, number as u64),
-        };
-        if named != (kind, number as u64) {
-            return misfit(format!("'{kind}{number}' to come next"));
-        }
-        let (channels, h, w) = self.output();
-        match weight[..] {
-            [out, maps, kernel, other] => {
-                if maps != channels {
-                    return misfit(format!("{channels} input channels"));
-                }
-                if kernel != other || self.kernel != 0 && kernel != self.kernel {
-                    return misfit("square kernels of one size".to_string());
-                }
-                if kernel > h.min(w) {
-                    return misfit(format!("kernels that fit an input of {h}×{w}"));
-                }
-                self.kernel = kernel;
-                self.channels.push(out);
-            }
-            [out, inputs] => {
-                match self.sizes.last() {
-                    Some(&before) if before != inputs => return misfit(format!("{before} inputs")),
-                    Some(_) => {}
-                    None => {
-                        // As sizes come from a file, their product may be too large for any integer.
-                        let values = |h: usize, w: usize| channels.checked_mul(h)?.checked_mul(w);
-                        let fits = |p: &usize| values(h / p, w / p) == Some(inputs);
-                        let windows = if self.channels.is_empty() { 1..=1 } else { 1..=h.min(w) };
-                        let even = |p: &usize| h.is_multiple_of(*p) && w.is_multiple_of(*p);
-                        let pool =
-                            windows.clone().find(|p| fits(p) && even(p)).or(windows.clone().find(fits));
-                        let Some(pool) = pool else {
-                            let pooled = if self.channels.is_empty() {
-                                ""
-                            } else {
-                                ", or what pooling leaves of them"
-                            };
-                            let product = values(h, w).map_or(String::new(), |n| format!(" = {n}"));
-                            return misfit(format!("{channels}×{h}×{w}{product} inputs{pooled}"));
-                        };
-                        self.pool = pool;
-                        self.sizes.push(inputs);
-                    }
-                }
-                self.sizes.push(out);
-            }
-            _ => {}
-        }
-        self.layers.push((format!("{kind}{number}"), name.to_string()));
-        Ok(())
+    /// The activation function that names and shapes tell: PReLU where there are slopes, the identity where there is but one
+    /// layer and so none; `None` where they do not tell it.
+    ///
+    /// # Errors
+    /// As [`layer_names`](crate::layer_names).
+    pub fn activation<N: AsRef<str>, S: AsRef<[usize]>>(
+        tensors: impl IntoIterator<Item = (N, S)>,
+    ) -> Result<Option<Activation>> {
+        let groups = groups(tensors)?;
+        let slopes = groups.iter().any(|group| group.kind == Kind::Slope || group.slope.is_some());
+        let layers = groups.iter().filter(|group| matches!(group.kind, Kind::Conv | Kind::Linear)).count();
+        Ok(match layers {
+            _ if slopes => Some(Activation::Prelu { slope: 0.25 }),
+            0 | 1 => Some(Activation::Identity),
+            _ => None,
+        })
     }
 
-    /// Shape behind the last convolution, `(C, H, W)`.
-    fn output(&self) -> (usize, usize, usize) {
-        let lost = self.channels.len() * self.kernel.saturating_sub(1);
-        (*self.channels.last().unwrap_or(&self.input.0), self.input.1 - lost, self.input.2 - lost)
-    }
-
-    /// A pooling window behind each convolution that would fit the file's sizes as well as the one behind all of them that is
-    /// assumed: names and shapes do not tell which of both the network has. [`Cnn`] has the latter alone.
-    pub fn also_fits_pooling_between(&self) -> Option<usize> {
-        let (_, h, w) = self.input;
-        let inputs = |pool: usize| {
-            let side = |side: usize| {
-                self.channels
-                    .iter()
-                    .try_fold(side, |n, _| Some(n.checked_sub(self.kernel.checked_sub(1)?)? / pool))
+    fn fit(layers: &Layers, groups: Vec<Group>, (c, h, w): (usize, usize, usize)) -> Result<Self> {
+        let mut left: VecDeque<Group> = groups.into();
+        let mut sample = Sample::Maps(c, h, w);
+        let mut network = Self { layers: layers.clone(), groups: Vec::new(), names: Vec::new(), classes: 0 };
+        let (mut convolutions, mut linears) = (0, 0);
+        // The layer whose slope a PReLU may take.
+        let mut slope = None;
+        for (i, layer) in layers.0.iter().enumerate() {
+            let mut take = |kind: Kind| match left.iter().position(|group| group.kind == kind) {
+                Some(at) => Ok(left.remove(at)),
+                None => fault(format!(
+                    "layer {}, {layer}: expected its tensors in the file, found none left",
+                    i + 1
+                )),
             };
-            side(h)?.checked_mul(side(w)?)?.checked_mul(*self.channels.last()?)
-        };
-        let fits = |pool: &usize| inputs(*pool).is_some_and(|n| self.sizes.first() == Some(&n));
-        (2..=h.min(w)).find(|pool| self.channels.len() > 1 && fits(pool))
+            let group = match layer {
+                Layer::Conv { .. } => take(Kind::Conv)?,
+                Layer::Linear => take(Kind::Linear)?,
+                Layer::BatchNorm { .. } => take(Kind::Norm)?,
+                Layer::Act(Activation::Prelu { .. }) => match slope.take() {
+                    Some(group) => Some(group),
+                    None => match left.iter().position(|group| group.kind == Kind::Slope) {
+                        Some(at) => left.remove(at),
+                        None => {
+                            return fault(
+                                "activation prelu: the file has no slopes, which prelu needs".to_string(),
+                            );
+                        }
+                    },
+                },
+                _ => None,
+            };
+            sample = sample.behind(layer, group.as_ref())?;
+            if let Some(group) =
+                group.as_ref().filter(|_| matches!(layer, Layer::Conv { .. } | Layer::Linear))
+            {
+                let (kind, number) = match layer {
+                    Layer::Linear => ("fc", &mut linears),
+                    _ => ("conv", &mut convolutions),
+                };
+                *number += 1;
+                network.names.push((format!("{kind}{number}"), group.name.clone()));
+                if let Some(group) = slope.replace(group.clone()).filter(|group| group.slope.is_some()) {
+                    return Err(slopes(&group.name));
+                }
+                slope = slope.filter(|group| group.slope.is_some());
+            }
+            network.groups.push(group);
+        }
+        if let Some(group) = slope {
+            return Err(slopes(&group.name));
+        }
+        match (left.front(), sample) {
+            (Some(group), _) if group.kind == Kind::Slope => Err(slopes(&group.name)),
+            (Some(group), _) => {
+                let shape = group.weight.as_deref().unwrap_or_default();
+                fault(format!(
+                    "tensor '{}.weight' {shape:?}: expected no more layers than {layers}",
+                    group.name
+                ))
+            }
+            (None, Sample::Features(classes)) if linears > 0 || convolutions > 0 => {
+                Ok(Self { classes, ..network })
+            }
+            _ => fault("expected a fully connected layer at the end, found none".to_string()),
+        }
+    }
+
+    /// The layers.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// The name of every convolution and linear layer in the network, which is that of its site, and in the file.
+    pub fn names(&self) -> &[(String, String)] {
+        &self.names
     }
 
     /// Number of logits.
     pub fn classes(&self) -> usize {
-        self.sizes.last().copied().unwrap_or(0)
+        self.classes
     }
 
-    /// Whether the file has slopes of PReLUs, so that no other activation is possible.
-    pub fn learns_slopes(&self) -> bool {
-        self.learns_slopes
-    }
-
-    /// Every layer's name in the model, which is that of its site, and in the file.
-    pub fn layers(&self) -> &[(String, String)] {
-        &self.layers
-    }
-
-    /// The model, with `activation` behind every layer but the last; it asks `vb` for parameters under the names
-    /// of the file.
+    /// The model; it asks `vb` for parameters under the names of the file. The site behind the convolution `conv1` is called
+    /// `conv1`; a second one behind it is `conv1-2`, and one in front of all layers `input`.
     ///
     /// # Errors
-    /// When `vb` has no such parameters, or `activation` contradicts [`Architecture::learns_slopes`].
-    pub fn build(
-        &self,
-        activation: Activation,
-        vb: VarBuilder<'static>,
-    ) -> Result<Box<dyn Model + Send + Sync>> {
-        if self.learns_slopes != matches!(activation, Activation::Prelu { .. }) && !self.has_no_activation() {
-            let slopes =
-                if self.learns_slopes { "slopes, as only prelu has" } else { "no slopes, which prelu needs" };
-            return fault(format!("activation {activation}: the file has {slopes}"));
-        }
-        let layers = self.layers.clone();
-        let vb = vb.rename_f(move |own| {
-            let theirs = own.rsplit_once('.').and_then(|(layer, part)| {
-                let (_, name) = layers.iter().find(|(own, _)| own == layer)?;
-                Some(format!("{name}.{part}"))
+    /// When `vb` has no such parameters.
+    pub fn build(&self, vb: VarBuilder<'static>) -> Result<Network> {
+        let mut names = self.names.iter().map(|(own, _)| own);
+        let mut site = ("input".to_string(), 0);
+        let mut sample_has_maps = true;
+        let mut parts = Vec::new();
+        for (layer, group) in self.layers.0.iter().zip(&self.groups) {
+            let own = group.as_ref().map(|group| vb.pp(&group.name));
+            let (shape, bias) = group.as_ref().map_or((&[][..], false), |group| {
+                (group.weight.as_deref().unwrap_or_default(), group.bias.is_some())
             });
-            theirs.unwrap_or_else(|| own.to_string())
-        });
-        let [inputs, widths @ .., classes] = &self.sizes[..] else {
-            return fault("expected a fully connected layer".to_string());
-        };
-        let (widths, classes) = (widths.to_vec(), *classes);
-        Ok(match self.channels.is_empty() {
-            true => {
-                let config = MlpConfig { inputs: *inputs, widths, classes, activation, ..Default::default() };
-                Box::new(Mlp::new(&config, vb)?)
+            let init = Init::He;
+            if matches!(layer, Layer::Conv { .. } | Layer::Linear) {
+                site = (names.next().cloned().unwrap_or_default(), 0);
             }
-            false => {
-                let (input, channels) = (self.input, self.channels.clone());
-                let (kernel, pool) = (self.kernel, self.pool);
-                let config = CnnConfig {
-                    input,
-                    channels,
-                    kernel,
-                    pool,
-                    widths,
-                    classes,
-                    activation,
-                    ..Default::default()
-                };
-                Box::new(Cnn::new(&config, vb)?)
-            }
-        })
+            sample_has_maps &= !matches!(layer, Layer::Linear | Layer::GlobalAvgPool | Layer::Flatten);
+            parts.push(match (*layer, own, shape) {
+                (Layer::Conv { kernel, geometry }, Some(vb), &[outputs, inputs, ..]) => {
+                    let config = Conv2dConfig { kernel, geometry, init, bias };
+                    Part::Conv(Conv2d::new(inputs, outputs, config, vb)?)
+                }
+                (Layer::Linear, Some(vb), &[outputs, inputs]) => {
+                    Part::Linear(Linear::new(inputs, outputs, LinearConfig { init, bias }, vb)?)
+                }
+                (Layer::BatchNorm { eps }, Some(vb), &[channels]) => {
+                    let config = BatchNormConfig { eps, ..Default::default() };
+                    match sample_has_maps {
+                        true => Part::BatchNorm2d(BatchNorm2d::new(channels, config, vb)?),
+                        false => Part::BatchNorm1d(BatchNorm1d::new(channels, config, vb)?),
+                    }
+                }
+                (Layer::Act(activation), ..) => {
+                    site.1 += 1;
+                    let name = match &site {
+                        (layer, 1) => layer.clone(),
+                        (layer, n) => format!("{layer}-{n}"),
+                    };
+                    let theirs = group.as_ref().map_or(String::new(), |group| {
+                        let part = if group.slope.is_some() { "slope" } else { "weight" };
+                        format!("{}.{part}", group.name)
+                    });
+                    Part::Act(Act::new(activation, vb.clone().rename_f(move |_| theirs.clone()).pp(name))?)
+                }
+                (Layer::MaxPool { window, stride }, ..) => Part::MaxPool { window, stride },
+                (Layer::AvgPool { window, stride }, ..) => Part::AvgPool { window, stride },
+                (Layer::GlobalAvgPool, ..) => Part::GlobalAvgPool,
+                (Layer::Flatten, ..) => Part::Flatten,
+                (Layer::Dropout { rate }, ..) => Part::Dropout(Dropout::new(rate)?),
+                (layer, ..) => return fault(format!("{layer}: expected tensors, found none")),
+            });
+        }
+        Ok(Network::new(parts))
     }
 
-    /// Whether no activation is anywhere.
-    fn has_no_activation(&self) -> bool {
-        self.layers.len() == 1
+    /// What it is as an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn), if it is one.
+    fn short(&self) -> Option<String> {
+        let mut rest = &self.layers.0[..];
+        let has_width = |layer: &Layer| matches!(layer, Layer::Conv { .. } | Layer::Linear);
+        let mut outputs = self.layers.0.iter().zip(&self.groups).filter(|(layer, _)| has_width(layer));
+        let mut width = || Some(outputs.next()?.1.as_ref()?.weight.as_ref()?.first()?.to_string());
+        let mut act = None;
+        let mut same = |f: &Activation| act.get_or_insert(*f) == f;
+        let (mut kernel, mut sizes) = (None, Vec::new());
+        let plain = Conv2dGeometry::default();
+        while let [Layer::Conv { kernel: k, geometry }, Layer::Act(f), more @ ..] = rest {
+            if *kernel.get_or_insert(*k) != *k || k.0 != k.1 || *geometry != plain || !same(f) {
+                return None;
+            }
+            sizes.push(width()?);
+            rest = more;
+        }
+        let text = match (kernel, rest) {
+            (Some(_), [Layer::MaxPool { window, stride }, more @ ..]) if window == stride => {
+                rest = more;
+                sizes.push(if *window == 2 { "pool".into() } else { format!("pool{window}") });
+                "cnn"
+            }
+            (Some(_), _) => {
+                sizes.push("pool1".into());
+                "cnn"
+            }
+            (None, [Layer::Linear]) => "linear",
+            (None, _) => "mlp",
+        };
+        if kernel.is_none() {
+            let first = self.groups.iter().flatten().next()?;
+            sizes.push(first.weight.as_ref()?.get(1)?.to_string());
+        }
+        loop {
+            match rest {
+                [Layer::Linear] => {
+                    sizes.push(width()?);
+                    break;
+                }
+                [Layer::Linear, Layer::Act(f), more @ ..] if same(f) => {
+                    sizes.push(width()?);
+                    rest = more;
+                }
+                _ => return None,
+            }
+        }
+        let kernels = match kernel {
+            Some((k, _)) if k != 3 => format!(", kernels {k}×{k}"),
+            _ => String::new(),
+        };
+        Some(format!("{text} {}{kernels}", sizes.join("-")))
     }
+}
+
+impl Sample {
+    /// The shape behind a layer with these tensors.
+    fn behind(self, layer: &Layer, group: Option<&Group>) -> Result<Self> {
+        let name = group.map_or("", |group| group.name.as_str());
+        let shape = group.and_then(|group| group.weight.as_deref()).unwrap_or_default();
+        let misfit = |expected: String| {
+            fault(format!("tensor '{name}.weight': expected {expected}, found shape {shape:?}"))
+        };
+        if let Some(bias) = group.and_then(|group| group.bias.as_ref())
+            && bias[..] != shape[..1]
+        {
+            return fault(format!("tensor '{name}.bias': expected shape [{}], found {bias:?}", shape[0]));
+        }
+        let windows = |(h, w): (usize, usize), (rows, columns): (usize, usize), stride: usize| {
+            if h < rows || w < columns {
+                return fault(format!(
+                    "{layer}: expected at least {rows}×{columns} pixels in front of it, found {h}×{w}"
+                ));
+            }
+            Ok(((h - rows) / stride + 1, (w - columns) / stride + 1))
+        };
+        Ok(match (self, layer, shape) {
+            (Self::Maps(c, h, w), Layer::Conv { kernel, geometry }, &[outputs, inputs, rows, columns]) => {
+                if inputs != c {
+                    return misfit(format!("{c} input channels"));
+                }
+                if (rows, columns) != *kernel {
+                    return misfit(format!("kernels of {}×{}", kernel.0, kernel.1));
+                }
+                let around = 2 * geometry.padding;
+                let (h, w) = windows((h + around, w + around), *kernel, geometry.stride)?;
+                Self::Maps(outputs, h, w)
+            }
+            (_, Layer::Linear, &[outputs, inputs]) => {
+                // As sizes come from a file, their product may be too large for any integer.
+                let (values, text) = match self {
+                    Self::Features(n) => (Some(n), n.to_string()),
+                    Self::Maps(c, h, w) => {
+                        let values = c.checked_mul(h).and_then(|n| n.checked_mul(w));
+                        (
+                            values,
+                            format!("{c}×{h}×{w} = {}", values.map_or("too many".into(), |n| n.to_string())),
+                        )
+                    }
+                };
+                if values != Some(inputs) {
+                    return misfit(format!("{text} inputs"));
+                }
+                Self::Features(outputs)
+            }
+            (Self::Maps(c, ..) | Self::Features(c), Layer::BatchNorm { .. }, &[channels]) => {
+                if channels != c {
+                    return misfit(format!("{c} channels"));
+                }
+                self
+            }
+            (_, Layer::Act(Activation::Prelu { .. }), _) => {
+                let slope = group.and_then(|group| group.slope.as_deref()).unwrap_or(shape);
+                if slope != [1] {
+                    return fault(format!("layer '{name}': expected one slope, found {slope:?}"));
+                }
+                self
+            }
+            (
+                Self::Maps(c, h, w),
+                Layer::MaxPool { window, stride } | Layer::AvgPool { window, stride },
+                _,
+            ) => {
+                let (h, w) = windows((h, w), (*window, *window), *stride)?;
+                Self::Maps(c, h, w)
+            }
+            (Self::Maps(c, ..), Layer::GlobalAvgPool, _) => Self::Features(c),
+            (Self::Maps(c, h, w), Layer::Flatten, _) => match c.checked_mul(h).and_then(|n| n.checked_mul(w))
+            {
+                Some(n) => Self::Features(n),
+                None => return fault(format!("flatten: {c}×{h}×{w} are too many values")),
+            },
+            (_, Layer::Dropout { .. } | Layer::Act(_) | Layer::Flatten, _) => self,
+            _ => return fault(format!("{layer}: expected maps in front of it, found features")),
+        })
+    }
+}
+
+fn slopes(layer: &str) -> candle_core::Error {
+    let message = format!("layer '{layer}': the file has slopes, which only prelu has");
+    Error::Argument(message).into()
 }
 
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let join = |sizes: &[usize]| sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("-");
-        let (channels, sizes) = (join(&self.channels), &self.sizes);
-        match (self.channels.is_empty(), sizes.len()) {
-            (true, 2) => write!(f, "linear {}", join(sizes)),
-            (true, _) => write!(f, "mlp {}", join(sizes)),
-            (false, _) => {
-                let pool = if self.pool == 2 { String::new() } else { self.pool.to_string() };
-                let sizes = join(sizes.get(1..).unwrap_or_default());
-                write!(f, "cnn {channels}-pool{pool}-{sizes}")?;
-                if self.kernel != 3 {
-                    write!(f, ", kernels {0}×{0}", self.kernel)?;
-                }
-                Ok(())
-            }
+        match self.short() {
+            Some(text) => f.write_str(&text),
+            None => self.layers.fmt(f),
         }
     }
 }
@@ -276,7 +423,7 @@ impl fmt::Display for Architecture {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::Params;
+    use crate::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
     use candle_core::Device;
 
     type Tensors = Vec<(String, Vec<usize>)>;
@@ -288,12 +435,22 @@ mod tests {
         layers.iter().flat_map(both).collect()
     }
 
+    const INPUT: (usize, usize, usize) = (1, 28, 28);
+
+    /// The only arrangement.
     fn infer(layers: &[(&str, &[usize])]) -> Result<Architecture> {
-        Architecture::infer(tensors(layers), (1, 28, 28))
+        let mut found = Architecture::arrangements(tensors(layers), INPUT, Activation::Relu)?;
+        assert_eq!(found.len(), 1, "{layers:?}");
+        Ok(found.remove(0))
+    }
+
+    fn arrangements(layers: &[(&str, &[usize])]) -> Vec<String> {
+        let found = Architecture::arrangements(tensors(layers), INPUT, Activation::Relu).unwrap();
+        found.iter().map(|network| network.layers().to_string()).collect()
     }
 
     fn error(layers: &[(&str, &[usize])]) -> String {
-        infer(layers).unwrap_err().to_string()
+        Architecture::arrangements(tensors(layers), INPUT, Activation::Relu).unwrap_err().to_string()
     }
 
     #[test]
@@ -316,7 +473,7 @@ mod tests {
                     false => {
                         let config = CnnConfig {
                             input,
-                            channels,
+                            channels: channels.clone(),
                             kernel,
                             pool,
                             widths,
@@ -331,9 +488,17 @@ mod tests {
                 let shapes = |params: &Params| -> Tensors {
                     params.vars().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
                 };
-                let network = Architecture::infer(shapes(&params), input).unwrap();
+                let found = Architecture::arrangements(shapes(&params), input, activation).unwrap();
+                let text = match (&channels[..], kernel, pool) {
+                    ([], ..) => "",
+                    ([8, 16], ..) => "cnn 8-16-pool-32-10",
+                    ([4], ..) => "cnn 4-pool1-10, kernels 5×5",
+                    _ => "cnn 4-4-4-pool11-9-9-9-9-9-9-9-9-9-9-9-10",
+                };
+                let is_it = |network: &&Architecture| text.is_empty() || network.to_string() == text;
+                let network = found.iter().find(is_it).unwrap();
                 let again = Params::new(2, &Device::Cpu);
-                network.build(activation, again.builder()).map(drop).unwrap();
+                network.build(again.builder()).map(drop).unwrap();
                 assert_eq!(shapes(&again), shapes(&params), "{network}");
             }
         }
@@ -349,11 +514,11 @@ mod tests {
         let network = infer(&layers).unwrap();
         assert_eq!(network.to_string(), "mlp 784-5-5-5-5-5-5-5-5-5-10");
         let params = Params::new(1, &Device::Cpu);
-        network.build(Activation::Tanh, params.builder()).map(drop).unwrap();
+        network.build(params.builder()).map(drop).unwrap();
         assert_eq!(params.names()[18], "net.10.weight");
         let cnn = infer(&[("0", &[8, 1, 5, 5]), ("4", &[32, 8 * 12 * 12]), ("6", &[10, 32])]).unwrap();
         assert_eq!(cnn.to_string(), "cnn 8-pool-32-10, kernels 5×5");
-        assert_eq!(cnn.layers()[1], ("fc1".to_string(), "4".to_string()));
+        assert_eq!(cnn.names()[1], ("fc1".to_string(), "4".to_string()));
     }
 
     #[test]
@@ -367,7 +532,7 @@ mod tests {
             ("0", "3"),
         ] {
             let network = infer(&[(second, &[10, 8]), (first, &[8, 784])]).unwrap();
-            let names: Vec<_> = network.layers().iter().map(|(_, theirs)| theirs.as_str()).collect();
+            let names: Vec<_> = network.names().iter().map(|(_, theirs)| theirs.as_str()).collect();
             assert_eq!((network.to_string().as_str(), &names[..]), ("mlp 784-8-10", &[first, second][..]));
             let file = tensors(&[(second, &[10, 8]), (first, &[8, 784])]);
             let own = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"].map(String::from);
@@ -382,48 +547,130 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_normalisation_is_named() {
-        let tensors = [("2.num_batches_tracked", vec![]), ("0.weight", vec![8, 784])];
-        let error = Architecture::infer(tensors, (1, 28, 28)).unwrap_err().to_string();
-        assert!(error.contains("batch normalisation '2'"), "{error}");
+    fn batch_normalisation_may_be_on_either_side_of_the_activation() {
+        let tensors = [
+            ("2.num_batches_tracked", vec![]),
+            ("2.running_mean", vec![8]),
+            ("2.running_var", vec![8]),
+            ("2.weight", vec![8]),
+            ("2.bias", vec![8]),
+            ("1.weight", vec![8, 784]),
+            ("4.weight", vec![10, 8]),
+            ("4.bias", vec![10]),
+        ];
+        let found = Architecture::arrangements(tensors.clone(), INPUT, Activation::Relu).unwrap();
+        let texts: Vec<String> = found.iter().map(|network| network.layers().to_string()).collect();
+        assert_eq!(texts, ["linear, batch_norm, relu, linear", "linear, relu, batch_norm, linear"]);
+        let params = Params::new(1, &Device::Cpu);
+        found[0].build(params.builder()).map(drop).unwrap();
+        // A layer without a bias in the file has none here.
+        assert_eq!(params.names(), ["1.weight", "2.weight", "2.bias", "4.weight", "4.bias"]);
+        let without = Architecture::new(&"linear, relu, linear".parse().unwrap(), tensors, INPUT);
+        assert!(without.unwrap_err().to_string().contains("'2.weight' [8]: expected no more layers"));
     }
 
     #[test]
-    fn pooling_behind_each_convolution_is_named_where_it_fits_too() {
-        let pools = |layers: &[(&str, &[usize])]| infer(layers).unwrap().also_fits_pooling_between();
+    fn of_several_arrangements_that_fit_none_is_left_out() {
         let between: [(&str, &[usize]); 3] =
             [("conv1", &[4, 1, 5, 5]), ("conv2", &[6, 4, 5, 5]), ("fc1", &[10, 96])];
-        assert_eq!(pools(&between), Some(2));
-        assert_eq!(pools(&[("conv1", &[3, 1, 3, 3]), ("conv2", &[4, 3, 3, 3]), ("fc1", &[10, 576])]), None);
-        assert_eq!(pools(&[("conv1", &[3, 1, 3, 3]), ("fc1", &[10, 3 * 13 * 13])]), None);
-        assert_eq!(pools(&[("fc1", &[10, 784])]), None);
+        assert_eq!(
+            arrangements(&between),
+            [
+                "conv 5, relu, conv 5, relu, max_pool 5, linear",
+                "conv 5 pad 2, relu, conv 5 pad 2, relu, max_pool 6, linear",
+                "conv 5 pad 2, relu, conv 5 pad 2, relu, max_pool 7, linear",
+                "conv 5, relu, max_pool 2, conv 5, relu, max_pool 2, linear",
+            ]
+        );
+        let behind: [(&str, &[usize]); 3] =
+            [("conv1", &[3, 1, 3, 3]), ("conv2", &[4, 3, 3, 3]), ("fc1", &[10, 576])];
+        assert_eq!(arrangements(&behind), ["conv 3, relu, conv 3, relu, max_pool 2, linear"]);
+    }
+
+    #[test]
+    fn layers_that_are_given_take_the_files_tensors_in_order() {
+        let layers = "conv 5 pad 2, relu, max_pool 2, conv 3x5 stride 2, relu, global_avg_pool, dropout 0.5, linear, relu, linear";
+        let file = tensors(&[
+            ("features.10", &[6, 4, 3, 5]),
+            ("features.2", &[4, 1, 5, 5]),
+            ("classifier.1", &[10, 7]),
+            ("classifier.0", &[7, 6]),
+        ]);
+        let network = Architecture::new(&layers.parse().unwrap(), file, INPUT).unwrap();
+        assert_eq!((network.to_string().as_str(), network.classes()), (layers, 10));
+        let names: Vec<&str> = network.names().iter().map(|(_, theirs)| theirs.as_str()).collect();
+        assert_eq!(names, ["features.2", "features.10", "classifier.0", "classifier.1"]);
+        let params = Params::new(1, &Device::Cpu);
+        let model = network.build(params.builder()).unwrap();
+        let mut recorder = taper_hooks::Recorder::new();
+        let xs = candle_core::Tensor::ones((2, 1, 28, 28), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let ys = model.forward(&mut taper_hooks::Pass::eval(&mut recorder), &xs).unwrap();
+        let sites: Vec<String> = recorder.finish().iter().map(|layer| layer.site.clone()).collect();
+        assert_eq!((ys.dims(), sites), (&[2, 10][..], ["conv1", "conv2", "fc1"].map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn layers_that_do_not_fit_are_answered_with_the_tensor_or_the_layer() {
+        let file = || tensors(&[("conv1", &[4, 1, 5, 5]), ("fc1", &[10, 4 * 14 * 14])]);
+        for (layers, says) in [
+            ("conv 3, relu, linear", "'conv1.weight': expected kernels of 3×3"),
+            (
+                "conv 5, relu, max_pool 2, linear",
+                "'fc1.weight': expected 4×12×12 = 576 inputs, found shape [10, 784]",
+            ),
+            ("conv 5 pad 2, relu, max_pool 29, linear", "max_pool 29: expected at least 29×29 pixels"),
+            ("linear, conv 5", "conv 5: expected maps in front of it"),
+            ("conv 5 pad 2, relu, max_pool 2", "expected no more layers"),
+            ("conv 5 pad 2, relu, max_pool 2, linear, relu, linear", "layer 6, linear: expected its tensors"),
+            ("conv 5 pad 2, flatten, max_pool 2, linear", "max_pool 2: expected maps in front of it"),
+            ("conv 5 pad 2, prelu, max_pool 2, linear", "no slopes"),
+        ] {
+            let error = Architecture::new(&layers.parse().unwrap(), file(), INPUT).unwrap_err().to_string();
+            assert!(error.contains(says), "{layers}: {error}");
+        }
+        let slopes: Tensors =
+            [tensors(&[("0", &[8, 784]), ("2", &[10, 8])]), vec![("1.weight".into(), vec![1])]].concat();
+        let prelu =
+            Architecture::new(&"linear, prelu, linear".parse().unwrap(), slopes.clone(), INPUT).unwrap();
+        let params = Params::new(1, &Device::Cpu);
+        prelu.build(params.builder()).map(drop).unwrap();
+        assert_eq!(params.names()[2], "1.weight");
+        let error =
+            Architecture::new(&"linear, relu, linear".parse().unwrap(), slopes.clone(), INPUT).unwrap_err();
+        assert!(error.to_string().contains("'1': the file has slopes"), "{error}");
+        assert_eq!(Architecture::activation(slopes).unwrap(), Some(Activation::Prelu { slope: 0.25 }));
+        assert_eq!(Architecture::activation(file()).unwrap(), None);
+        assert_eq!(
+            Architecture::activation(tensors(&[("fc", &[10, 784])])).unwrap(),
+            Some(Activation::Identity)
+        );
     }
 
     #[test]
     fn what_is_no_such_network_is_answered_with_the_tensor_that_does_not_fit() {
         assert!(error(&[]).contains("found none"));
-        assert!(error(&[("encoder.attention", &[8, 784])]).contains("'encoder.attention.weight'"));
+        assert!(error(&[("encoder", &[8, 784]), ("fc2", &[10, 8])]).contains("'encoder' there too"));
         assert!(error(&[("fc1", &[8, 100])]).contains("expected 1×28×28 = 784 inputs, found shape [8, 100]"));
         assert!(error(&[("fc1", &[8, 784]), ("fc2", &[10, 9])]).contains("expected 8 inputs"));
         assert!(
             error(&[("fc1", &[8, 784]), ("fc3", &[10, 8])]).contains("'fc3.weight': expected 'fc2' to come")
         );
         assert!(error(&[("fc2", &[8, 784])]).contains("'fc1' to come next"));
-        assert!(error(&[("fc01", &[8, 784])]).contains("'fc01.weight'"));
-        assert!(error(&[("conv1", &[8, 3, 3, 3])]).contains("1 input channels"));
-        assert!(error(&[("conv1", &[8, 1, 3, 5])]).contains("square"));
-        assert!(error(&[("conv1", &[8, 1, 29, 29])]).contains("fit an input of 28×28"));
+        assert!(error(&[("conv1", &[8, 3, 3, 3]), ("fc1", &[10, 8])]).contains("1 input channels"));
+        assert!(error(&[("conv1", &[8, 1, 30, 30]), ("fc1", &[10, 8])]).contains("at least 30×30 pixels"));
         assert!(error(&[("conv1", &[8, 1, 3, 3])]).contains("fully connected layer at the end"));
         assert!(error(&[("0", &[8, 784]), ("1", &[8])]).contains("'1.weight'"));
-        assert!(error(&[("0", &[8, 784]), ("1", &[4, 8, 3, 3])]).contains("in front of"));
         assert!(error(&[("fc1", &[0, 784])]).contains("at least 1"));
-        assert!(error(&[("a.fc1", &[8, 784]), ("b.fc2", &[10, 8])]).contains("prefix"));
-        let infer = |tensors: &[(&str, Vec<usize>)]| Architecture::infer(tensors.to_vec(), (1, 28, 28));
+        assert!(error(&[("a.fc1", &[8, 784]), ("b.fc2", &[10, 8])]).contains("in order"));
+        assert!(error(&[("fc", &[8, 784]), ("out", &[10, 8])]).contains("in order"));
+        let infer = |tensors: &[(&str, Vec<usize>)]| {
+            Architecture::arrangements(tensors.to_vec(), INPUT, Activation::Relu).map_err(|e| e.to_string())
+        };
+        assert!(infer(&[("fc1.bias", vec![8])]).unwrap_err().contains("'fc1.weight', found none"));
         assert!(
-            infer(&[("fc1.weight", vec![8, 784])])
+            infer(&[("fc1.weight", vec![8, 784]), ("fc1.bias", vec![7])])
                 .unwrap_err()
-                .to_string()
-                .contains("'fc1.bias', found none")
+                .contains("[8], found [7]")
         );
         assert!(infer(&[("fc1.weight", vec![]), ("fc1.bias", vec![])]).is_err());
         assert!(infer(&[("fc1", vec![8, 784])]).is_err());

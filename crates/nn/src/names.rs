@@ -6,25 +6,29 @@ use taper_kernels::Error;
 /// The layers of a network as this crate's models call them, and as the file does whose tensors have these names and shapes,
 /// in the order in which they are applied: `("conv1", "features.0")`, `("fc1", "features.3")`.
 ///
-/// Convolutions are called `conv1`, `conv2`, … and linear layers `fc1`, `fc2`, …, as here; or `linear1`, `lin1`, `ln1`,
-/// `dense1`; or by ascending numbers, as in PyTorch's `nn.Sequential`. A last linear layer may go without a number: `fc`,
-/// `linear`, `out`, `output`, `head` or `classifier`. All may stand behind one prefix (`module.fc1.weight`).
+/// Convolutions are called `conv1`, `conv2`, … and linear layers `fc1`, `fc2`, …. In the file they may be called by one word
+/// and ascending numbers (`fc1`, `linear2`, `l3`), by numbers alone, as in PyTorch's `nn.Sequential`, or by several of these
+/// (`features.0`, `layer1.0`, `classifier.2`). A last linear layer may go without a number: `fc`, `linear`, `out`, `output`,
+/// `head` or `classifier`.
 ///
 /// # Errors
-/// When a tensor is not the `weight`, `bias` or `slope` of such a layer; the message names it.
+/// When a tensor is not part of such a layer, of a batch normalisation or of a PReLU, or the names do not say the order; the
+/// message names it.
 pub fn layer_names<N: AsRef<str>, S: AsRef<[usize]>>(
     tensors: impl IntoIterator<Item = (N, S)>,
 ) -> Result<Vec<(String, String)>> {
     let (mut convolutions, mut linears) = (0, 0);
-    let own = |(theirs, layer): (String, Layer)| {
-        let (kind, number) = match layer.weight.as_ref().map_or(0, Vec::len) {
-            4 => ("conv", &mut convolutions),
-            _ => ("fc", &mut linears),
+    let groups = groups(tensors)?;
+    let number = |group: Group| {
+        let (kind, number) = match group.kind {
+            Kind::Conv => ("conv", &mut convolutions),
+            Kind::Linear => ("fc", &mut linears),
+            _ => return None,
         };
         *number += 1;
-        (format!("{kind}{number}"), theirs)
+        Some((format!("{kind}{number}"), group.name))
     };
-    Ok(layers(tensors)?.into_values().map(own).collect())
+    Ok(groups.into_iter().filter_map(number).collect())
 }
 
 /// The name in a model, whose names are `own`, of every tensor of a file: as it stands; without `module.` and `_orig_mod.`,
@@ -51,20 +55,35 @@ pub fn own_names(file: &[(String, Vec<usize>)], own: &[String]) -> Vec<String> {
     ways.into_iter().rev().max_by_key(known).unwrap_or_default()
 }
 
-/// What one layer of a file has.
-#[derive(Default)]
-pub(crate) struct Layer {
+/// The tensors of a file that belong to one layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Group {
+    /// Its name in the file.
+    pub name: String,
+    pub kind: Kind,
     pub weight: Option<Vec<usize>>,
     pub bias: Option<Vec<usize>>,
     pub slope: Option<Vec<usize>>,
+    /// Whether there are running statistics.
+    is_norm: bool,
 }
 
-/// The layers of a file, each with its name there, in the order in which they are applied.
-pub(crate) fn layers<N: AsRef<str>, S: AsRef<[usize]>>(
+/// What the shapes say that a layer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    #[default]
+    Conv,
+    Linear,
+    Norm,
+    /// A PReLU that is a layer of its own, as in PyTorch.
+    Slope,
+}
+
+/// The layers of a file, those of each kind in the order in which they are applied.
+pub(crate) fn groups<N: AsRef<str>, S: AsRef<[usize]>>(
     tensors: impl IntoIterator<Item = (N, S)>,
-) -> Result<BTreeMap<Place, (String, Layer)>> {
-    let mut found: BTreeMap<Place, (String, Layer)> = BTreeMap::new();
-    let mut prefix: Option<String> = None;
+) -> Result<Vec<Group>> {
+    let mut found: BTreeMap<String, Group> = BTreeMap::new();
     for (name, shape) in tensors {
         let (name, shape) = (name.as_ref(), shape.as_ref().to_vec());
         // From here on names can stand in messages and tables.
@@ -76,72 +95,75 @@ pub(crate) fn layers<N: AsRef<str>, S: AsRef<[usize]>>(
             ));
         }
         let Some((layer, part)) = name.rsplit_once('.') else { return unknown(name) };
-        if ["running_mean", "running_var", "num_batches_tracked"].contains(&part) {
-            return fault(format!(
-                "tensor '{name}': expected an mlp or cnn without normalisation, found batch normalisation '{layer}': build \
-                 the model in Rust and load it there"
-            ));
-        }
-        let (lead, last) = layer.rsplit_once('.').unwrap_or(("", layer));
-        let Some(place) = Place::of(last) else { return unknown(name) };
-        if prefix.get_or_insert(lead.to_string()) != lead {
-            return fault(format!("tensor '{name}': expected all layers behind one prefix"));
-        }
         if shape.contains(&0) {
             return fault(format!("tensor '{name}': expected sizes of at least 1, found {shape:?}"));
         }
-        let (known, parts) = found.entry(place).or_insert_with(|| (layer.to_string(), Layer::default()));
-        if known != layer {
-            return fault(format!(
-                "tensor '{name}': expected one layer at its place, found '{known}' there too"
-            ));
-        }
+        let group = found.entry(layer.to_string()).or_default();
         match part {
-            "weight" => parts.weight = Some(shape),
-            "bias" => parts.bias = Some(shape),
-            "slope" => parts.slope = Some(shape),
+            "weight" => group.weight = Some(shape),
+            "bias" => group.bias = Some(shape),
+            "slope" => group.slope = Some(shape),
+            "running_mean" | "running_var" | "num_batches_tracked" => group.is_norm = true,
             _ => return unknown(name),
         }
     }
-    Ok(found)
-}
-
-/// Where a layer comes, by its name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
-    Number(u64),
-    Convolution(u64),
-    Linear(u64),
-    /// A linear layer without a number.
-    Last,
-}
-
-impl Place {
-    fn of(name: &str) -> Option<Self> {
-        if ["fc", "linear", "out", "output", "head", "classifier"].contains(&name) {
-            return Some(Self::Last);
-        }
-        let number = |text: &str| {
-            let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-            text.parse().ok().filter(|_| plain)
+    let named = |(name, group): (String, Group)| {
+        let Some(weight) = &group.weight else {
+            return fault(format!("layer '{name}': expected a tensor '{name}.weight', found none"));
         };
-        let linear = Self::Linear as fn(u64) -> Self;
-        let kinds = [
-            ("conv", Self::Convolution as fn(u64) -> Self),
-            ("fc", linear),
-            ("linear", linear),
-            ("lin", linear),
-            ("ln", linear),
-            ("dense", linear),
-            ("", Self::Number),
-        ];
-        kinds.iter().find_map(|(kind, place)| Some(place(number(name.strip_prefix(kind)?)?)))
+        let kind = match (weight.len(), group.is_norm, &group.bias) {
+            (1, true, _) => Kind::Norm,
+            (4, false, _) => Kind::Conv,
+            (2, false, _) => Kind::Linear,
+            (1, false, None) => Kind::Slope,
+            _ => {
+                return fault(format!(
+                    "tensor '{name}.weight': expected a linear layer, a convolution, batch normalisation or one slope, \
+                     found shape {weight:?}"
+                ));
+            }
+        };
+        Ok(Group { name, kind, ..group })
+    };
+    let mut groups: Vec<Group> = found.into_iter().map(named).collect::<Result<_>>()?;
+    groups.sort_by_cached_key(|group| (group.kind, is_last(&group.name), place(&group.name)));
+    for pair in groups.windows(2).filter(|pair| pair[0].kind == pair[1].kind) {
+        let [one, other] = [&pair[0].name, &pair[1].name];
+        let words = |name: &str| place(name).into_iter().map(|(word, _)| word).collect::<Vec<_>>();
+        let is_in_order = match is_last(other) {
+            true => !is_last(one),
+            false => words(one) == words(other),
+        };
+        if !is_in_order {
+            return fault(format!(
+                "tensor '{other}.weight': expected layers that numbers put in order, found '{one}' there too"
+            ));
+        }
     }
+    Ok(groups)
+}
+
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// Whether a layer comes behind those with numbers.
+fn is_last(name: &str) -> bool {
+    ["fc", "linear", "out", "output", "head", "classifier"].contains(&last(name))
+}
+
+/// What puts names in order: of every part of a path its word and its number, as 10 comes after 9.
+pub(crate) fn place(name: &str) -> Vec<(String, u64)> {
+    let part = |part: &str| {
+        let word = part.trim_end_matches(|c: char| c.is_ascii_digit());
+        (word.to_string(), part[word.len()..].parse().unwrap_or(0))
+    };
+    name.split('.').map(part).collect()
 }
 
 fn unknown<T>(name: &str) -> Result<T> {
     fault(format!(
-        "tensor '{name}': expected layers called conv1, fc1, … or 0, 1, … with a weight and a bias each, as those of an mlp or cnn"
+        "tensor '{name}': expected layers called conv1, fc1, … or 0, 1, … with a weight and a bias each"
     ))
 }
 

@@ -361,6 +361,7 @@ class Tally:
         if self.has_slope:
             passed = self.sums["passed"].cpu()
             dead = (seen & (passed == 0)).tolist()
+        rare = (passed > 0) & (fired / observations < 0.01) if floored else None
         compare = dead is not None and dead_before is not None and len(dead_before) == len(dead)
         crossed = lambda was, now: sum((b, d) == (was, now) for b, d in zip(dead_before, dead)) if compare else None
         flat = lambda side: share(s[side], number) if self.has_slope else None
@@ -381,11 +382,12 @@ class Tally:
             "histogram": histogram, "quantiles": quantiles, "asymmetry": asymmetry,
             "flat_low": flat("flat_low"), "flat_high": flat("flat_high"),
             "dead": None if dead is None else sum(dead),
-            "rare": count((passed > 0) & (fired / observations < 0.01)) if floored else None,
+            "rare": count(rare) if floored else None,
             "always_on": count(fired == observations),
             "dormant_0": dormant(0.0), "dormant_0_025": dormant(0.025), "dormant_0_1": dormant(0.1),
             "died": crossed(False, True), "revived": crossed(True, False), "still_dead": crossed(True, True),
             "dead_units": [unit for unit, is_dead in enumerate(dead or []) if is_dead],
+            "rare_units": torch.nonzero(seen & rare).flatten().tolist() if floored else [],
             "firing_rate": {
                 "never": count(fired == 0), "between": torch.bincount(twentieth, minlength=20).tolist(),
                 "always": count((fired == observations) & (fired > 0)),

@@ -254,7 +254,14 @@ impl Tally {
         let count = |which: &dyn Fn(&Unit) -> bool| {
             self.each_unit().filter(|u| u.observations > 0 && which(u)).count() as u64
         };
-        let rate = |u: &Unit| u.fired as f64 / u.observations as f64;
+        let rare = |u: &Unit| {
+            u.observations > 0 && u.passed > 0 && (u.fired as f64 / u.observations as f64) < RARE
+        };
+        let has_rare = kind.has_slope && kind.zero_floored;
+        let rare_units: Vec<u32> = match has_rare {
+            true => (0..).zip(self.each_unit()).filter(|(_, u)| rare(u)).map(|(i, _)| i).collect(),
+            false => Vec::new(),
+        };
         let scores = self.dormancy();
         let dormant =
             |tau: f64| (!kind.output).then(|| scores.iter().flatten().filter(|s| **s <= tau).count() as u64);
@@ -289,7 +296,8 @@ impl Tally {
             flat_high: flat(self.flat_high),
             dead: kind.has_slope.then(|| dead.iter().filter(|d| **d).count() as u64),
             dead_units: (0..).zip(&dead).filter(|(_, dead)| **dead).map(|(i, _)| i).collect(),
-            rare: (kind.has_slope && kind.zero_floored).then(|| count(&|u| u.passed > 0 && rate(u) < RARE)),
+            rare: has_rare.then_some(rare_units.len() as u64),
+            rare_units,
             always_on: count(&|u| u.fired == u.observations),
             dormant_0: dormant(0.0),
             dormant_0_025: dormant(0.025),

@@ -91,6 +91,9 @@ pub struct LayerStats {
     /// Indices of the dead units, ascending.
     #[serde(deserialize_with = "ascending")]
     pub dead_units: Vec<u32>,
+    /// Indices of the rare units, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "ascending")]
+    pub rare_units: Vec<u32>,
     /// How the rate at which units fire (`ys > 0`) is spread over the units.
     pub firing_rate: FiringRates,
     /// Number of non-zero values per sample, over units and positions; of samples with a finite value.
@@ -178,7 +181,7 @@ fn ascending<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::E
     let units = Vec::<u32>::deserialize(from)?;
     match units.is_sorted_by(|a, b| a < b) {
         true => Ok(units),
-        false => Err(serde::de::Error::custom("dead_units: expected ascending numbers")),
+        false => Err(serde::de::Error::custom("dead_units or rare_units: expected ascending numbers")),
     }
 }
 

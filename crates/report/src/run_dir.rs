@@ -57,6 +57,7 @@ use crate::{
 /// | `histogram` | object, null | `zeros`: exact zeros; `negative`, `positive`: pairs `[bin, count]` of the bins that hold something, bin 0 nearest to zero; edges as in [`Histogram`](crate::Histogram) |
 /// | `quantiles` | object, null | `q01` `q05` `q25` `q50` `q75` `q95` `q99` |
 /// | `dead_units` | array | indices of the dead units, from 0, ascending |
+/// | `rare_units` | array | indices of the rare units, from 0, ascending; only where there are any |
 /// | `firing_rate` | object | `never`, `between` (20 counts), `always` |
 /// | `active_per_sample` | object, null | `mean`, `min`, `max` |
 /// | `trouble` | text or object | only where the recorder could not record all of the window: [`Trouble`](crate::Trouble) |

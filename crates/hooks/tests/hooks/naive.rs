@@ -169,6 +169,8 @@ impl Window {
         };
         let bins = -(MAGNITUDES as i64)..=MAGNITUDES as i64;
         let apart: u64 = bins.map(|b| signed(b).abs_diff(signed(-b))).sum();
+        let floored = matches!(self.activation, Some(Activation::Relu | Activation::Relu2 | Activation::Relu6));
+        let rare = |u: usize| !units[u].is_empty() && !dead[u] && rate(u) < 0.01;
         LayerStats {
             site: name.to_string(),
             activation: self.activation.map(|f| f.to_string()),
@@ -205,8 +207,8 @@ impl Window {
             flat_low: flat(&|x| x <= 0.0),
             flat_high: flat(&|x| x > 0.0),
             dead: self.activation.map(|_| number(&|u| dead[u])),
-            rare: matches!(self.activation, Some(Activation::Relu | Activation::Relu2 | Activation::Relu6))
-                .then(|| number(&|u| !units[u].is_empty() && !dead[u] && rate(u) < 0.01)),
+            rare: floored.then(|| number(&rare)),
+            rare_units: (0..self.units as u32).filter(|u| floored && rare(*u as usize)).collect(),
             always_on: number(&|u| !units[u].is_empty() && rate(u) == 1.0),
             dormant_0: dormant(0.0),
             dormant_0_025: dormant(0.025),

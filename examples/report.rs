@@ -24,7 +24,7 @@ use taper_view::{csv, html_report, load_runs, static_plots};
 Examples:
   report runs/2026-01-31-mnist                   every run of a grid, to report.html inside it
   report runs/relu runs/selu -o compare.html     two runs side by side
-  report runs/* -o all.html --plots figures      and the main curves as SVG and PNG
+  report runs/* -o all.html --plots figures      and the main curves as SVG
   report runs/* --csv all.csv                    all numbers as one table, for pandas and its like")]
 struct Args {
     /// Directories of runs, as `mnist --out` writes them, or of grids: directories of runs
@@ -33,7 +33,7 @@ struct Args {
     /// The page; a file that is there is replaced [default: report.html in the only RUN_DIR, else here]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also draw the primary metric, zeros, dead units and asymmetry into this directory, as SVG and PNG
+    /// Also draw the primary metric, zeros, dead units and asymmetry into this directory, as SVG
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
     /// Write all numbers as one table, a row per run, epoch, split and layer; - is standard output. Without --output there is

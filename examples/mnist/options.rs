@@ -129,7 +129,7 @@ pub struct Args {
     /// Draw the training in the terminal while it runs, in place of the tables; Ctrl-C ends it, q leaves the view
     #[arg(long)]
     pub live: bool,
-    /// Also draw the main curves as SVG and PNG, into plots/ of the output directory
+    /// Also draw the main curves as SVG, into plots/ of the output directory
     #[arg(long)]
     pub plots: bool,
     /// Print the comparison only

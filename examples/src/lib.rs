@@ -3,6 +3,7 @@
 mod analytic;
 mod command_line;
 mod distribution;
+mod frame;
 mod in_order;
 pub mod pictures;
 mod resume;

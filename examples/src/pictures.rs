@@ -1,13 +1,9 @@
 //! Pages and SVG files of distributions and of layers.
 
 use anyhow::{Result, anyhow};
-use plotly::common::{ColorBar, ColorScale, ColorScalePalette, DashType, Fill, Line, LineShape, Mode, Title};
-use plotly::configuration::DisplayModeBar;
-use plotly::layout::{Axis, AxisType, Margin};
-use plotly::{Configuration, HeatMap, Layout, Plot, Scatter};
 use plotters::prelude::*;
 
-use crate::Distribution;
+use crate::{Distribution, frame::Frame};
 
 /// Blue, orange and grey that the colour-blind tell apart, on white and on black.
 const AFTER: &str = "#2b83c6";
@@ -15,7 +11,7 @@ const SPIKE: &str = "#d55e00";
 const BEFORE: &str = "#8a8a8a";
 /// Lines: those of Okabe and Ito that stand out on white and on black; from the seventh on they are dashed.
 const LINES: [&str; 6] = ["#2b83c6", "#d55e00", "#1b9e77", "#cc6fa6", "#b8860b", "#7f7f7f"];
-const DASHES: [DashType; 4] = [DashType::Solid, DashType::Dash, DashType::Dot, DashType::LongDash];
+const DASHES: [&str; 4] = ["", "7 4", "2 3", "12 4"];
 
 /// A distribution with what stands above it.
 #[derive(Debug)]
@@ -56,16 +52,13 @@ pub fn escape(text: &str) -> String {
     text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-/// A page that needs no network, light or dark as the reader's system is; `body` is HTML.
+/// A page that needs no network and no script, light or dark as the reader's system is; `body` is HTML.
 pub fn page(title: &str, body: &str) -> String {
-    // The second script that plotly brings along is for formulas, of which there are none.
-    let scripts = Plot::offline_js_sources();
-    let plotly = scripts.split_inclusive("</script>").next().unwrap_or_default();
     let (title, style) = (escape(title), include_str!("page.css"));
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-        <style>\n{style}</style>\n{plotly}\n</head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
+        <style>\n{style}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
     )
 }
 
@@ -82,26 +75,9 @@ pub fn table(titles: &[(&str, &str)], rows: &[(bool, Vec<String>)]) -> String {
     html + "</tr>\n</table></div>\n"
 }
 
-fn figure(id: &str, title: &str, caption: &str, plot: &Plot) -> String {
-    let (title, caption, plot) = (escape(title), escape(caption), plot.to_inline_html(Some(id)));
-    format!(
-        "<figure><figcaption><b>{title}</b> {caption}</figcaption><div class=\"plot\">{plot}</div></figure>\n"
-    )
-}
-
-fn axis() -> Axis {
-    Axis::new().fixed_range(true).auto_margin(true)
-}
-
-fn plot(layout: Layout) -> Plot {
-    let mut plot = Plot::new();
-    let clear = "rgba(0,0,0,0)";
-    let margin = Margin::new().left(44).right(8).top(6).bottom(36);
-    let layout =
-        layout.paper_background_color(clear).plot_background_color(clear).margin(margin).auto_size(true);
-    plot.set_layout(layout);
-    plot.set_configuration(Configuration::new().responsive(true).display_mode_bar(DisplayModeBar::False));
-    plot
+fn figure(title: &str, caption: &str, picture: Frame) -> String {
+    let (title, caption) = (escape(title), escape(caption));
+    format!("<figure><figcaption><b>{title}</b> {caption}</figcaption>{}</figure>\n", picture.render())
 }
 
 /// The legend and one figure for every panel, each over the distribution `before`.
@@ -111,34 +87,26 @@ pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
         <i style=\"background:{SPIKE}\"></i>exact zeros, on a scale of their own: as high as the picture is all values</p>\n\
         <div class=\"grid\">\n"
     );
-    for (i, panel) in panels.iter().enumerate() {
+    for panel in panels {
         let top = top(before, &panel.after);
-        let area = |of: &Distribution, name: &str, color: &str, fill: &str| {
+        let (reach, half) = (before.reach, before.width() / 2.0);
+        let mut frame = Frame::new((-reach, reach), (0.0, top), (320.0, 200.0));
+        frame.axes("", 7, 4);
+        for (of, name, color) in [(before, "before", BEFORE), (&panel.after, "after", AFTER)] {
+            // A step for every bin: two points at the same height, one at each end.
             let (xs, ys) = of.density();
-            Scatter::new(xs, ys)
-                .name(name)
-                .mode(Mode::Lines)
-                .line(Line::new().shape(LineShape::Hvh).width(1.5).color(color.to_string()))
-                .fill(Fill::ToZeroY)
-                .fill_color(fill.to_string())
-                .hover_template("density %{y:.3f} at %{x:.2f}")
-        };
-        let mut plot = plot(
-            Layout::new()
-                .show_legend(false)
-                .x_axis(axis().range(vec![-before.reach, before.reach]).zero_line(false))
-                .y_axis(axis().range(vec![0.0, top]).n_ticks(4)),
-        );
-        plot.add_trace(area(before, "before", BEFORE, "rgba(138,138,138,0.35)"));
-        plot.add_trace(area(&panel.after, "after", AFTER, "rgba(43,131,198,0.35)"));
+            let steps = xs.iter().zip(&ys).flat_map(|(x, y)| [(x - half, y.min(top)), (x + half, y.min(top))]);
+            let steps: Vec<(f64, f64)> = steps.collect();
+            let outline = [&[(-reach, 0.0)], &steps[..], &[(reach, 0.0)]].concat();
+            frame.path(&outline, &format!("fill=\"{color}\" fill-opacity=\".35\""), name);
+            frame.path(&steps, &format!("fill=\"none\" stroke=\"{color}\" stroke-width=\"1.5\""), name);
+        }
         let zeros = panel.after.zero_fraction();
         if zeros > 0.0 {
-            // A line, as bars would be drawn behind the areas.
-            let spike = Scatter::new(vec![0.0, 0.0], vec![0.0, zeros * top]).name("zeros").mode(Mode::Lines);
-            let spike = spike.line(Line::new().width(6.0).color(SPIKE));
-            plot.add_trace(spike.hover_template(format!("{:.2} % are exactly 0", 100.0 * zeros)));
+            let name = format!("{:.2} % are exactly 0", 100.0 * zeros);
+            frame.path(&[(0.0, 0.0), (0.0, zeros * top)], &format!("stroke=\"{SPIKE}\" stroke-width=\"6\""), &name);
         }
-        html += &figure(&format!("panel{i}"), &panel.title, &panel.caption, &plot);
+        html += &figure(&panel.title, &panel.caption, frame);
     }
     html + "</div>\n"
 }
@@ -155,24 +123,33 @@ pub fn charts_html(charts: &[Chart]) -> String {
         );
     }
     html += "</p>\n<div class=\"grid two\">\n";
-    for (i, chart) in charts.iter().enumerate() {
-        let mut y = axis();
+    for chart in charts {
+        let scaled = |y: f64| if chart.log { y.log10() } else { y };
+        let (low, high) = chart.range();
+        let room = 0.06 * (high - low).max(if chart.log { 1.0 } else { 0.1 });
+        let depth = chart.lines.iter().map(|(_, values)| values.len()).max().unwrap_or(1) as f64;
+        let mut frame = Frame::new((0.5, depth + 0.5), (low - room, high + room), (520.0, 300.0));
+        frame.axes("layer", 10, if chart.log { 0 } else { 6 });
         if chart.log {
-            let values = decades(chart);
-            let labels = values.iter().map(|y| if *y < 1e-3 { format!("{y:e}") } else { y.to_string() });
-            y = y.type_(AxisType::Log).tick_text(labels.collect()).tick_values(values);
+            let label = |y: f64| if y < 1e-3 { format!("{y:e}") } else { y.to_string() };
+            decades(chart).into_iter().for_each(|y| frame.y_tick(y.log10(), &label(y)));
         }
-        let x = axis().title(Title::with_text("layer"));
-        let mut plot = plot(Layout::new().show_legend(false).x_axis(x).y_axis(y));
         for (j, (name, values)) in chart.lines.iter().enumerate() {
-            let line = Line::new().color(LINES[j % LINES.len()]).dash(DASHES[j / LINES.len() % 4].clone());
-            let layers: Vec<usize> = (1..=values.len()).collect();
+            let (color, dash) = (LINES[j % LINES.len()], DASHES[j / LINES.len() % 4]);
             // A logarithm has no place for 0.
-            let values: Vec<Option<f64>> = values.iter().map(|y| chart.shows(y).then_some(*y)).collect();
-            let line = Scatter::new(layers, values).mode(Mode::LinesMarkers).line(line);
-            plot.add_trace(line.name(escape(name)).hover_template("%{y:.4g} in layer %{x}"));
+            let shown = values.iter().enumerate().filter(|(_, y)| chart.shows(y));
+            let points: Vec<(f64, f64)> = shown.map(|(i, y)| (i as f64 + 1.0, scaled(*y))).collect();
+            frame.path(
+                &points,
+                &format!("fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\""),
+                name,
+            );
+            for (x, y) in points {
+                let value = if chart.log { 10_f64.powf(y) } else { y };
+                frame.dot((x, y), color, &format!("{name}: {value:.4} in layer {x}"));
+            }
         }
-        html += &figure(&format!("chart{i}"), chart.title, chart.meaning, &plot);
+        html += &figure(chart.title, chart.meaning, frame);
     }
     html + "</div>\n"
 }
@@ -203,26 +180,41 @@ fn decades(chart: &Chart) -> Vec<f64> {
     powers.flat_map(|power| within.iter().map(move |digit| tick(power, digit))).collect()
 }
 
+/// Few values to many: viridis at five places.
+const VIRIDIS: [(f64, f64, f64); 5] =
+    [(68.0, 1.0, 84.0), (59.0, 82.0, 139.0), (33.0, 145.0, 140.0), (94.0, 201.0, 98.0), (253.0, 231.0, 37.0)];
+
+/// A density between 0.001 and 10 as a colour, by its logarithm.
+fn shade(density: f64) -> String {
+    let at = ((density.log10() + 3.0) / 4.0).clamp(0.0, 1.0) * (VIRIDIS.len() - 1) as f64;
+    let i = (at as usize).min(VIRIDIS.len() - 2);
+    let (a, b, t) = (VIRIDIS[i], VIRIDIS[i + 1], at - i as f64);
+    let mix = |a: f64, b: f64| (a + (b - a) * t).round() as u8;
+    format!("#{:02x}{:02x}{:02x}", mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
+}
+
 /// A heat map for every network: layers against values, the density on a logarithmic scale.
 pub fn heat_maps_html(networks: &[(String, Vec<Distribution>)]) -> String {
-    let mut html = "<div class=\"grid\">\n".to_string();
-    for (i, (name, layers)) in networks.iter().enumerate() {
+    let stops: Vec<String> = (0..9).map(|i| shade(10_f64.powf(-3.0 + 0.5 * f64::from(i)))).collect();
+    let mut html = format!(
+        "<p class=\"legend\">density: 0.001 <i class=\"ramp\" style=\"background:linear-gradient(90deg,{})\"></i> 10, on a logarithmic \
+        scale; nothing is empty</p>\n<div class=\"grid\">\n",
+        stops.join(",")
+    );
+    for (name, layers) in networks {
         let Some(first) = layers.first() else { continue };
-        let values = first.density().0;
-        let columns: Vec<Vec<f64>> = layers.iter().map(|layer| layer.density().1).collect();
-        let z: Vec<Vec<Option<f64>>> = (0..values.len())
-            .map(|bin| columns.iter().map(|c| (c[bin] > 0.0).then(|| c[bin].log10())).collect())
-            .collect();
-        let map = HeatMap::new((1..=layers.len()).collect(), values, z)
-            .color_scale(ColorScale::Palette(ColorScalePalette::Viridis))
-            .zmin(-3.0)
-            .zmax(1.0)
-            .color_bar(ColorBar::new().thickness(10))
-            .hover_template("layer %{x}, value %{y:.2f}: density 10^%{z:.1f}<extra></extra>");
-        let mut plot =
-            plot(Layout::new().x_axis(axis().title(Title::with_text("layer"))).y_axis(axis().n_ticks(7)));
-        plot.add_trace(map);
-        html += &figure(&format!("map{i}"), name, "", &plot);
+        let half = first.width() / 2.0;
+        let mut frame =
+            Frame::new((0.5, layers.len() as f64 + 0.5), (-first.reach, first.reach), (320.0, 200.0));
+        for (i, layer) in layers.iter().enumerate() {
+            let (xs, ys) = layer.density();
+            for (x, density) in xs.into_iter().zip(ys).filter(|(_, density)| *density > 0.0) {
+                let layer = i as f64 + 1.0;
+                frame.cell((layer - 0.5, x - half), (layer + 0.5, x + half), &shade(density));
+            }
+        }
+        frame.axes("layer", 10, 7);
+        html += &figure(name, "", frame);
     }
     html + "</div>\n"
 }

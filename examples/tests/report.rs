@@ -58,7 +58,7 @@ fn a_page_and_pictures_are_written_and_their_paths_printed() -> Result {
     for line in printed.lines() {
         assert!(fs::metadata(dir.path().join(line))?.len() > 500, "{line}");
     }
-    assert!(printed.contains("figures/score.svg\nfigures/score.png\n"));
+    assert!(printed.contains("figures/score.svg\nfigures/zero_fraction.svg\n"));
     Ok(())
 }
 

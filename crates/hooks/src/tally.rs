@@ -254,9 +254,8 @@ impl Tally {
         let count = |which: &dyn Fn(&Unit) -> bool| {
             self.each_unit().filter(|u| u.observations > 0 && which(u)).count() as u64
         };
-        let rare = |u: &Unit| {
-            u.observations > 0 && u.passed > 0 && (u.fired as f64 / u.observations as f64) < RARE
-        };
+        let rare =
+            |u: &Unit| u.observations > 0 && u.passed > 0 && (u.fired as f64 / u.observations as f64) < RARE;
         let has_rare = kind.has_slope && kind.zero_floored;
         let rare_units: Vec<u32> = match has_rare {
             true => (0..).zip(self.each_unit()).filter(|(_, u)| rare(u)).map(|(i, _)| i).collect(),

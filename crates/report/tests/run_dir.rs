@@ -445,7 +445,11 @@ fn layer_with(from: &str, to: &str) -> Result<Vec<LayerLine>> {
 #[test]
 fn lists_that_do_not_ascend_are_refused() -> Result<()> {
     for (from, to, why) in [
-        (r#""dead_units":[3]"#, r#""dead_units":[3,3]"#, "dead_units or rare_units: expected ascending numbers"),
+        (
+            r#""dead_units":[3]"#,
+            r#""dead_units":[3,3]"#,
+            "dead_units or rare_units: expected ascending numbers",
+        ),
         (r#""dead_units":[3]"#, r#""dead_units":[4294967296]"#, "expected u32"),
         (r#""negative":[["#, r#""negative":[[257,1],["#, "expected ascending bins"),
         (r#""negative":[[153,1]]"#, r#""negative":[[258,1]]"#, "expected bins below 258"),

@@ -1,8 +1,8 @@
 use std::{collections::BTreeMap, path::Path};
 
-use taper_report::{LayerStats, MetricKind, Run, Split, label_text};
+use taper_report::{LayerStats, MetricKind, Run, SiteSteps, Split, StepLine, label_text};
 
-use crate::{RunData, text::rounded};
+use crate::{RunData, palette, text::rounded};
 
 /// Runs that differ in nothing but the seed: they share a colour, a line style, a panel and a row.
 pub(crate) struct Group<'a> {
@@ -10,6 +10,8 @@ pub(crate) struct Group<'a> {
     pub label: String,
     /// Index into [`Groups::hues`].
     pub hue: usize,
+    /// Number of its colour in the palette.
+    pub color: usize,
     /// Index into [`Groups::dashes`].
     pub dash: usize,
     /// Index into [`Groups::panels`].
@@ -25,6 +27,8 @@ pub(crate) struct Groups<'a> {
     pub groups: Vec<Group<'a>>,
     /// What the colours stand for.
     pub hues: Vec<String>,
+    /// Of every hue the number of its colour in the palette.
+    pub colors: Vec<usize>,
     /// What the line styles stand for; empty where there is only one.
     pub dashes: Vec<String>,
     /// What the panels stand for; a single empty name where there is only one.
@@ -35,23 +39,24 @@ pub(crate) struct Groups<'a> {
     pub windows: Vec<Split>,
 }
 
-/// One number over the epochs of a group's runs, at the epochs that have it.
+/// One number over the epochs or steps of a group's runs, at those that have it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Series {
-    pub epochs: Vec<u32>,
-    /// Over the seeds that reached the epoch.
+    /// Epochs or steps, ascending.
+    pub xs: Vec<u64>,
+    /// Over the seeds that got so far.
     pub mean: Vec<f64>,
     pub low: Vec<f64>,
     pub high: Vec<f64>,
-    /// The most seeds of any epoch.
+    /// The most seeds at any of them.
     pub seeds: usize,
 }
 
 impl Series {
     /// Leaves out epoch 0.
     pub fn leave_out_untrained(&mut self) {
-        if self.epochs.first() == Some(&0) {
-            self.epochs.remove(0);
+        if self.xs.first() == Some(&0) {
+            self.xs.remove(0);
             for values in [&mut self.mean, &mut self.low, &mut self.high] {
                 values.remove(0);
             }
@@ -62,13 +67,17 @@ impl Series {
 impl<'a> Groups<'a> {
     pub fn of(runs: &'a [RunData]) -> Self {
         let Places { hues, dashes, panels, of } = places(runs);
+        let colors = palette::colors(&hues);
         let mut this =
-            Self { groups: Vec::new(), hues, dashes, panels, sites: Vec::new(), windows: Vec::new() };
+            Self { groups: Vec::new(), hues, colors, dashes, panels, sites: Vec::new(), windows: Vec::new() };
         for (run, (place, label)) in runs.iter().zip(of) {
             let [hue, dash, panel] = place;
             match this.groups.iter_mut().find(|group| [group.hue, group.dash, group.panel] == place) {
                 Some(group) => group.runs.push(run),
-                None => this.groups.push(Group { label, hue, dash, panel, runs: vec![run] }),
+                None => {
+                    let color = this.colors[hue];
+                    this.groups.push(Group { label, hue, color, dash, panel, runs: vec![run] });
+                }
             }
             for line in &run.layers {
                 if !this.sites.contains(&line.of.site) {
@@ -240,21 +249,32 @@ impl Group<'_> {
     /// Mean and range over the seeds of a number of one site.
     pub fn layer(&self, site: &str, split: Split, value: impl Fn(&LayerStats) -> Option<f64>) -> Series {
         self.series(|run| {
-            run.site(site, split).filter_map(|(epoch, stats)| Some((epoch, value(stats)?))).collect()
+            run.site(site, split).filter_map(|(epoch, stats)| Some((epoch.into(), value(stats)?))).collect()
         })
     }
 
-    /// The same of loss and metrics: whatever `values` takes from a run, by epoch.
-    pub fn series(&self, values: impl Fn(&RunData) -> Vec<(u32, f64)>) -> Series {
-        let mut by_epoch = BTreeMap::<u32, Vec<f64>>::new();
+    /// The same of one site in the windows of training steps, by step.
+    pub fn steps(&self, site: &str, value: impl Fn(&SiteSteps) -> Option<f64>) -> Series {
+        self.series(|run| {
+            let at = |line: &StepLine| {
+                let of = line.of.sites.iter().find(|of| of.site == site)?;
+                Some((line.of.step, value(of)?))
+            };
+            run.steps.iter().filter_map(at).collect()
+        })
+    }
+
+    /// The same of whatever `values` takes from a run, by epoch or step.
+    pub fn series(&self, values: impl Fn(&RunData) -> Vec<(u64, f64)>) -> Series {
+        let mut by_x = BTreeMap::<u64, Vec<f64>>::new();
         for run in &self.runs {
-            for (epoch, x) in values(run).into_iter().filter(|(_, x)| x.is_finite()) {
-                by_epoch.entry(epoch).or_default().push(x);
+            for (at, x) in values(run).into_iter().filter(|(_, x)| x.is_finite()) {
+                by_x.entry(at).or_default().push(x);
             }
         }
         let mut series = Series::default();
-        for (epoch, xs) in by_epoch {
-            series.epochs.push(epoch);
+        for (at, xs) in by_x {
+            series.xs.push(at);
             series.mean.push(rounded(xs.iter().sum::<f64>() / xs.len() as f64));
             series.low.push(rounded(xs.iter().copied().fold(f64::INFINITY, f64::min)));
             series.high.push(rounded(xs.iter().copied().fold(f64::NEG_INFINITY, f64::max)));
@@ -346,7 +366,7 @@ mod tests {
         let runs = [long, short];
         let groups = Groups::of(&runs);
         let series = groups.groups[0].layer("fc1", Split::Test, |l| Some(l.zero_fraction));
-        assert_eq!(series.epochs, [1, 2, 3]);
+        assert_eq!(series.xs, [1, 2, 3]);
         assert_eq!((series.low[0], series.mean[0], series.high[0]), (0.21, 0.215, 0.22));
         assert_eq!((series.low[1], series.high[1], series.seeds), (0.31, 0.31, 2));
     }

@@ -1,122 +1,145 @@
 use std::fmt::Write;
 
-use plotly::Plot;
 use serde_json::{Value, json};
-use taper_report::{STATISTICS, Shown, Split, Statistic, StatisticKind, label_text};
+use taper_report::{STATISTICS, Shown, SiteSteps, Split, Statistic, StatisticKind, label_text};
 
 use crate::{
-    RunData,
-    chart::{self, Common, Figure},
+    RunData, answer,
+    chart::{self, Axes, Chart},
+    distribution::{self, Common},
     group::Groups,
-    measure, table,
+    measure, strip, table,
     text::{self, html},
 };
 
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
+const UPLOT: &str = include_str!("page/uplot/uPlot.iife.min.js");
+const UPLOT_STYLE: &str = include_str!("page/uplot/uPlot.min.css");
+const UPLOT_LICENCE: &str = include_str!("page/uplot/LICENSE");
 
 /// A page that shows these runs, complete in itself: no network, light and dark, printable.
 ///
+/// It opens with the answer: zeros, dead units by number, and what each label changes. Curves by training step, units
+/// over the epochs and distributions follow; every other statistic is folded under "more".
+///
 /// Runs that differ in nothing but the seed are drawn as their mean, with a band from the lowest to the highest;
-/// colour is the first label that differs, line style the last; those between have charts of their own. Charts are
-/// drawn by plotly as they scroll into view; `#all` behind the page's address draws all of them at once.
+/// colour is the first label that differs, line style the last; those between have charts of their own. A name has the
+/// same colour on every page. Charts are drawn by uPlot as they scroll into view; `#all` behind the page's address draws
+/// all of them at once.
 pub fn html_report(runs: &[RunData]) -> String {
+    page(runs, None)
+}
+
+/// The page; with `reload` it loads itself anew after so many seconds, for as long as runs are under way.
+pub(crate) fn page(runs: &[RunData], reload: Option<u64>) -> String {
     let groups = Groups::of(runs);
-    let mut page = Page { figures: Vec::new(), bins: Vec::new(), body: String::new() };
-    page.summary(&groups);
-    page.scores(&groups);
+    let mut page = Page { charts: Vec::new(), axes: Axes::default(), sites: Vec::new(), body: String::new() };
     if groups.sites.is_empty() {
         page.body += "<section><p class=lead>No layers were observed in these runs.</p></section>\n";
+        page.summary(&groups);
     } else {
-        page.layers(&groups);
+        page.body += &section("answer", "What the layers do", "");
+        page.body += &answer::answer(&groups);
+        page.body += "</section>\n";
+        page.curves(&groups);
+        page.units(&groups);
         page.distributions(&groups);
+        page.summary(&groups);
     }
     page.body += &section("configuration", "Configuration", "What is needed to repeat the runs.");
     page.body += &table::configuration(&groups);
     page.body += "</section>\n";
-    page.definitions(&groups);
-    page.render(&groups)
+    page.more(&groups);
+    page.render(&groups, reload)
 }
 
+/// What the curves show first, over steps where there are any.
+const FIRST: [&str; 3] = ["zero_fraction", "dead_fraction", "mean"];
+
 struct Page {
-    figures: Vec<Value>,
-    /// Names of the bins, site by site.
-    bins: Vec<Vec<String>>,
+    charts: Vec<Value>,
+    axes: Axes,
+    /// Bins and axes of every site's distributions.
+    sites: Vec<Value>,
     body: String,
 }
 
 impl Page {
     /// A place for a chart, and the chart among the page's data.
-    fn chart(&mut self, figure: &Figure, class: &str, label: &str) -> String {
-        self.figures.push(figure.to_json());
-        let number = self.figures.len() - 1;
+    fn place(&mut self, chart: Value, class: &str, label: &str) -> String {
+        self.charts.push(chart);
+        let number = self.charts.len() - 1;
         format!(
-            "<div class=\"chart {class}\" data-figure={number} role=img aria-label=\"{}\"></div>",
+            "<div class=\"chart {class}\" data-chart={number} role=img aria-label=\"{}\"></div>",
             html(label)
         )
     }
 
-    fn summary(&mut self, groups: &Groups<'_>) {
-        let split = groups.runs().filter_map(RunData::headline).max();
-        let on = split.map_or(String::new(), |split| format!(" Metrics and loss on {}.", split.name()));
-        let seeds = groups.groups.iter().any(|group| group.runs.len() > 1);
-        let over = if seeds { " Over seeds: mean ± sample standard deviation." } else { "" };
-        self.body += &section("summary", "Summary", &format!("{on}{over}"));
-        self.body += &table::runs(groups);
-        self.body += &table::counts(groups);
-        self.body += "</section>\n";
+    fn chart(&mut self, chart: &Chart, label: &str) -> String {
+        let chart = chart.to_json(&mut self.axes);
+        self.place(chart, "", label)
     }
 
-    fn scores(&mut self, groups: &Groups<'_>) {
-        let splits = groups.scored();
-        self.body += &section("scores", "Metrics and loss", "");
-        let _ =
-            write!(self.body, "<div class=measures style=\"--n:{}\">", splits.len() * groups.panels.len());
-        let loss = ("loss", StatisticKind::Number, groups.losses());
-        let metrics = groups.metrics().into_iter();
-        let metrics =
-            metrics.map(|(name, kind)| (name, measure::kind_of(kind), measure::meaning(kind).to_string()));
-        for (name, kind, what) in metrics.chain([loss]) {
+    /// Curves from the untrained network on.
+    fn curves(&mut self, groups: &Groups<'_>) {
+        let by_step = groups.runs().any(|run| !run.steps.is_empty());
+        let held_out = groups.windows[0].name();
+        let lead = match by_step {
+            true => format!(
+                "Lines are windows of training steps, dots the {held_out} window at the ends of epochs; step 0 is the untrained network. Drag to zoom in, double click to zoom out."
+            ),
+            false => "Drag to zoom in, double click to zoom out.".into(),
+        };
+        self.body += &section("curves", "Curves", &lead);
+        let n = groups.sites.len() * groups.panels.len();
+        let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
+        for of in FIRST.into_iter().filter_map(Statistic::named).filter(|of| has(groups, of)) {
+            let of_steps: Option<fn(&SiteSteps) -> Option<f64>> = match of.id {
+                "zero_fraction" => Some(|of| Some(of.zero_fraction)),
+                "mean" => Some(|of| of.mean),
+                // A unit that no gradient reached in a few steps is seldom dead.
+                _ => None,
+            };
+            match of_steps.filter(|_| by_step) {
+                Some(of_steps) => self.per_site(groups, of.title, of.what, |panel, site| {
+                    chart::statistic_by_step(groups, panel, site, of, of_steps)
+                }),
+                None => self.statistic(groups, of),
+            }
+        }
+        if by_step {
+            let primary = groups.metrics().into_iter().next();
+            let primary = primary.map(|(name, kind)| (name, measure::kind_of(kind)));
+            let loss = ("loss", StatisticKind::Number);
             let mut panels = String::new();
-            for split in &splits {
+            for (name, kind) in primary.into_iter().chain([loss]) {
                 for panel in 0..groups.panels.len() {
-                    let figure = chart::score(groups, panel, *split, kind, name);
-                    let chart = self.chart(&figure, "", &format!("{name} on {} over epochs", split.name()));
-                    let caption = html(&caption(groups, panel, split.name()));
+                    let chart = chart::score_by_step(groups, panel, kind, name);
+                    let chart = self.chart(&chart, &format!("{name} over steps"));
+                    let caption = html(&caption(groups, panel, &text::shorten(name, text::LABEL)));
                     let _ = write!(panels, "<figure><figcaption>{caption}</figcaption>{chart}</figure>");
                 }
             }
-            self.body += &block(&text::shorten(name, text::LABEL), &what, &panels);
+            let what =
+                format!("Lines: training batches, in train mode. Dots: {held_out}. {}", groups.losses());
+            self.body += &block(if primary.is_some() { "Score and loss" } else { "Loss" }, &what, &panels);
         }
         self.body += "</div></section>\n";
     }
 
-    fn layers(&mut self, groups: &Groups<'_>) {
-        self.body += &section("layers", "Layers over the epochs", "");
-        let n = groups.sites.len() * groups.panels.len();
-        let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
-        let has = |of: &&Statistic| {
-            groups.runs().any(|run| run.layers.iter().any(|line| (of.value)(&line.of).is_some()))
-        };
-        for of in Statistic::shown_in(Shown::Curve).filter(has) {
-            let what =
-                if of.id == "mean" { format!("{} {}", of.what, measure::BAND) } else { of.what.into() };
-            self.per_site(groups, of.title, &what, |panel, site| chart::statistic(groups, panel, site, of));
-            if of.id == "dead_fraction" {
-                self.per_site(groups, "Died ↑ and revived ↓", measure::DIED, |panel, site| {
-                    chart::died_and_revived(groups, panel, site)
-                });
-            }
+    fn units(&mut self, groups: &Groups<'_>) {
+        let strips = strip::strips(groups);
+        if !strips.is_empty() {
+            self.body += &section("units", "Units over the epochs", "");
+            self.body += &strips;
+            self.body += "</section>\n";
         }
-        self.per_site(groups, "Firing rates, last epoch", measure::FIRING, |panel, site| {
-            chart::firing(groups, panel, site)
-        });
-        self.body += "</div></section>\n";
-        let window = groups.windows[0];
-        let lead = format!("Each run's last epoch, {} window.", window.name());
-        self.body += &section("table", "Layers in numbers", &lead);
-        self.body += &table::layers(groups, window);
-        self.body += "</section>\n";
+    }
+
+    fn statistic(&mut self, groups: &Groups<'_>, of: &Statistic) {
+        let what = if of.id == "mean" { format!("{} {}", of.what, measure::BAND) } else { of.what.into() };
+        self.per_site(groups, of.title, &what, |panel, site| chart::statistic(groups, panel, site, of));
     }
 
     fn per_site(
@@ -124,12 +147,12 @@ impl Page {
         groups: &Groups<'_>,
         title: &str,
         what: &str,
-        figure: impl Fn(usize, &str) -> Figure,
+        chart: impl Fn(usize, &str) -> Chart,
     ) {
         let mut panels = String::new();
         for (number, site) in groups.sites.iter().enumerate() {
             for panel in 0..groups.panels.len() {
-                let chart = self.chart(&figure(panel, site), "", &format!("{title} of {site}"));
+                let chart = self.chart(&chart(panel, site), &format!("{title} of {site}"));
                 let name = caption(groups, panel, &groups.title(site));
                 let _ = write!(
                     panels,
@@ -143,67 +166,150 @@ impl Page {
     }
 
     fn distributions(&mut self, groups: &Groups<'_>) {
-        let lead = "Colour is the share of values in a bin, on a log scale; all charts of a layer have the same axes.";
-        let mut heats = section("distributions", "Distributions over the epochs", lead);
-        heats += "<p class=ramp>one in a million <i></i> a third of all values</p>";
-        let mut overlays = section("histograms", "Histograms of chosen epochs", "");
-        let epochs = chart::chosen_epochs(groups);
-        overlays += "<div class=\"controls epochs\" role=group aria-label=Epochs><span>epochs</span>";
-        for (i, epoch) in epochs.iter().enumerate() {
-            let chosen = i == 0 || i == epochs.len() / 2 || i == epochs.len() - 1;
-            let color = crate::palette::over_time(i as f64 / (epochs.len().max(2) - 1) as f64);
-            let _ = write!(
-                overlays,
-                "<button data-epoch=e{epoch} aria-pressed={chosen} style=\"--c:{color}\">{epoch}</button>"
-            );
+        self.body += &section("distributions", "Distributions", measure::DISTRIBUTION);
+        let several = groups.groups.len() > 1;
+        let chosen = distribution::chosen_epochs(groups);
+        let mut legend = String::from("<p class=\"lead epochs\">");
+        for (epoch, color) in &chosen {
+            let _ = write!(legend, "<span><i style=\"background:{color}\"></i> epoch {epoch}</span>");
         }
-        overlays += "</div>";
-        let grid = format!("<div class=measures style=\"--n:{}\">", groups.groups.len());
-        heats += &grid;
-        overlays += &grid;
+        legend += "</p><p class=\"lead ramp\">heat maps: share of the values per octave <span><i></i><b></b><b></b><b></b><b></b><b></b></span></p>";
+        let (mut last, mut over_epochs) = (String::new(), String::new());
         for (number, site) in groups.sites.iter().enumerate() {
             let common = Common::of(groups, site);
-            self.bins.push(chart::bin_labels(&common));
+            self.sites.push(common.to_json());
             if common.is_empty() {
                 continue;
             }
             let name = html(&text::shorten(&groups.title(site), 80));
-            let what = html(measure::DISTRIBUTION);
-            let head = format!(
-                "<div data-site={number}><h3 data-tip=\"{what}\" tabindex=0>{name}</h3><div class=cells>"
-            );
-            heats += &head;
-            overlays += &head;
+            let mut of_groups = Vec::new();
+            let mut cells = String::new();
             for (i, group) in groups.groups.iter().enumerate() {
                 if groups.windows.iter().all(|split| group.last(site, *split).is_empty()) {
                     continue;
                 }
-                let (mut heat, mut overlay) = chart::distribution(groups, i, site, &common);
-                heat.add("bins", json!(number));
-                overlay.add("counts", json!(self.figures.len()));
-                let label = html(&text::shorten(&group.label, text::LABEL));
-                let caption = format!("{}{label}", table::swatch(group.hue, group.dash));
-                for (out, figure, kind) in [(&mut heats, heat, "heat"), (&mut overlays, overlay, "overlay")] {
-                    let chart =
-                        self.chart(&figure, kind, &format!("distribution of {site}, {}", group.label));
+                let of = distribution::over_epochs(groups, i, site, &common);
+                let heat = self.place(
+                    json!({ "x": "heat", "site": number, "g": i, "data": of }),
+                    "heat",
+                    &format!("distribution of {site} over the epochs, {}", group.label),
+                );
+                let source = self.charts.len() - 1;
+                of_groups.push(source);
+                let overlay = self.place(
+                    json!({ "x": "density", "site": number, "of": [source], "epochs": chosen }),
+                    "",
+                    &format!("distribution of {site} in chosen epochs, {}", group.label),
+                );
+                let caption = table::key(group);
+                let _ = write!(
+                    cells,
+                    "<figure data-group=g{i} class=pair><figcaption title=\"{}\">{caption}</figcaption><div>{overlay}{heat}</div></figure>",
+                    html(&group.label)
+                );
+            }
+            let _ = write!(
+                over_epochs,
+                "<div data-site={number}><h3>{name}</h3><div class=pairs>{cells}</div></div>\n"
+            );
+            if several {
+                for panel in 0..groups.panels.len() {
+                    let of: Vec<usize> = of_groups
+                        .iter()
+                        .copied()
+                        .filter(|i| {
+                            let group = self.charts[*i]["g"].as_u64().unwrap_or(0) as usize;
+                            groups.groups[group].panel == panel
+                        })
+                        .collect();
+                    let chart = self.place(
+                        json!({ "x": "density", "site": number, "of": of }),
+                        "tall",
+                        &format!("distribution of {site} in the last epoch"),
+                    );
+                    let caption =
+                        html(&text::shorten(&caption(groups, panel, &groups.title(site)), text::LABEL));
                     let _ = write!(
-                        out,
-                        "<figure data-group=g{i}><figcaption title=\"{}\">{caption}</figcaption>{chart}</figure>",
-                        html(&group.label)
+                        last,
+                        "<figure data-site={number}><figcaption>{caption}, last epoch</figcaption>{chart}</figure>"
                     );
                 }
             }
-            heats += "</div></div>\n";
-            overlays += "</div></div>\n";
         }
-        self.body += &heats;
-        self.body += "</div></section>\n";
-        self.body += &overlays;
-        self.body += "</div></section>\n";
+        if several {
+            let _ = write!(self.body, "<div class=panels>{last}</div>");
+            let _ = write!(
+                self.body,
+                "<details><summary>Over the epochs, run by run</summary>{legend}{over_epochs}</details>"
+            );
+        } else {
+            let _ = write!(self.body, "{legend}<div class=pairs>{over_epochs}</div>");
+        }
+        self.body += "</section>\n";
+    }
+
+    fn summary(&mut self, groups: &Groups<'_>) {
+        let split = groups.runs().filter_map(RunData::headline).max();
+        let on = split.map_or(String::new(), |split| format!(" Metrics and loss on {}.", split.name()));
+        let seeds = groups.groups.iter().any(|group| group.runs.len() > 1);
+        let over = if seeds { " Over seeds: mean ± sample standard deviation." } else { "" };
+        self.body += &section("summary", "Metrics and loss", &format!("{on}{over}"));
+        self.body += &table::runs(groups);
+        let splits = groups.scored();
+        let n = splits.len() * groups.panels.len();
+        let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
+        let loss = ("loss", StatisticKind::Number, groups.losses());
+        let metrics = groups.metrics().into_iter();
+        let metrics =
+            metrics.map(|(name, kind)| (name, measure::kind_of(kind), measure::meaning(kind).to_string()));
+        for (name, kind, what) in metrics.chain([loss]) {
+            let mut panels = String::new();
+            for split in &splits {
+                for panel in 0..groups.panels.len() {
+                    let chart = chart::score(groups, panel, *split, kind, name);
+                    let chart = self.chart(&chart, &format!("{name} on {} over epochs", split.name()));
+                    let caption = html(&caption(groups, panel, split.name()));
+                    let _ = write!(panels, "<figure><figcaption>{caption}</figcaption>{chart}</figure>");
+                }
+            }
+            self.body += &block(&text::shorten(name, text::LABEL), &what, &panels);
+        }
+        self.body += "</div>";
+        self.body += &table::counts(groups);
+        self.body += "</section>\n";
+    }
+
+    /// Everything else, folded.
+    fn more(&mut self, groups: &Groups<'_>) {
+        self.body += "<section id=more><h2>More</h2>\n";
+        if !groups.sites.is_empty() {
+            self.body += "<details><summary>Every statistic over the epochs</summary>";
+            let n = groups.sites.len() * groups.panels.len();
+            let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
+            let by_step = groups.runs().any(|run| !run.steps.is_empty());
+            let shown = |of: &&Statistic| FIRST.contains(&of.id) && (!by_step || of.id == "dead_fraction");
+            for of in Statistic::shown_in(Shown::Curve).filter(|of| has(groups, of) && !shown(of)) {
+                self.statistic(groups, of);
+            }
+            self.per_site(groups, "Firing rates, last epoch", measure::FIRING, |panel, site| {
+                chart::firing(groups, panel, site)
+            });
+            self.body += "</div></details>\n";
+            let window = groups.windows[0];
+            let lead = format!("Each run's last epoch, {} window.", window.name());
+            let _ = write!(
+                self.body,
+                "<details id=table><summary>Every statistic in numbers</summary><p class=lead>{lead}</p>"
+            );
+            self.body += &table::layers(groups, window);
+            self.body += "</details>\n";
+        }
+        self.body += "<details><summary>What the numbers mean</summary>";
+        self.definitions(groups);
+        self.body += "</details></section>\n";
     }
 
     fn definitions(&mut self, groups: &Groups<'_>) {
-        self.body += &section("definitions", "What the numbers mean", "");
         self.body += "<dl>";
         let loss = groups.losses();
         let metrics = groups.metrics();
@@ -212,7 +318,6 @@ impl Page {
             ("Window", measure::WINDOW),
             ("Distribution", measure::DISTRIBUTION),
             ("Firing rate", measure::FIRING),
-            ("Died and revived", measure::DIED),
         ];
         let metrics = metrics.iter().map(|(name, kind)| (*name, measure::meaning(*kind)));
         let shown =
@@ -222,7 +327,7 @@ impl Page {
             let title = text::shorten(title, text::LABEL);
             let _ = write!(self.body, "<div><dt>{}</dt><dd>{}</dd></div>", html(&title), html(what));
         }
-        self.body += "</dl></section>\n";
+        self.body += "</dl>";
     }
 
     /// Links to the page's sections.
@@ -234,18 +339,33 @@ impl Page {
         format!("<p class=contents>{}</p>\n", sections.collect::<String>())
     }
 
-    fn render(&self, groups: &Groups<'_>) -> String {
+    fn render(&self, groups: &Groups<'_>, reload: Option<u64>) -> String {
         let title = title(groups);
         let windows: Vec<&str> = groups.windows.iter().map(|split| split.name()).collect();
-        let data = json!({ "figures": self.figures, "bins": self.bins, "windows": windows });
+        let group = |group: &crate::group::Group<'_>| {
+            json!({
+                "name": text::shorten(&group.label, text::LABEL),
+                "color": crate::palette::hex(group.color),
+                "line": crate::palette::dash(group.dash),
+                "hue": group.hue,
+                "dash": group.dash,
+            })
+        };
+        let data = json!({
+            "groups": groups.groups.iter().map(group).collect::<Vec<_>>(),
+            "axes": self.axes.to_json(),
+            "sites": self.sites,
+            "charts": self.charts,
+            "windows": windows,
+            "reload": reload,
+        });
         let data = text::script_json(&data.to_string());
         let (title, controls, notes) = (html(&title), controls(groups), notes(groups));
         let contents = self.contents();
-        let scripts = Plot::offline_js_sources();
-        let plotly = plotly_js(&scripts);
+        let live = if reload.is_some() { "<span class=live>running</span>" } else { "" };
         let body = &self.body;
-        // Made in one piece: to grow megabyte by megabyte takes longer than to write it.
-        let mut page = String::with_capacity(plotly.len() + data.len() + body.len() + (1 << 16));
+        // Made in one piece: growing it step by step takes longer than writing it.
+        let mut page = String::with_capacity(UPLOT.len() + data.len() + body.len() + (1 << 16));
         // No part of the page may be fetched, whatever a name contains: the browser enforces it.
         let _ = write!(
             page,
@@ -260,18 +380,21 @@ impl Page {
 <title>{title}</title>
 <link rel="icon" href="data:,">
 <style>
+{UPLOT_STYLE}
 {STYLE}</style>
 </head>
 <body>
-<header><h1>{title}</h1>
+<header><h1>{title} {live}</h1>
 {contents}{notes}</header>
 {controls}
 <main>
-<noscript><p class=note>The charts need JavaScript; the tables do not.</p></noscript>
+<noscript><p class=note>The charts need JavaScript; the tables and the units over the epochs do not.</p></noscript>
 {body}</main>
 <div id=tip role=tooltip hidden></div>
 <script type="application/json" id="data">{data}</script>
-<script>{plotly}</script>
+<script>/*
+{UPLOT_LICENCE}*/
+{UPLOT}</script>
 <script>
 {SCRIPT}</script>
 </body>
@@ -281,6 +404,11 @@ impl Page {
         );
         page
     }
+}
+
+/// Whether any layer of any run has this statistic.
+fn has(groups: &Groups<'_>, of: &Statistic) -> bool {
+    groups.runs().any(|run| run.layers.iter().any(|line| (of.value)(&line.of).is_some()))
 }
 
 fn section(id: &str, title: &str, lead: &str) -> String {
@@ -398,7 +526,7 @@ fn controls(groups: &Groups<'_>) -> String {
         }
         *out += "</div>";
     };
-    key(&mut out, "hue", &groups.hues, &|i| table::swatch(i, 0));
+    key(&mut out, "hue", &groups.hues, &|i| table::swatch(groups.colors[i], 0));
     let plain = |i: usize| table::swatch(0, i).replace(&crate::palette::hex(0), "currentColor");
     if !groups.dashes.is_empty() {
         key(&mut out, "dash", &groups.dashes, &plain);
@@ -418,16 +546,7 @@ fn controls(groups: &Groups<'_>) -> String {
         }
         out += "</div>";
     }
-    out += "<button id=theme title=\"Light or dark\" aria-label=\"Light or dark\">◐</button></nav>";
-    let map: Vec<[usize; 2]> = groups.groups.iter().map(|group| [group.hue, group.dash]).collect();
-    out.replacen("<nav ", &format!("<nav data-groups=\"{}\" ", html(&json!(map).to_string())), 1)
-}
-
-/// Plotly's library without MathJax, which the crate puts behind it: half the size, and no TeX here.
-fn plotly_js(scripts: &str) -> &str {
-    let start = scripts.find('>').map_or(0, |at| at + 1);
-    let end = scripts.find("</script>").unwrap_or(scripts.len());
-    &scripts[start..end]
+    out + "<button id=theme title=\"Light or dark\" aria-label=\"Light or dark\">◐</button></nav>"
 }
 
 #[cfg(test)]
@@ -438,15 +557,29 @@ mod tests {
     use crate::sample::run;
 
     #[test]
-    fn the_page_holds_plotly_once_and_fetches_nothing() {
+    fn the_page_is_small_carries_a_licence_and_fetches_nothing() {
         let page = html_report(&[run("relu", 0.0, 1)]);
-        assert_eq!(page.matches("* plotly.js v").count(), 1);
-        assert!(!page.contains("MathJax.js"));
-        let own = page.replace(plotly_js(&Plot::offline_js_sources()), "");
-        assert!(own.len() < 400_000, "{} bytes", own.len());
+        assert!(page.len() < 200_000, "{} bytes", page.len());
+        assert!(page.contains("The MIT License (MIT)") && page.contains("Leon Sorokin"));
         for attribute in ["src=", "href=\"http", "@import", "url("] {
-            assert!(!own.contains(attribute), "{attribute}");
+            assert!(!page.contains(attribute), "{attribute}");
         }
+    }
+
+    #[test]
+    fn the_page_opens_with_the_answer_and_folds_the_rest() {
+        let page = html_report(&[run("relu", 0.0, 1), run("relu", 0.5, 1)]);
+        let at = |id: &str| page.find(&format!("<section id={id}>")).expect("the section is there");
+        let order = ["answer", "curves", "distributions", "summary", "configuration", "more"].map(at);
+        assert!(order.is_sorted(), "{order:?}");
+        assert!(page[order[5]..].contains("<details id=table>"));
+    }
+
+    #[test]
+    fn only_a_page_of_a_run_under_way_loads_itself_anew() {
+        let runs = [run("relu", 0.0, 1)];
+        assert!(html_report(&runs).contains("\"reload\":null"));
+        assert!(page(&runs, Some(10)).contains("\"reload\":10"));
     }
 
     #[test]

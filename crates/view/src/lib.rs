@@ -1,7 +1,7 @@
 //! Pictures of training runs: an offline page, static plots and a live terminal view.
 //!
 //! [`load_runs`] reads what [`taper_report::RunDir`] wrote; [`html_report`] makes one page of it that needs
-//! no network, [`static_plots`] the main curves as SVG and PNG.
+//! no network, [`static_plots`] the main curves as SVG; [`LivePage`] keeps the page of a training that is under way.
 //!
 //! ```
 //! let (runs, errors) = taper_view::load_runs(&["no/such/run".into()]);
@@ -15,15 +15,19 @@
 mod error;
 mod load;
 
+mod answer;
 mod bins;
 mod chart;
 mod csv;
+mod distribution;
 mod group;
 mod html;
 mod live;
+mod live_page;
 mod measure;
 mod palette;
 mod plots;
+mod strip;
 mod table;
 mod text;
 
@@ -34,5 +38,6 @@ pub use csv::csv;
 pub use error::{Error, Result};
 pub use html::html_report;
 pub use live::{HeldStderr, Live, LiveConfig, restore_terminal};
+pub use live_page::LivePage;
 pub use load::{RunData, load_runs};
 pub use plots::static_plots;

@@ -5,7 +5,7 @@ use std::{
 };
 
 use taper_report::{
-    Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Split, TimingLine, read_config,
+    Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Split, StepLine, TimingLine, read_config,
     read_lines_before_damage,
 };
 
@@ -24,6 +24,8 @@ pub struct RunData {
     pub layers: Vec<LayerLine>,
     /// Seconds and throughput, a line per epoch and split.
     pub timing: Vec<TimingLine>,
+    /// Windows of training steps from the first on; empty in runs that recorded none.
+    pub steps: Vec<StepLine>,
     /// What of the directory could not be read; what is here stands without it.
     pub problems: Vec<String>,
 }
@@ -42,6 +44,27 @@ impl RunData {
     /// Loss and metrics of one split, epoch by epoch.
     pub fn scores(&self, split: Split) -> impl Iterator<Item = &MetricsLine> {
         self.metrics.iter().filter(move |line| line.split == split)
+    }
+
+    /// The step that ended an epoch, or 0 for the untrained network: where as many samples were seen as `metrics.jsonl`
+    /// counts. `None` without windows of steps.
+    pub fn step_of(&self, epoch: u32) -> Option<u64> {
+        let train = |line: &&MetricsLine| line.split == Split::Train && line.epoch <= epoch;
+        let samples = self.metrics.iter().filter(train).fold(0_u64, |n, line| n.saturating_add(line.of.score.samples));
+        if epoch == 0 {
+            return self.steps.first().map(|_| 0);
+        }
+        let mut seen = 0_u64;
+        for line in &self.steps {
+            seen = line.of.score.samples.saturating_add(seen);
+            if seen >= samples {
+                return Some(line.of.step);
+            }
+        }
+        // The last window of a run that ended is not whole, and not written.
+        let last = &self.steps.last()?.of;
+        let per_step = last.score.samples as f64 / last.steps.max(1) as f64;
+        Some(last.step.saturating_add((samples.saturating_sub(seen) as f64 / per_step.max(1.0)).ceil() as u64))
     }
 
     /// One site in one window, epoch by epoch.
@@ -81,6 +104,8 @@ pub fn load_runs(paths: &[PathBuf]) -> (Vec<RunData>, Vec<Error>) {
 
 const CONFIG: &str = "config.json";
 const FILES: [&str; 4] = [CONFIG, "metrics.jsonl", "layers.jsonl", "timing.jsonl"];
+/// Not every run has it: those of PyTorch and of older versions have none.
+const STEPS: &str = "steps.jsonl";
 
 /// The path itself where it is a run, else its subdirectories that are.
 fn run_dirs(path: &Path) -> Result<Vec<PathBuf>> {
@@ -115,7 +140,8 @@ fn load(dir: PathBuf, errors: &mut Vec<Error>) -> Result<RunData> {
     let metrics = lines(&dir.join(FILES[1]), &mut note);
     let layers = lines(&dir.join(FILES[2]), &mut note);
     let timing = lines(&dir.join(FILES[3]), &mut note);
-    Ok(RunData { dir, run, metrics, layers, timing, problems })
+    let steps = if dir.join(STEPS).exists() { lines(&dir.join(STEPS), &mut note) } else { Vec::new() };
+    Ok(RunData { dir, run, metrics, layers, timing, steps, problems })
 }
 
 /// The file's records; where one is damaged, those before it.

@@ -14,20 +14,6 @@ pub(crate) fn show(kind: StatisticKind, x: f64) -> String {
     }
 }
 
-/// In the notation of d3-format.
-pub(crate) fn axis_format(kind: StatisticKind) -> &'static str {
-    if kind == StatisticKind::Share { ".0~%" } else { "~g" }
-}
-
-/// The same for a hover box.
-pub(crate) fn hover_format(kind: StatisticKind) -> &'static str {
-    match kind {
-        StatisticKind::Share => ".2~%",
-        StatisticKind::Count | StatisticKind::Units => ",.1f",
-        StatisticKind::Number => ".3~f",
-    }
-}
-
 /// How a metric is drawn.
 pub(crate) fn kind_of(metric: MetricKind) -> StatisticKind {
     if metric == MetricKind::Share { StatisticKind::Share } else { StatisticKind::Number }
@@ -44,12 +30,10 @@ pub(crate) fn meaning(metric: MetricKind) -> &'static str {
 
 pub(crate) const WINDOW: &str = "test: one pass in evaluation mode over the whole split, with the weights fixed: it \
     describes one network. train: all training batches of the epoch, in train mode, while the weights move.";
-pub(crate) const DISTRIBUTION: &str = "How the values are spread, over bins that widen with magnitude (signed \
-    logarithmic scale, the same edges for every layer and run). Exact zeros are counted apart, in the strip =0. \
-    Seeds are added up.";
+pub(crate) const DISTRIBUTION: &str = "How the values are spread over magnitude, on a signed logarithmic axis: the height is \
+    the share of all values per octave, a factor of 2 in magnitude, so that the area is a share of the values. Bins are the same for \
+    every layer and run. Exact zeros are counted apart. Seeds are added up.";
 pub(crate) const FIRING: &str = "A unit's firing rate is the fraction of observations with y > 0. The curve says how \
-    the units are spread over the rates in the last epoch; units that never (= 0) or always (= 1) fire stand apart, on the axis at the right.";
-pub(crate) const DIED: &str = "Units that crossed since the window before: above zero those that died, below zero \
-    those that revived.";
+    the units are spread over the rates in the last epoch; units that never (= 0) or always (= 1) fire are the points at the ends.";
 pub(crate) const BAND: &str =
     "With one or two lines, the shaded band is mean ± one standard deviation of the values.";

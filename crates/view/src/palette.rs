@@ -1,10 +1,8 @@
-//! Colours and line styles. Okabe and Ito's palette, distinguishable to the colour-blind, in an order that
-//! puts colours that are farthest apart first, less its black and yellow, which vanish on one ground each.
+//! Colours and line styles, from Okabe and Ito's palette first: distinguishable to the colour-blind, without its black
+//! and yellow, which vanish on one ground each.
 
-use plotly::common::DashType;
-
-/// Blue, vermilion, green, purple, orange, sky blue, grey.
-const COLORS: [(u8, u8, u8); 7] = [
+/// Blue, vermilion, green, purple, orange, sky blue, grey; then violet, brown, teal, olive, crimson.
+const COLORS: [(u8, u8, u8); 12] = [
     (0x00, 0x80, 0xc6),
     (0xd5, 0x5e, 0x00),
     (0x00, 0x9e, 0x73),
@@ -12,33 +10,71 @@ const COLORS: [(u8, u8, u8); 7] = [
     (0xe6, 0x9f, 0x00),
     (0x56, 0xb4, 0xe9),
     (0x8a, 0x8a, 0x8a),
+    (0x8e, 0x6b, 0xd8),
+    (0xa8, 0x6a, 0x3d),
+    (0x1f, 0xa8, 0xa8),
+    (0x8f, 0x9a, 0x2e),
+    (0xd0, 0x3a, 0x5a),
+];
+
+/// The colours of common activation functions; those that are often compared differ.
+const NAMED: [(&str, usize); 20] = [
+    ("relu", 0),
+    ("selu", 1),
+    ("tanh", 2),
+    ("sigmoid", 3),
+    ("gelu", 4),
+    ("leaky_relu", 5),
+    ("identity", 6),
+    ("elu", 7),
+    ("softplus", 8),
+    ("prelu", 9),
+    ("softsign", 10),
+    ("silu", 11),
+    ("mish", 7),
+    ("celu", 11),
+    ("relu6", 9),
+    ("relu2", 10),
+    ("hardtanh", 8),
+    ("hardsigmoid", 5),
+    ("hardswish", 1),
+    ("gelu_tanh", 6),
 ];
 
 /// Line, then gap, and so on, in pixels; nothing is a solid line.
 const DASHES: [&[u32]; 5] = [&[], &[6, 4], &[2, 3], &[9, 3, 2, 3], &[12, 4]];
 
-pub(crate) fn rgb(hue: usize) -> (u8, u8, u8) {
-    COLORS[hue % COLORS.len()]
+/// A colour for every name: the same in every report, whatever stands beside it. Only where two names of one report
+/// want the same colour the later one takes the next that is free.
+pub(crate) fn colors(names: &[String]) -> Vec<usize> {
+    let mut taken: Vec<usize> = Vec::new();
+    for name in names {
+        let first = name.split(", ").next().unwrap_or(name);
+        let wanted = match NAMED.iter().find(|(known, _)| *known == first) {
+            Some((_, color)) => *color,
+            // FNV-1a: the same on every machine and in every version.
+            None => {
+                let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+                name.bytes().fold(0x811c_9dc5, hash) as usize % COLORS.len()
+            }
+        };
+        let free = (0..COLORS.len()).map(|i| (wanted + i) % COLORS.len()).find(|i| !taken.contains(i));
+        taken.push(free.unwrap_or(wanted));
+    }
+    taken
 }
 
-pub(crate) fn hex(hue: usize) -> String {
-    let (r, g, b) = rgb(hue);
+pub(crate) fn rgb(color: usize) -> (u8, u8, u8) {
+    COLORS[color % COLORS.len()]
+}
+
+pub(crate) fn hex(color: usize) -> String {
+    let (r, g, b) = rgb(color);
     format!("#{r:02x}{g:02x}{b:02x}")
-}
-
-/// The same colour, for a band.
-pub(crate) fn faint(hue: usize) -> String {
-    let (r, g, b) = rgb(hue);
-    format!("rgba({r},{g},{b},0.16)")
 }
 
 pub(crate) fn dash(dash: usize) -> &'static [u32] {
     DASHES[dash % DASHES.len()]
-}
-
-pub(crate) fn dash_type(dash: usize) -> DashType {
-    use DashType::{Dash, DashDot, Dot, LongDash, Solid};
-    [Solid, Dash, Dot, DashDot, LongDash][dash % DASHES.len()].clone()
 }
 
 /// From early (sky blue) to late (vermilion), `t` in `[0, 1]`: legible on light and dark ground.
@@ -55,12 +91,27 @@ pub(crate) fn over_time(t: f64) -> String {
 mod tests {
     use super::*;
 
+    fn of(names: &[&str]) -> Vec<usize> {
+        colors(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
+    }
+
     #[test]
-    fn seven_activations_have_colours_of_their_own_and_five_rates_their_lines() {
-        let mut colors: Vec<String> = (0..7).map(hex).collect();
-        colors.sort();
-        colors.dedup();
-        assert_eq!(colors.len(), 7);
+    fn a_name_has_the_same_colour_in_every_report() {
+        let (all, some) =
+            (of(&["gelu", "relu", "tanh", "selu", "sigmoid"]), of(&["selu", "relu, dropout 0.5"]));
+        assert_eq!((all[1], all[3]), (some[1], some[0]));
+        assert_eq!(of(&["dropout 0", "dropout 0.5"])[1], of(&["dropout 0.5"])[0]);
+    }
+
+    #[test]
+    fn no_two_names_of_a_report_share_a_colour_and_five_rates_have_their_lines() {
+        let names: Vec<String> = (0..12).map(|i| format!("lr {i}")).collect();
+        let mut colors = colors(&names);
+        colors.sort_unstable();
+        assert_eq!(colors, (0..12).collect::<Vec<_>>());
+        let mut hex: Vec<String> = colors.into_iter().map(hex).collect();
+        hex.dedup();
+        assert_eq!(hex.len(), 12);
         assert_eq!((dash(0), dash(5)), (dash(5), dash(0)));
         assert_eq!((over_time(0.0).as_str(), over_time(1.0).as_str()), ("#56b4e9", "#d55e00"));
     }

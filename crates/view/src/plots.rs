@@ -3,7 +3,6 @@ use std::{
     fs,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use plotters::{
@@ -11,7 +10,6 @@ use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
-use resvg::{tiny_skia, usvg};
 use taper_report::{Split, Statistic, StatisticKind as Kind};
 
 use crate::{
@@ -24,11 +22,10 @@ use crate::{
 /// Draws the four main curves for papers and READMEs: the primary metric, zeros, dead units and asymmetry over the
 /// epochs.
 ///
-/// `score.svg` and `.png`, `zero_fraction`, `dead_fraction` and `asymmetry` likewise, with a panel per layer, are
-/// written into `dir`, which is created; pictures of runs without layers, and of runs without epochs, are
+/// `score.svg`, and `zero_fraction.svg`, `dead_fraction.svg` and `asymmetry.svg` with a panel per layer, are written into `dir`, which is created; pictures of runs without layers, and of runs without epochs, are
 /// left out. At most 64 layers are drawn. Numbers are from the test split, else validation, else train. Colours, line styles and bands
 /// are those of [`html_report`](crate::html_report). The text of an SVG is set by whoever shows it, in its
-/// sans-serif; PNGs are twice as large, with a font that this crate carries (Latin, Greek and Cyrillic).
+/// sans-serif.
 ///
 /// # Errors
 ///
@@ -45,11 +42,8 @@ pub fn static_plots(runs: &[RunData], dir: impl AsRef<Path>) -> Result<Vec<PathB
         let path = dir.join(format!("{}.svg", picture.id));
         let cause = |cause: Box<dyn StdError>| Error::Draw { path: path.clone(), cause: cause.to_string() };
         let svg = picture.svg(&groups).map_err(cause)?;
-        let png = png(&svg).map_err(cause)?;
         fs::write(&path, svg).map_err(Error::io(&path))?;
-        let of_png = path.with_extension("png");
-        fs::write(&of_png, png).map_err(Error::io(&of_png))?;
-        written.extend([path, of_png]);
+        written.push(path);
     }
     Ok(written)
 }
@@ -79,7 +73,7 @@ fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
         let of = |group: &Group<'_>| {
             group.series(|run| {
                 let value = |line: &taper_report::MetricsLine| drawable(kind, line.of.score.metric(name));
-                run.scores(*split).filter_map(|line| Some((line.epoch, value(line)?))).collect()
+                run.scores(*split).filter_map(|line| Some((line.epoch.into(), value(line)?))).collect()
             })
         };
         let panel = |panel: usize| Panel {
@@ -235,17 +229,17 @@ impl Picture {
             .draw()?;
         for (i, series) in &panel.curves {
             let group = &groups.groups[*i];
-            let (r, g, b) = palette::rgb(group.hue);
+            let (r, g, b) = palette::rgb(group.color);
             let color = RGBColor(r, g, b);
             let at = |ys: &[f64]| -> Vec<(f64, f64)> {
-                series.epochs.iter().map(|x| f64::from(*x)).zip(ys.iter().copied()).collect()
+                series.xs.iter().map(|x| *x as f64).zip(ys.iter().copied()).collect()
             };
             if series.seeds > 1 {
                 let mut outline = at(&series.high);
                 outline.extend(at(&series.low).into_iter().rev());
                 chart.draw_series([Polygon::new(outline, color.mix(0.15))])?;
             }
-            if series.epochs.len() == 1 {
+            if series.xs.len() == 1 {
                 chart.draw_series(
                     at(&series.mean).into_iter().map(|at| Circle::new(at, 3 * FINE, color.filled())),
                 )?;
@@ -282,8 +276,8 @@ const SAMPLE: i32 = 26 * FINE;
 
 impl Legend {
     fn of(groups: &Groups<'_>, width: i32) -> Self {
-        let hues = groups.hues.iter().enumerate().map(|(i, name)| {
-            let (r, g, b) = palette::rgb(i);
+        let hues = groups.hues.iter().zip(&groups.colors).map(|(name, color)| {
+            let (r, g, b) = palette::rgb(*color);
             (shorten(name, 40), RGBColor(r, g, b), 0)
         });
         let dashes = groups.dashes.iter().enumerate().map(|(i, name)| (name.clone(), QUIET, i));
@@ -336,65 +330,34 @@ impl Legend {
     }
 }
 
-/// The picture at twice its size, for screens and slides.
-fn png(svg: &str) -> Drawn<Vec<u8>> {
-    const SCALE: f32 = 2.0;
-    let mut fonts = usvg::fontdb::Database::new();
-    // Whatever the machine has installed: the same picture everywhere.
-    fonts.load_font_data(notosans::REGULAR_TTF.to_vec());
-    fonts.set_sans_serif_family("Noto Sans");
-    let options = usvg::Options {
-        font_family: "Noto Sans".into(),
-        fontdb: Arc::new(fonts),
-        ..usvg::Options::default()
-    };
-    let tree = usvg::Tree::from_str(svg, &options)?;
-    let size = tree.size();
-    let (width, height) = ((size.width() * SCALE) as u32, (size.height() * SCALE) as u32);
-    let mut pixels = tiny_skia::Pixmap::new(width, height).ok_or("a picture without size")?;
-    resvg::render(&tree, tiny_skia::Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
-    Ok(pixels.encode_png()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sample::run;
 
     #[test]
-    fn four_curves_are_drawn_as_svg_and_png_with_a_panel_per_layer() -> Result<()> {
+    fn four_curves_are_drawn_with_a_panel_per_layer() -> Result<()> {
         let dir = tempfile::tempdir().map_err(Error::io("a temporary directory"))?;
         let runs = [run("relu", 0.0, 1), run("relu", 0.0, 2), run("tanh", 0.5, 1)];
         let paths = static_plots(&runs, dir.path().join("figures"))?;
         let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-        let expected = ["score", "zero_fraction", "dead_fraction", "asymmetry"];
-        let expected: Vec<String> =
-            expected.iter().flat_map(|id| [format!("{id}.svg"), format!("{id}.png")]).collect();
-        assert_eq!(names, expected);
-        let svg = fs::read_to_string(&paths[2]).map_err(Error::io(&paths[2]))?;
+        assert_eq!(names, ["score.svg", "zero_fraction.svg", "dead_fraction.svg", "asymmetry.svg"]);
+        let svg = fs::read_to_string(&paths[1]).map_err(Error::io(&paths[1]))?;
         for text in ["Zeros (test)", "fc1", "fc2", "relu", "tanh", "dropout 0.5", "epoch"] {
             assert!(svg.contains(text), "{text}");
         }
-        let png = fs::read(&paths[3]).map_err(Error::io(&paths[3]))?;
-        assert!(png.starts_with(b"\x89PNG") && png.len() > 5_000);
         Ok(())
     }
 
     #[test]
-    fn text_is_drawn_without_any_installed_font_and_names_do_no_harm() -> Drawn {
-        let blank = |text: &str| {
-            png(&format!(
-                "<svg xmlns='http://www.w3.org/2000/svg' width='100' height='30'><text x='5' y='20' \
-             font-family='sans-serif'>{text}</text></svg>"
-            ))
-        };
-        assert!(blank("relu")?.len() > blank("")?.len() + 100);
+    fn names_do_no_harm() -> Drawn {
         let mut bad = run("<b>&\"relu\"</b>", 0.0, 1);
         bad.layers.iter_mut().for_each(|line| line.of.site = "</svg>/'ü".into());
         let runs = [bad];
         let groups = Groups::of(&runs);
         for picture in pictures(&groups) {
-            png(&picture.svg(&groups)?)?;
+            let svg = picture.svg(&groups)?;
+            assert!(!svg.contains("<b>") && svg.matches("</svg>").count() == 1);
         }
         Ok(())
     }

@@ -34,7 +34,15 @@ pub(crate) fn run(activation: &str, dropout: f64, seed: u64) -> RunData {
             }
         }
     }
-    RunData { dir: name.into(), run, metrics, layers, timing: Vec::new(), problems: Vec::new() }
+    RunData {
+        dir: name.into(),
+        run,
+        metrics,
+        layers,
+        timing: Vec::new(),
+        steps: Vec::new(),
+        problems: Vec::new(),
+    }
 }
 
 fn line<T>(run: &Run, epoch: u32, split: Split, of: T) -> Line<T> {

@@ -13,26 +13,26 @@ use crate::{
 
 /// A table in HTML: titles that explain themselves on hover, numbers that carry their exact value.
 #[derive(Default)]
-struct Table {
+pub(crate) struct Table {
     head: String,
     body: String,
 }
 
 impl Table {
-    fn title(&mut self, title: &str, what: &str) {
+    pub fn title(&mut self, title: &str, what: &str) {
         let tip =
             if what.is_empty() { String::new() } else { format!(" data-tip=\"{}\" tabindex=0", html(what)) };
         let _ = write!(self.head, "<th scope=col{tip}>{}</th>", html(title));
     }
 
-    fn row(&mut self, attributes: &str, cells: &str) {
+    pub fn row(&mut self, attributes: &str, cells: &str) {
         let _ = writeln!(self.body, "<tr{attributes}>{cells}</tr>");
     }
 
-    fn render(&self, id: &str) -> String {
+    pub fn render(&self, id: &str) -> String {
         let Self { head, body } = self;
         format!(
-            "<div class=scroll><table id={id}><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
+            "<div class=scroll tabindex=0><table id={id} class=sortable><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
         )
     }
 }
@@ -171,7 +171,7 @@ pub(crate) fn runs(groups: &Groups<'_>) -> String {
             table.title(column.title, &column.what);
         }
         for (group, number, runs) in groups {
-            let mut cells = key(group, each.then(|| runs[0]));
+            let mut cells = row_title(group, each.then(|| runs[0]));
             let first = if each { runs[0].run.seed.to_string() } else { runs.len().to_string() };
             let _ = write!(cells, "<td>{first}</td><td>{}</td>", epochs(runs));
             for column in &columns {
@@ -244,7 +244,7 @@ pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
                 table.title(column.title, &column.what);
             }
             for (group, number, layers, run) in rows {
-                let mut cells = key(group, *run);
+                let mut cells = row_title(group, *run);
                 let first = run.map_or(layers.len().to_string(), |run| run.run.seed.to_string());
                 let _ = write!(cells, "<td>{first}</td>");
                 for column in &columns {
@@ -310,24 +310,25 @@ fn both<'a, T>(
     format!("{}<details><summary>{title} ({n})</summary>\n{every}</details>\n", table(&grouped, false))
 }
 
-/// The row's title: a sample of the line, and what it stands for.
-fn key(group: &Group<'_>, run: Option<&RunData>) -> String {
+/// The row's title: what the group is, with the run's name as its explanation.
+fn row_title(group: &Group<'_>, run: Option<&RunData>) -> String {
     let tip = run.map_or(&group.label, |run| &run.run.name);
-    format!(
-        "<th scope=row title=\"{}\">{}{}</th>",
-        html(tip),
-        swatch(group.hue, group.dash),
-        html(&text::shorten(&group.label, text::LABEL))
-    )
+    format!("<th scope=row title=\"{}\">{}</th>", html(tip), key(group))
+}
+
+/// A sample of the group's line, and what it stands for.
+pub(crate) fn key(group: &Group<'_>) -> String {
+    let label = html(&text::shorten(&group.label, text::LABEL));
+    format!("{}{label}", swatch(group.color, group.dash))
 }
 
 /// A short line in the group's colour and style.
-pub(crate) fn swatch(hue: usize, dash: usize) -> String {
+pub(crate) fn swatch(color: usize, dash: usize) -> String {
     let dashes: Vec<String> = palette::dash(dash).iter().map(u32::to_string).collect();
     format!(
         "<svg class=swatch width=26 height=8 aria-hidden=true><line x1=1 x2=25 y1=4 y2=4 stroke=\"{}\" \
          stroke-width=3 stroke-dasharray=\"{}\"/></svg>",
-        palette::hex(hue),
+        palette::hex(color),
         dashes.join(" ")
     )
 }
@@ -406,13 +407,38 @@ pub(crate) fn configuration(groups: &Groups<'_>) -> String {
         let row = format!("<tr><th scope=row>{}</th><td>{text}</td></tr>\n", html(key));
         if several { &mut differing } else { &mut shared }.push_str(&row);
     }
-    let mut out = String::from("<div class=config>");
+    let mut out = commands(&runs);
+    out += "<div class=config>";
     if !differing.is_empty() {
         let _ = write!(out, "<div><h3>Differs</h3><table>{differing}</table></div>");
     }
     let heading = if runs.len() > 1 { "All runs" } else { "The run" };
     let _ = writeln!(out, "<div><h3>{heading}</h3><table>{shared}</table></div></div>");
     out
+}
+
+/// What to type to repeat the runs, as far as they recorded it: `command` of a configuration holds the options of the
+/// `mnist` program.
+fn commands(runs: &[&RunData]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for run in runs {
+        let Some(words) = run.run.config.get("command").and_then(serde_json::Value::as_array) else {
+            continue;
+        };
+        let words: Vec<String> = words.iter().filter_map(|word| word.as_str()).map(text::shell).collect();
+        let line = format!("cargo run --release --example mnist -- {}", words.join(" "));
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.truncate(16);
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<div class=command><button class=copy>copy</button><pre>{}</pre></div>\n",
+        html(&lines.join("\n"))
+    )
 }
 
 /// `optimizer.rule` and so on, with the values as JSON, text without quotes.
@@ -425,6 +451,9 @@ fn flatten(run: &RunData) -> Vec<(String, String)> {
                     walk(key, value, out);
                 }
             }
+            // What is not set, and what stands above as a line to copy.
+            serde_json::Value::Null => {}
+            serde_json::Value::Array(_) if key == "command" => {}
             serde_json::Value::String(text) => out.push((key, text.clone())),
             other => out.push((key, other.to_string())),
         }

@@ -25,9 +25,14 @@ pub(crate) fn html(text: &str) -> String {
     out
 }
 
-/// For names in plotly's figures, which reads them as a kind of HTML and, between dollars, as TeX.
-pub(crate) fn plotly(text: &str) -> String {
-    shorten(text, LABEL).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// For a shell: as it is where that is safe, else between single quotes.
+pub(crate) fn shell(word: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(safe) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// For JSON in a script element, which must not end it.
@@ -68,6 +73,12 @@ pub(crate) fn rounded(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
 }
 
+/// Five significant digits, whole numbers without a point; what is not finite is null.
+pub(crate) fn brief(x: f64) -> serde_json::Value {
+    let x: f64 = format!("{x:.4e}").parse().unwrap_or(x);
+    if x.fract() == 0.0 && x.abs() < 1e15 { (x as i64).into() } else { x.into() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,11 +87,15 @@ mod tests {
     fn no_name_ends_an_attribute_an_element_or_a_script() {
         let name = r#"</script><b a="1" b='2'>&"#;
         assert!(!html(name).contains(['<', '>', '"', '\'']));
-        assert!(!plotly(name).contains(['<', '>']));
         let json = serde_json::to_string(name).expect("it is text");
         let escaped = script_json(&json);
         assert!(!escaped.contains(['<', '>', '&']));
         assert_eq!(serde_json::from_str::<String>(&escaped).expect("still JSON"), name);
+    }
+
+    #[test]
+    fn a_shell_reads_a_word_as_it_is() {
+        assert_eq!(["--lr=0.1", "a b", "it's", ""].map(shell), ["--lr=0.1", "'a b'", r"'it'\''s'", "''"]);
     }
 
     #[test]

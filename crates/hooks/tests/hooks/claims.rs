@@ -11,11 +11,17 @@ fn a_unit_that_fires_once_is_not_dead() {
     let mut xs = vec![-1.0; 500 * 2];
     xs[250 * 2] = 1e-30;
     let got = stats(Activation::Relu, &tensor(xs.clone(), &[500, 2]));
-    assert_eq!((got.dead_units.as_slice(), got.rare, got.rare_units.as_slice()), (&[1][..], Some(1), &[0][..]));
+    assert_eq!(
+        (got.dead_units.as_slice(), got.rare, got.rare_units.as_slice()),
+        (&[1][..], Some(1), &[0][..])
+    );
     // The same as feature maps: once in 500 positions.
     xs.swap(250 * 2, 499);
     let got = stats(Activation::Relu, &tensor(xs, &[1, 2, 500]));
-    assert_eq!((got.dead_units.as_slice(), got.rare, got.rare_units.as_slice()), (&[1][..], Some(1), &[0][..]));
+    assert_eq!(
+        (got.dead_units.as_slice(), got.rare, got.rare_units.as_slice()),
+        (&[1][..], Some(1), &[0][..])
+    );
 }
 
 #[test]

@@ -169,7 +169,8 @@ impl Window {
         };
         let bins = -(MAGNITUDES as i64)..=MAGNITUDES as i64;
         let apart: u64 = bins.map(|b| signed(b).abs_diff(signed(-b))).sum();
-        let floored = matches!(self.activation, Some(Activation::Relu | Activation::Relu2 | Activation::Relu6));
+        let floored =
+            matches!(self.activation, Some(Activation::Relu | Activation::Relu2 | Activation::Relu6));
         let rare = |u: usize| !units[u].is_empty() && !dead[u] && rate(u) < 0.01;
         LayerStats {
             site: name.to_string(),

@@ -1,0 +1,429 @@
+//! What the page says first: how sparse every layer is, which of its units are dead, what the labels change.
+
+use std::fmt::Write;
+
+use taper_report::{LayerStats, Split, share_text};
+
+use crate::{
+    RunData,
+    group::{Group, Groups},
+    table::{self, Table},
+    text::{self, NONE, html},
+};
+
+/// From this share of dead units on a layer counts as collapsed.
+const COLLAPSED: f64 = 0.5;
+/// From this share of dead units on a layer is worth a warning.
+const MANY: f64 = 0.1;
+/// From this share of zeros on almost nothing passes.
+const EMPTY: f64 = 0.99;
+/// Numbers of units that a cell shows; the others stand in its explanation.
+const NAMED: usize = 12;
+/// Layers that a sentence names at most.
+const LAYERS: usize = 4;
+
+/// One site in one group, averaged over its seeds, in the last epoch of each.
+struct Cell<'a> {
+    group: usize,
+    site: &'a str,
+    zeros: f64,
+    /// `None` where there is no activation function.
+    dead: Option<f64>,
+    units: u64,
+    of: Vec<(&'a RunData, &'a LayerStats)>,
+}
+
+impl Cell<'_> {
+    fn dead_share(&self) -> f64 {
+        if self.units > 0 { self.dead.unwrap_or(0.0) / self.units as f64 } else { 0.0 }
+    }
+}
+
+fn cells<'a>(groups: &'a Groups<'a>, window: Split) -> Vec<Cell<'a>> {
+    let mut cells = Vec::new();
+    for site in &groups.sites {
+        for (i, group) in groups.groups.iter().enumerate() {
+            let of: Vec<_> = group.last(site, window).into_iter().filter(|(_, l)| l.values > 0).collect();
+            if of.is_empty() {
+                continue;
+            }
+            let n = of.len() as f64;
+            let dead: Option<f64> = of.iter().map(|(_, l)| l.dead.map(|n| n as f64)).sum();
+            let zeros = of.iter().map(|(_, l)| l.zero_fraction).sum::<f64>() / n;
+            let units = of[0].1.units;
+            cells.push(Cell { group: i, site, zeros, dead: dead.map(|dead| dead / n), units, of });
+        }
+    }
+    cells
+}
+
+/// The first section of the page, without its frame.
+pub(crate) fn answer(groups: &Groups<'_>) -> String {
+    let Some(window) = groups.windows.first() else { return String::new() };
+    let cells = cells(groups, *window);
+    let mut out = String::new();
+    let warnings = warnings(groups, &cells);
+    if !warnings.is_empty() {
+        out += "<ul class=alarms role=alert>";
+        warnings.iter().for_each(|text| out += &format!("<li>{}</li>", html(text)));
+        out += "</ul>\n";
+    }
+    out += "<ul class=answer>";
+    for text in [summary(groups, &cells)].into_iter().chain(effects(groups, &cells)) {
+        let _ = write!(out, "<li>{}</li>", html(&text));
+    }
+    out += "</ul>\n";
+    out + &layers(groups, &cells)
+}
+
+fn warnings(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
+    let mut warnings: Vec<(f64, String)> = Vec::new();
+    for cell in cells {
+        let of = match groups.groups.len() {
+            1 => cell.site.to_string(),
+            _ => format!("{} of {}", cell.site, text::shorten(&groups.groups[cell.group].label, text::LABEL)),
+        };
+        let dead =
+            format!("{} of {} units are dead", mean(cell.dead.unwrap_or(0.0)), text::count(cell.units));
+        let zeros = share_text(cell.zeros);
+        let (badness, text) = match cell.dead_share() {
+            share if share >= COLLAPSED => (
+                2.0 + share,
+                format!(
+                    "{of} has collapsed: {dead}, and {zeros} of its activations are 0. A lower learning rate or another initialisation may help."
+                ),
+            ),
+            _ if cell.zeros >= EMPTY => {
+                (1.5, format!("{of} passes almost nothing on: {zeros} of its activations are 0."))
+            }
+            share if share >= MANY => (share, format!("{of} loses units: {dead}.")),
+            _ => continue,
+        };
+        warnings.push((badness, text));
+    }
+    warnings.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let more = warnings.len().saturating_sub(6);
+    let mut texts: Vec<String> = warnings.into_iter().take(6).map(|(_, text)| text).collect();
+    if more > 0 {
+        texts.push(format!("{more} more layers have at least a tenth of their units dead or are almost all zeros: see the table."));
+    }
+    texts
+}
+
+/// One plain sentence about all layers of all runs.
+fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
+    let epochs: Vec<u32> = groups.runs().map(RunData::epoch).collect();
+    let (first, last) =
+        (epochs.iter().min().copied().unwrap_or(0), epochs.iter().max().copied().unwrap_or(0));
+    if last == 0 {
+        // Nothing but the untrained network: what training has done so far stands in its windows of steps.
+        return match groups.runs().filter_map(|run| run.steps.last()).max_by_key(|line| line.of.step) {
+            Some(line) => {
+                let sites = line.of.sites.iter().take(LAYERS);
+                let zeros = sites.map(|of| format!("{} {}", of.site, share_text(of.zero_fraction)));
+                format!(
+                    "Step {}: zeros {}. The numbers below are of the untrained network.",
+                    text::count(line.of.step),
+                    zeros.collect::<Vec<_>>().join(", ")
+                )
+            }
+            None => "Before training.".into(),
+        };
+    }
+    let on = groups.windows[0].name();
+    let when = if first == last {
+        format!("After epoch {last}, on {on}")
+    } else {
+        format!("After each run's last epoch, on {on}")
+    };
+    let dead = |of: &[&Cell<'_>]| {
+        let (dead, units): (f64, u64) = of
+            .iter()
+            .filter(|cell| cell.dead.is_some())
+            .fold((0.0, 0), |(dead, units), cell| (dead + cell.dead.unwrap_or(0.0), units + cell.units));
+        match (units, dead) {
+            (0, _) => "units cannot die".into(),
+            (_, 0.0) => "no unit is dead".into(),
+            (units, dead) => {
+                let average = if dead.fract() == 0.0 { "" } else { "on average " };
+                let verb = if dead == 1.0 { "is" } else { "are" };
+                format!("{average}{} of {} units {verb} dead", mean(dead), text::count(units))
+            }
+        }
+    };
+    let of_group = |i: usize| cells.iter().filter(move |cell| cell.group == i).collect::<Vec<_>>();
+    if groups.groups.len() == 1 {
+        let of = of_group(0);
+        let zeros = match of.len() {
+            0..=LAYERS => {
+                let each: Vec<String> =
+                    of.iter().map(|c| format!("{} ({})", share_text(c.zeros), c.site)).collect();
+                each.join(" and ")
+            }
+            _ => {
+                let by = |a: &&&Cell<'_>, b: &&&Cell<'_>| a.zeros.total_cmp(&b.zeros);
+                let least = of
+                    .iter()
+                    .min_by(by)
+                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), c.site));
+                let most = of
+                    .iter()
+                    .max_by(by)
+                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), c.site));
+                format!("between {least} and {most}")
+            }
+        };
+        return format!("{when}: {zeros} of the activations are exactly 0, and {}.", dead(&of));
+    }
+    let mean_zeros = |i: usize| {
+        let of = of_group(i);
+        of.iter().map(|cell| cell.zeros).sum::<f64>() / of.len().max(1) as f64
+    };
+    let best = (0..groups.groups.len()).max_by(|a, b| mean_zeros(*a).total_cmp(&mean_zeros(*b))).unwrap_or(0);
+    if mean_zeros(best) == 0.0 {
+        return format!(
+            "{when}: no activation is exactly 0 in any run, and {}.",
+            dead(&cells.iter().collect::<Vec<_>>())
+        );
+    }
+    let layers = of_group(best)
+        .iter()
+        .take(LAYERS)
+        .map(|c| format!("{} {}", c.site, share_text(c.zeros)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let label = text::shorten(&groups.groups[best].label, text::LABEL);
+    let without: Vec<&str> = hues_without_zeros(groups, cells);
+    let without =
+        if without.is_empty() { String::new() } else { format!(" {} without zeros.", list_verb(&without)) };
+    format!("{when}: {label} is the sparsest (zeros: {layers}); there {}.{without}", dead(&of_group(best)))
+}
+
+fn list_verb(names: &[&str]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
+/// What colours stand for that have no zeros in any layer.
+fn hues_without_zeros<'a>(groups: &'a Groups<'_>, cells: &[Cell<'_>]) -> Vec<&'a str> {
+    let has = |hue: usize| cells.iter().any(|cell| groups.groups[cell.group].hue == hue && cell.zeros > 0.0);
+    groups.hues.iter().enumerate().filter(|(hue, _)| !has(*hue)).map(|(_, name)| name.as_str()).collect()
+}
+
+/// The group that differs from this one in nothing but the line style, or the colour where that is all: its first value.
+fn baseline(groups: &Groups<'_>, group: &Group<'_>) -> Option<usize> {
+    let by_dash = !groups.dashes.is_empty();
+    if group.dash == 0 && by_dash || !by_dash && group.hue == lowest_hue(groups) {
+        return None;
+    }
+    let like = |other: &Group<'_>| match by_dash {
+        true => (other.hue, other.panel, other.dash) == (group.hue, group.panel, 0),
+        false => (other.hue, other.panel) == (lowest_hue(groups), group.panel),
+    };
+    groups.groups.iter().position(like)
+}
+
+/// Where colours stand for numbers the smallest, else the first.
+fn lowest_hue(groups: &Groups<'_>) -> usize {
+    let number = |name: &str| name.split(", ").next()?.rsplit(' ').next()?.parse::<f64>().ok();
+    let numbers: Option<Vec<f64>> = groups.hues.iter().map(|name| number(name)).collect();
+    let numbers = numbers.unwrap_or_default();
+    (0..numbers.len()).min_by(|a, b| numbers[*a].total_cmp(&numbers[*b])).unwrap_or(0)
+}
+
+/// `+19.4`, in points.
+fn points(change: f64) -> String {
+    let points = 100.0 * change;
+    match points.abs() {
+        size if size < 0.05 => "±0".into(),
+        size => format!("{}{}", if points < 0.0 { '−' } else { '+' }, text::plain(size, 1)),
+    }
+}
+
+/// A mean number of units: `3`, or `2.7` over seeds.
+fn mean(units: f64) -> String {
+    if units.fract() == 0.0 { text::count(units as u64) } else { text::plain(units, 1) }
+}
+
+/// The change of zeros of a cell against the same site in the baseline of its group.
+fn change(groups: &Groups<'_>, cells: &[Cell<'_>], cell: &Cell<'_>) -> Option<f64> {
+    let base = baseline(groups, &groups.groups[cell.group])?;
+    let base = cells.iter().find(|other| other.group == base && other.site == cell.site)?;
+    Some(cell.zeros - base.zeros)
+}
+
+/// What a label changes, one sentence for each of its values beside each value of the other labels.
+fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
+    const MOST: usize = 6;
+    let mut sentences = Vec::new();
+    let mut same: Vec<&str> = Vec::new();
+    for (i, group) in groups.groups.iter().enumerate() {
+        let Some(base) = baseline(groups, group) else { continue };
+        let mut changes: Vec<(&str, f64)> = cells
+            .iter()
+            .filter(|cell| cell.group == i)
+            .filter_map(|cell| Some((cell.site, change(groups, cells, cell)?)))
+            .collect();
+        if changes.is_empty() {
+            continue;
+        }
+        if changes.iter().all(|(_, change)| change.abs() < 0.0005) {
+            same.push(&group.label);
+            continue;
+        }
+        let all = changes.len();
+        if all > LAYERS {
+            changes.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+            changes.truncate(LAYERS);
+        }
+        let changes: Vec<String> =
+            changes.iter().map(|(site, change)| format!("{site} {}", points(*change))).collect();
+        let largest = if all > LAYERS { ", the largest changes" } else { "" };
+        let (of, against) = (&group.label, &groups.groups[base].label);
+        let (of, against) = (text::shorten(of, text::LABEL), text::shorten(against, text::LABEL));
+        sentences.push(format!("{of}, against {against}: {} points of zeros{largest}.", changes.join(", ")));
+    }
+    let more = sentences.len().saturating_sub(MOST);
+    sentences.truncate(MOST);
+    if more > 0 {
+        sentences.push(format!("{more} more changes stand in the table."));
+    }
+    if !same.is_empty() {
+        let names: Vec<String> = same.iter().take(8).map(|name| text::shorten(name, text::LABEL)).collect();
+        sentences.push(format!("No change of zeros: {}.", names.join("; ")));
+    }
+    sentences
+}
+
+/// Zeros, their change and the dead units of every layer and group.
+fn layers(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
+    let has_changes = cells.iter().any(|cell| change(groups, cells, cell).is_some());
+    let several = groups.groups.len() > 1;
+    let mut table = Table::default();
+    table.title("layer", "The site's name: that of the weights that feed it.");
+    if several {
+        table.title("run", "The labels that tell runs apart.");
+    }
+    table.title(
+        "zeros",
+        "Share of the values that are exactly 0, before any dropout. Over seeds: their mean.",
+    );
+    if has_changes {
+        let what = "Change of zeros, in percentage points, against the run that differs in nothing but this label and has its first value.";
+        table.title("change", what);
+    }
+    table.title("dead", "Units that no gradient reached in the whole window, of all units of the layer. Over seeds: their mean.");
+    table.title("which units", "Numbers of the dead units, from 0: rows of the layer's weight.");
+    for cell in cells {
+        let group = &groups.groups[cell.group];
+        let site = groups.sites.iter().position(|site| site == cell.site).unwrap_or(0);
+        let title = html(&text::shorten(&groups.title(cell.site), text::LABEL));
+        let mut row = if several {
+            format!("<th scope=row>{title}</th><td class=name>{}</td>", table::key(group))
+        } else {
+            format!("<th scope=row>{title}</th>")
+        };
+        let _ = write!(
+            row,
+            "<td class=bar style=\"--v:{:.4}\" data-v={}>{}</td>",
+            cell.zeros.clamp(0.0, 1.0),
+            cell.zeros,
+            share_text(cell.zeros)
+        );
+        if has_changes {
+            match change(groups, cells, cell) {
+                Some(change) => {
+                    let _ = write!(row, "<td data-v={}>{}</td>", 100.0 * change, points(change));
+                }
+                None => row += &format!("<td>{NONE}</td>"),
+            }
+        }
+        match cell.dead {
+            Some(dead) => {
+                let class = if cell.dead_share() >= MANY { " class=fault" } else { "" };
+                let _ = write!(
+                    row,
+                    "<td data-v={dead}{class}>{} of {}</td>",
+                    mean(dead),
+                    text::count(cell.units)
+                );
+            }
+            None => row += &format!("<td>{NONE}</td>"),
+        }
+        let (few, all) = named(cell);
+        let tip = if few == all { String::new() } else { format!(" data-tip=\"{}\" tabindex=0", html(&all)) };
+        let _ = write!(row, "<td class=name{tip}>{}</td>", html(&few));
+        table.row(&format!(" data-group=g{} data-site={site}", cell.group), &row);
+    }
+    table.render(if several { "answer-of-runs" } else { "answer-of-run" })
+}
+
+/// The dead units by number: the first few, and all of them.
+fn named(cell: &Cell<'_>) -> (String, String) {
+    let list = |most: usize| {
+        let of_run = |(run, layer): &(&RunData, &LayerStats)| {
+            let numbers: Vec<String> = layer.dead_units.iter().take(most).map(u32::to_string).collect();
+            let more = layer.dead_units.len() - numbers.len();
+            let more =
+                if more > 0 { format!(" and {} more", text::count(more as u64)) } else { String::new() };
+            let seed = if cell.of.len() > 1 { format!("seed {}: ", run.run.seed) } else { String::new() };
+            format!("{seed}{}{more}", numbers.join(", "))
+        };
+        let some = cell.of.iter().filter(|(_, layer)| !layer.dead_units.is_empty());
+        some.map(of_run).collect::<Vec<_>>().join("; ")
+    };
+    (list(NAMED / cell.of.len().clamp(1, 4)), list(2000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::run;
+
+    #[test]
+    fn dead_units_are_named_and_the_label_s_effect_is_said_in_points() {
+        let (mut plain, mut dropout) = (run("relu", 0.0, 1), run("relu", 0.5, 1));
+        plain.layers.iter_mut().for_each(|line| line.of.dead_units = vec![3, 5]);
+        dropout
+            .layers
+            .iter_mut()
+            .filter(|line| line.of.site == "fc1")
+            .for_each(|line| line.of.zero_fraction += 0.194);
+        let runs = [plain, dropout, run("tanh", 0.0, 1), run("tanh", 0.5, 1)];
+        let text = answer(&Groups::of(&runs));
+        assert!(
+            text.contains("relu, dropout 0.5, against relu, dropout 0: fc1 +19.4, fc2 ±0 points of zeros."),
+            "{text}"
+        );
+        assert!(text.contains("No change of zeros: tanh, dropout 0.5."), "{text}");
+        assert!(text.contains("<td data-v=2 class=fault>2 of 8</td><td class=name>3, 5</td>"), "{text}");
+    }
+
+    #[test]
+    fn one_run_is_one_plain_sentence() {
+        let text = answer(&Groups::of(&[run("relu", 0.0, 1)]));
+        let sentence = "After epoch 3, on test: 41.0% (fc1) and 41.0% (fc2) of the activations are exactly 0, and 4 of 14 units are dead.";
+        assert!(text.contains(sentence), "{text}");
+    }
+
+    #[test]
+    fn a_layer_that_has_collapsed_is_what_the_page_says_first() {
+        let mut collapsed = run("relu", 0.0, 1);
+        let fc1 = collapsed.layers.iter_mut().filter(|line| line.of.site == "fc1");
+        fc1.for_each(|line| (line.of.dead, line.of.zero_fraction) = (Some(7), 0.98));
+        let text = answer(&Groups::of(&[collapsed]));
+        assert!(
+            text.starts_with(
+                "<ul class=alarms role=alert><li>fc1 has collapsed: 7 of 8 units are dead, and 98.0% of"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn of_many_dead_units_the_cell_names_a_dozen_and_its_explanation_all() {
+        let mut run = run("relu", 0.0, 1);
+        run.layers.iter_mut().for_each(|line| line.of.dead_units = (0..40).collect());
+        let text = answer(&Groups::of(&[run]));
+        assert!(text.contains("10, 11 and 28 more</td>") && text.contains("38, 39\" tabindex=0>"), "{text}");
+    }
+}

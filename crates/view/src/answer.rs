@@ -80,8 +80,12 @@ fn warnings(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
     let mut warnings: Vec<(f64, String)> = Vec::new();
     for cell in cells {
         let of = match groups.groups.len() {
-            1 => cell.site.to_string(),
-            _ => format!("{} of {}", cell.site, text::shorten(&groups.groups[cell.group].label, text::LABEL)),
+            1 => name(cell.site),
+            _ => format!(
+                "{} of {}",
+                name(cell.site),
+                text::shorten(&groups.groups[cell.group].label, text::LABEL)
+            ),
         };
         let dead =
             format!("{} of {} units are dead", mean(cell.dead.unwrap_or(0.0)), text::count(cell.units));
@@ -120,7 +124,7 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
         return match groups.runs().filter_map(|run| run.steps.last()).max_by_key(|line| line.of.step) {
             Some(line) => {
                 let sites = line.of.sites.iter().take(LAYERS);
-                let zeros = sites.map(|of| format!("{} {}", of.site, share_text(of.zero_fraction)));
+                let zeros = sites.map(|of| format!("{} {}", name(&of.site), share_text(of.zero_fraction)));
                 format!(
                     "Step {}: zeros {}. The numbers below are of the untrained network.",
                     text::count(line.of.step),
@@ -157,7 +161,7 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
         let zeros = match of.len() {
             0..=LAYERS => {
                 let each: Vec<String> =
-                    of.iter().map(|c| format!("{} ({})", share_text(c.zeros), c.site)).collect();
+                    of.iter().map(|c| format!("{} ({})", share_text(c.zeros), name(c.site))).collect();
                 each.join(" and ")
             }
             _ => {
@@ -165,11 +169,11 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
                 let least = of
                     .iter()
                     .min_by(by)
-                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), c.site));
+                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), name(c.site)));
                 let most = of
                     .iter()
                     .max_by(by)
-                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), c.site));
+                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), name(c.site)));
                 format!("between {least} and {most}")
             }
         };
@@ -189,7 +193,7 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     let layers = of_group(best)
         .iter()
         .take(LAYERS)
-        .map(|c| format!("{} {}", c.site, share_text(c.zeros)))
+        .map(|c| format!("{} {}", name(c.site), share_text(c.zeros)))
         .collect::<Vec<_>>()
         .join(", ");
     let label = text::shorten(&groups.groups[best].label, text::LABEL);
@@ -228,6 +232,11 @@ fn lowest_hue(groups: &Groups<'_>) -> usize {
     let numbers: Option<Vec<f64>> = groups.hues.iter().map(|name| number(name)).collect();
     let numbers = numbers.unwrap_or_default();
     (0..numbers.len()).min_by(|a, b| numbers[*a].total_cmp(&numbers[*b])).unwrap_or(0)
+}
+
+/// A site in a sentence.
+fn name(site: &str) -> String {
+    text::shorten(site, 32)
 }
 
 /// `+19.4`, in points.
@@ -276,7 +285,7 @@ fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
             changes.truncate(LAYERS);
         }
         let changes: Vec<String> =
-            changes.iter().map(|(site, change)| format!("{site} {}", points(*change))).collect();
+            changes.iter().map(|(site, change)| format!("{} {}", name(site), points(*change))).collect();
         let largest = if all > LAYERS { ", the largest changes" } else { "" };
         let (of, against) = (&group.label, &groups.groups[base].label);
         let (of, against) = (text::shorten(of, text::LABEL), text::shorten(against, text::LABEL));

@@ -133,7 +133,7 @@ pub(crate) fn score_by_step(groups: &Groups<'_>, panel: usize, kind: Kind, name:
             lines.filter_map(|line| Some((run.step_of(line.epoch)?, line.of.score.metric(name)?))).collect()
         })
     };
-    by_step(groups, panel, kind, true, train, held_out)
+    by_step(groups, panel, kind, train, held_out)
 }
 
 /// A statistic of one site over the training steps, with dots for the headline window at the ends of epochs.
@@ -147,20 +147,28 @@ pub(crate) fn statistic_by_step(
     of_steps: fn(&taper_report::SiteSteps) -> Option<f64>,
 ) -> Chart {
     let window = groups.windows.first().copied();
-    let at_epochs = |group: &Group<'_>| {
+    let at_epochs = |group: &Group<'_>, site: &str| {
         group.series(|run| {
             let epochs = window.into_iter().flat_map(|window| run.site(site, window));
             epochs.filter_map(|(epoch, stats)| Some((run.step_of(epoch)?, (of.value)(stats)?))).collect()
         })
     };
-    by_step(groups, panel, of.kind, false, |group| group.steps(site, of_steps), at_epochs)
+    // One range for all layers, as over the epochs.
+    let mut all: Vec<Series> = Vec::new();
+    for (site, group) in
+        groups.sites.iter().flat_map(|site| groups.groups.iter().map(move |group| (site, group)))
+    {
+        all.extend([group.steps(site, of_steps), at_epochs(group, site)]);
+    }
+    let range = range(&all, of.kind, false);
+    let line = |group: &Group<'_>| group.steps(site, of_steps);
+    Chart { range, ..by_step(groups, panel, of.kind, line, |group| at_epochs(group, site)) }
 }
 
 fn by_step(
     groups: &Groups<'_>,
     panel: usize,
     kind: Kind,
-    loose: bool,
     line: impl Fn(&Group<'_>) -> Series,
     dots: impl Fn(&Group<'_>) -> Series,
 ) -> Chart {
@@ -171,7 +179,7 @@ fn by_step(
     }
     curves.retain(|curve| !curve.xs.is_empty());
     let all: Vec<Series> = curves.iter().map(|curve| curve.series.clone()).collect();
-    Chart { x: "step", kind, range: range(&all, kind, loose), windows: vec![("all", curves)] }
+    Chart { x: "step", kind, range: range(&all, kind, true), windows: vec![("all", curves)] }
 }
 
 /// A statistic of one site over the epochs, for every window.

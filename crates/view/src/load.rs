@@ -50,7 +50,8 @@ impl RunData {
     /// counts. `None` without windows of steps.
     pub fn step_of(&self, epoch: u32) -> Option<u64> {
         let train = |line: &&MetricsLine| line.split == Split::Train && line.epoch <= epoch;
-        let samples = self.metrics.iter().filter(train).fold(0_u64, |n, line| n.saturating_add(line.of.score.samples));
+        let samples =
+            self.metrics.iter().filter(train).fold(0_u64, |n, line| n.saturating_add(line.of.score.samples));
         if epoch == 0 {
             return self.steps.first().map(|_| 0);
         }
@@ -64,7 +65,9 @@ impl RunData {
         // The last window of a run that ended is not whole, and not written.
         let last = &self.steps.last()?.of;
         let per_step = last.score.samples as f64 / last.steps.max(1) as f64;
-        Some(last.step.saturating_add((samples.saturating_sub(seen) as f64 / per_step.max(1.0)).ceil() as u64))
+        Some(
+            last.step.saturating_add((samples.saturating_sub(seen) as f64 / per_step.max(1.0)).ceil() as u64),
+        )
     }
 
     /// One site in one window, epoch by epoch.

@@ -118,7 +118,7 @@ fn of_run(epochs: &[(u32, &LayerStats)]) -> Option<String> {
     let (all, of) = (rows.len(), epochs.last().map_or(0, |(_, layer)| layer.units));
     rows.truncate(ROWS);
     let (columns, n) = (epochs.len(), rows.len());
-    let height = if n <= NUMBERED { 15 * n } else { (6 * n).min(360) };
+    let height = if n <= NUMBERED { 15 * n } else { (4 * n).min(200) };
     let mut out = String::from("<div class=strip>");
     if n <= NUMBERED {
         out += "<ol>";

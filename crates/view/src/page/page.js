@@ -279,15 +279,17 @@
     const [left, right, bottom, bar] = [44, width - 6, height - 24, site.zeros ? 26 : 0];
     const top = 6 + (bar ? bar + 8 : 0);
     const [low, high] = [site.edges[0], site.edges.at(-1)];
-    const y = (at) => bottom - ((at - low) / (high - low || 1)) * (bottom - top);
+    // On whole pixels: cells that meet in the middle of one would leave a line.
+    const whole = (at) => Math.round(at * scale) / scale;
+    const y = (at) => whole(bottom - ((at - low) / (high - low || 1)) * (bottom - top));
     const n = Math.max(1, of.epochs.length);
-    const x = (i) => left + (i / n) * (right - left);
+    const x = (i) => whole(left + (i / n) * (right - left));
     const label = (text, at, height, align) => { ctx.textAlign = align; ctx.fillText(text, at, height); };
     for (let i = 0; i < of.epochs.length; i++) {
       of.density[i].forEach((d, k) => {
         ctx.fillStyle = shade(d / 1e5);
         const up = y(site.edges[k + 1]);
-        ctx.fillRect(x(i), up, x(i + 1) - x(i) + 0.3, y(site.edges[k]) - up + 0.3);
+        ctx.fillRect(x(i), up, x(i + 1) - x(i), y(site.edges[k]) - up);
       });
       if (bar) {
         ctx.fillStyle = page.groups[chart.g].color;

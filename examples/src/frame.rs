@@ -41,7 +41,8 @@ impl Frame {
             self.y_tick(y, &text);
         }
         let (x, y) = (0.5 * (width + ROOM[0]), height - 6.0);
-        let _ = write!(self.body, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", escape(title));
+        let _ =
+            write!(self.body, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", escape(title));
     }
 
     /// A line across the chart, and what it stands for.
@@ -101,7 +102,8 @@ fn ticks((low, high): (f64, f64), about: usize) -> Vec<(f64, String)> {
     }
     let rough = (high - low) / about as f64;
     let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
     let decimals = (-step.log10().floor()).max(0.0) as usize;
     let first = (low / step).ceil() as i64;
     let last = (high / step).floor() as i64;

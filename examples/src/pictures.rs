@@ -95,7 +95,8 @@ pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
         for (of, name, color) in [(before, "before", BEFORE), (&panel.after, "after", AFTER)] {
             // A step for every bin: two points at the same height, one at each end.
             let (xs, ys) = of.density();
-            let steps = xs.iter().zip(&ys).flat_map(|(x, y)| [(x - half, y.min(top)), (x + half, y.min(top))]);
+            let steps =
+                xs.iter().zip(&ys).flat_map(|(x, y)| [(x - half, y.min(top)), (x + half, y.min(top))]);
             let steps: Vec<(f64, f64)> = steps.collect();
             let outline = [&[(-reach, 0.0)], &steps[..], &[(reach, 0.0)]].concat();
             frame.path(&outline, &format!("fill=\"{color}\" fill-opacity=\".35\""), name);
@@ -104,7 +105,11 @@ pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
         let zeros = panel.after.zero_fraction();
         if zeros > 0.0 {
             let name = format!("{:.2} % are exactly 0", 100.0 * zeros);
-            frame.path(&[(0.0, 0.0), (0.0, zeros * top)], &format!("stroke=\"{SPIKE}\" stroke-width=\"6\""), &name);
+            frame.path(
+                &[(0.0, 0.0), (0.0, zeros * top)],
+                &format!("stroke=\"{SPIKE}\" stroke-width=\"6\""),
+                &name,
+            );
         }
         html += &figure(&panel.title, &panel.caption, frame);
     }

@@ -208,9 +208,9 @@ impl Page {
                     html(&group.label)
                 );
             }
-            let _ = write!(
+            let _ = writeln!(
                 over_epochs,
-                "<div data-site={number}><h3>{name}</h3><div class=pairs>{cells}</div></div>\n"
+                "<div data-site={number}><h3>{name}</h3><div class=pairs>{cells}</div></div>"
             );
             if several {
                 for panel in 0..groups.panels.len() {

@@ -22,7 +22,7 @@ pub fn check(bytes: &[u8]) {
         let values: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         // The smallest type has four bits.
         assert!(values <= 2 * bytes.len(), "{values} values in {} bytes", bytes.len());
-        let activation = Architecture::activation(&shapes).ok().flatten().unwrap_or(Activation::Relu);
+        let activation = Architecture::activation(shapes.clone()).ok().flatten().unwrap_or(Activation::Relu);
         let network = match Architecture::arrangements(shapes, (1, 2, 2), activation) {
             Ok(found) => found.into_iter().next().expect("no error means that one fits"),
             // As `inspect` prints it: candle's own may have a backtrace behind it.

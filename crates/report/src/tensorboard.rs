@@ -189,8 +189,11 @@ impl Sink for TensorBoard {
 /// Where windows of steps go, below the run's directory.
 const STEPS: &str = "steps";
 
+/// How to get a number from a part of a report.
+type Getter<T> = fn(&T) -> Option<f64>;
+
 /// What the norms of a window of steps are.
-const NORMS: [(&str, &str, fn(&ParameterNorms) -> Option<f64>); 3] = [
+const NORMS: [(&str, &str, Getter<ParameterNorms>); 3] = [
     ("gradient_norm", "L2 norm of the gradient in the window's last step, after clipping.", |of| {
         of.gradient_norm
     }),
@@ -199,7 +202,7 @@ const NORMS: [(&str, &str, fn(&ParameterNorms) -> Option<f64>); 3] = [
 ];
 
 /// The statistics of [`LayerStats`](crate::LayerStats) that windows of steps have.
-const OF_STEPS: [(&str, fn(&SiteSteps) -> Option<f64>); 4] = [
+const OF_STEPS: [(&str, Getter<SiteSteps>); 4] = [
     ("zero_fraction", |of| Some(of.zero_fraction)),
     ("dead_fraction", SiteSteps::dead_fraction),
     ("mean", |of| of.mean),

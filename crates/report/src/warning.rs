@@ -196,17 +196,17 @@ impl Watch {
             }
         }
         found.extend(stands_still(&self.windows));
-        self.new(found, None, Some(step))
+        self.unsaid(found, None, Some(step))
     }
 
     /// An epoch has ended.
     pub fn epoch(&mut self, report: &EpochReport) -> Vec<Warning> {
         let layers = report.observed().map_or(&[][..], |of| &of.layers);
         let found = layers.iter().flat_map(|layer| [dead(layer), saturated(layer)]).flatten().collect();
-        self.new(found, Some(report.epoch), None)
+        self.unsaid(found, Some(report.epoch), None)
     }
 
-    fn new(&mut self, found: Vec<Finding>, epoch: Option<u32>, step: Option<u64>) -> Vec<Warning> {
+    fn unsaid(&mut self, found: Vec<Finding>, epoch: Option<u32>, step: Option<u64>) -> Vec<Warning> {
         let kind = |finding: &Finding| match finding {
             Finding::DeadLayer { .. } => "dead",
             Finding::KilledUnits { .. } => "killed",

@@ -80,6 +80,7 @@ fn full_layer() -> LayerStats {
         revived: Some(0),
         still_dead: Some(0),
         dead_units: vec![3],
+        rare_units: Vec::new(),
         firing_rate: FiringRates { never: 1, between, always: 1 },
         active_per_sample: Some(ActivePerSample { mean: 2.0, min: 1, max: 3 }),
         population_sparseness: Some(0.25),

@@ -63,6 +63,18 @@ pub trait Samples {
     fn gather(&self, rows: &[usize]) -> Result<Self::Batch>;
 }
 
+impl<S: Samples + ?Sized> Samples for &S {
+    type Batch = S::Batch;
+
+    fn count(&self) -> usize {
+        (**self).count()
+    }
+
+    fn gather(&self, rows: &[usize]) -> Result<Self::Batch> {
+        (**self).gather(rows)
+    }
+}
+
 /// Iterates over a data set once, batch by batch. Each sample occurs exactly once; the last batch may be smaller.
 ///
 /// Yields an error if a batch cannot be created, for example when the device is out of memory, or if the batch size is 0.

@@ -1,4 +1,6 @@
 use crate::{Error, Result};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
 /// Which data set is wanted; parsed from and printed as its [`name`](Choice::name).
@@ -85,6 +87,19 @@ impl FromStr for Choice {
             found: format!("{text:?}"),
             cure: format!("the data sets are {}", Choice::ALL.map(Choice::name).join(", ")),
         })
+    }
+}
+
+/// As text, as it is parsed and printed.
+impl Serialize for Choice {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -1,4 +1,6 @@
 use crate::{Error, Result};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
 /// How a pixel becomes a number; parsed from and printed as `unit` or `standard`.
@@ -46,6 +48,19 @@ impl FromStr for Scale {
                 cure: "the scales are unit and standard".to_owned(),
             }),
         }
+    }
+}
+
+/// As text, as it is parsed and printed.
+impl Serialize for Scale {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scale {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -1,6 +1,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::Error;
 use crate::math::{exp, exp_m1, ln_1p_unit, normal_cdf, sigmoid};
 
@@ -480,6 +483,19 @@ impl FromStr for Activation {
             }
         }
         Ok(activation)
+    }
+}
+
+/// As text, as it is parsed and printed.
+impl Serialize for Activation {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Activation {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

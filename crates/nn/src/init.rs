@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use taper_kernels::{Activation, Error};
 
 /// How weights start. Biases start at 0, but for [`Init::PyTorch`].
@@ -69,5 +71,18 @@ impl FromStr for Init {
         found.map(|(_, init)| *init).ok_or_else(|| {
             Error::Argument(format!("unknown initialisation '{text}': expected he, lecun, glorot or pytorch"))
         })
+    }
+}
+
+/// As text, as it is parsed and printed.
+impl Serialize for Init {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Init {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

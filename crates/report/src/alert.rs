@@ -1,5 +1,8 @@
 use std::{fmt, str::FromStr};
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::{EpochReport, Error, LayerStats, Result, STATISTICS, Score, Sink, Split, SplitReport, Statistic};
 
 /// A rule that ends a run: `fc2.dead_fraction>0.5`. A sink, to stand behind those that write the epoch down.
@@ -237,5 +240,18 @@ impl FromStr for Alert {
             }
         };
         Ok(Self { text: text.to_string(), split, what, comparison, bound })
+    }
+}
+
+/// As text, as it is parsed and printed.
+impl Serialize for Alert {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Alert {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

@@ -2,6 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Tensor;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use taper_hooks::FirstFault;
 use taper_kernels::first_non_finite;
 use taper_report::Place;
@@ -39,6 +41,19 @@ impl FromStr for OnNonFinite {
         found.map(|(_, of)| *of).ok_or_else(|| {
             Error::Config(format!("expected stop, skip or continue, found '{}'", text.escape_debug()))
         })
+    }
+}
+
+/// As text, as it is parsed and printed.
+impl Serialize for OnNonFinite {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OnNonFinite {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -32,13 +32,15 @@ pub fn same_run(path: &Path, mut run: Run, force: bool) -> Result<Run> {
     Ok(run)
 }
 
-/// The differences between two runs, in words. The entries `command` and `threads` of its configuration are not
-/// compared: with any number of threads the bits are the same.
+/// The differences between two runs, in words. The entries `command`, `data_dir`, `running` and `threads` of a configuration
+/// are not compared: they say how it is run, not what it computes. With any number of threads the bits are the same.
 pub(crate) fn changes(was: &Run, is: &Run) -> Vec<String> {
     let values = |run: &Run| {
         let mut run = run.clone();
         if let Some(config) = run.config.as_object_mut() {
-            config.retain(|name, _| !["command", "threads", "forced"].contains(&name.as_str()));
+            config.retain(|name, _| {
+                !["command", "data_dir", "running", "threads", "forced"].contains(&name.as_str())
+            });
         }
         serde_json::to_value(run).unwrap_or_default()
     };
@@ -64,7 +66,11 @@ pub(crate) fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<Str
         _ if was == is => {}
         _ => {
             let why = if name == "epochs" { ", on which the learning rate depends" } else { "" };
-            found.push(format!("{name} was {was} and is {is}{why}"));
+            let change = format!("{name} was {was} and is {is}{why}");
+            // An option may be a part of the run, as the number of epochs is.
+            if !found.contains(&change) {
+                found.push(change);
+            }
         }
     }
 }

@@ -44,6 +44,11 @@ impl Step {
         Self { loss, samples: samples as u64, metrics: Metrics::default() }
     }
 
+    /// How many samples the loss is the mean of.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
     /// A metric of which less is better: its mean over the samples, as a mean absolute error.
     pub fn lower(self, name: impl Into<Cow<'static, str>>, mean: f64) -> Self {
         let weight = self.samples as f64;

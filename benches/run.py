@@ -189,7 +189,7 @@ def run(peer, setup, work):
 
 def environment(work):
     """The environment of a competitor: with as many threads as it is given, whoever it asks."""
-    own = dict(os.environ, RUST_LOG="mnist=debug")
+    own = dict(os.environ, RUST_LOG="taper_experiment=debug")
     for name in ("RAYON", "OMP", "MKL", "OPENBLAS", "MATMUL"):
         own[f"{name}_NUM_THREADS"] = str(work["threads"])
     # Python's own cache of compiled modules belongs to a start as people see it.

@@ -25,7 +25,8 @@ use taper::nn::{Init, Linear, Mlp, MlpConfig, Model, Params};
 use taper::report::{FORMAT_VERSION, LayerStats, fresh_dir};
 use taper::train;
 use taper_examples::pictures::{self, Chart, Panel};
-use taper_examples::{Distribution, Distributions, Law, Numbers, number, share, start};
+use taper_examples::{Distribution, Distributions, Law, Numbers, share};
+use taper_experiment::{number, start};
 
 /// Show what activation functions do to a symmetric input. ReLU throws the negative half away: half of what
 /// comes out is zero, and the rest leans to one side. What do the others do?

@@ -23,9 +23,9 @@ use taper::report::{
     ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
 };
 use taper::train::{
-    self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, start_threads, weight_origin, weight_shapes,
+    self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, weight_origin, weight_shapes,
 };
-use taper_examples::{Screen, at_least_one, start};
+use taper_experiment::{Screen, at_least_one, prepare, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
@@ -123,14 +123,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new("warn"))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .without_time()
-        .init();
-    start_threads(std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0));
+    prepare(None);
     let screen = Screen::new(false);
     let device = args.device.open()?;
     let weights = weights(&args.weights)?;

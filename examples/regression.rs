@@ -1,52 +1,46 @@
 //! Regression on data of one's own, with early stopping: Friedman's function of ten numbers, of which five matter. A
-//! `Table` shuffles and batches tensors; the loop around it is plain Rust.
+//! `Table` shuffles and batches tensors; the loop is plain Rust.
 //!
 //!     cargo run --example regression -- --patience 10
-//!
-//! The same command resumes a run that was interrupted.
+//!     cargo run --example regression -- --act relu,tanh --seeds 3
+//!     cargo run --example regression -- --resume runs/NAME
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 use taper::data::Table;
 use taper::hooks::{Rng, rng};
-use taper::nn::{Act, Activation, Init, Linear, Model, Params, Pass};
-use taper::report::{ConsoleConfig, ConsoleSink, Run, Split, write_whole};
-use taper::train::{MSE, Optimizer, OptimizerConfig, Rule, SaveEvery, Session, SessionConfig, regress};
-use taper_examples::{at_least_one, start};
-use taper_view::{html_report, load_runs};
+use taper::nn::{Act, Activation, Init, Linear, Model, Pass};
+use taper::train::{MSE, regress};
+use taper_experiment::{Data, Options, Result, Setup, Sweep, Trial, at_least_one};
 
 /// Fit a function of ten numbers, and stop when that gets no better.
-#[derive(Parser)]
+#[derive(Parser, Serialize, Deserialize)]
+#[command(next_help_heading = "Model", mut_arg("epochs", |arg| arg.default_value("200")))]
+#[command(mut_arg("batch_size", |arg| arg.default_value("32")), mut_arg("learning_rate", |arg| arg.default_value("0.003")))]
+#[command(mut_arg("schedule", |arg| arg.default_value("constant")))]
 struct Args {
-    /// Behind every hidden layer
-    #[arg(long, default_value = "relu")]
-    act: Activation,
-    /// Passes over the training data, at most
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = at_least_one::<u32>)]
-    epochs: u32,
+    /// Behind every hidden layer, one run each
+    #[arg(long, value_name = "A[,B...]", default_value = "relu")]
+    act: Sweep<Activation>,
     /// Stop when R² on the validation split has not been higher for N epochs
     #[arg(long, default_value_t = 15, value_name = "N", value_parser = at_least_one::<u32>)]
     patience: u32,
-    /// Seed of everything random
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Where the run is written, and resumed if it is there
-    #[arg(long, value_name = "DIR", default_value = "runs/regression")]
-    out: PathBuf,
-    /// Resume although options are others than they were
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    options: Options,
 }
 
+/// Inputs `(n, 10)` and targets `(n, 1)`.
+type Columns = Table<(Tensor, Tensor)>;
+
 /// Friedman's first function (1991) of ten uniform numbers, with normal noise of variance 1: `(n, 10)` and `(n, 1)`.
-fn friedman(n: usize, rng: &mut Rng) -> Result<Table<(Tensor, Tensor)>> {
+fn friedman(n: usize, rng: &mut Rng) -> Result<Columns> {
     let xs: Vec<f32> = (0..n * 10).map(|_| rng.random()).collect();
     let noise = StandardNormal.sample_iter(rng);
     let y = |(x, noise): (&[f32], f32)| {
@@ -83,49 +77,31 @@ impl Model for Net {
     }
 }
 
-fn train(args: &Args) -> Result<()> {
+fn load(_: &mut Args, _: &Setup<'_>) -> Result<Data<Columns>> {
     let data = &mut rng(3);
     let (train, validation) = (friedman(2000, data)?, friedman(500, data)?);
-    let params = Params::of_run(args.seed, &Device::Cpu);
-    let net = Net::new(args.act, params.builder())?;
-    let optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(Rule::adam(0.0), 3e-3))?;
-    let run = Run {
-        name: "regression".into(),
-        dataset: "friedman1".into(),
-        model: "mlp 10-64-32-1".into(),
-        labels: [("act".into(), args.act.to_string().into())].into(),
-        loss: MSE.into(),
-        seed: args.seed,
-        parameters: params.count() as u64,
-        epochs: args.epochs,
-        config: serde_json::json!({ "patience": args.patience, "data": [train.checksum()?, validation.checksum()?] }),
-    };
-    let config = SessionConfig {
-        save: SaveEvery { epochs: Some(10), steps: None },
-        force: args.force,
-        ..Default::default()
-    };
-    let mut session = Session::open(&args.out, run, &params, optimizer, config)?;
-    session.sink(ConsoleSink::stdout(ConsoleConfig { layers: false, color: true, ..Default::default() }));
+    let identity = [train.checksum()?, validation.checksum()?].join(" ").into();
+    Ok(Data { name: "friedman1".into(), train, validation: Some(validation), test: None, identity })
+}
+
+fn train(args: &Args, trial: &mut Trial<'_, Columns>) -> Result<()> {
+    let net = Net::new(*args.act, trial.params.builder())?;
     let step = regress(&net);
-    while let Some(epoch) = session.next_epoch()? {
+    trial.start("mlp 10-64-32-1", MSE)?;
+    while let Some(epoch) = trial.next_epoch()? {
         // Epochs are compared by the first metric of the step, here R².
-        let best = session.best().map_or(epoch, |(best, _)| best);
+        let best = trial.best().map_or(epoch, |(best, _)| best);
         if epoch > best + args.patience {
-            println!("no better since epoch {best}: stopped");
+            trial.say(&format!("no better since epoch {best}: stopped"));
             break;
         }
-        session.train(&step, |rng, done| train.shuffled(rng, 32).skip(done))?;
-        session.evaluate(&step, Split::Validation, validation.batches(500))?;
-        session.end_epoch()?;
+        trial.train(&step)?;
+        trial.evaluate(&step)?;
+        trial.end_epoch()?;
     }
-    session.finish()?;
-    let page = args.out.join("report.html");
-    write_whole(&page, html_report(&load_runs(std::slice::from_ref(&args.out)).0).as_bytes())?;
-    println!("look at {}", page.display());
     Ok(())
 }
 
 fn main() -> ExitCode {
-    start(train)
+    taper_experiment::run(load, train)
 }

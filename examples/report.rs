@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use taper_examples::start;
+use taper_experiment::start;
 use taper_view::{csv, html_report, load_runs, static_plots};
 
 /// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.

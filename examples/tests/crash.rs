@@ -43,12 +43,13 @@ fn a_process_that_is_killed_fifty_times_ends_with_the_files_of_one_that_was_not(
 
 #[test]
 fn so_does_a_program_with_a_loss_of_its_own() {
-    const RUN: &str = "--dataset digits --epochs 25 --checkpoint-steps 9 --threads 1";
+    const RUN: &str =
+        "--dataset digits --epochs 25 --checkpoint-every 1 --checkpoint-steps 9 --threads 1 --quiet";
     survives(&Program {
         name: "autoencoder",
         kills: 20,
         begin: RUN,
-        resume: |path| format!("{RUN} --out {path}"),
+        resume: |path| format!("--resume {path}"),
     });
 }
 

@@ -304,8 +304,7 @@ fn another_run_is_refused_by_name_or_taken_and_recorded() {
     fs::write(&config, text.replace("\"taper\": \"0.1.0\"", "\"taper\": \"0.0.9\"")).unwrap();
     one_line(&run(mnist(dir, "--resume run")), 1, &["taper was \"0.0.9\" and is \"0.1.0\""]);
     // What it says and what the checkpoint says must be one run.
-    fs::write(&config, text.replace("\"batch_size\": 32", "\"batch_size\": 30").replace("\"32\"", "\"30\""))
-        .unwrap();
+    fs::write(&config, text.replace("\"batch_size\": 32", "\"batch_size\": 30")).unwrap();
     one_line(&run(mnist(dir, "--resume run")), 1, &["run/checkpoints/epoch-3: batch_size was 32 and is 30"]);
     fs::write(&config, &text).unwrap();
 
@@ -332,22 +331,18 @@ fn nothing_in_a_run_leads_out_of_its_directory() {
     for name in ["../elsewhere", "/elsewhere", ".."] {
         let name = format!("\"name\": \"{name}\"");
         let changed = text.replacen("\"name\": \"relu-dropout0.2-seed1\"", &name, 1);
-        fs::write(&config, changed.replace("\"--out\",\n      \"run\"", "\"--out\",\n      \"elsewhere\""))
-            .unwrap();
+        fs::write(&config, changed.replace("\"out\": \"run\"", "\"out\": \"elsewhere\"")).unwrap();
         assert_eq!(run(mnist(dir, "--resume run")).code, Some(1));
     }
-    fs::write(&config, text.replace("\"--out\",\n      \"run\"", "\"--out\",\n      \"elsewhere\"")).unwrap();
+    fs::write(&config, text.replace("\"out\": \"run\"", "\"out\": \"elsewhere\"")).unwrap();
     succeed(dir, "--resume run -q");
     let names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["run"]);
-    for command in
-        ["[\"--frobnicate\"]", "[1]", "7", "null", "[\"--dataset\", \"digits\", \"--resume\", \"..\"]"]
-    {
-        let (before, rest) = text.split_once("\"command\": [").unwrap();
-        let (_, after) = rest.split_once(']').unwrap();
-        fs::write(&config, format!("{before}\"command\": {command}{after}")).unwrap();
+    for act in ["\"rleu\"", "[1]", "7", "null", "{\"sweep\": []}", "{\"sweep\": [\"relu\", \"../x\"]}"] {
+        let changed = text.replacen("\"act\": \"relu\"", &format!("\"act\": {act}"), 2);
+        fs::write(&config, changed).unwrap();
         let ran = run(mnist(dir, "--resume run"));
-        assert!(ran.code != Some(0) && ran.err.lines().count() == 1, "{command}: {}", ran.err);
+        assert!(ran.code != Some(0) && ran.err.lines().count() == 1, "{act}: {}", ran.err);
     }
     fs::write(&config, &text[..text.len() / 2]).unwrap();
     one_line(&run(mnist(dir, "--resume run")), 1, &["config.json", "not a valid record"]);

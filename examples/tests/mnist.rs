@@ -191,11 +191,13 @@ fn a_run_leaves_everything_that_is_documented() {
         (&rest["batch_size"], &rest["validation"], &rest["threads"]),
         (&32.into(), &64.into(), &1.into())
     );
-    for name in
-        ["command", "optimizer", "learning_rate", "schedule", "init", "scale", "data", "taper", "candle"]
-    {
+    for name in ["command", "optimizer", "learning_rate", "schedule", "scale", "data", "taper", "candle"] {
         assert!(!rest[name].is_null(), "{name} in {rest}");
     }
+    // The options are there as values.
+    let expected = [("act", Value::from("selu")), ("dropout", 0.1.into()), ("widths", [16, 8].into())];
+    assert!(expected.iter().all(|(name, value)| rest[name] == *value), "{rest}");
+    assert_eq!(rest["running"]["out"], "one");
 
     let (tensors, format) = weights(run.join("model.safetensors"));
     let expected: [(&str, &[usize]); 6] = [
@@ -377,7 +379,8 @@ fn piped_output_is_plain_text_and_quiet_is_the_comparison_alone() {
 fn at_debug_level_the_first_batch_says_when_it_came() {
     let dir = temp();
     let args = format!("{SMALL} --dropout 0,0.5 --quiet");
-    let ran: Ran = command(dir.path(), &args).env("RUST_LOG", "mnist=debug").output().unwrap().into();
+    let ran: Ran =
+        command(dir.path(), &args).env("RUST_LOG", "taper_experiment=debug").output().unwrap().into();
     let seconds = ran.err.trim().strip_prefix("DEBUG first batch seconds=");
     let seconds: Option<f64> = seconds.and_then(|text| text.parse().ok());
     assert!(seconds.is_some_and(|x| x > 0.0 && x < 10.0), "one line for all runs, not\n{}", ran.err);
@@ -565,7 +568,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         ("--dropout 1", "below 1"),
         ("--dropout=-0.1", "at least 0"),
         ("--dropout nan", "--dropout"),
-        ("--target 0.98", "percent"),
+        ("--dataset digits --target 0.98", "percent"),
         ("--act rleu", "did you mean relu?"),
         ("--act celu:0", "above 0"),
         ("--act relu,", "expected one of identity, relu"),
@@ -807,8 +810,10 @@ fn the_other_examples_run() {
         ("custom_model", "", "fc1"),
         ("custom_observer", "", "fc1"),
         ("autoencoder", "--epochs 2 --out auto", "epoch 2/2  train loss 0.0"),
-        ("autoencoder", "--epochs 2 --out auto", "look at auto/report.html"),
+        ("autoencoder", "--resume auto", "auto is finished: 2 of 2 epochs"),
+        ("autoencoder", "--epochs 1 --code 8,16 --jobs 2 -q", "2 runs on digits"),
         ("transformer", "--epochs 1 --blocks 1 --out rows", "look at rows/report.html"),
+        ("resnet", "--epochs 1 --limit 128 --alert *.dead_fraction>1", "1 run on digits, resnet 16-16-16"),
         ("regression", "--epochs 3 --out table", "epoch 3/3  train loss "),
         ("regression", "--patience 1 --out early", "no better since epoch "),
     ] {
@@ -823,8 +828,8 @@ fn the_other_examples_run() {
     assert!(text.len() > 10_000 && !text.contains("ccuracy"), "nobody measured one");
     let table = lines(dir.path().join("table/metrics.jsonl"));
     assert_eq!(keys(&table[1]["metrics"]), ["mae", "r2"].into());
-    // Another run in the directory is refused in one line.
-    let ran = run("autoencoder", "--epochs 3 --out auto");
+    // Another run is refused in one line.
+    let ran = run("autoencoder", "--resume auto --epochs 3");
     assert_eq!((ran.code, ran.err.lines().count()), (Some(1), 1), "{}", ran.err);
     assert!(ran.err.contains("epochs was 2 and is 3"), "{}", ran.err);
 }

@@ -2,7 +2,7 @@ use super::one_line;
 use taper::data::{Choice, Scale};
 use taper::nn::Init;
 use taper::train::{Optimizer, OptimizerConfig, Schedule, parse_rule};
-use taper_examples::{at_least_one, not_negative, percent, positive, rate, size};
+use taper_experiment::{at_least_one, not_negative, percent, positive, rate, size};
 
 /// A word of the command line, as every option that reads more than a plain text.
 pub fn check(bytes: &[u8]) {

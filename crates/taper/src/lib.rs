@@ -12,8 +12,8 @@
 //! | [`kernels`] | the CPU kernels underneath, as functions of candle tensors |
 //!
 //! The manual is in the repository's `docs/`: getting started, the statistics, extending Taper, recipes, reading
-//! the pictures, file formats, architecture. Pictures of runs are made by the crate `taper-view`, which is not
-//! part of this one.
+//! the pictures, file formats, architecture. Pictures of runs are made by the crate `taper-view`, and options, grids and resuming
+//! for programs by `taper-experiment`; neither is part of this one.
 //!
 //! ```
 //! use candle_core::Device;

@@ -5,7 +5,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Whether the program was asked to stop, and with which exit code it then ends. Threads share it.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicU8);
+pub(crate) struct Stop(AtomicU8);
 
 impl Stop {
     /// Asks for it: with the code of a signal, or with 1 for what went wrong elsewhere. The first code stays. Returns
@@ -26,7 +26,7 @@ impl Stop {
 }
 
 /// The exit code of Ctrl-C.
-pub const INTERRUPTED: u8 = 128 + SIGINT as u8;
+pub(crate) const INTERRUPTED: u8 = 128 + SIGINT as u8;
 
 /// Calls `stop`, on a thread of its own, with the exit code of every signal that asks the program to end: 128 and the
 /// signal's number, as shells have it. 130 is Ctrl-C, 143 is what `kill` sends, 129 a terminal that was closed.
@@ -34,7 +34,7 @@ pub const INTERRUPTED: u8 = 128 + SIGINT as u8;
 /// # Errors
 /// When the system refuses.
 #[cfg(unix)]
-pub fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     use signal_hook::{consts::SIGHUP, iterator::Signals};
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -47,7 +47,7 @@ pub fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
 
 /// The same where there are but two of them, and no way to wait for one.
 #[cfg(not(unix))]
-pub fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     use std::sync::{Arc, atomic::AtomicBool};
     let signals = [SIGINT, SIGTERM].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
     for (signal, came) in &signals {

@@ -1,12 +1,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use taper::report::{EpochReport, Result, Run, Sink, Warning};
+use taper_report::{EpochReport, Result, Run, Sink, Warning};
 
 /// Runs that are made side by side, told to one sink as if they were made one after the other.
 ///
 /// The first run that has not ended is passed on as it goes. What those behind it have to say waits until their
 /// turn has come.
-pub struct InOrder<'a> {
+pub(crate) struct InOrder<'a> {
     state: Mutex<State<'a>>,
 }
 
@@ -31,7 +31,7 @@ enum Said {
 }
 
 /// The sink of one of the runs.
-pub struct Place<'o, 'a> {
+pub(crate) struct Place<'o, 'a> {
     order: &'o InOrder<'a>,
     run: usize,
 }

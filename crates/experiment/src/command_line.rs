@@ -1,8 +1,10 @@
+use std::error::Error;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use clap::error::ErrorKind;
+use taper_train::BoxError;
 
 /// A number on the command line, or what was expected instead.
 pub fn number<T: FromStr>(text: &str, expected: &str, good: impl Fn(&T) -> bool) -> Result<T, String> {
@@ -41,7 +43,7 @@ pub fn percent(text: &str) -> Result<f64, String> {
 }
 
 /// Prints what clap found wrong as one line, `error: …`, and gives exit code 2; prints help as it is.
-pub fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -53,29 +55,39 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// `main` of a program that fails with one line: exit code 1 for its own errors, 2 for wrong usage.
-pub fn start<A: clap::Parser>(run: impl FnOnce(&A) -> anyhow::Result<()>) -> ExitCode {
+pub fn start<A: clap::Parser, E: Into<BoxError>>(run: impl FnOnce(&A) -> Result<(), E>) -> ExitCode {
     match A::try_parse() {
-        Ok(args) => run(&args).map(|()| ExitCode::SUCCESS).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }),
+        Ok(args) => run(&args).map_or_else(|error| failure(error.into().as_ref()), |()| ExitCode::SUCCESS),
         Err(error) => usage(&error),
     }
 }
 
+/// Prints an error as one line, `error: …`, and gives exit code 1.
+pub(crate) fn failure(error: &(dyn Error + 'static)) -> ExitCode {
+    eprintln!("error: {}", with_sources(error));
+    ExitCode::FAILURE
+}
+
+/// An error and what caused it on one line, without what its message has said already.
+pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        cause = error.source();
+    }
+    text.replace('\n', "; ")
+}
+
 /// A time as it stands in a file's name: `2026-08-01T120000`. A clock that is out of order gives the nearest time that
 /// can be written.
-pub fn file_time(time: SystemTime) -> String {
+pub(crate) fn file_time(time: SystemTime) -> String {
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799); // the end of the year 9999
     let time = time.clamp(SystemTime::UNIX_EPOCH, last);
     humantime::format_rfc3339_seconds(time).to_string().trim_end_matches('Z').replace(':', "")
-}
-
-/// The version of a package that this program was built with.
-pub fn locked_version(package: &str) -> Option<&'static str> {
-    let lock = include_str!("../../Cargo.lock");
-    let after = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?.1;
-    Some(after.split_once('"')?.0)
 }
 
 #[cfg(test)]

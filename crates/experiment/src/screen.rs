@@ -4,8 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use taper::data;
-use taper::report::{Run, Split};
+use taper_report::{Run, Split};
 use taper_view::{HeldStderr, Live, LiveConfig};
 
 /// Where people look: bars on standard error, text on standard output, neither in the other's way.
@@ -25,7 +24,7 @@ pub struct Screen {
 /// Two bars: one for the pass that is being made, one for all passes of all runs. Where runs are made side by
 /// side, each has the first for itself, and they share the second.
 #[derive(Debug)]
-pub struct Bars {
+pub(crate) struct Bars {
     pass: ProgressBar,
     all: ProgressBar,
     /// Samples that the run has still to go through.
@@ -34,13 +33,13 @@ pub struct Bars {
     /// Where the bars go once the live view is left, if there is one.
     behind: Option<MultiProgress>,
     left: AtomicBool,
-    /// Samples of the batch that is being worked on.
-    now: AtomicU64,
 }
 
-/// `NO_COLOR` set to anything asks for none: see no-color.org.
-pub fn colors_wanted() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Whether a stream gets colours: `NO_COLOR` set to anything asks for none (no-color.org), `FORCE_COLOR` for some wherever the
+/// stream leads (force-color.org); otherwise a terminal gets them.
+pub(crate) fn color_on(stream: &impl IsTerminal) -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !set("NO_COLOR") && (set("FORCE_COLOR") || stream.is_terminal())
 }
 
 impl Screen {
@@ -49,7 +48,7 @@ impl Screen {
         let out = std::io::stdout().is_terminal();
         let bars = out && std::io::stderr().is_terminal() && !quiet;
         let target = if bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let color = out && colors_wanted();
+        let color = color_on(&std::io::stdout());
         Self { bars: MultiProgress::with_draw_target(target), has_bars: bars, live: Arc::default(), color }
     }
 
@@ -60,7 +59,7 @@ impl Screen {
     }
 
     /// For the training and evaluation of `samples` in all, in so many runs at a time.
-    pub fn bars(&self, samples: u64, at_a_time: usize) -> Vec<Bars> {
+    pub(crate) fn bars(&self, samples: u64, at_a_time: usize) -> Vec<Bars> {
         let pass = || self.bar("{bar:24} {human_pos}/{human_len} samples  {speed}  {wide_msg}", 0);
         let passes: Vec<_> = std::iter::repeat_with(pass).take(at_a_time).collect();
         let all = self.bar("{bar:24} {percent}%  {elapsed} gone, {left} left  {wide_msg}", samples);
@@ -71,7 +70,6 @@ impl Screen {
             live: self.live.clone(),
             behind: self.has_bars.then(|| self.bars.clone()),
             left: AtomicBool::new(false),
-            now: AtomicU64::new(0),
         };
         passes.into_iter().map(bars).collect()
     }
@@ -87,9 +85,15 @@ impl Screen {
         self.bars.suspend(|| drop(writeln!(HeldStderr, "{text}")));
     }
 
+    /// A line for standard output; what cannot be written there does not end the training.
+    pub(crate) fn say(&self, text: &str) {
+        let mut out = self;
+        let _ = writeln!(out, "{text}");
+    }
+
     /// Draws the training over the whole terminal, in place of the bars; says so where that cannot be.
     /// `stop` is what Ctrl-C does.
-    pub fn open_live(&self, stop: impl Fn() + Send + 'static) {
+    pub(crate) fn open_live(&self, stop: impl Fn() + Send + 'static) {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let opened = match dumb {
             true => Err(std::io::Error::other("TERM=dumb: the terminal cannot be drawn on")),
@@ -106,12 +110,12 @@ impl Screen {
     }
 
     /// The live view, to be told of runs and epochs.
-    pub fn live(&self) -> Option<&Live> {
+    pub(crate) fn live(&self) -> Option<&Live> {
         self.live.get()
     }
 
     /// Ends the live view, if there is one still; its last picture stays.
-    pub fn close_live(&self) {
+    pub(crate) fn close_live(&self) {
         if let Some(live) = self.live() {
             live.close();
         }
@@ -139,7 +143,6 @@ fn speed(state: &ProgressState, out: &mut dyn std::fmt::Write) {
 impl Bars {
     /// Begins a pass of this run over so many samples.
     pub fn pass(&self, samples: usize, run: &Run, epoch: u32, split: Split) {
-        self.advance_by(0);
         self.pass.set_length(samples as u64);
         self.pass.set_message(format!("{} epoch {epoch}/{} {}", run.name, run.epochs, split.name()));
         self.pass.reset();
@@ -148,15 +151,8 @@ impl Bars {
         }
     }
 
-    /// A batch has been fetched, so the one before it is done.
-    pub fn advance(&self, batch: &data::Result<data::Batch>) {
-        let n = batch.as_ref().map_or(0, |batch| batch.len() as u64);
-        self.advance_by(n);
-    }
-
-    /// Work on `next` samples begins, so what was worked on before is done.
-    fn advance_by(&self, next: u64) {
-        let done = self.now.swap(next, Ordering::Relaxed);
+    /// So many more samples of the pass are done.
+    pub fn advance(&self, done: u64) {
         if let Some(live) = self.live.get() {
             live.advance(done);
             if let Some(bars) = self.behind.as_ref().filter(|_| !live.is_open())
@@ -187,7 +183,6 @@ impl Bars {
 
     /// The run has ended, perhaps early: what it did not go through will not come.
     pub fn ended(&self) {
-        self.advance_by(0);
         self.all.dec_length(self.to_go.swap(0, Ordering::Relaxed));
     }
 

@@ -1,0 +1,46 @@
+use serde_json::{Value, json};
+use taper_data::{Dataset, Samples, Split as Images};
+use taper_report::Split;
+
+/// What the runs of a program are trained and measured on, in common.
+#[derive(Clone, Debug)]
+pub struct Data<S> {
+    /// The name of the data set: `mnist`.
+    pub name: String,
+    /// What is trained on.
+    pub train: S,
+    /// What is held back for choosing, if anything is.
+    pub validation: Option<S>,
+    /// What is never trained on, if there is something.
+    pub test: Option<S>,
+    /// What tells these samples from others, such as their checksum: written to `config.json`, and compared when a run is
+    /// resumed.
+    pub identity: Value,
+}
+
+impl<S: Samples> Data<S> {
+    /// What is measured after each epoch.
+    pub(crate) fn measured(&self) -> impl Iterator<Item = (Split, &S)> {
+        let (validation, test) = (self.validation.as_ref(), self.test.as_ref());
+        validation.map(|set| (Split::Validation, set)).into_iter().chain(test.map(|set| (Split::Test, set)))
+    }
+
+    /// Samples that are measured after each epoch, and before the first.
+    pub(crate) fn measured_samples(&self) -> u64 {
+        self.measured().map(|(_, set)| set.count() as u64).sum()
+    }
+}
+
+/// Without a validation split.
+impl From<Dataset> for Data<Images> {
+    fn from(data: Dataset) -> Self {
+        let identity = json!({
+            "mean": data.mean,
+            "std": data.std,
+            "train": data.train.len(),
+            "test": data.test.len(),
+            "sha256": data.checksum(),
+        });
+        Self { name: data.name, train: data.train, validation: None, test: Some(data.test), identity }
+    }
+}

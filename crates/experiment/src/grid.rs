@@ -1,0 +1,209 @@
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::HumanCount;
+use taper_data::Samples;
+use taper_report::{Sink, Summary, comparison, write_whole};
+use taper_train::BoxError;
+use taper_view::{html_report, load_runs, static_plots};
+
+use crate::cells::Cell;
+use crate::command_line::with_sources;
+use crate::in_order::InOrder;
+use crate::program::{Shared, other};
+use crate::signals::Stop;
+use crate::stage::{Ended, Stage};
+use crate::trial::Trial;
+use crate::{Bars, Data, Error, Options, Result, target};
+
+/// All runs, one after the other or side by side, and what is said and written when they have ended.
+pub(crate) struct Grid<'a, A, S> {
+    pub shared: &'a Shared<'a>,
+    pub options: &'a Options,
+    pub data: &'a Data<S>,
+    pub cells: &'a [Cell<A>],
+    /// Where each run is written.
+    pub paths: Vec<PathBuf>,
+    /// Where a grid is written, or a single run.
+    pub out: PathBuf,
+    pub alone: bool,
+    /// The directory that `--out` named.
+    pub wanted: Option<PathBuf>,
+}
+
+/// A run that has ended: its place in the grid, what it came to, and what went wrong.
+struct Run {
+    i: usize,
+    ended: Ended,
+    result: Result<()>,
+}
+
+impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
+    /// Makes all runs, compares them and says how it went.
+    ///
+    /// # Errors
+    /// When a run cannot begin, or standard output or the page cannot be written.
+    pub fn run<F: Into<BoxError>>(
+        self,
+        train: &(impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync),
+        console: Box<dyn Sink + Send + '_>,
+    ) -> Result<ExitCode> {
+        let (shared, data, n) = (self.shared, self.data, self.cells.len());
+        // The untrained network is measured too.
+        let (per_epoch, measured) = (data.train.count() as u64, data.measured_samples());
+        let epochs = self.options.training.epochs;
+        let samples = (per_epoch + measured).saturating_mul(epochs.into()) + measured;
+        let order = InOrder::new(n, console);
+        let jobs = self.options.running.jobs.min(n);
+        let bars = shared.screen.bars(samples.saturating_mul(n as u64), jobs);
+        let (next, runs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        // One run after the other, until there are none left or something is wrong with more than one of them.
+        let work = |bars: &Bars| -> Result<()> {
+            loop {
+                let i = next.fetch_add(1, Ordering::SeqCst);
+                let Some(cell) = self.cells.get(i) else {
+                    bars.rest();
+                    return Ok(());
+                };
+                bars.run(i + 1, n, samples);
+                let console = Box::new(order.place(i));
+                let stage = Stage::Waiting { path: self.paths[i].clone(), console, bars };
+                let mut trial = Trial::new(data, &cell.about, shared, stage)?;
+                let trained = train(&cell.args, &mut trial).map_err(other);
+                let finished = trial.finish();
+                let ended = std::mem::take(&mut trial.ended);
+                drop(trial);
+                bars.ended();
+                let Some(path) = ended.path.clone() else { return trained.and(finished) };
+                if i == 0
+                    && let Some(wanted) = &self.wanted
+                {
+                    let written = if self.alone { &path } else { &self.out };
+                    if written != wanted {
+                        let (wanted, written) = (wanted.display(), written.display());
+                        shared.screen.warn(&format!("{wanted} is taken: writing to {written}"));
+                    }
+                }
+                let result = trained.and(finished);
+                match &result {
+                    // Whoever closed standard output has seen enough.
+                    Err(_) if ended.closed => drop(shared.stop.ask(1)),
+                    Err(error) => {
+                        let (name, error) = (&cell.about.name, with_sources(error));
+                        shared.screen.warn(&format!("error: {name}: {error}"));
+                    }
+                    Ok(()) => {}
+                }
+                runs.lock().unwrap_or_else(PoisonError::into_inner).push(Run { i, ended, result });
+                if shared.stop.is_asked() {
+                    return Ok(());
+                }
+            }
+        };
+        let began = Instant::now();
+        let made = if jobs == 1 { work(&bars[0]) } else { side_by_side(&bars, &shared.stop, work) };
+        let took = began.elapsed();
+        bars.iter().for_each(Bars::clear);
+        made?;
+        let mut runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        runs.sort_by_key(|run| run.i);
+        self.end(runs, took, jobs)
+    }
+
+    /// The comparison, the page, the last words and the exit code.
+    fn end(&self, runs: Vec<Run>, took: Duration, jobs: usize) -> Result<ExitCode> {
+        let (screen, options) = (self.shared.screen, &self.options.running);
+        let own = runs.first().and_then(|run| run.ended.path.as_ref()).filter(|_| self.alone);
+        let written = own.unwrap_or(&self.out);
+        let on = match options.checkpoint_every {
+            Some(0) if options.checkpoint_steps.is_none() => String::new(),
+            _ => format!("; go on with --resume {}", written.display()),
+        };
+        if runs.iter().any(|run| run.ended.closed) {
+            eprintln!("standard output was closed; what was done is in {}{on}", written.display());
+            return Ok(ExitCode::FAILURE);
+        }
+        let print = |text: &str| {
+            (&*screen)
+                .write_all(text.as_bytes())
+                .and_then(|()| (&*screen).flush())
+                .map_err(Error::option("standard output"))
+        };
+        let page = written.join("report.html");
+        if runs.iter().all(|run| run.ended.was_finished) && page.exists() {
+            let epochs = self.options.training.epochs;
+            print(&format!("{} is finished: {epochs} of {epochs} epochs\n", written.display()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut failed = runs.iter().any(|run| run.result.is_err());
+        let alerted = runs.iter().any(|run| run.ended.alerted);
+        let summaries: Vec<Summary> = runs.iter().filter_map(|run| run.ended.summary()).collect();
+        screen.close_live();
+
+        let mut text = comparison(&summaries);
+        if !self.alone {
+            let trained: u64 = summaries.iter().map(|of| of.train_samples).sum();
+            let (n, took) = (summaries.len(), took.as_secs_f64());
+            let speed = HumanCount((trained as f64 / took) as u64);
+            text += &format!(
+                "\n{n} runs in {took:.1} s, {jobs} at a time: {speed} samples/s of training in all\n"
+            );
+        }
+        let (pictured, _) = load_runs(std::slice::from_ref(written));
+        if !pictured.is_empty() {
+            let draw = || -> Result<()> {
+                write_whole(&page, html_report(&pictured).as_bytes())
+                    .map_err(Error::option(page.display().to_string()))?;
+                if options.plots {
+                    static_plots(&pictured, written.join("plots")).map_err(Error::option("--plots"))?;
+                }
+                Ok(())
+            };
+            // A full disk has been mentioned by then.
+            draw().or_else(|error| if failed { Ok(()) } else { Err(error) })?;
+        }
+        if !options.quiet {
+            text = format!("\n{text}\nwritten to {}; look at {}\n", written.display(), page.display());
+        }
+        print(&text)?;
+        if self.shared.stop.is_asked() {
+            eprintln!("stopped on request; what was done is in {}{on}", written.display());
+            return Ok(ExitCode::from(self.shared.stop.code()));
+        }
+        for missed in summaries.iter().filter_map(|summary| target::missed(options.target, summary)) {
+            eprintln!("error: {missed}");
+            failed = true;
+        }
+        Ok(match (alerted, failed) {
+            (true, _) => ExitCode::from(3),
+            (false, true) => ExitCode::FAILURE,
+            (false, false) => ExitCode::SUCCESS,
+        })
+    }
+}
+
+/// Does `work` on a thread for each of `bars`, which has no other to share its work with. What ends one of them ends
+/// all.
+fn side_by_side(bars: &[Bars], stop: &Stop, work: impl Fn(&Bars) -> Result<()> + Sync) -> Result<()> {
+    let job = |bars: &Bars| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.map_err(Error::option("--jobs"))?;
+        pool.install(|| work(bars)).inspect_err(|_| {
+            stop.ask(1);
+        })
+    };
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = bars.iter().map(|bars| scope.spawn(|| job(bars))).collect();
+        let join = |job: ScopedJoinHandle<'_, Result<()>>| {
+            job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        // All are waited for, whatever the first came to.
+        let made: Vec<_> = jobs.into_iter().map(join).collect();
+        made.into_iter().collect()
+    })
+}

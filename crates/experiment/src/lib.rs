@@ -1,0 +1,90 @@
+//! What a training program has around its model: options, grids of runs, parallel jobs, run directories, checkpoints,
+//! resuming, signals, progress, alerts, a live view, comparisons, a report page and exit codes.
+//!
+//! The program brings its own options, which flatten [`Options`], a function that loads its [`Data`], and one that builds a model
+//! for one run and trains it. [`run`] is the rest:
+//!
+//! ```standalone_crate
+//! use std::process::ExitCode;
+//!
+//! use clap::Parser;
+//! use serde::{Deserialize, Serialize};
+//! use taper_data::{Dataset, Split, digits};
+//! use taper_experiment::{Data, Options, Setup, Sweep, Trial};
+//! use taper_nn::{Activation, Mlp, MlpConfig};
+//! use taper_train::{CROSS_ENTROPY, Result, classify};
+//!
+//! /// Classify digits.
+//! #[derive(Parser, Serialize, Deserialize)]
+//! struct Args {
+//!     /// Activation functions, one run each
+//!     #[arg(long, value_name = "A[,B...]", default_value = "relu,selu")]
+//!     act: Sweep<Activation>,
+//!     #[command(flatten)]
+//!     #[serde(flatten)]
+//!     options: Options,
+//! }
+//!
+//! fn load(_: &mut Args, _: &Setup<'_>) -> Result<Data<Split>> {
+//!     Ok(digits()?.into())
+//! }
+//!
+//! fn train(args: &Args, trial: &mut Trial<'_, Split>) -> taper_experiment::Result<()> {
+//!     let config = MlpConfig { inputs: 64, widths: vec![32], activation: *args.act, ..Default::default() };
+//!     let net = Mlp::new(&config, trial.params.builder())?;
+//!     trial.start("mlp 64-32-10", CROSS_ENTROPY)?;
+//!     trial.fit(&classify(&net))
+//! }
+//!
+//! fn main() -> ExitCode {
+//! #   let dir = tempfile::tempdir().expect("a directory");
+//! #   std::env::set_current_dir(dir.path()).expect("it is there");
+//!     taper_experiment::run(load, train)
+//! }
+//! ```
+//!
+//! `--help` lists all options. `--act relu,selu --seeds 3 --jobs 2` trains six runs, two at a time; `--resume DIR` resumes one
+//! run or the unfinished ones of a grid, to the bytes of a run that was not interrupted.
+//!
+//! Options are values: `config.json` holds the program's options as `serde` writes them, and resuming reads them from there.
+//! What is given together with `--resume` takes the place of the stored value; a value that changes the result is refused
+//! unless `--force` is given.
+//!
+//! As a part of programs, this crate reads environment variables that a library must not: `NO_COLOR`, `FORCE_COLOR`, `TERM`,
+//! `RUST_LOG`, `RAYON_NUM_THREADS`, and `TAPER_DATA` in [`ImageOptions::load`].
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod error;
+mod options;
+mod sweep;
+
+mod data;
+mod images;
+
+mod program;
+mod stage;
+mod trial;
+
+mod cells;
+mod grid;
+mod in_order;
+mod stored;
+mod target;
+
+mod command_line;
+mod screen;
+mod signals;
+
+pub use command_line::{at_least_one, not_negative, number, percent, positive, rate, size, start};
+pub use data::Data;
+pub use error::{Error, Result};
+pub use images::ImageOptions;
+pub use options::{DeviceKind, Options, Resuming, Running, Track, Training};
+pub use program::{Setup, prepare, run};
+pub use screen::Screen;
+pub use sweep::{Sweep, sweep};
+pub use trial::Trial;
+
+use screen::Bars;

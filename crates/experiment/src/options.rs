@@ -1,0 +1,267 @@
+use std::path::PathBuf;
+
+use candle_core::Device;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use taper_hooks::Parts;
+use taper_report::{Alert, Split};
+use taper_train::{Keep, OnNonFinite, OptimizerConfig, SaveEvery, Schedule, parse_rule};
+
+use crate::{Error, Result, at_least_one, not_negative, number, positive, size};
+
+/// Options that every training program has. A program flattens them into its own, for clap and for serde:
+///
+/// ```
+/// #[derive(clap::Parser, serde::Serialize, serde::Deserialize)]
+/// struct Args {
+///     /// Units of the hidden layer
+///     #[arg(long, default_value_t = 64)]
+///     width: usize,
+///     #[command(flatten)]
+///     #[serde(flatten)]
+///     options: taper_experiment::Options,
+/// }
+/// ```
+///
+/// Another default for one of them: `#[command(mut_arg("epochs", |arg| arg.default_value("20")))]` on the struct.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// How the network is trained.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: Training,
+    /// What is done with the runs. This changes no result: runs are resumed with other values too.
+    #[command(flatten)]
+    pub running: Running,
+    /// Which run is resumed.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub resuming: Resuming,
+}
+
+/// How a network is trained, and what is recorded of it.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[command(next_help_heading = "Training")]
+pub struct Training {
+    /// Passes over the training data
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one::<u32>)]
+    pub epochs: u32,
+    /// Samples per step
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one::<usize>)]
+    pub batch_size: usize,
+    /// Learning rate [default: 0.001 for adam, adamw and rmsprop, 0.1 for sgd, 0.05 with momentum, 1 for adadelta]
+    #[arg(long = "lr", value_name = "LR", value_parser = not_negative)]
+    pub learning_rate: Option<f64>,
+    /// sgd, momentum, nesterov, adam, adamw, rmsprop or adadelta
+    #[arg(long, default_value = "adam", value_parser = optimizer)]
+    pub optimizer: String,
+    /// Pull weights towards zero [default: 0.01 for adamw, otherwise 0]
+    #[arg(long, value_parser = not_negative)]
+    pub weight_decay: Option<f64>,
+    /// Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS
+    #[arg(long, default_value = "cosine", value_name = "S", value_parser = schedule)]
+    pub schedule: String,
+    /// Scale gradients down to this common norm
+    #[arg(long, value_name = "NORM", value_parser = positive)]
+    pub clip_norm: Option<f64>,
+    /// Scale every unit's incoming weights down to this norm
+    #[arg(long, value_name = "NORM", value_parser = positive)]
+    pub max_norm: Option<f64>,
+    /// Where a loss, gradient or activation is NaN or infinite: stop, skip the step of that batch, or continue
+    #[arg(long, value_name = "WHAT", default_value_t = OnNonFinite::Stop)]
+    pub on_nonfinite: OnNonFinite,
+    /// Seed of everything random; the same seed gives the same bits
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of seeds, from --seed upwards; the comparison then shows mean ± sd
+    #[arg(long, value_name = "N", default_value = "1", value_parser = size)]
+    pub seeds: usize,
+    /// Start from these weights (safetensors, ours or PyTorch's)
+    #[arg(long, value_name = "FILE")]
+    pub load: Option<PathBuf>,
+    /// Accept weights in f16, bf16 or f64 there and convert them to f32
+    #[arg(long, requires = "load")]
+    pub convert: bool,
+    /// cpu, cuda or metal (the latter two if built with the feature of that name)
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    pub device: DeviceKind,
+    /// What is recorded of the activations: full, counts (zeros, dead and dormant units; no distribution) or off
+    #[arg(long, value_enum, default_value_t = Track::Full, hide_possible_values = true, help_heading = "Recording")]
+    pub track: Track,
+}
+
+/// What is done with runs, beside training them.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[command(next_help_heading = "Output")]
+pub struct Running {
+    /// Where to write what was measured; nothing there is overwritten [default: runs/TIME-NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Draw the training in the terminal while it runs, in place of the tables; Ctrl-C ends it, q leaves the view
+    #[arg(long)]
+    pub live: bool,
+    /// Also draw the main curves as SVG, into plots/ of the output directory
+    #[arg(long)]
+    pub plots: bool,
+    /// Print the comparison only
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Fail unless the best value of every run's first metric is at least this (at most, where less is better): accuracy in
+    /// percent
+    #[arg(long, value_name = "VALUE", value_parser = finite)]
+    pub target: Option<f64>,
+    /// End a run, with exit code 3, at the first epoch at which this holds: 'fc2.dead_fraction>0.5',
+    /// '*.dead_fraction>0.5', 'train:fc1.zero_fraction>=0.99', 'test.loss>2'; may be given several times
+    #[arg(long, value_name = "RULE", help_heading = "Recording")]
+    pub alert: Vec<Alert>,
+    /// Threads of a run, at most 1024 [default: all cores]
+    #[arg(long, value_name = "N", value_parser = threads, help_heading = "Training")]
+    pub threads: Option<usize>,
+    /// Runs at a time; from 2 on each has one thread, and all are faster together. Results are the same to the bit
+    #[arg(long, value_name = "N", default_value = "1", value_parser = threads, help_heading = "Training")]
+    pub jobs: usize,
+    /// Save a checkpoint every N epochs; 0 for none [default: whenever a minute has gone by, and at the end]
+    #[arg(long, value_name = "N", help_heading = "Resuming")]
+    pub checkpoint_every: Option<u32>,
+    /// Save a checkpoint every N batches too
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u64>, help_heading = "Resuming")]
+    pub checkpoint_steps: Option<u64>,
+    /// Which checkpoints to keep: the newest N, and perhaps the N of the best score, as in last:3,best:1
+    #[arg(long, value_name = "last:N[,best:N]", default_value_t = Keep::default(), help_heading = "Resuming")]
+    pub keep: Keep,
+}
+
+/// Which run is resumed. This is no property of a run, so no file has it.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Resuming")]
+pub struct Resuming {
+    /// Resume a run, or the unfinished runs of a grid, from its newest checkpoint, with its original options
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub resume: Option<PathBuf>,
+    /// Resume although options, data or version are others than they were; config.json lists the changes
+    #[arg(long, requires = "resume")]
+    pub force: bool,
+}
+
+/// How much is recorded of activations.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Track {
+    /// Everything.
+    Full,
+    /// What can be counted: no distributions.
+    Counts,
+    /// Nothing.
+    Off,
+}
+
+/// What computes.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The CPU.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+    /// The first Metal device.
+    Metal,
+}
+
+impl Track {
+    pub(crate) fn parts(self) -> Option<Parts> {
+        match self {
+            Self::Full => Some(Parts::FULL),
+            Self::Counts => Some(Parts::COUNTS),
+            Self::Off => None,
+        }
+    }
+}
+
+impl DeviceKind {
+    pub(crate) fn open(self) -> Result<Device> {
+        let (name, device) = match self {
+            Self::Cpu => return Ok(Device::Cpu),
+            Self::Cuda => ("cuda", Device::new_cuda(0)),
+            Self::Metal => ("metal", Device::new_metal(0)),
+        };
+        let option = format!("--device {name} needs such a device and a build with --features {name}");
+        device.map_err(taper_train::Error::from).map_err(Error::option(option))
+    }
+}
+
+impl Options {
+    pub(crate) fn save_every(&self) -> SaveEvery {
+        SaveEvery { epochs: self.running.checkpoint_every, steps: self.running.checkpoint_steps }
+    }
+
+    /// The optimiser, where an epoch has so many steps.
+    pub(crate) fn optimizer(&self, steps: u64) -> taper_train::Result<OptimizerConfig> {
+        let of = &self.training;
+        let (rule, learning_rate) = parse_rule(&of.optimizer, of.weight_decay)?;
+        Ok(OptimizerConfig {
+            schedule: Schedule::parse(&of.schedule, of.epochs, steps)?,
+            clip_norm: of.clip_norm,
+            max_norm: of.max_norm,
+            on_nonfinite: of.on_nonfinite,
+            ..OptimizerConfig::new(rule, of.learning_rate.unwrap_or(learning_rate))
+        })
+    }
+
+    /// What does not fit together, as far as options alone can say.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Running { jobs, threads, live, alert, .. } = &self.running;
+        parse_rule(&self.training.optimizer, self.training.weight_decay)
+            .map_err(|error| Error::Usage(error.to_string()))?;
+        if *jobs > 1 && threads.is_some_and(|threads| threads > 1) {
+            return Err(Error::Usage("with --jobs each run has one thread: leave out --threads".into()));
+        }
+        if *jobs > 1 && *live {
+            return Err(Error::Usage("--live shows one run at a time: leave out --jobs".into()));
+        }
+        let track = self.training.track;
+        let left_out = |alert: &&Alert| match track {
+            Track::Full => false,
+            Track::Counts => alert.asks_more_than_counts(),
+            Track::Off => alert.asks_layers(),
+        };
+        match alert.iter().find(left_out) {
+            Some(alert) => {
+                let track = format!("{track:?}").to_lowercase();
+                let why = format!("--track {track} leaves out what it asks for");
+                Err(never(alert, &why))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Asks whether every alert is about a split that is measured.
+    pub(crate) fn check_splits(&self, measured: &[Split]) -> Result<()> {
+        let unmeasured = |alert: &&Alert| {
+            alert.split().is_some_and(|split| split != Split::Train && !measured.contains(&split))
+        };
+        match self.running.alert.iter().find(unmeasured) {
+            Some(alert) => Err(never(alert, "there is no such split (--validation may hold one back)")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn never(alert: &Alert, why: &str) -> Error {
+    Error::Usage(format!("--alert '{alert}' could never fire: {why}"))
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    number(text, "a finite number", |x: &f64| x.is_finite())
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    number(text, "a whole number from 1 to 1024", |n| (1..=1024).contains(n))
+}
+
+fn schedule(text: &str) -> Result<String, taper_train::Error> {
+    Schedule::parse(text, 1, 1).map(|_| text.to_string())
+}
+
+fn optimizer(text: &str) -> Result<String, taper_train::Error> {
+    parse_rule(text, None).map(|_| text.to_string())
+}

@@ -1,0 +1,257 @@
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Once};
+use std::time::{Instant, SystemTime};
+
+use candle_core::Device;
+use clap::{ArgMatches, Parser, parser::ValueSource};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use taper_data::Samples;
+use taper_report::{ConsoleConfig, ConsoleSink, Sink, fresh_dir, sink_fn};
+use taper_train::{BoxError, start_threads};
+use taper_view::{HeldStderr, restore_terminal};
+
+use crate::cells::{Cell, cells, file_name, parse};
+use crate::command_line::{failure, file_time, usage};
+use crate::grid::Grid;
+use crate::screen::color_on;
+use crate::signals::{INTERRUPTED, Stop, on_signal};
+use crate::stage::Stage;
+use crate::stored::{Stored, write_grid};
+use crate::trial::Trial;
+use crate::{Data, Error, Options, Result, Screen};
+
+/// What a program needs to load its data.
+pub struct Setup<'a> {
+    /// Where tensors belong.
+    pub device: &'a Device,
+    pub(crate) screen: &'a Screen,
+}
+
+impl Setup<'_> {
+    /// Prints a line on standard error.
+    pub fn warn(&self, text: &str) {
+        self.screen.warn(text);
+    }
+}
+
+/// What all runs of a program share.
+pub(crate) struct Shared<'a> {
+    pub device: &'a Device,
+    pub screen: &'a Screen,
+    pub stop: Arc<Stop>,
+    /// The command line.
+    pub command: &'a [String],
+    /// Whether runs are resumed where there are some, even changed ones.
+    pub resumes: bool,
+    pub force: bool,
+    started: Instant,
+    first_batch: Once,
+}
+
+impl Shared<'_> {
+    /// For whoever measures how long a program takes to begin: `RUST_LOG=taper_experiment=debug`.
+    pub fn first_batch(&self) {
+        self.first_batch.call_once(|| {
+            let seconds = self.started.elapsed().as_secs_f64();
+            tracing::debug!(seconds, "first batch");
+        });
+    }
+}
+
+/// The `main` of a training program: parses its options, loads its data, and trains one run, or a grid of them.
+///
+/// `load` loads the data once, for all runs, and may adjust options that do not go together. `train` is called for each run with
+/// options in which every [`Sweep`](crate::Sweep) has one value.
+///
+/// The exit code is 0; 1 when something failed or `--target` was missed; 2 for wrong usage; 3 when an `--alert` fired; 128 and
+/// the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
+pub fn run<A, S, E, F>(
+    load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
+    train: impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync,
+) -> ExitCode
+where
+    A: Parser + Serialize + DeserializeOwned + Sync,
+    S: Samples + Sync,
+    E: Into<BoxError>,
+    F: Into<BoxError>,
+{
+    let parsed = A::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((A::from_arg_matches(&matches)?, matches)));
+    let (args, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return usage(&error),
+    };
+    match program(&args, &matches, load, train) {
+        Ok(code) => code,
+        Err(Error::Usage(text)) => usage(&A::command().error(clap::error::ErrorKind::ValueValidation, text)),
+        Err(error) => failure(&error),
+    }
+}
+
+fn program<A, S, E, F>(
+    args: &A,
+    matches: &ArgMatches,
+    load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
+    train: impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync,
+) -> Result<ExitCode>
+where
+    A: Parser + Serialize + DeserializeOwned + Sync,
+    S: Samples + Sync,
+    E: Into<BoxError>,
+    F: Into<BoxError>,
+{
+    let started = Instant::now();
+    let now = to_json(args)?;
+    let mut options: Options = parse(&now)?;
+    let resume: Option<&PathBuf> = matches.get_one("resume");
+    let stored = resume.map(|dir| Stored::find(dir)).transpose()?;
+    let force = matches.get_flag("force");
+    // The command line is read once: what is resumed is values, with those that are given now in their place.
+    let mut json = now;
+    if let Some(stored) = &stored {
+        let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let given: Vec<&str> = matches.ids().map(|id| id.as_str()).filter(is_given).collect();
+        json = stored.with(&json, &given);
+        options = parse(&json)?;
+    }
+    let mut args: A = parse(&json)?;
+    options.check()?;
+    prepare(options.running.threads);
+    let device = options.training.device.open()?;
+    let screen = Screen::new(options.running.quiet);
+
+    let data = load(&mut args, &Setup { device: &device, screen: &screen }).map_err(other)?;
+    let json = to_json(&args)?;
+    let batch_size = options.training.batch_size;
+    if data.train.count() < batch_size {
+        let count = data.train.count();
+        return Err(Error::option("--batch-size")(format!(
+            "expected at most the {count} samples of the training split, found {batch_size}"
+        )));
+    }
+    options.check_splits(&data.measured().map(|(split, _)| split).collect::<Vec<_>>())?;
+
+    let program = A::command().get_name().to_string();
+    let mut cells: Vec<Cell<A>> = cells(&json, &program)?;
+    // A run of a grid may be resumed by itself.
+    if let Some(name) = stored.as_ref().and_then(|stored| stored.only.as_ref()).filter(|_| cells.len() > 1) {
+        cells.retain(|cell| cell.about.name == *name);
+        if cells.is_empty() {
+            let why = format!("with these options no run is called {name}: leave them out");
+            return Err(Error::option("--resume")(why));
+        }
+    }
+    // A single run is written into `out` itself, a grid into a directory per run below it.
+    let alone = stored.as_ref().map_or(cells.len() == 1, |stored| stored.only.is_some());
+    let place =
+        |out: &Path, cell: &Cell<A>| if alone { out.to_path_buf() } else { out.join(&cell.about.name) };
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let command: Vec<String> = words.collect();
+    let shared = Shared {
+        device: &device,
+        screen: &screen,
+        stop: Arc::new(Stop::default()),
+        command: &command,
+        resumes: stored.is_some(),
+        force,
+        started,
+        first_batch: Once::new(),
+    };
+    // All of them once before the first is trained: the last must not fail after hours on what is known now.
+    for cell in &cells {
+        let resumed = stored.as_ref().map(|stored| place(&stored.dir, cell));
+        let stage = Stage::Rehearsal { resumed, run: None, begun: false };
+        let mut trial = Trial::new(&data, &cell.about, &shared, stage)?;
+        let rehearsed = train(&cell.args, &mut trial).map_err(other);
+        if let Some(text) = trial.ended.misused.take() {
+            return Err(Error::Usage(text));
+        }
+        rehearsed.and(trial.finish())?;
+    }
+    let seen = shared.stop.clone();
+    let stop = move |code: u8| {
+        if seen.ask(code) {
+            restore_terminal();
+            std::process::exit(code.into()); // asked twice
+        }
+    };
+    on_signal(stop.clone()).map_err(Error::option("signals"))?;
+
+    let default = || default_out(&cells, &program, &data.name);
+    let wanted = options.running.out.clone().filter(|_| stored.is_none()).unwrap_or_else(default);
+    let out = match &stored {
+        Some(stored) => stored.dir.clone(),
+        None if alone => wanted.clone(),
+        None => fresh_dir(&wanted).map_err(Error::option("--out"))?,
+    };
+    if !alone && stored.as_ref().is_none_or(|stored| differs(&stored.options, &json)) {
+        write_grid(&out, &json)?;
+    }
+    if options.running.live {
+        screen.open_live(move || stop(INTERRUPTED));
+    }
+    let config = ConsoleConfig { color: screen.color, ..Default::default() };
+    let console: Box<dyn Sink + Send> = match options.running.quiet {
+        true => Box::new(sink_fn(|_| Ok(()))),
+        false => Box::new(ConsoleSink::new(&screen, config)),
+    };
+    let wanted = (options.running.out.is_some() && stored.is_none()).then_some(wanted);
+    let paths = cells.iter().map(|cell| place(&out, cell)).collect();
+    let grid =
+        Grid { shared: &shared, options: &options, data: &data, cells: &cells, paths, out, alone, wanted };
+    grid.run(&train, console)
+}
+
+/// Sends what is logged to standard error, warnings or what `RUST_LOG` chooses, and starts `threads` threads, or as many as
+/// `RAYON_NUM_THREADS` says, or one for each core. [`run`] does this; a program that does not use it calls it first.
+pub fn prepare(threads: Option<usize>) {
+    use tracing_subscriber::EnvFilter;
+    // A program that has set a subscriber of its own keeps it.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(|| HeldStderr)
+        .with_ansi(std::io::stderr().is_terminal() && color_on(&std::io::stderr()))
+        .with_target(false)
+        .without_time()
+        .try_init();
+    let variable = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|n| *n > 0);
+    start_threads(threads.or_else(variable));
+}
+
+/// Whether more has changed than what is done with the runs.
+fn differs(was: &Value, is: &Value) -> bool {
+    let values = |options: &Value| {
+        let mut options = options.clone();
+        options.as_object_mut().map(|fields| fields.remove("running"));
+        options
+    };
+    values(was) != values(is)
+}
+
+fn to_json<A: Serialize>(args: &A) -> Result<Value> {
+    serde_json::to_value(args).map_err(Error::option("options"))
+}
+
+pub(crate) fn other<E: Into<BoxError>>(error: E) -> Error {
+    match error.into().downcast() {
+        Ok(own) => *own,
+        Err(error) => Error::Other(error),
+    }
+}
+
+/// `runs/2026-08-01T120000-mnist-digits-relu-selu`
+fn default_out<A>(cells: &[Cell<A>], program: &str, data: &str) -> PathBuf {
+    let mut parts = vec![file_time(SystemTime::now()), program.to_string()];
+    if data != program {
+        parts.push(data.to_string());
+    }
+    for text in cells.iter().flat_map(|cell| cell.about.labels.values()).filter_map(Value::as_str) {
+        if !parts.iter().any(|part| part == text) {
+            parts.push(text.to_string());
+        }
+    }
+    PathBuf::from("runs").join(file_name(&parts.join("-")))
+}

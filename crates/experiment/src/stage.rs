@@ -1,0 +1,81 @@
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use taper_hooks::Pass;
+use taper_report::{EpochReport, Error as ReportError, Run, Sink, Summary};
+use taper_train::{AnyStep, Error, Session, StepFn};
+
+use crate::Bars;
+
+/// What becomes of the calls.
+pub(crate) enum Stage<'a> {
+    /// Nothing is written: the directory of the run if it is resumed; whether epoch 0 has begun.
+    Rehearsal { resumed: Option<PathBuf>, run: Option<Run>, begun: bool },
+    /// Not started yet: where the run is written, and whom it is told.
+    Waiting { path: PathBuf, console: Box<dyn Sink + 'a>, bars: &'a Bars },
+    /// Started.
+    Started { session: Box<Session<'a>>, bars: &'a Bars, epoch: u32 },
+    /// Over.
+    Gone,
+}
+
+/// What a run came to.
+#[derive(Default)]
+pub(crate) struct Ended {
+    pub summary: Option<Arc<Mutex<Summary>>>,
+    /// Where it was written.
+    pub path: Option<PathBuf>,
+    /// There was nothing left to do.
+    pub was_finished: bool,
+    /// An alert ended it.
+    pub alerted: bool,
+    /// Nobody reads standard output any more.
+    pub closed: bool,
+    /// Options that make no sense.
+    pub misused: Option<String>,
+}
+
+impl Ended {
+    /// Keeps in mind how an error ended the run.
+    pub fn note(&mut self, error: &Error) {
+        if let Error::Report(error) = error {
+            self.alerted |= matches!(error, ReportError::Alert(_));
+            self.closed |=
+                matches!(error, ReportError::Io { cause, .. } if cause.kind() == ErrorKind::BrokenPipe);
+        }
+    }
+
+    /// What the run came to, once it has begun.
+    pub fn summary(&self) -> Option<Summary> {
+        Some(self.summary.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// A step that moves the bars.
+pub(crate) struct Counted<'a, F> {
+    pub step: &'a F,
+    pub bars: &'a Bars,
+}
+
+impl<B, F: StepFn<B>> StepFn<B> for Counted<'_, F> {
+    fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R {
+        let bars = self.bars;
+        self.step.run(|step| {
+            op(&|pass: &mut Pass<'_>, batch: &B| {
+                let done = step(pass, batch)?;
+                bars.advance(done.samples());
+                Ok(done)
+            })
+        })
+    }
+}
+
+/// A summary that is read after the session is gone.
+pub(crate) struct Told(pub Arc<Mutex<Summary>>);
+
+impl Sink for Told {
+    fn epoch(&mut self, report: &EpochReport) -> taper_report::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).epoch(report)
+    }
+}

@@ -1,0 +1,408 @@
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use candle_core::Device;
+use serde_json::json;
+use taper_data::{Batches, Samples};
+use taper_hooks::observer_fn;
+use taper_nn::Params;
+use taper_report::{EpochReport, Run, Sink, Split, Summary, TracingSink, read_reports};
+use taper_train::{
+    LoadConfig, Optimizer, OptimizerConfig, Session, SessionConfig, StepFn, evaluate, same_run,
+};
+
+use crate::cells::About;
+use crate::program::Shared;
+use crate::stage::{Counted, Ended, Stage, Told};
+use crate::{Bars, Data, Error, Result};
+
+/// One run of a program: its seed's parameters, the data, and the loop's calls.
+///
+/// The training function builds its model with [`Trial::params`], calls [`Trial::start`] and then either [`Trial::fit`] or a
+/// loop of its own:
+///
+/// ```
+/// # use taper_experiment::{Result, Trial};
+/// # use taper_data::Samples;
+/// # use taper_train::StepFn;
+/// # fn train<S: Samples<Batch: Send> + Sync>(trial: &mut Trial<'_, S>, step: impl StepFn<S::Batch>) -> Result<()> {
+/// while let Some(epoch) = trial.next_epoch()? { // from 0, the untrained network
+///     trial.train(&step)?;
+///     trial.evaluate(&step)?;
+///     if trial.end_epoch()?.is_some_and(|report| report.epoch > 3) {
+///         break; // early stopping, or whatever the loop is for
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// The function is called twice for each run. Before anything is written, all runs of a grid are rehearsed: epoch 0 on
+/// one sample. So a mistake in the last run of a grid is found before the first is trained.
+pub struct Trial<'a, S> {
+    /// For the model's parameters, drawn from the run's seed.
+    pub params: Params,
+    /// What is trained and measured on; shared by all runs.
+    pub data: &'a Data<S>,
+    /// Where tensors belong.
+    pub device: &'a Device,
+    /// The optimiser that the options ask for. Change it before [`Trial::start`] for groups or a schedule of one's own.
+    pub optimizer: OptimizerConfig,
+    about: &'a About,
+    shared: &'a Shared<'a>,
+    stage: Stage<'a>,
+    pub(crate) ended: Ended,
+}
+
+impl<'a, S: Samples> Trial<'a, S> {
+    pub(crate) fn new(
+        data: &'a Data<S>,
+        about: &'a About,
+        shared: &'a Shared<'a>,
+        stage: Stage<'a>,
+    ) -> Result<Self> {
+        let options = &about.options.training;
+        Ok(Self {
+            params: Params::of_run(options.seed, shared.device),
+            data,
+            device: shared.device,
+            optimizer: about.options.optimizer(data.train.count().div_ceil(options.batch_size) as u64)?,
+            about,
+            shared,
+            stage,
+            ended: Ended::default(),
+        })
+    }
+
+    /// Begins the run, or resumes it, once the parameters are those of the model. `model` is the model with its sizes as text,
+    /// `mlp 784-512-256-10`; `loss` what the loss is, with its unit.
+    ///
+    /// # Errors
+    /// If the run in the directory is another one, the weights of `--load` do not fit, files cannot be written, or an option of
+    /// the program has a name that `config.json` needs: `data`, `command`, `threads`, `taper`, `candle`, `os` or `arch`.
+    pub fn start(&mut self, model: impl Into<String>, loss: impl Into<String>) -> Result<()> {
+        let run = self.run(model.into(), loss.into())?;
+        match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Rehearsal { resumed: Some(path), .. } => {
+                let run = same_run(&path, run, self.shared.force).map_err(with_option)?;
+                self.stage = Stage::Rehearsal { resumed: Some(path), run: Some(run), begun: false };
+            }
+            Stage::Rehearsal { .. } => {
+                self.load_start()?;
+                self.stage = Stage::Rehearsal { resumed: None, run: Some(run), begun: false };
+            }
+            Stage::Waiting { path, console, bars } => {
+                let session = self.session_at(&path, run)?;
+                self.stage = self.begin(session, console, bars)?;
+            }
+            Stage::Started { .. } | Stage::Gone => {
+                return Err(Error::Other("expected one call of Trial::start, found a second".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is written down about the run.
+    fn run(&self, model: String, loss: String) -> Result<Run> {
+        let About { name, labels, options, json } = self.about;
+        let mut config = json.clone();
+        config["learning_rate"] = self.optimizer.learning_rate.into();
+        let more = json!({
+            "data": self.data.identity,
+            "command": self.shared.command,
+            "threads": rayon::current_num_threads(),
+            "taper": env!("CARGO_PKG_VERSION"),
+            "candle": option_env!("CANDLE_VERSION"),
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+        });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            if config.get(name).is_some() {
+                let text = format!(
+                    "expected no option of the name {name}, which config.json needs: rename the field"
+                );
+                return Err(Error::Other(text.into()));
+            }
+            config[name] = value.clone();
+        }
+        Ok(Run {
+            name: name.clone(),
+            dataset: self.data.name.clone(),
+            model,
+            labels: labels.clone(),
+            loss,
+            seed: options.training.seed,
+            parameters: self.params.count() as u64,
+            epochs: options.training.epochs,
+            config,
+        })
+    }
+
+    /// Sets the weights that a run starts from, if they come from a file.
+    fn load_start(&self) -> Result<()> {
+        let options = &self.about.options.training;
+        let config = LoadConfig { convert: options.convert, ..LoadConfig::default() };
+        Ok(options.load.as_ref().map_or(Ok(()), |path| config.load(&self.params, path).map(drop))?)
+    }
+
+    /// Makes the directory of the run, or finds where the run in it goes on.
+    fn session_at(&self, path: &Path, run: Run) -> Result<Session<'a>> {
+        let options = &self.about.options;
+        let optimizer = Optimizer::new(self.params.vars(), self.optimizer.clone())?;
+        let config = SessionConfig {
+            record: options.training.track.parts(),
+            save: options.save_every(),
+            keep: options.running.keep,
+            force: self.shared.force,
+            ..SessionConfig::default()
+        };
+        match self.shared.resumes {
+            true => Session::open(path, run, &self.params, optimizer, config).map_err(with_option),
+            false => {
+                Session::create(path, run, &self.params, optimizer, config).map_err(Error::option("--out"))
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        mut session: Session<'a>,
+        console: Box<dyn Sink + 'a>,
+        bars: &'a Bars,
+    ) -> Result<Stage<'a>> {
+        match session.resumed_from {
+            Some(point) => {
+                for error in &session.passed_over {
+                    self.shared.screen.warn(&format!("{error}: going on from {point} instead"));
+                }
+            }
+            None => self.load_start()?,
+        }
+        let summary = Arc::new(Mutex::new(Summary::new(session.run().clone())));
+        self.ended.summary = Some(summary.clone());
+        self.ended.path = Some(session.path().to_path_buf());
+        self.ended.was_finished = session.was_finished();
+        let mut told = Told(summary);
+        if session.was_finished() {
+            read_reports(session.path())?.iter().try_for_each(|report| told.epoch(report))?;
+        } else {
+            session.sink_with_past(told);
+            session.sink(TracingSink);
+            session.sink(console);
+            if let Some(live) = self.shared.screen.live() {
+                session.sink_with_past(live);
+            }
+            // Behind the others: what fires is on disk by then.
+            for alert in &self.about.options.running.alert {
+                session.sink(alert.clone());
+            }
+            if let Some(done) = session.done() {
+                let measured = self.data.measured_samples();
+                let per_epoch = self.data.train.count() as u64 + measured;
+                bars.skip(measured + per_epoch * u64::from(done) + session.progress().samples());
+            }
+        }
+        Ok(Stage::Started { session: Box::new(session), bars, epoch: 0 })
+    }
+
+    /// Trains all epochs with this step.
+    ///
+    /// # Errors
+    /// As [`Trial::next_epoch`], [`Trial::train`], [`Trial::evaluate`] and [`Trial::end_epoch`].
+    pub fn fit(&mut self, step: &impl StepFn<S::Batch>) -> Result<()>
+    where
+        S: Sync,
+        S::Batch: Send,
+    {
+        while self.next_epoch()?.is_some() {
+            self.train(step)?;
+            self.evaluate(step)?;
+            self.end_epoch()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the next epoch and returns its number, from 0, the untrained network; `None` after the last, and if the program
+    /// was asked to stop.
+    ///
+    /// # Errors
+    /// Before [`Trial::start`]; as [`Session::next_epoch`].
+    pub fn next_epoch(&mut self) -> Result<Option<u32>> {
+        let next = match &mut self.stage {
+            Stage::Rehearsal { run: Some(_), begun, .. } => {
+                return Ok((!std::mem::replace(begun, true)).then_some(0));
+            }
+            Stage::Started { .. } if self.ended.was_finished || self.shared.stop.is_asked() => {
+                return Ok(None);
+            }
+            Stage::Started { session, epoch, .. } => {
+                let next = session.next_epoch();
+                if let Ok(Some(next)) = next {
+                    *epoch = next;
+                }
+                next
+            }
+            _ => return Err(not_started()),
+        };
+        self.noted(next)
+    }
+
+    /// Trains on the training split, in a new order; does nothing in epoch 0. After Ctrl-C it ends behind the current batch.
+    ///
+    /// # Errors
+    /// As [`Session::train`].
+    pub fn train(&mut self, step: &impl StepFn<S::Batch>) -> Result<()>
+    where
+        S: Sync,
+        S::Batch: Send,
+    {
+        let (train, shared) = (&self.data.train, self.shared);
+        let batch_size = self.about.options.training.batch_size;
+        let Stage::Started { session, bars, epoch } = &mut self.stage else { return self.rehearsed() };
+        if *epoch > 0 {
+            let to_go = train.count().saturating_sub(session.progress().samples() as usize);
+            bars.pass(to_go, session.run(), *epoch, Split::Train);
+        }
+        let trained = session.train(&Counted { step, bars }, |rng, done| {
+            let batches = Batches::shuffled(train, rng, batch_size).skip(done);
+            batches.take_while(|_| !shared.stop.is_asked()).inspect(|_| shared.first_batch())
+        });
+        self.noted(trained)
+    }
+
+    /// Measures the validation and the test split, those that there are.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub fn evaluate(&mut self, step: &impl StepFn<S::Batch>) -> Result<()>
+    where
+        S: Sync,
+    {
+        let (data, shared) = (self.data, self.shared);
+        let batch_size = self.about.options.training.batch_size;
+        let Stage::Started { session, bars, epoch } = &mut self.stage else {
+            self.rehearsed()?;
+            let rehearsed = self.rehearse(step);
+            if let Err(Error::Usage(text)) = &rehearsed {
+                self.ended.misused = Some(text.clone());
+            }
+            return rehearsed;
+        };
+        let mut measured = Ok(());
+        for (split, set) in data.measured().filter(|_| !shared.stop.is_asked()) {
+            bars.pass(set.count(), session.run(), *epoch, split);
+            let batches = Batches::in_order(set, batch_size).take_while(|_| !shared.stop.is_asked());
+            let one = session.evaluate(&Counted { step, bars }, split, batches).map(drop);
+            if !shared.stop.is_asked() {
+                measured = measured.and(one);
+            }
+        }
+        self.noted(measured)
+    }
+
+    /// Ends an epoch: reports it, and saves a checkpoint if one is due. `None` if there is nothing to report, since the program
+    /// was asked to stop within the epoch.
+    ///
+    /// # Errors
+    /// As [`Session::end_epoch`], and if an alert fires.
+    pub fn end_epoch(&mut self) -> Result<Option<EpochReport>> {
+        let stopped = self.shared.stop.is_asked();
+        let Stage::Started { session, .. } = &mut self.stage else { return self.rehearsed().map(|()| None) };
+        let ended = match stopped {
+            true => session.interrupt().map(|()| None),
+            false => session.end_epoch().map(Some),
+        };
+        self.noted(ended)
+    }
+
+    /// The best epoch so far: see [`Session::best`].
+    pub fn best(&self) -> Option<(u32, f64)> {
+        match &self.stage {
+            Stage::Started { session, .. } => session.best(),
+            _ => None,
+        }
+    }
+
+    /// The session of the run, for what a trial does not offer; `None` in a rehearsal.
+    pub fn session(&mut self) -> Option<&mut Session<'a>> {
+        match &mut self.stage {
+            Stage::Started { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Prints a line, above the progress bars; not with `--quiet`.
+    pub fn say(&self, text: &str) {
+        if matches!(self.stage, Stage::Started { .. }) && !self.about.options.running.quiet {
+            self.shared.screen.say(text);
+        }
+    }
+
+    /// Whatever ended the run, what it came to is kept.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Started { mut session, .. } if !self.ended.was_finished => {
+                let finished = session.finish();
+                self.noted(finished)
+            }
+            Stage::Started { .. } | Stage::Rehearsal { run: Some(_), .. } => Ok(()),
+            _ => Err(not_started()),
+        }
+    }
+
+    /// Nothing happens in a rehearsal, but a call out of order is a mistake there too.
+    fn rehearsed(&self) -> Result<()> {
+        match self.stage {
+            Stage::Rehearsal { begun: true, .. } => Ok(()),
+            _ => Err(not_started()),
+        }
+    }
+
+    /// Asks whether every site and metric that an alert names is there, and what the target is about: one sample tells.
+    fn rehearse(&self, step: &impl StepFn<S::Batch>) -> Result<()>
+    where
+        S: Sync,
+    {
+        let (alerts, target) = (&self.about.options.running.alert, self.about.options.running.target);
+        if alerts.is_empty() && target.is_none() {
+            return Ok(());
+        }
+        let (split, set) = self.data.measured().last().unwrap_or((Split::Test, &self.data.train));
+        let mut sites = Vec::new();
+        let note = observer_fn(|seen| {
+            sites.push(seen.site.name().to_string());
+            Ok(())
+        });
+        let report = evaluate(step, split, Batches::in_order(set, 1).take(1), &mut { note })?;
+        let usage = |error: taper_report::Error| Error::Usage(error.to_string());
+        for alert in alerts {
+            alert.check_site(&sites).and_then(|()| alert.check_metrics(&report.score)).map_err(usage)?;
+        }
+        crate::target::check(target, &report.score.primary())
+    }
+
+    /// Keeps in mind how the run was ended.
+    fn noted<T>(&mut self, result: taper_train::Result<T>) -> Result<T> {
+        Ok(result.inspect_err(|error| self.ended.note(error))?)
+    }
+}
+
+fn not_started() -> Error {
+    Error::Other(
+        "expected a run that has begun: call Trial::start, and Trial::next_epoch for each epoch".into(),
+    )
+}
+
+/// The error, with the option that would accept what it is about.
+fn with_option(error: taper_train::Error) -> Error {
+    match &error {
+        taper_train::Error::OtherRun { path, changes } => Error::Other(
+            format!(
+                "{}: {}: leave the change out, or accept it with --force, and with it another result",
+                path.display(),
+                changes.join("; ")
+            )
+            .into(),
+        ),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,115 @@
+//! Trains networks on MNIST (or digits, Fashion-MNIST, KMNIST) and shows what every layer's activations do,
+//! for one or several activation functions, without dropout and with it.
+//!
+//!     cargo run --example mnist -- --act selu
+//!     cargo run --example mnist -- --model cnn --act relu --dropout 0.25 --target 99
+//!     cargo run --example mnist -- --act relu,selu,tanh,sigmoid --dropout 0,0.5 --seeds 3
+//!     cargo run --example mnist -- --resume runs/NAME
+//!
+//! Exit code: 0, 1 when something failed or `--target` was missed, 2 for wrong usage, 3 when an `--alert` fired, 130
+//! after Ctrl-C, 143 after SIGTERM.
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+use taper::data::Split;
+use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
+use taper::train::{CROSS_ENTROPY, classify};
+use taper_experiment::{Data, ImageOptions, Options, Result, Setup, Sweep, Trial, rate, size, sweep};
+
+/// Keeps the memory of a step for the next step.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how
+/// the distribution leans. Several activations, dropout rates or seeds are compared side by side.
+#[derive(Parser, Serialize, Deserialize)]
+#[command(name = "mnist", version, allow_negative_numbers = true, after_help = after_help(), next_help_heading = "Model")]
+struct Args {
+    /// Network: fully connected, convolutional, or softmax regression
+    #[arg(long, value_enum, default_value_t = Kind::Mlp)]
+    model: Kind,
+    /// Units of the hidden fully connected layers [default: 512,256 for mlp, 128 for cnn]
+    #[arg(long, value_name = "N[,N...]", value_delimiter = ',', value_parser = size)]
+    widths: Option<Vec<usize>>,
+    /// Feature maps of the convolutions of a cnn
+    #[arg(long, value_name = "N[,N...]", value_delimiter = ',', value_parser = size, default_value = "32,64")]
+    channels: Vec<usize>,
+    /// Activation functions, one run each; some take a number: celu:0.5
+    #[arg(long, value_name = "A[,B...]", default_value = "relu")]
+    act: Sweep<Activation>,
+    /// Dropout rates, one run each; behind selu it is alpha-dropout
+    #[arg(long, value_name = "P[,P...]", value_parser = sweep(rate), default_value = "0,0.25")]
+    dropout: Sweep<f64>,
+    /// he, lecun, glorot or pytorch [default: what suits the activation]
+    #[arg(long)]
+    init: Option<Init>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    images: ImageOptions,
+    #[command(flatten)]
+    #[serde(flatten)]
+    options: Options,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Mlp,
+    Cnn,
+    Linear,
+}
+
+fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
+    let data = args.images.load(setup)?;
+    if args.model == Kind::Linear {
+        let rates = args.dropout.values();
+        let dropped = rates.iter().any(|rate| *rate > 0.0) && rates != [0.0, 0.25];
+        if args.widths.is_some() || args.act.values() != [Activation::Relu] || dropped {
+            setup.warn("softmax regression has no hidden layer: --act, --dropout and --widths do nothing");
+        }
+        (args.act, args.dropout) = (Sweep::one(Activation::Identity), Sweep::one(0.0));
+    }
+    Ok(data)
+}
+
+fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
+    let (input @ (c, h, w), classes) = (trial.data.train.shape(), trial.data.train.classes());
+    let (activation, dropout, init) = (*args.act, *args.dropout, args.init);
+    let join = |sizes: &[usize]| sizes.iter().map(|n| format!("{n}-")).collect::<String>();
+    let vb = trial.params.builder();
+    let (model, text): (Box<dyn Model + Send + Sync>, _) = if args.model == Kind::Cnn {
+        let (channels, widths) = (args.channels.clone(), args.widths.clone().unwrap_or(vec![128]));
+        let text = format!("cnn {}pool-{}{classes}", join(&channels), join(&widths));
+        let rest = CnnConfig::default();
+        let config = CnnConfig { input, channels, widths, classes, activation, init, dropout, ..rest };
+        (Box::new(Cnn::new(&config, vb)?), text)
+    } else {
+        let (inputs, mlp) = (c * h * w, args.widths.clone().unwrap_or(vec![512, 256]));
+        let (name, widths) = if args.model == Kind::Mlp { ("mlp", mlp) } else { ("linear", vec![]) };
+        let text = format!("{name} {inputs}-{}{classes}", join(&widths));
+        let config = MlpConfig { inputs, widths, classes, activation, init, dropout };
+        (Box::new(Mlp::new(&config, vb)?), text)
+    };
+    trial.start(text, CROSS_ENTROPY)?;
+    trial.fit(&classify(&*model))
+}
+
+/// What no option's own text has room for.
+fn after_help() -> String {
+    let names = Activation::ALL.map(Activation::name);
+    let rows: Vec<String> = names.chunks(10).map(|row| row.join(", ")).collect();
+    let examples = "\
+  mnist --act selu                                     one activation, without dropout and with it
+  mnist --act relu,selu,tanh,sigmoid --dropout 0,0.5   a grid of eight runs and their comparison
+  mnist --act relu,selu,tanh --seeds 4 --jobs 8        24 runs, eight at a time, each on one core
+  mnist --model cnn --dropout 0.25 --target 99         fails if the best test accuracy is below 99 %
+  mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download
+  mnist --resume runs/NAME                             resumes what was interrupted";
+    format!("Activations:\n  {}\n\nExamples:\n{examples}", rows.join(",\n  "))
+}
+
+fn main() -> ExitCode {
+    taper_experiment::run(load, train)
+}

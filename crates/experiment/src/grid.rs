@@ -17,7 +17,7 @@ use crate::command_line::with_sources;
 use crate::in_order::InOrder;
 use crate::program::{Shared, other};
 use crate::signals::Stop;
-use crate::stage::{Ended, Stage};
+use crate::stage::{Ended, Stage, live_page};
 use crate::trial::Trial;
 use crate::{Bars, Data, Error, Options, Result, target};
 
@@ -54,6 +54,9 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         console: Box<dyn Sink + Send + '_>,
     ) -> Result<ExitCode> {
         let (shared, data, n) = (self.shared, self.data, self.cells.len());
+        if !self.alone {
+            shared.page.get_or_init(|| live_page(&self.out));
+        }
         // The untrained network is measured too.
         let (per_epoch, measured) = (data.train.count() as u64, data.measured_samples());
         let epochs = self.options.training.epochs;

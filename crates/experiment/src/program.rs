@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use candle_core::Device;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use taper_data::Samples;
 use taper_report::{ConsoleConfig, ConsoleSink, Sink, fresh_dir, sink_fn};
 use taper_train::{BoxError, start_threads};
-use taper_view::{HeldStderr, restore_terminal};
+use taper_view::{HeldStderr, LivePage, restore_terminal};
 
 use crate::cells::{Cell, cells, file_name, parse};
 use crate::command_line::{failure, file_time, usage};
@@ -47,6 +47,8 @@ pub(crate) struct Shared<'a> {
     /// Whether runs are resumed where there are some, even changed ones.
     pub resumes: bool,
     pub force: bool,
+    /// The page of the run or the grid while it is under way.
+    pub page: OnceLock<Mutex<LivePage>>,
     started: Instant,
     first_batch: Once,
 }
@@ -158,6 +160,7 @@ where
         resumes: stored.is_some(),
         force,
         started,
+        page: OnceLock::new(),
         first_batch: Once::new(),
     };
     // All of them once before the first is trained: the last must not fail after hours on what is known now.

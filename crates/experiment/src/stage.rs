@@ -1,10 +1,11 @@
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use taper_hooks::Pass;
-use taper_report::{EpochReport, Error as ReportError, Run, Sink, Summary};
+use taper_report::{EpochReport, Error as ReportError, Run, Sink, StepReport, Summary};
 use taper_train::{AnyStep, Error, Session, StepFn};
+use taper_view::LivePage;
 
 use crate::Bars;
 
@@ -77,5 +78,32 @@ pub(crate) struct Told(pub Arc<Mutex<Summary>>);
 impl Sink for Told {
     fn epoch(&mut self, report: &EpochReport) -> taper_report::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).epoch(report)
+    }
+}
+
+/// The page of the runs in a directory, in that directory.
+pub(crate) fn live_page(dir: &Path) -> Mutex<LivePage> {
+    Mutex::new(LivePage::new(dir.join("report.html"), vec![dir.to_path_buf()]))
+}
+
+/// Keeps a page up to date.
+pub(crate) struct Paged<'a>(pub &'a Mutex<LivePage>);
+
+impl Paged<'_> {
+    /// A page that cannot be written now is written at the end, which says why it cannot.
+    fn update(&self) {
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).update();
+    }
+}
+
+impl Sink for Paged<'_> {
+    fn epoch(&mut self, _report: &EpochReport) -> taper_report::Result<()> {
+        self.update();
+        Ok(())
+    }
+
+    fn step(&mut self, _report: &StepReport) -> taper_report::Result<()> {
+        self.update();
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use taper_train::{
 
 use crate::cells::About;
 use crate::program::Shared;
-use crate::stage::{Counted, Ended, Stage, Told};
+use crate::stage::{Counted, Ended, Paged, Stage, Told, live_page};
 use crate::{Bars, Data, Error, Result};
 
 /// One run of a program: its seed's parameters, the data, and the loop's calls.
@@ -187,6 +187,8 @@ impl<'a, S: Samples> Trial<'a, S> {
         } else {
             session.sink_with_past(told);
             session.sink(TracingSink);
+            let page = self.shared.page.get_or_init(|| live_page(session.path()));
+            session.sink(Paged(page));
             session.sink(console);
             if let Some(live) = self.shared.screen.live() {
                 session.sink_with_past(live);

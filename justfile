@@ -35,6 +35,10 @@ deny *CHECKS="licenses bans sources":
 bench *ARGS:
     python3 benches/run.py {{ARGS}}
 
+# Values, statistics and speed on a CUDA device, beside the CPU and PyTorch; says that it skipped where there is none.
+gpu:
+    bash benches/gpu.sh
+
 # What recording everything costs, by steps in turns; needs MNIST in $TAPER_DATA: `just recording mlp`.
 recording *CASES:
     cargo bench -p taper --bench recording --profile dev -- {{CASES}}

@@ -8,7 +8,7 @@ use std::iter::FusedIterator;
 pub struct Batch {
     /// `(N, C, H, W)`, `f32`, scaled.
     pub images: Tensor,
-    /// `(N)`, `u32`.
+    /// `(N)`, `u32`, on the CPU: a loss looks at them before it uses them.
     pub labels: Tensor,
 }
 

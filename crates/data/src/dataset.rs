@@ -55,8 +55,8 @@ impl Dataset {
     /// Splits already taken out of the set keep the scale they had.
     pub fn scaled(mut self, scale: Scale) -> Self {
         let table = Arc::new(scale.table(self.train.white(), self.mean, self.std));
-        self.train.table = table.clone();
-        self.test.table = table;
+        self.train.put_table(&table);
+        self.test.put_table(&table);
         self
     }
 
@@ -70,10 +70,11 @@ impl Dataset {
         hex::encode(hash.finalize())
     }
 
-    /// Sets where the batches of both splits are put; the CPU if never called.
+    /// Sets where the images of both splits' batches are put; the CPU if never called. On a GPU all pixels are kept there, as
+    /// bytes, from the first batch on.
     pub fn on(mut self, device: &Device) -> Self {
-        self.train.device = device.clone();
-        self.test.device = device.clone();
+        self.train.put_on(device);
+        self.test.put_on(device);
         self
     }
 }

@@ -1,9 +1,12 @@
 use crate::{Batch, Batches, Error, Result, Samples, Scale};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 /// Labelled images: a training, validation or test split.
 ///
@@ -18,8 +21,10 @@ pub struct Split {
     white: u8,
     classes: usize,
     /// What each pixel value becomes in a batch.
-    pub(crate) table: Arc<[f32; 256]>,
-    pub(crate) device: Device,
+    table: Arc<[f32; 256]>,
+    device: Device,
+    /// All pixels and the table on another device than the CPU, from the first batch on.
+    resident: Arc<OnceLock<[Tensor; 2]>>,
     /// What [`pixels_hash`](Split::pixels_hash) is for all rows, if it was made while they were read.
     pub(crate) hash: Option<Sha256>,
 }
@@ -77,8 +82,38 @@ impl Split {
             classes,
             table: Arc::new(Scale::Unit.table(white, 0.0, 1.0)),
             device: Device::Cpu,
+            resident: Arc::default(),
             hash: None,
         })
+    }
+
+    /// Sets what each pixel value becomes in a batch.
+    pub(crate) fn put_table(&mut self, table: &Arc<[f32; 256]>) {
+        (self.table, self.resident) = (Arc::clone(table), Arc::default());
+    }
+
+    /// Sets where batches are put.
+    pub(crate) fn put_on(&mut self, device: &Device) {
+        (self.device, self.resident) = (device.clone(), Arc::default());
+    }
+
+    /// A batch of the split's device, which is not the CPU: pixels are there as bytes, and are gathered and scaled there.
+    fn gather_there(&self, rows: &[usize]) -> Result<Tensor> {
+        let ((c, h, w), size, device) =
+            (self.shape, self.pixels.len() / self.labels.len().max(1), &self.device);
+        let [pixels, table] = match self.resident.get() {
+            Some(resident) => resident,
+            None => {
+                let pixels = Tensor::from_slice(&self.pixels[..], (self.labels.len(), size), device)?;
+                let table = Tensor::from_slice(&self.table[..], 256, device)?;
+                self.resident.get_or_init(|| [pixels, table])
+            }
+        };
+        let rows: Vec<u32> = rows.iter().map(|row| (self.rows.start + row) as u32).collect();
+        let pixels = pixels.index_select(&Tensor::from_slice(&rows, rows.len(), device)?, 0)?;
+        // As u32: candle takes the largest index of a type for one that is none, and 255 is one.
+        let values = table.index_select(&pixels.flatten_all()?.to_dtype(DType::U32)?, 0)?;
+        Ok(values.reshape((rows.len(), c, h, w))?)
     }
 
     /// The name for messages, such as `mnist train`.
@@ -227,7 +262,16 @@ impl Samples for Split {
     /// One pass over bytes, on all threads; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
     fn gather(&self, rows: &[usize]) -> Result<Batch> {
         let ((c, h, w), n) = (self.shape, rows.len());
-        let (pixels, labels, size) = (self.pixels(), self.labels(), c * h * w);
+        // On the CPU, where a loss looks at them before it uses them.
+        let labels_of = |rows: &[usize]| {
+            let labels: Vec<u32> = rows.iter().map(|&row| self.labels()[row]).collect();
+            Tensor::from_vec(labels, n, &Device::Cpu)
+        };
+        // Positions on a device are kept in 32 bits.
+        if !self.device.is_cpu() && self.labels.len() <= u32::MAX as usize {
+            return Ok(Batch { images: self.gather_there(rows)?, labels: labels_of(rows)? });
+        }
+        let (pixels, size) = (self.pixels(), c * h * w);
         let table: &[f32; 256] = &self.table;
         let mut xs = vec![0.0; n * size];
         xs.par_chunks_exact_mut(size).zip(rows).with_min_len(16).for_each(|(xs, &row)| {
@@ -242,11 +286,7 @@ impl Samples for Split {
             }
             behind.iter_mut().zip(rest).for_each(|(x, pixel)| *x = table[usize::from(*pixel)]);
         });
-        let ys: Vec<u32> = rows.iter().map(|&row| labels[row]).collect();
-        Ok(Batch {
-            images: Tensor::from_vec(xs, (n, c, h, w), &self.device)?,
-            labels: Tensor::from_vec(ys, n, &self.device)?,
-        })
+        Ok(Batch { images: Tensor::from_vec(xs, (n, c, h, w), &self.device)?, labels: labels_of(rows)? })
     }
 }
 

@@ -179,12 +179,14 @@ impl Track {
 
 impl DeviceKind {
     pub(crate) fn open(self) -> Result<Device> {
-        let (name, device) = match self {
+        let (option, device) = match self {
             Self::Cpu => return Ok(Device::Cpu),
-            Self::Cuda => ("cuda", Device::new_cuda(0)),
-            Self::Metal => ("metal", Device::new_metal(0)),
+            Self::Cuda => ("--device cuda", taper_kernels::cuda(0)),
+            Self::Metal => (
+                "--device metal needs such a device and a build with --features metal",
+                Device::new_metal(0),
+            ),
         };
-        let option = format!("--device {name} needs such a device and a build with --features {name}");
         device.map_err(taper_train::Error::from).map_err(Error::option(option))
     }
 }

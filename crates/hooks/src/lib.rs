@@ -36,6 +36,7 @@ mod pass;
 mod recorder;
 mod site;
 mod step;
+mod tallies;
 mod tally;
 mod window;
 

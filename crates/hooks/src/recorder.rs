@@ -1,10 +1,14 @@
+use std::borrow::Cow;
+
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
+use taper_kernels::stats::device::Observed;
 use taper_kernels::stats::{Block, Slopes};
 use taper_kernels::{Activation, with_values};
 use taper_report::{LayerStats, SiteSteps, Split, Trouble};
 
 use crate::measure;
+use crate::tallies::{Faults, Tallies};
 use crate::tally::{Kind, RARE, Tally};
 use crate::window::SiteWindow;
 use crate::{Error, Mode, Observer, Parts, Seen, Site, Units};
@@ -19,6 +23,9 @@ use crate::{Error, Mode, Observer, Parts, Seen, Site, Units};
 ///
 /// It can be written down and read back with serde, in the middle of a window too, and goes on as if nothing had
 /// happened: counts are integers, sums the bits of floats. What contradicts itself is refused when it is read.
+///
+/// Beside a network on a CUDA device the sums stay on it, and nothing waits for them: they are fetched where a window ends, and
+/// where the recorder is asked, cloned or written down. Activations on other devices are copied and measured on the CPU.
 ///
 /// It never ends a pass. Where the units of a site change in number, training and evaluation mix within a window, or two
 /// sites of one name come, it stops recording that site and says why in [`LayerStats::trouble`].
@@ -37,6 +44,11 @@ pub struct Recorder {
     previous: Vec<(String, Vec<bool>)>,
     /// The open window of steps; `None` before the first.
     steps: Option<Vec<SiteWindow>>,
+    #[serde(skip)]
+    faults: Faults,
+    /// Whether batches on the CPU are measured as those on a GPU are, for tests.
+    #[serde(skip)]
+    as_on_device: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,8 +68,7 @@ struct Watched {
     #[serde(skip)]
     slopes: Option<Slopes>,
     mode: Mode,
-    /// One for every block of a batch, and one at least: blocks add to them side by side.
-    tallies: Vec<Tally>,
+    tallies: Tallies,
 }
 
 /// A recorder as it is read.
@@ -78,11 +89,11 @@ impl TryFrom<Written> for Recorder {
     ) -> std::result::Result<Self, String> {
         // What is read is added up later, and more is added to it.
         let counts =
-            sites.iter().flat_map(|w| w.tallies.iter().map(|t| t.values).chain([w.unrecorded_faults]));
+            sites.iter().flat_map(|w| w.tallies.host.iter().map(|t| t.values).chain([w.unrecorded_faults]));
         if counts.map(u128::from).sum::<u128>() > i64::MAX as u128 {
             return Err("recorder: more values are counted than a run can have".to_string());
         }
-        for (i, Watched { name, tallies, .. }) in sites.iter().enumerate() {
+        for (i, Watched { name, tallies: Tallies { host: tallies, .. }, .. }) in sites.iter().enumerate() {
             if sites[..i].iter().any(|other| other.name == *name) {
                 return Err(format!("recorder: site '{name}' is there twice"));
             }
@@ -99,14 +110,14 @@ impl TryFrom<Written> for Recorder {
         for (i, own) in steps.iter().flatten().enumerate() {
             let twice = steps.iter().flatten().take(i).any(|other| other.name == own.name);
             let site = sites.iter().find(|site| site.name == own.name);
-            if twice || !own.fits(site.map(|site| &site.tallies[..])) {
+            if twice || !own.fits(site.map(|site| &site.tallies.host[..])) {
                 let name = &own.name;
                 return Err(format!(
                     "recorder: site '{name}': expected a window of steps within the tallies"
                 ));
             }
         }
-        Ok(Self { parts, window, sites, previous, steps })
+        Ok(Self { parts, window, sites, previous, steps, faults: Faults::default(), as_on_device: false })
     }
 }
 
@@ -163,7 +174,21 @@ impl Recorder {
 
     /// Records counts and the given parts; the others are not computed.
     pub fn of(parts: Parts) -> Self {
-        Self { parts, window: None, sites: Vec::new(), previous: Vec::new(), steps: None }
+        Self {
+            parts,
+            window: None,
+            sites: Vec::new(),
+            previous: Vec::new(),
+            steps: None,
+            faults: Faults::default(),
+            as_on_device: false,
+        }
+    }
+
+    /// Measures activations on the CPU as those on a GPU are measured, in candle operations, for tests: slowly.
+    #[doc(hidden)]
+    pub fn as_on_device(self) -> Self {
+        Self { as_on_device: true, ..self }
     }
 
     /// What it records beside the counts.
@@ -172,11 +197,11 @@ impl Recorder {
     }
 
     /// What every unit of a site did so far in this window, in the order of the units; `None` if the site was not
-    /// seen. Ask before [`Recorder::finish`], which empties the window.
+    /// seen, or its sums cannot be read from the GPU. Ask before [`Recorder::finish`], which empties the window.
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
         let watched = self.sites.iter().find(|w| w.name == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
-        let tally = Tally::of(&watched.tallies);
+        let tally = Tally::of(&watched.tallies.read().ok()?);
         let scores = tally.dormancy();
         let stats = |(u, dormancy): (crate::tally::Unit, Option<f64>)| UnitStats {
             observations: u.observations,
@@ -203,7 +228,12 @@ impl Recorder {
         {
             return Err(Error::WindowOpen { open, begins });
         }
+        let read = |theirs: &Watched| {
+            let unreadable = |_| Error::Merge { site: theirs.name.clone(), trouble: Trouble::Unreadable };
+            theirs.tallies.read().map(Cow::into_owned).map_err(unreadable)
+        };
         for theirs in &other.sites {
+            read(theirs)?;
             if let Some(own) = self.sites.iter().find(|w| w.name == theirs.name)
                 && let Some(trouble) = match own.activation == theirs.activation && own.kind == theirs.kind {
                     true => own.trouble_with(theirs.mode, theirs.units(), theirs.kind.has_slope),
@@ -218,7 +248,7 @@ impl Recorder {
                 // Its numbers are about what came before the trouble.
                 Some(own) if own.trouble.is_some() => own.unrecorded_faults += theirs.non_finite(),
                 Some(own) => {
-                    own.tallies[0].merge(&Tally::of(&theirs.tallies));
+                    own.tallies.host[0].merge(&Tally::of(&read(theirs)?));
                     own.uses = own.uses.max(theirs.uses);
                     own.trouble = theirs.trouble.clone();
                     own.unrecorded_faults += theirs.unrecorded_faults;
@@ -240,17 +270,22 @@ impl Recorder {
     /// Ends the window: its numbers by site, in the order in which sites were first seen. The next window
     /// starts empty and knows which units were dead in this one. A window of steps that is open goes on in it.
     pub fn finish(&mut self) -> Vec<LayerStats> {
-        self.window = None;
+        (self.window, self.faults) = (None, Faults::default());
         if let Some(steps) = &mut self.steps {
             for site in &self.sites {
-                SiteWindow::of(steps, &site.name, site.kind.has_slope).carry(&site.tallies);
+                if let Ok(tallies) = site.tallies.read() {
+                    SiteWindow::of(steps, &site.name, site.kind.has_slope).carry(&tallies);
+                }
             }
         }
         let sites = std::mem::take(&mut self.sites);
         let previous = std::mem::take(&mut self.previous);
         let mut all = Vec::with_capacity(sites.len());
         for Watched { name, activation, kind, uses, trouble, tallies, .. } in sites {
-            let tally = Tally::of(&tallies);
+            let (tally, trouble) = match tallies.read() {
+                Ok(all) => (Tally::of(&all), trouble),
+                Err(_) => (Tally::of(&tallies.host), Some(Trouble::Unreadable)),
+            };
             let stats = tally.stats(self.parts, kind);
             let mut stats = LayerStats { site: name, activation, uses, trouble, ..stats };
             if !kind.has_slope {
@@ -277,12 +312,12 @@ impl Recorder {
 
 impl Watched {
     fn units(&self) -> usize {
-        self.tallies[0].units.len()
+        self.tallies.units()
     }
 
-    /// Values that were not finite, also since there has been trouble.
+    /// Values in memory that were not finite, also since there has been trouble.
     fn non_finite(&self) -> u64 {
-        self.tallies.iter().map(|tally| tally.nan + tally.infinite).sum::<u64>() + self.unrecorded_faults
+        self.tallies.host.iter().map(|tally| tally.nan + tally.infinite).sum::<u64>() + self.unrecorded_faults
     }
 
     /// Why no more of this mode, with this number of units, with or without an f', may be added.
@@ -301,7 +336,7 @@ impl Watched {
 impl Observer for Recorder {
     /// Of the window so far.
     fn non_finite(&self) -> u64 {
-        self.sites.iter().map(Watched::non_finite).sum()
+        self.sites.iter().map(Watched::non_finite).sum::<u64>() + self.faults.read()
     }
 
     /// By differences of the sums of the window so far: it costs nothing between the ends of windows of steps.
@@ -312,7 +347,8 @@ impl Observer for Recorder {
         }
         let end = |own: &mut SiteWindow| {
             let site = self.sites.iter().find(|site| site.name == own.name);
-            own.end(site.map(|site| &site.tallies[..]))
+            let tallies = site.map(|site| site.tallies.read()).transpose().ok()?;
+            own.end(tallies.as_deref())
         };
         steps.iter_mut().filter_map(end).collect()
     }
@@ -347,7 +383,7 @@ impl Observer for Recorder {
                     site: None,
                     slopes: None,
                     mode: seen.mode,
-                    tallies: vec![Tally::new(units)],
+                    tallies: Tallies::new(units),
                 });
                 self.sites.len() - 1
             }
@@ -363,11 +399,20 @@ impl Observer for Recorder {
             return Ok(());
         }
         own.uses = own.uses.max(seen.uses);
+        let units_last = seen.units == Units::Last;
+        if seen.ys.device().is_cuda() || self.as_on_device {
+            let xs = match seen.activation {
+                Some(f) if !f.slope_shows_in_value() => Some(seen.xs()?),
+                _ => None,
+            };
+            let batch =
+                Observed { f: seen.activation, units, positions, units_last, xs: xs.as_ref(), ys: seen.ys };
+            return own.tallies.add(&batch, &mut self.faults);
+        }
         if own.slopes.as_ref().map(Slopes::activation) != seen.activation {
             own.slopes = seen.activation.map(Slopes::of);
         }
-        let (slopes, parts, tallies) = (own.slopes.as_ref(), self.parts, &mut own.tallies);
-        let units_last = seen.units == Units::Last;
+        let (slopes, parts, tallies) = (own.slopes.as_ref(), self.parts, &mut own.tallies.host);
         let mut add = |xs: &[f32], ys: &[f32]| {
             measure::add(Block { slopes, units, positions, units_last, xs, ys }, parts, tallies);
         };

@@ -7,7 +7,7 @@ mod graph;
 mod op;
 mod tape;
 
-pub use finite::{all_finite, first_non_finite};
+pub use finite::{all_finite, first_non_finite, non_finite_flag};
 pub(crate) use gradient::{Gradient, Pending, Scattered, Tile, TileOp};
 pub(crate) use gradients::Form;
 pub use gradients::{Gradients, VarGradient};

@@ -29,6 +29,9 @@
 
 mod activation;
 mod autograd;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod error;
 mod gemm;
 mod math;
@@ -42,15 +45,17 @@ mod values;
 
 pub use activation::{Activation, CustomActivation, SELU_ALPHA, SELU_LAMBDA};
 pub use autograd::{
-    Gradients, Tape, VarGradient, all_finite, first_non_finite, no_grad, off_the_record, record,
+    Gradients, Tape, VarGradient, all_finite, first_non_finite, no_grad, non_finite_flag, off_the_record,
+    record,
 };
+pub use device::{check_stream, cuda};
 pub use error::Error;
 pub use ops::activate::{activate, derivatives, prelu};
 pub use ops::add::add;
 pub use ops::attention::{Mask, attention, self_attention};
 pub use ops::batch_norm::{Moments, batch_norm, batch_norm_with};
 pub use ops::conv2d::{Conv2dGeometry, conv2d, conv2d_act};
-pub use ops::cross_entropy::cross_entropy;
+pub use ops::cross_entropy::{count_correct, cross_entropy};
 pub use ops::dropout::{Draw, alpha_dropout, dropout};
 pub use ops::embedding::embedding;
 pub use ops::linear::{linear, linear_act};

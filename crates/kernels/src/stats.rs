@@ -4,6 +4,7 @@
 //! per unit of rows are added in a second pass over the block.
 
 mod bins;
+pub mod device;
 mod slopes;
 mod span;
 mod units;

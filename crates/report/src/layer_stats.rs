@@ -153,6 +153,8 @@ pub enum Trouble {
     SiteTwice,
     /// Values with and without an activation function came, or behind another one.
     ActivationChanged,
+    /// What was summed up on a GPU cannot be read from it.
+    Unreadable,
 }
 
 impl std::fmt::Display for Trouble {
@@ -169,6 +171,7 @@ impl std::fmt::Display for Trouble {
             Self::ActivationChanged => {
                 f.write_str("the site's activation function changed: give each place a site of its own")
             }
+            Self::Unreadable => f.write_str("what was summed up on the GPU cannot be read: did an operation on it fail?"),
             Self::SiteTwice => f.write_str(
                 "another site of this name came: give each model a recorder of its own, and make sites once, not in every \
                  pass",

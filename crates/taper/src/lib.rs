@@ -70,6 +70,8 @@ mod manual {
     pub struct Formats;
     #[doc = include_str!("../../../docs/getting-started.md")]
     pub struct GettingStarted;
+    #[doc = include_str!("../../../docs/gpu.md")]
+    pub struct Gpu;
     #[doc = include_str!("../../../docs/performance.md")]
     pub struct Performance;
     #[doc = include_str!("../../../docs/reading-the-pictures.md")]

@@ -106,26 +106,41 @@ fn train_on<B>(
     let buffers = optimizer.buffer_values()?;
     let mut pass = Pass::train(observer, seed, steps);
     let (outcome, tape) = record(|| step(&mut pass, batch));
-    let outcome = outcome?;
-    let loss = outcome.value(true).map_err(|fault| Error::Step { batch: number, fault })?;
-    let (outcome, total) = outcome.with_added_loss(&pass)?;
+    let mut outcome = outcome?;
+    let unusable = |fault| Error::Step { batch: number, fault };
+    outcome.check(true).map_err(unusable)?;
+    let (total, added) = (outcome.total(&pass)?, pass.added_loss().cloned());
     let observing = pass.observing();
     let outputs = pass.take_outputs();
+    let backward = |optimizer: &Optimizer| {
+        let through: Vec<&Tensor> = outputs.iter().map(|(_, ys)| ys).collect();
+        tape.backward_through(&total, &optimizer.frozen(), &through)
+    };
+    // A GPU is given the whole backward pass before anything waits for the loss.
+    let (mut backward, mut gradients) = (Some(backward), None);
+    if !total.device().is_cpu() {
+        gradients = backward.take().map(|backward| backward(optimizer)).transpose()?;
+    }
+    let of_device = match &gradients {
+        Some((gradients, _)) => Some(optimizer.non_finite_flag(gradients)?),
+        None => None,
+    };
+    let flag = of_device.as_ref().and_then(|(_, flag)| flag.as_ref());
+    let (loss, flag) = outcome.read(added.as_ref(), flag).map_err(unusable)?;
     let metric = outcome.metrics.faulty();
     let lost = !loss.is_finite() || observer.non_finite() > seen || metric.is_some();
-    let gradients = match lost && policy != OnNonFinite::Continue {
-        true => None,
-        false => {
-            let through: Vec<&Tensor> = outputs.iter().map(|(_, ys)| ys).collect();
-            Some(tape.backward_through(
-                total.as_ref().unwrap_or(&outcome.loss),
-                &optimizer.frozen(),
-                &through,
-            )?)
+    if lost && policy != OnNonFinite::Continue {
+        gradients = None;
+    } else if let Some(backward) = backward {
+        gradients = Some(backward(optimizer)?);
+    }
+    let gradient = match (&gradients, of_device) {
+        (Some((gradients, _)), None) if !lost => optimizer.gradient_fault(gradients)?,
+        (Some((gradients, _)), Some((finite, _)))
+            if !lost && (!finite || flag.is_some_and(|flag| flag != 0.0)) =>
+        {
+            optimizer.find_fault(gradients)?
         }
-    };
-    let gradient = match &gradients {
-        Some((gradients, _)) if !lost => optimizer.gradient_fault(gradients)?,
         _ => None,
     };
     let faulty = lost || gradient.is_some();
@@ -247,9 +262,11 @@ fn evaluate_on<B>(
 ) -> Result<()> {
     let (number, seen) = (progress.batches + 1, observer.non_finite());
     let mut pass = Pass::eval(observer);
-    let outcome = no_grad(|| step(&mut pass, batch))?;
+    let mut outcome = no_grad(|| step(&mut pass, batch))?;
     let observing = pass.observing();
-    let loss = outcome.value(false).map_err(|fault| Error::Step { batch: number, fault })?;
+    let unusable = |fault| Error::Step { batch: number, fault };
+    outcome.check(false).map_err(unusable)?;
+    let (loss, _) = outcome.read(None, None).map_err(unusable)?;
     let metric = outcome.metrics.faulty();
     progress.add(loss, &outcome, false, observing);
     if !loss.is_finite() || metric.is_some() || observer.non_finite() > seen {

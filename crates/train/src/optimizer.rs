@@ -1,11 +1,12 @@
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 use rayon::prelude::*;
-use taper_kernels::{Gradients, Norms, Rule, Slots, VarGradient, all_finite};
+use taper_kernels::{Gradients, Norms, Rule, Slots, VarGradient, check_stream, non_finite_flag};
 
 use taper_report::{ParameterNorms, Place};
 
 use crate::fault::first_unit;
 use crate::optimizer_config::check_rate;
+use crate::step::scalar;
 use crate::{Error, OnNonFinite, OptimizerConfig, Result};
 
 /// Moves parameters by their gradients; what it remembers between steps can be read and restored.
@@ -67,7 +68,8 @@ impl Optimizer {
     /// An optimiser that has taken no step yet.
     ///
     /// # Errors
-    /// When a number in `config` makes no sense, or a group matches none of the parameters.
+    /// When a number in `config` makes no sense, a group matches none of the parameters, or parameters are on a CUDA device on
+    /// which every thread has a stream of its own: see [`cuda`](taper_kernels::cuda).
     pub fn new(parameters: Vec<(String, Var)>, config: OptimizerConfig) -> Result<Self> {
         config.check()?;
         for group in &config.groups {
@@ -90,6 +92,7 @@ impl Optimizer {
             waiting: Waiting::default(),
         };
         for (name, var) in parameters {
+            check_stream(var.device())?;
             let (rule, rate, frozen, may_be_unused) = own.config.of(&name)?;
             if frozen {
                 own.frozen.push((name, var));
@@ -181,9 +184,20 @@ impl Optimizer {
     /// # Errors
     /// When a gradient cannot be read.
     pub fn gradient_fault(&self, gradients: &Gradients) -> Result<Option<Place>> {
-        if all_finite(self.gradients(gradients).map(|(_, gradient)| gradient))? {
-            return Ok(None);
+        match self.non_finite_flag(gradients)? {
+            (true, None) => return Ok(None),
+            (true, Some(flag)) if scalar(&flag)? == 0.0 => return Ok(None),
+            _ => self.find_fault(gradients),
         }
+    }
+
+    /// Whether the gradients on the CPU are finite, and a scalar that is 0 if those on another device are.
+    pub(crate) fn non_finite_flag(&self, gradients: &Gradients) -> Result<(bool, Option<Tensor>)> {
+        Ok(non_finite_flag(self.gradients(gradients).map(|(_, gradient)| gradient))?)
+    }
+
+    /// Looks at all gradients, value by value.
+    pub(crate) fn find_fault(&self, gradients: &Gradients) -> Result<Option<Place>> {
         for (name, gradient) in self.gradients(gradients) {
             if let Some(unit) = first_unit(&gradient.values()?)? {
                 return Ok(Some(Place::Gradient { parameter: name.to_string(), unit }));
@@ -285,10 +299,13 @@ impl Optimizer {
             }
             Ok(norms)
         };
-        match rayon::current_num_threads() {
-            1 => moves.into_iter().map(update).collect(),
+        // A GPU makes one step after the other whatever is submitted from where.
+        let in_turn =
+            rayon::current_num_threads() == 1 || moves.iter().any(|(_, (own, _))| !own.var.device().is_cpu());
+        match in_turn {
+            true => moves.into_iter().map(update).collect(),
             // Overlaps the tails of parameters.
-            _ => moves.into_par_iter().with_max_len(1).map(update).collect(),
+            false => moves.into_par_iter().with_max_len(1).map(update).collect(),
         }
     }
 
@@ -413,10 +430,18 @@ impl Optimizer {
 /// Gradients, scaled down so that their common norm is at most `bound`.
 fn clip<'a>(bound: f64, gradients: impl Iterator<Item = &'a VarGradient>) -> Result<Vec<VarGradient>> {
     let mut values = gradients.map(VarGradient::values).collect::<candle_core::Result<Vec<_>>>()?;
-    let mut squares = 0.0;
+    let (mut squares, mut there) = (0.0, Vec::new());
     for gradient in &values {
+        if gradient.device().is_cuda() {
+            there.push(gradient.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?);
+            continue;
+        }
         squares +=
             taper_kernels::with_values(gradient, |g| g.iter().map(|x| *x as f64 * *x as f64).sum::<f64>())?;
+    }
+    // One reading for all that is on a GPU.
+    if !there.is_empty() {
+        squares += Tensor::stack(&there, 0)?.to_vec1::<f64>()?.iter().sum::<f64>();
     }
     let norm = squares.sqrt();
     if norm > bound {

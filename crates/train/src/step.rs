@@ -33,6 +33,8 @@ pub struct Step {
     pub(crate) loss: Tensor,
     pub(crate) samples: u64,
     pub(crate) metrics: Metrics,
+    /// Shares whose part is a scalar on the loss's device, by the index of their sum: read together with the loss.
+    parts: Vec<(usize, Tensor)>,
 }
 
 impl Step {
@@ -41,7 +43,7 @@ impl Step {
     /// # Shapes
     /// `loss`: a scalar of a floating-point type.
     pub fn new(loss: Tensor, samples: usize) -> Self {
-        Self { loss, samples: samples as u64, metrics: Metrics::default() }
+        Self { loss, samples: samples as u64, metrics: Metrics::default(), parts: Vec::new() }
     }
 
     /// How many samples the loss is the mean of.
@@ -65,6 +67,12 @@ impl Step {
     /// percent.
     pub fn share(self, name: impl Into<Cow<'static, str>>, part: u64, whole: u64) -> Self {
         self.with(name, MetricKind::Share, Sums::Mean { sum: part as f64, weight: whole as f64 })
+    }
+
+    /// As [`Step::share`], of a part that may still be on its way: a scalar in f32.
+    pub(crate) fn share_of(mut self, name: &'static str, part: Tensor, whole: u64) -> Self {
+        self.parts.push((self.metrics.sums.len(), part));
+        self.share(name, 0, whole)
     }
 
     /// The coefficient of determination R², over all values of the pass: 1 − Σ(t − y)² / Σ(t − mean t)².
@@ -104,8 +112,8 @@ impl Step {
         self
     }
 
-    /// The value of the loss, if training can use it.
-    pub(crate) fn value(&self, training: bool) -> Result<f64, StepError> {
+    /// Whether training, or evaluation, can use the loss. Reads no value.
+    pub(crate) fn check(&self, training: bool) -> Result<(), StepError> {
         let loss = &self.loss;
         if self.samples == 0 {
             return Err(StepError::NoSamples);
@@ -119,23 +127,56 @@ impl Step {
         if training && !loss.track_op() {
             return Err(StepError::Detached);
         }
-        self.metrics.check_names()?;
-        scalar(loss).map_err(StepError::Unreadable)
+        self.metrics.check_names()
     }
 
-    /// Adds what sites added to the loss in this pass, and says how much that is, as the metric [`ADDED_LOSS`].
-    pub(crate) fn with_added_loss(mut self, pass: &Pass<'_>) -> Result<(Self, Option<Tensor>)> {
-        let Some(added) = pass.added_loss() else { return Ok((self, None)) };
-        let value = scalar(added)?;
-        let total = (&self.loss + added.to_dtype(self.loss.dtype())?)?;
-        self = self.lower(ADDED_LOSS, value);
-        Ok((self, Some(total)))
+    /// The value of the loss, and of `flag`, a scalar. Metrics that wait for a value get it, and what sites `added` to the loss
+    /// becomes the metric [`ADDED_LOSS`]. One reading if all is on a GPU.
+    pub(crate) fn read(
+        &mut self,
+        added: Option<&Tensor>,
+        flag: Option<&Tensor>,
+    ) -> Result<(f64, Option<f64>), StepError> {
+        let (indices, parts): (Vec<usize>, Vec<Tensor>) = std::mem::take(&mut self.parts).into_iter().unzip();
+        let all = [&self.loss].into_iter().chain(&parts).chain(added).chain(flag);
+        let mut values = scalars(all).map_err(StepError::Unreadable)?;
+        let flag = flag.and_then(|_| values.pop());
+        if let Some(value) = added.and_then(|_| values.pop()) {
+            let weight = self.samples as f64;
+            let sums = Sums::Mean { sum: value * weight, weight };
+            self.metrics.sums.push(Sum { name: ADDED_LOSS.into(), kind: MetricKind::Lower, sums });
+        }
+        for (index, part) in indices.into_iter().zip(&values[1..]) {
+            if let Some(Sum { sums: Sums::Mean { sum, .. }, .. }) = self.metrics.sums.get_mut(index) {
+                *sum = *part;
+            }
+        }
+        Ok((values[0], flag))
+    }
+
+    /// The loss together with what sites added to it in this pass.
+    pub(crate) fn total(&self, pass: &Pass<'_>) -> Result<Tensor> {
+        match pass.added_loss() {
+            Some(added) => Ok((&self.loss + added.to_dtype(self.loss.dtype())?)?),
+            None => Ok(self.loss.clone()),
+        }
     }
 }
 
 /// A scalar of any floating-point type; converted on the CPU, as some devices have no f64.
 pub(crate) fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()
+}
+
+/// Scalars of any floating-point type. Those of one device and type are read at once, since each reading of a GPU waits for it.
+fn scalars<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> candle_core::Result<Vec<f64>> {
+    let tensors: Vec<&Tensor> = tensors.collect();
+    let together = |t: &&Tensor| t.dtype() == DType::F32 && t.device().same_device(tensors[0].device());
+    if tensors.len() == 1 || tensors[0].device().is_cpu() || !tensors.iter().all(together) {
+        return tensors.into_iter().map(scalar).collect();
+    }
+    let values = Tensor::stack(&tensors, 0)?.to_vec1::<f32>()?;
+    Ok(values.into_iter().map(f64::from).collect())
 }
 
 /// What is wrong with what a training step returned.

@@ -3,7 +3,9 @@
 use candle_core::Tensor;
 use taper_data::Batch;
 use taper_hooks::Pass;
-use taper_kernels::{binary_cross_entropy, cross_entropy, mse, soft_cross_entropy, with_values};
+use taper_kernels::{
+    binary_cross_entropy, count_correct, cross_entropy, mse, soft_cross_entropy, with_values,
+};
 use taper_nn::Model;
 
 use crate::step::scalar;
@@ -84,7 +86,7 @@ pub fn classify<B: Pair>(model: &(impl Model + ?Sized)) -> impl Fn(&mut Pass<'_>
         let loss = cross_entropy(&logits, batch.targets())?;
         let correct = count_correct(&logits, batch.targets())?;
         let samples = logits.dim(0)?;
-        Ok(Step::new(loss, samples).share("accuracy", correct, samples as u64))
+        Ok(Step::new(loss, samples).share_of("accuracy", correct, samples as u64))
     }
 }
 
@@ -120,7 +122,7 @@ pub fn classify_with<B: Pair>(
             }
         };
         let correct = count_correct(&logits, batch.targets())?;
-        let mut step = Step::new(loss, samples).share("accuracy", correct, samples as u64);
+        let mut step = Step::new(loss, samples).share_of("accuracy", correct, samples as u64);
         if options.per_class {
             let mut confusion = vec![vec![0; classes]; classes];
             let mut of_class = vec![0; classes];
@@ -222,18 +224,4 @@ fn predictions(logits: &Tensor) -> Result<Vec<Option<usize>>> {
         best.filter(|_| !row.iter().any(|x| x.is_nan())).map(|(i, _)| i)
     };
     Ok(with_values(logits, |logits| logits.chunks_exact(classes).map(largest).collect())?)
-}
-
-/// How many rows of `logits` have their first largest value at the label. A row with NaN counts as wrong.
-fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
-    let (_, classes) = logits.dims2()?;
-    let labels = labels.to_vec1::<u32>()?;
-    Ok(with_values(logits, |logits| {
-        let hit = |(row, &label): (&[f32], &u32)| {
-            let Some(&own) = row.get(label as usize) else { return false };
-            let (before, after) = row.split_at(label as usize);
-            before.iter().all(|x| *x < own) && after.iter().all(|x| *x <= own)
-        };
-        logits.chunks_exact(classes).zip(&labels).filter(|pair| hit(*pair)).count() as u64
-    })?)
 }

@@ -105,9 +105,18 @@ pub fn window(activation: Option<Activation>, axis: Units, xs: &Tensor) -> Windo
 
 #[test]
 fn every_number_is_what_its_definition_says_over_three_windows() {
+    definitions_hold_for(Recorder::new);
+}
+
+#[test]
+fn every_number_beside_a_gpu_is_what_its_definition_says() {
+    definitions_hold_for(|| Recorder::new().as_on_device());
+}
+
+fn definitions_hold_for(recorder: fn() -> Recorder) {
     for activation in ACTIVATIONS {
         for shape in SHAPES {
-            let (site, mut recorder) = (site(activation, shape.1), Recorder::new());
+            let (site, mut recorder) = (site(activation, shape.1), recorder());
             let mut before: Option<Vec<bool>> = None;
             for shift in [0, 2, 3] {
                 let xs = tensor(batch(shape, shift as u64, shift), shape.0);
@@ -148,11 +157,12 @@ fn every_number_leaves_nan_and_infinities_out() {
                 xs[i] = f32::NAN; // a unit without one
             }
             let xs = tensor(xs, shape);
-            let mut recorder = Recorder::new();
-            see(&mut recorder, &site(activation, axis), &xs);
-            let got = recorder.finish().remove(0);
-            assert!(got.nan > 0 && (got.infinite > 0) == (activation != Some(Activation::Tanh)));
-            assert_same(&got, &window(activation, axis, &xs).stats("conv2", None));
+            for mut recorder in [Recorder::new(), Recorder::new().as_on_device()] {
+                see(&mut recorder, &site(activation, axis), &xs);
+                let got = recorder.finish().remove(0);
+                assert!(got.nan > 0 && (got.infinite > 0) == (activation != Some(Activation::Tanh)));
+                assert_same(&got, &window(activation, axis, &xs).stats("conv2", None));
+            }
         }
     }
 }

@@ -9,7 +9,21 @@ use crate::values::{Values, is_fast};
 /// # Errors
 /// When a gradient cannot be read.
 pub fn all_finite<'a>(gradients: impl IntoIterator<Item = &'a VarGradient>) -> Result<bool> {
-    // Gradients on a GPU are summed up there and read once: every read waits for the device.
+    match non_finite_flag(gradients)? {
+        (false, _) => Ok(false),
+        (true, None) => Ok(true),
+        (true, Some(flag)) => Ok(flag.to_scalar::<f32>()? == 0.0),
+    }
+}
+
+/// [`all_finite`] of the gradients on the CPU, and for those on another device a scalar there that is 0 if they are finite
+/// too: reading it waits for the device, so read it together with what else there is.
+///
+/// # Errors
+/// When a gradient cannot be read.
+pub fn non_finite_flag<'a>(
+    gradients: impl IntoIterator<Item = &'a VarGradient>,
+) -> Result<(bool, Option<Tensor>)> {
     let mut elsewhere: Option<Tensor> = None;
     for gradient in gradients {
         let tensor = match &gradient.0 {
@@ -20,17 +34,27 @@ pub fn all_finite<'a>(gradients: impl IntoIterator<Item = &'a VarGradient>) -> R
         if is_fast(&[tensor]) {
             let tensor = tensor.contiguous()?;
             if !largest(&Values::of(&tensor)?).is_finite() {
-                return Ok(false);
+                return Ok((false, None));
             }
-        } else {
-            let sum = twin::all_finite(tensor)?;
-            elsewhere = Some(match elsewhere {
-                Some(others) => (others + sum)?,
-                None => sum,
-            });
+            continue;
         }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::is_fast(&[tensor]) {
+            let flag = match elsewhere.take() {
+                Some(flag) => flag,
+                None => Tensor::zeros((), DType::F32, tensor.device())?,
+            };
+            crate::cuda::optim::flag_non_finite(tensor, &flag)?;
+            elsewhere = Some(flag);
+            continue;
+        }
+        let sum = twin::all_finite(tensor)?;
+        elsewhere = Some(match elsewhere {
+            Some(others) => (others + sum)?,
+            None => sum,
+        });
     }
-    elsewhere.map_or(Ok(true), |sum| Ok(sum.to_scalar::<f32>()? == 0.0))
+    Ok((true, elsewhere))
 }
 
 /// The first value in row-major order that is NaN or infinite; `None` for integers.

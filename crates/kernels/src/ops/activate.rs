@@ -19,6 +19,10 @@ pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
     match f {
         Activation::Identity => Ok(xs.clone()),
         _ if is_fast(&[xs]) => apply(Activate { f, shape: xs.shape().clone() }, &[xs]),
+        #[cfg(feature = "cuda")]
+        _ if crate::cuda::is_fast(&[xs]) && crate::cuda::code(f).is_some() => {
+            by_candle(crate::cuda::layers::activate(xs, f).unwrap_or_else(|| twin::activate(xs, f)))
+        }
         _ => by_candle(twin::activate(xs, f)),
     }
 }
@@ -200,15 +204,24 @@ pub(crate) mod twin {
     use super::*;
     use crate::{SELU_ALPHA, SELU_LAMBDA};
 
+    /// `value` in the shape, dtype and place of `xs`. By way of f64 only where it is one: some devices have none.
+    pub(in crate::ops) fn constant(value: f64, xs: &Tensor) -> Result<Tensor> {
+        let constant = match xs.dtype() {
+            candle_core::DType::F64 => Tensor::full(value, (), xs.device())?,
+            dtype => Tensor::full(value as f32, (), xs.device())?.to_dtype(dtype)?,
+        };
+        constant.broadcast_as(xs.shape())
+    }
+
     /// `where(xs <= bound, low, xs)`: NaN is handed on, and no gradient flows where `low` is taken.
     fn floor(xs: &Tensor, bound: f64) -> Result<Tensor> {
-        let low = Tensor::full(bound, (), xs.device())?.to_dtype(xs.dtype())?.broadcast_as(xs.shape())?;
+        let low = constant(bound, xs)?;
         xs.le(bound)?.where_cond(&low, xs)
     }
 
     /// `where(xs >= bound, bound, xs)`.
     fn ceiling(xs: &Tensor, bound: f64) -> Result<Tensor> {
-        let high = Tensor::full(bound, (), xs.device())?.to_dtype(xs.dtype())?.broadcast_as(xs.shape())?;
+        let high = constant(bound, xs)?;
         xs.ge(bound)?.where_cond(&high, xs)
     }
 
@@ -222,8 +235,10 @@ pub(crate) mod twin {
         xs.exp()? - 1.0
     }
 
+    /// By `e^-|x|`, which cannot overflow: `1 / (1 + e)` above zero, `e / (1 + e)` below.
     fn sigmoid(xs: &Tensor) -> Result<Tensor> {
-        (ceiling(&xs.neg()?, 87.0)?.exp()? + 1.0)?.recip()
+        let e = xs.abs()?.neg()?.exp()?;
+        xs.ge(0.0)?.where_cond(&e.ones_like()?, &e)? / (e + 1.0)?
     }
 
     fn tanh_softplus(xs: &Tensor) -> Result<Tensor> {
@@ -254,7 +269,8 @@ pub(crate) mod twin {
             Activation::Hardswish => {
                 let inner = ceiling(&floor(xs, -3.0)?, 3.0)?;
                 let middle = ((xs * (inner + 3.0)?)? / 6.0)?;
-                xs.ge(3.0)?.where_cond(xs, &middle)
+                let above = xs.ge(3.0)?.where_cond(xs, &middle)?;
+                xs.le(-3.0)?.where_cond(&xs.zeros_like()?, &above)
             }
             Activation::Relu6 => ceiling(&floor(xs, 0.0)?, 6.0),
             Activation::Relu2 => floor(xs, 0.0)?.sqr(),

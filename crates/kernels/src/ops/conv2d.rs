@@ -68,6 +68,10 @@ pub fn conv2d_act(
         ));
     }
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
+        #[cfg(feature = "cuda")]
+        if crate::cuda::is_fast(&[xs, weight]) && bias.is_none_or(|b| crate::cuda::is_fast(&[b])) {
+            return by_candle(crate::cuda::layers::conv2d_act(xs, weight, bias, shape.on_cuda(), f));
+        }
         return by_candle(activate(&twin::conv2d(xs, weight, bias, geometry)?, f));
     }
     match bias {
@@ -87,6 +91,14 @@ struct Conv2d {
 const DENSE: f64 = 0.7;
 
 impl ConvShape {
+    #[cfg(feature = "cuda")]
+    fn on_cuda(&self) -> crate::cuda::layers::Conv {
+        let Conv2dGeometry { stride, padding } = self.geometry;
+        let ((kh, kw), out) = (self.kernel, self.out);
+        let sizes = [self.c, self.h, self.w, kh, kw, stride, padding, out.0, out.1];
+        crate::cuda::layers::Conv { n: self.n, o: self.o, sizes }
+    }
+
     /// `f` of the convolution of `xs`, `(N, C, H, W)`: `(N, O, H', W')`.
     fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, f: Activation) -> Vec<f32> {
         // With few inputs, computing an output takes less time than storing it in its place, which a matrix product does by

@@ -10,6 +10,8 @@ use crate::values::is_fast;
 /// # Shapes
 /// `logits`: `(N, K)`, `targets`: `(N)` class indices as u32; the result is a scalar.
 ///
+/// Targets are checked, which waits for those on a GPU; leave targets on the CPU, and they are checked there and copied.
+///
 /// # Errors
 /// When the batch is empty or a target is not below `K`.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
@@ -26,10 +28,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
             "cross_entropy: expected at least one sample and class, found {n}×{classes}"
         ));
     }
-    if !targets.device().is_cpu() {
-        return by_candle(twin::cross_entropy(logits, targets));
-    }
-    // Looked at before any operation: candle's own say less.
+    // Looked at before any operation: candle's own say less, and a GPU cannot go on behind an index that is none.
     let known = targets.to_vec1::<u32>()?;
     if let Some(target) = known.iter().find(|t| **t as usize >= classes) {
         return argument(format!("cross_entropy: expected targets below {classes}, found {target}"));
@@ -37,8 +36,42 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     if is_fast(&[logits]) {
         apply(CrossEntropy { classes, targets: known }, &[logits])
     } else {
+        let targets = &targets.to_device(logits.device())?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::is_fast(&[logits]) {
+            return by_candle(crate::cuda::layers::cross_entropy(logits, targets));
+        }
         by_candle(twin::cross_entropy(logits, targets))
     }
+}
+
+/// How many rows of logits have their first largest value at the target; a row with NaN has not. On a CUDA device a scalar
+/// that is computed there, and nothing waits for it.
+///
+/// # Shapes
+/// `logits`: `(N, K)`, `targets`: `(N)` class indices as u32; the result is a scalar.
+///
+/// # Errors
+/// When the shapes do not belong together.
+pub fn count_correct(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (n, classes) = logits.dims2()?;
+    if targets.dims() != [n] {
+        return argument(format!("accuracy: expected {n} targets, found shape {:?}", targets.dims()));
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::is_fast(&[logits]) {
+        return crate::cuda::layers::count_hits(logits, &targets.to_device(logits.device())?);
+    }
+    let targets = targets.to_vec1::<u32>()?;
+    let hits = crate::with_values(logits, |logits| {
+        let hit = |(row, &target): (&[f32], &u32)| {
+            let Some(&own) = row.get(target as usize) else { return false };
+            let (before, after) = row.split_at(target as usize);
+            before.iter().all(|x| *x < own) && after.iter().all(|x| *x <= own)
+        };
+        logits.chunks_exact(classes.max(1)).zip(&targets).filter(|pair| hit(*pair)).count()
+    })?;
+    Tensor::new(hits as f32, &candle_core::Device::Cpu)
 }
 
 struct CrossEntropy {

@@ -90,8 +90,31 @@ impl Mask {
     fn apply(self, xs: &Tensor) -> Result<Tensor> {
         match is_fast(&[xs]) {
             true => apply(Masked { mask: self, shape: xs.shape().clone() }, &[xs]),
+            #[cfg(feature = "cuda")]
+            false if crate::cuda::is_fast(&[xs]) => {
+                by_candle(crate::cuda::layers::masked(xs, self.on_cuda(xs)))
+            }
             false => by_candle(twin::masked(xs, self)),
         }
+    }
+
+    /// The mask as the CUDA kernel takes it.
+    #[cfg(feature = "cuda")]
+    fn on_cuda(self, xs: &Tensor) -> crate::cuda::layers::Masked {
+        crate::cuda::layers::Masked {
+            width: width_of(xs.shape()),
+            seed: self.draw.seed,
+            first_row: self.draw.first_row,
+            bound: self.bound(),
+            scale: self.scale as f32,
+            shift: self.shift as f32,
+            dropped: self.dropped as f32,
+        }
+    }
+
+    /// Values whose 32 bits are below this are dropped.
+    fn bound(&self) -> u32 {
+        (self.rate * (1_u64 << 32) as f64) as u32
     }
 
     /// Writes which of the values of row `row` are kept.
@@ -100,7 +123,7 @@ impl Mask {
     /// the loop is vector code. Its start is scrambled: rows, or seeds at regular distances, must not share a sequence.
     fn draw_row(&self, row: u64, kept: &mut [bool]) {
         let start = scramble(self.draw.seed ^ scramble(self.draw.first_row.wrapping_add(row)));
-        let bound = (self.rate * (1_u64 << 32) as f64) as u32;
+        let bound = self.bound();
         simd(
             #[inline(always)]
             move || {
@@ -200,6 +223,7 @@ impl Op for Masked {
 
 pub(crate) mod twin {
     use super::*;
+    use crate::ops::activate::twin::constant;
 
     pub(super) fn masked(xs: &Tensor, mask: Mask) -> Result<Tensor> {
         let (mut keep, width) = (Vec::with_capacity(xs.elem_count()), width_of(xs.shape()));
@@ -209,8 +233,7 @@ pub(crate) mod twin {
             keep.extend(kept.iter().map(|kept| u8::from(*kept)));
         }
         let keep = Tensor::from_vec(keep, xs.shape(), xs.device())?;
-        let dropped = Tensor::full(mask.dropped, (), xs.device())?.to_dtype(xs.dtype())?;
-        keep.where_cond(&xs.affine(mask.scale, mask.shift)?, &dropped.broadcast_as(xs.shape())?)
+        keep.where_cond(&xs.affine(mask.scale, mask.shift)?, &constant(mask.dropped, xs)?)
     }
 
     /// See [`crate::dropout`].

@@ -13,21 +13,18 @@ use crate::values::is_fast;
 /// `ids`: any, as u32, each below `V`; `weight`: `(V, F)`; the result is `(.., F)`.
 ///
 /// # Errors
-/// When an id is not below `V`; on other devices than the CPU candle's own operation looks.
+/// When an id is not below `V`. Ids on a GPU are copied back for that, which waits for it: leave them on the CPU.
 pub fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, width) = weight.dims2()?;
     if ids.dtype() != DType::U32 {
         return argument(format!("embedding: expected ids of type u32, found {:?}", ids.dtype()));
-    }
-    if !ids.device().is_cpu() {
-        return by_candle(twin::embedding(ids, weight));
     }
     let known = ids.flatten_all()?.to_vec1::<u32>()?;
     if let Some(id) = known.iter().find(|id| **id as usize >= rows) {
         return argument(format!("embedding: expected ids below {rows}, found {id}"));
     }
     if !is_fast(&[weight]) || width == 0 {
-        return by_candle(twin::embedding(ids, weight));
+        return by_candle(twin::embedding(&ids.to_device(weight.device())?, weight));
     }
     let shape = [ids.dims(), &[width]].concat().into();
     apply(Embedding { ids: known, rows, width, shape }, &[weight])

@@ -57,6 +57,10 @@ pub fn linear_act(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, f: Activa
         return argument(format!("linear: expected a bias of {o} values, found shape {:?}", bias.dims()));
     }
     if !(is_fast(&[xs, weight]) && bias.is_none_or(|b| is_fast(&[b]))) {
+        #[cfg(feature = "cuda")]
+        if crate::cuda::is_fast(&[xs, weight]) && bias.is_none_or(|b| crate::cuda::is_fast(&[b])) {
+            return by_candle(crate::cuda::layers::linear_act(xs, weight, bias, f));
+        }
         return by_candle(activate(&twin::linear(xs, weight, bias)?, f));
     }
     let xs = xs.contiguous()?;

@@ -21,6 +21,10 @@ use crate::values::is_fast;
 pub fn max_pool2d(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Tensor> {
     let shape = PoolShape::new(xs.dims4()?, kernel, stride)?;
     if !is_fast(&[xs]) {
+        #[cfg(feature = "cuda")]
+        if crate::cuda::is_fast(&[xs]) {
+            return by_candle(crate::cuda::layers::max_pool2d(xs, kernel, stride, shape.out));
+        }
         return by_candle(twin::max_pool2d(xs, kernel, stride));
     }
     apply(MaxPool2d { shape, winners: OnceLock::new() }, &[xs])

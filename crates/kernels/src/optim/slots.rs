@@ -39,7 +39,8 @@ impl Slots {
                     |slot: &Vec<f32>| Tensor::from_slice(slot, parameter.shape(), parameter.device());
                 slots.iter().map(tensor).collect()
             }
-            Self::Device(slots) => Ok(slots.clone()),
+            // Copies, as a step changes the slots in place.
+            Self::Device(slots) => slots.iter().map(Tensor::copy).collect(),
         }
     }
 
@@ -94,7 +95,7 @@ impl Slots {
             let values = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
             Ok(Self::Cpu(tensors.iter().map(values).collect::<Result<_>>()?))
         } else {
-            let own = |t: &Tensor| t.to_device(parameter.device())?.to_dtype(parameter.dtype());
+            let own = |t: &Tensor| t.to_device(parameter.device())?.to_dtype(parameter.dtype())?.copy();
             Ok(Self::Device(tensors.iter().map(own).collect::<Result<_>>()?))
         }
     }
@@ -160,6 +161,11 @@ impl Slots {
             }
             Self::Device(slots) => {
                 let gradient = gradient.values()?;
+                #[cfg(feature = "cuda")]
+                if !measure && crate::cuda::is_fast(&[parameter]) && parameter.is_contiguous() {
+                    crate::cuda::optim::step(rule, parameter, &gradient, slots, rate, step)?;
+                    return Ok(Norms::default());
+                }
                 let new = twin::step(rule, parameter, &gradient, slots, rate, step)?;
                 let norms = match measure {
                     true => norms::twin(parameter, &new, &gradient)?,

@@ -323,12 +323,13 @@ fn trainings(device: &Device, checks: &mut Checks) -> Result<()> {
         let (rule, rate) = taper::train::parse_rule(rule, None)?;
         let mut optimizer = Optimizer::new(params.vars(), OptimizerConfig::new(rule, rate))?;
         let (mut recorder, mut order) = (Recorder::new(), rng(3));
-        let mut loss = 0.0;
+        let (mut loss, mut zeros) = (0.0, Vec::new());
         for _ in 0..3 {
             let batches = data.train.shuffled(&mut order, 32);
             loss = train_epoch(&classify(&*net), &mut optimizer, batches, &mut recorder, 1)?.score.loss;
+            zeros = recorder.finish().iter().map(|layer| layer.zeros).collect();
         }
-        Ok((loss, recorder.finish().iter().map(|layer| layer.zeros).collect()))
+        Ok((loss, zeros))
     };
     for rule in ["sgd", "adamw"] {
         let ((loss, zeros), (expected, expected_zeros)) =

@@ -25,7 +25,7 @@ use taper::report::{
 use taper::train::{
     self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, weight_origin, weight_shapes,
 };
-use taper_experiment::{Screen, at_least_one, prepare, start};
+use taper_experiment::{DeviceKind, Screen, at_least_one, prepare, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
@@ -95,27 +95,6 @@ struct Args {
 enum Part {
     Train,
     Test,
-}
-
-#[derive(ValueEnum, Clone, Copy)]
-enum DeviceKind {
-    Cpu,
-    Cuda,
-    Metal,
-}
-
-impl DeviceKind {
-    fn open(self) -> Result<Device> {
-        let (name, device) = match self {
-            Self::Cpu => return Ok(Device::Cpu),
-            Self::Cuda => ("cuda", Device::new_cuda(0)),
-            Self::Metal => ("metal", Device::new_metal(0)),
-        };
-        let device = device.map_err(train::Error::from);
-        device.with_context(|| {
-            format!("--device {name} needs such a device and a build with --features {name}")
-        })
-    }
 }
 
 fn main() -> ExitCode {

@@ -178,7 +178,11 @@ impl Track {
 }
 
 impl DeviceKind {
-    pub(crate) fn open(self) -> Result<Device> {
+    /// The device.
+    ///
+    /// # Errors
+    /// Where there is none, or this build cannot use it.
+    pub fn open(self) -> Result<Device> {
         let (option, device) = match self {
             Self::Cpu => return Ok(Device::Cpu),
             Self::Cuda => ("--device cuda", taper_kernels::cuda(0)),

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use taper::data::{self, Choice, Scale};

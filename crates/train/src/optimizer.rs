@@ -185,8 +185,8 @@ impl Optimizer {
     /// When a gradient cannot be read.
     pub fn gradient_fault(&self, gradients: &Gradients) -> Result<Option<Place>> {
         match self.non_finite_flag(gradients)? {
-            (true, None) => return Ok(None),
-            (true, Some(flag)) if scalar(&flag)? == 0.0 => return Ok(None),
+            (true, None) => Ok(None),
+            (true, Some(flag)) if scalar(&flag)? == 0.0 => Ok(None),
             _ => self.find_fault(gradients),
         }
     }

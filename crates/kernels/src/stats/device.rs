@@ -115,7 +115,7 @@ impl Window {
     pub fn add(&mut self, batch: &Observed<'_>, faults: &mut Tensor) -> Result<()> {
         let size = batch.units * batch.positions;
         let values = batch.ys.elem_count();
-        if batch.units != self.units || values % size.max(1) != 0 {
+        if batch.units != self.units || !values.is_multiple_of(size.max(1)) {
             let (expected, found) = (self.units, batch.units);
             candle_core::bail!("statistics: expected {expected} units, found {found} of {values} values");
         }

@@ -186,10 +186,9 @@ impl DeviceKind {
         let (option, device) = match self {
             Self::Cpu => return Ok(Device::Cpu),
             Self::Cuda => ("--device cuda", taper_kernels::cuda(0)),
-            Self::Metal => (
-                "--device metal needs such a device and a build with --features metal",
-                Device::new_metal(0),
-            ),
+            Self::Metal => {
+                ("--device metal needs such a device and a build with --features metal", Device::new_metal(0))
+            }
         };
         device.map_err(taper_train::Error::from).map_err(Error::option(option))
     }

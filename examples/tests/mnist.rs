@@ -809,7 +809,7 @@ fn the_other_examples_run() {
     for (name, args, says) in [
         ("custom_model", "", "fc1"),
         ("custom_observer", "", "fc1"),
-        ("autoencoder", "--epochs 2 --out auto", "epoch 2/2  train loss 0.0"),
+        ("autoencoder", "--epochs 2 --out auto", "epoch 2/2  train loss 0.1"),
         ("autoencoder", "--resume auto", "auto is finished: 2 of 2 epochs"),
         ("autoencoder", "--epochs 1 --code 8,16 --jobs 2 -q", "2 runs on digits"),
         ("transformer", "--epochs 1 --blocks 1 --out rows", "look at rows/report.html"),

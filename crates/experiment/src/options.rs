@@ -58,8 +58,12 @@ pub struct Training {
     /// Pull weights towards zero [default: 0.01 for adamw, otherwise 0]
     #[arg(long, value_parser = not_negative)]
     pub weight_decay: Option<f64>,
-    /// Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS
-    #[arg(long, default_value = "cosine", value_name = "S", value_parser = schedule)]
+    /// Learning rate over time.
+    #[arg(
+        long,
+        help = "Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS"
+    )]
+    #[arg(default_value = "cosine", value_name = "S", value_parser = schedule)]
     pub schedule: String,
     /// Scale gradients down to this common norm
     #[arg(long, value_name = "NORM", value_parser = positive)]

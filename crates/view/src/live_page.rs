@@ -20,7 +20,7 @@ use crate::{Error, Result, html, load_runs};
 ///     page.update()?;
 /// }
 /// page.finish()?;
-/// # taper_view::Result::Ok(())
+/// # Ok::<(), taper_view::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct LivePage {

@@ -52,96 +52,80 @@ pub(super) fn twin(before: &Tensor, after: &Tensor, gradient: &Tensor) -> Result
 }
 
 impl Constants {
-    /// As [`Constants::step`], and adds the squares of what it reads and writes, while they are in registers.
+    /// As [`Constants::step`], and adds the squares of what it reads and writes, while they are in the cache.
     #[inline(always)]
     pub fn measured_step(
         self,
         p: &mut [f32],
         factor: f32,
         g: &[f32],
-        a: &mut [f32],
-        b: &mut [f32],
+        mut a: &mut [f32],
+        mut b: &mut [f32],
         squares: &mut Squares,
     ) {
-        for start in (0..p.len()).step_by(PIECE) {
-            let own = start..p.len().min(start + PIECE);
-            let (p, g) = (&mut p[own.clone()], &g[own.clone()]);
-            let mut weights = [0.0; WIDE];
-            if factor == 0.0 && self.ignores_zeros() {
-                add(&mut weights, p);
-            } else {
-                // A slot that the rule does not have is empty.
-                let (a, b) = (a.get_mut(own.clone()), b.get_mut(own));
-                let (mut a, mut b) = (a.unwrap_or_default(), b.unwrap_or_default());
-                let [mut gradients, mut updates] = [[0.0; WIDE]; 2];
-                let (p_blocks, p_rest) = p.as_chunks_mut::<BLOCK>();
-                let (g_blocks, g_rest) = g.as_chunks::<BLOCK>();
-                for (p, g) in p_blocks.iter_mut().zip(g_blocks) {
-                    let (a_block, b_block);
-                    (a_block, a) = a.split_at_mut(BLOCK.min(a.len()));
-                    (b_block, b) = b.split_at_mut(BLOCK.min(b.len()));
-                    let before = *p;
-                    self.step(p, factor, g, a_block, b_block);
-                    for start in (0..BLOCK).step_by(WIDE) {
-                        for lane in 0..WIDE {
-                            let (g, p, before) = (g[start + lane], p[start + lane], before[start + lane]);
-                            let change = (p - before) * SCALE;
-                            gradients[lane] += g * g;
-                            weights[lane] += p * p;
-                            updates[lane] += change * change;
-                        }
-                    }
-                }
-                if !p_rest.is_empty() {
-                    let (n, mut padded) = (p_rest.len(), [0.0; BLOCK]);
-                    padded[..n].copy_from_slice(p_rest);
-                    self.step(p_rest, factor, g_rest, a, b);
-                    padded.iter_mut().zip(&*p_rest).for_each(|(change, p)| *change = (p - *change) * SCALE);
-                    add(&mut gradients, g_rest);
-                    add(&mut weights, p_rest);
-                    add(&mut updates, &padded[..n]);
-                }
-                widen(&mut squares.gradient, gradients, f64::from(factor), g);
-                widen(&mut squares.update, updates, f64::from(SCALE).recip(), &[]);
+        let mut before = [0.0; PIECE];
+        for (p, g) in p.chunks_mut(PIECE).zip(g.chunks(PIECE)) {
+            let before = &mut before[..p.len()];
+            before.copy_from_slice(p);
+            // A slot that the rule does not have is empty.
+            let (a_piece, b_piece);
+            (a_piece, a) = a.split_at_mut(p.len().min(a.len()));
+            (b_piece, b) = b.split_at_mut(p.len().min(b.len()));
+            if factor != 0.0 || !self.ignores_zeros() {
+                self.step(p, factor, g, a_piece, b_piece);
             }
-            widen(&mut squares.weight, weights, 1.0, p);
+            squares.add(before, p, factor, g);
         }
     }
 }
 
-/// Values that stay in registers.
-const BLOCK: usize = 4 * WIDE;
+impl Squares {
+    /// Adds those of a piece. Each lane sums its few squares in f32, which costs half as much as f64.
+    #[inline(always)]
+    fn add(&mut self, before: &[f32], after: &[f32], factor: f32, g: &[f32]) {
+        let [mut gradient, mut weight, mut update] = [[0.0; WIDE]; 3];
+        let mut add = |before: &[f32; WIDE], after: &[f32; WIDE], g: &[f32; WIDE]| {
+            for lane in 0..WIDE {
+                let change = (after[lane] - before[lane]) * SCALE;
+                gradient[lane] += g[lane] * g[lane];
+                weight[lane] += after[lane] * after[lane];
+                update[lane] += change * change;
+            }
+        };
+        let ((befores, last), (afters, last_after), (gs, last_g)) =
+            (before.as_chunks(), after.as_chunks(), g.as_chunks());
+        for ((before, after), g) in befores.iter().zip(afters).zip(gs) {
+            add(before, after, g);
+        }
+        add(&padded(last), &padded(last_after), &padded(last_g));
+        widen(&mut self.gradient, gradient, f64::from(factor), g);
+        widen(&mut self.weight, weight, 1.0, after);
+        widen(&mut self.update, update, f64::from(SCALE).recip(), &[]);
+    }
+}
 
-/// Values whose squares are summed in f32 before they are added up in f64.
+/// Values whose copies stay in the first-level cache.
 const PIECE: usize = 1024;
 
 /// Of updates, which cannot be read again: those of 1e-28 to 1e10 have squares that f32 holds.
 const SCALE: f32 = 1e9;
 
-/// Adds squares to the sums of their lanes.
+/// Fewer than [`WIDE`] values, and zeros.
 #[inline(always)]
-fn add(sums: &mut [f32; WIDE], xs: &[f32]) {
-    let (chunks, rest) = xs.as_chunks::<WIDE>();
-    for chunk in chunks {
-        for i in 0..WIDE {
-            sums[i] += chunk[i] * chunk[i];
-        }
-    }
-    sums.iter_mut().zip(rest).for_each(
-        #[inline(always)]
-        |(sum, x)| *sum += x * x,
-    );
+fn padded(xs: &[f32]) -> [f32; WIDE] {
+    let mut padded = [0.0; WIDE];
+    padded[..xs.len()].copy_from_slice(xs);
+    padded
 }
 
-/// Adds the squares of `factor · xs` to the lanes, of which `sums` has those of `xs`; if f32 does not hold them, they are
+/// Adds squares of `factor · xs` to the lanes, of which `sums` has those of `xs`; if f32 does not hold their sum, they are
 /// computed anew.
 #[inline(always)]
 fn widen(lanes: &mut [f64; WIDE], sums: [f32; WIDE], factor: f64, xs: &[f32]) {
     if xs.is_empty() || (1e-25..1e25).contains(&total(sums)) {
-        lanes.iter_mut().zip(sums).for_each(
-            #[inline(always)]
-            |(lane, sum)| *lane += factor * factor * f64::from(sum),
-        );
+        for lane in 0..WIDE {
+            lanes[lane] += factor * factor * f64::from(sums[lane]);
+        }
     } else {
         lanes[0] += xs.iter().map(|x| (factor * f64::from(*x)).powi(2)).sum::<f64>();
     }

@@ -34,6 +34,7 @@ mod layer_stats;
 mod report;
 mod sink;
 mod statistic;
+mod statistics;
 mod step_report;
 mod warning;
 
@@ -72,7 +73,8 @@ pub use report::{
 };
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use sink::{Sink, SinkFn, sink_fn};
-pub use statistic::{STATISTICS, Shown, Statistic, StatisticKind};
+pub use statistic::{Shown, Statistic, StatisticKind};
+pub use statistics::STATISTICS;
 pub use step_report::{ParameterNorms, SiteSteps, StepReport};
 pub use summary::Summary;
 pub use tensorboard::TensorBoard;

@@ -1,16 +1,19 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use taper_report::{STATISTICS, Shown, SiteSteps, Split, Statistic, StatisticKind, label_text};
+use taper_report::{SiteSteps, Statistic, StatisticKind};
 
 use crate::{
     RunData, answer,
     chart::{self, Axes, Chart},
-    distribution::{self, Common},
     group::Groups,
-    measure, strip, table,
+    measure, palette, strip, table,
     text::{self, html},
 };
+
+mod distributions;
+mod head;
+mod summary;
 
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
@@ -165,171 +168,6 @@ impl Page {
         self.body += &block(title, what, &panels);
     }
 
-    fn distributions(&mut self, groups: &Groups<'_>) {
-        self.body += &section("distributions", "Distributions", measure::DISTRIBUTION);
-        let several = groups.groups.len() > 1;
-        let chosen = distribution::chosen_epochs(groups);
-        let mut legend = String::from("<p class=\"lead epochs\">");
-        for (epoch, color) in &chosen {
-            let _ = write!(legend, "<span><i style=\"background:{color}\"></i> epoch {epoch}</span>");
-        }
-        legend += "</p><p class=\"lead ramp\">heat maps: share of the values per octave <span><i></i><b></b><b></b><b></b><b></b><b></b></span></p>";
-        let (mut last, mut over_epochs) = (String::new(), String::new());
-        for (number, site) in groups.sites.iter().enumerate() {
-            let common = Common::of(groups, site);
-            self.sites.push(common.to_json());
-            if common.is_empty() {
-                continue;
-            }
-            let name = html(&text::shorten(&groups.title(site), 80));
-            let mut of_groups = Vec::new();
-            let mut cells = String::new();
-            for (i, group) in groups.groups.iter().enumerate() {
-                if groups.windows.iter().all(|split| group.last(site, *split).is_empty()) {
-                    continue;
-                }
-                let of = distribution::over_epochs(groups, i, site, &common);
-                let heat = self.place(
-                    json!({ "x": "heat", "site": number, "g": i, "data": of }),
-                    "heat",
-                    &format!("distribution of {site} over the epochs, {}", group.label),
-                );
-                let source = self.charts.len() - 1;
-                of_groups.push(source);
-                let overlay = self.place(
-                    json!({ "x": "density", "site": number, "of": [source], "epochs": chosen }),
-                    "",
-                    &format!("distribution of {site} in chosen epochs, {}", group.label),
-                );
-                let caption = table::key(group);
-                let _ = write!(
-                    cells,
-                    "<figure data-group=g{i} class=pair><figcaption title=\"{}\">{caption}</figcaption><div>{overlay}{heat}</div></figure>",
-                    html(&group.label)
-                );
-            }
-            let _ = writeln!(
-                over_epochs,
-                "<div data-site={number}><h3>{name}</h3><div class=pairs>{cells}</div></div>"
-            );
-            if several {
-                for panel in 0..groups.panels.len() {
-                    let of: Vec<usize> = of_groups
-                        .iter()
-                        .copied()
-                        .filter(|i| {
-                            let group = self.charts[*i]["g"].as_u64().unwrap_or(0) as usize;
-                            groups.groups[group].panel == panel
-                        })
-                        .collect();
-                    let chart = self.place(
-                        json!({ "x": "density", "site": number, "of": of }),
-                        "tall",
-                        &format!("distribution of {site} in the last epoch"),
-                    );
-                    let caption =
-                        html(&text::shorten(&caption(groups, panel, &groups.title(site)), text::LABEL));
-                    let _ = write!(
-                        last,
-                        "<figure data-site={number}><figcaption>{caption}, last epoch</figcaption>{chart}</figure>"
-                    );
-                }
-            }
-        }
-        if several {
-            let _ = write!(self.body, "<div class=panels>{last}</div>");
-            let _ = write!(
-                self.body,
-                "<details><summary>Over the epochs, run by run</summary>{legend}{over_epochs}</details>"
-            );
-        } else {
-            let _ = write!(self.body, "{legend}<div class=pairs>{over_epochs}</div>");
-        }
-        self.body += "</section>\n";
-    }
-
-    fn summary(&mut self, groups: &Groups<'_>) {
-        let split = groups.runs().filter_map(RunData::headline).max();
-        let on = split.map_or(String::new(), |split| format!(" Metrics and loss on {}.", split.name()));
-        let seeds = groups.groups.iter().any(|group| group.runs.len() > 1);
-        let over = if seeds { " Over seeds: mean ± sample standard deviation." } else { "" };
-        self.body += &section("summary", "Metrics and loss", &format!("{on}{over}"));
-        self.body += &table::runs(groups);
-        let splits = groups.scored();
-        let n = splits.len() * groups.panels.len();
-        let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
-        let loss = ("loss", StatisticKind::Number, groups.losses());
-        let metrics = groups.metrics().into_iter();
-        let metrics =
-            metrics.map(|(name, kind)| (name, measure::kind_of(kind), measure::meaning(kind).to_string()));
-        for (name, kind, what) in metrics.chain([loss]) {
-            let mut panels = String::new();
-            for split in &splits {
-                for panel in 0..groups.panels.len() {
-                    let chart = chart::score(groups, panel, *split, kind, name);
-                    let chart = self.chart(&chart, &format!("{name} on {} over epochs", split.name()));
-                    let caption = html(&caption(groups, panel, split.name()));
-                    let _ = write!(panels, "<figure><figcaption>{caption}</figcaption>{chart}</figure>");
-                }
-            }
-            self.body += &block(&text::shorten(name, text::LABEL), &what, &panels);
-        }
-        self.body += "</div>";
-        self.body += &table::counts(groups);
-        self.body += "</section>\n";
-    }
-
-    /// Everything else, folded.
-    fn more(&mut self, groups: &Groups<'_>) {
-        self.body += "<section id=more><h2>More</h2>\n";
-        if !groups.sites.is_empty() {
-            self.body += "<details><summary>Every statistic over the epochs</summary>";
-            let n = groups.sites.len() * groups.panels.len();
-            let _ = write!(self.body, "<div class=measures style=\"--n:{n}\">");
-            let by_step = groups.runs().any(|run| !run.steps.is_empty());
-            let shown = |of: &&Statistic| FIRST.contains(&of.id) && (!by_step || of.id == "dead_fraction");
-            for of in Statistic::shown_in(Shown::Curve).filter(|of| has(groups, of) && !shown(of)) {
-                self.statistic(groups, of);
-            }
-            self.per_site(groups, "Firing rates, last epoch", measure::FIRING, |panel, site| {
-                chart::firing(groups, panel, site)
-            });
-            self.body += "</div></details>\n";
-            let window = groups.windows[0];
-            let lead = format!("Each run's last epoch, {} window.", window.name());
-            let _ = write!(
-                self.body,
-                "<details id=table><summary>Every statistic in numbers</summary><p class=lead>{lead}</p>"
-            );
-            self.body += &table::layers(groups, window);
-            self.body += "</details>\n";
-        }
-        self.body += "<details><summary>What the numbers mean</summary>";
-        self.definitions(groups);
-        self.body += "</details></section>\n";
-    }
-
-    fn definitions(&mut self, groups: &Groups<'_>) {
-        self.body += "<dl>";
-        let loss = groups.losses();
-        let metrics = groups.metrics();
-        let fixed = [
-            ("loss", loss.as_str()),
-            ("Window", measure::WINDOW),
-            ("Distribution", measure::DISTRIBUTION),
-            ("Firing rate", measure::FIRING),
-        ];
-        let metrics = metrics.iter().map(|(name, kind)| (*name, measure::meaning(*kind)));
-        let shown =
-            |of: &&Statistic| [Shown::Curve, Shown::Table].iter().any(|place| of.shown.contains(place));
-        let statistics = STATISTICS.iter().filter(shown).map(|of| (of.title, of.what));
-        for (title, what) in metrics.chain(fixed).chain(statistics) {
-            let title = text::shorten(title, text::LABEL);
-            let _ = write!(self.body, "<div><dt>{}</dt><dd>{}</dd></div>", html(&title), html(what));
-        }
-        self.body += "</dl>";
-    }
-
     /// Links to the page's sections.
     fn contents(&self) -> String {
         let sections = self.body.split("<section id=").skip(1).filter_map(|section| {
@@ -340,13 +178,13 @@ impl Page {
     }
 
     fn render(&self, groups: &Groups<'_>, reload: Option<u64>) -> String {
-        let title = title(groups);
+        let title = head::title(groups);
         let windows: Vec<&str> = groups.windows.iter().map(|split| split.name()).collect();
         let group = |group: &crate::group::Group<'_>| {
             json!({
                 "name": text::shorten(&group.label, text::LABEL),
-                "color": crate::palette::hex(group.color),
-                "line": crate::palette::dash(group.dash),
+                "color": palette::hex(group.color),
+                "line": palette::dash(group.dash),
                 "hue": group.hue,
                 "dash": group.dash,
             })
@@ -360,7 +198,7 @@ impl Page {
             "reload": reload,
         });
         let data = text::script_json(&data.to_string());
-        let (title, controls, notes) = (html(&title), controls(groups), notes(groups));
+        let (title, controls, notes) = (html(&title), head::controls(groups), head::notes(groups));
         let contents = self.contents();
         let live = if reload.is_some() { "<span class=live>running</span>" } else { "" };
         let body = &self.body;
@@ -432,121 +270,6 @@ fn caption(groups: &Groups<'_>, panel: usize, name: &str) -> String {
         1 => name.to_string(),
         _ => format!("{name}, {}", groups.panels[panel]),
     }
-}
-
-/// `8 runs on mnist, mlp 784-512-256-10`
-fn title(groups: &Groups<'_>) -> String {
-    let runs: Vec<&RunData> = groups.runs().collect();
-    let same = |of: fn(&RunData) -> &str| {
-        runs.first().map(|run| of(run)).filter(|first| runs.iter().all(|run| of(run) == *first))
-    };
-    let mut title = match &runs[..] {
-        [run] if run.run.labels.is_empty() => text::shorten(&run.run.name, 60),
-        [run] => {
-            let labels: Vec<String> =
-                run.run.labels.iter().map(|(key, value)| label_text(key, value)).collect();
-            text::shorten(&labels.join(", "), 60)
-        }
-        runs => format!("{} runs", runs.len()),
-    };
-    if let Some(dataset) = same(|run| &run.run.dataset) {
-        title.extend([" on ", &text::shorten(dataset, 60)]);
-    }
-    if let Some(model) = same(|run| &run.run.model) {
-        title.extend([", ", &text::shorten(model, 60)]);
-    }
-    title
-}
-
-/// What a reader must know before trusting the pictures: runs that stopped early, NaN, files that are damaged.
-fn notes(groups: &Groups<'_>) -> String {
-    let mut notes = Vec::new();
-    for run in groups.runs() {
-        let name = text::shorten(&run.run.name, 80);
-        if run.epoch() < run.run.epochs {
-            notes.push((false, format!("{name}: {} of {} epochs", run.epoch(), run.run.epochs)));
-        }
-        for problem in &run.problems {
-            notes.push((true, problem.clone()));
-        }
-        if let Some((line, of)) = run.metrics.iter().find_map(|l| Some((l, l.of.nonfinite.as_ref()?))) {
-            let (epoch, split, first) =
-                (line.epoch, line.split.name(), text::shorten(&of.first.to_string(), 200));
-            let n = text::count(of.batches);
-            notes
-                .push((true, format!("{name}: batches not finite in epoch {epoch} ({split}): {n}; {first}")));
-        }
-        let faulty = |line: &&taper_report::LayerLine| line.of.nan > 0 || line.of.infinite > 0;
-        if let Some(line) = run.layers.iter().find(faulty) {
-            let (site, epoch, split) = (text::shorten(&line.of.site, 80), line.epoch, line.split.name());
-            let (nan, infinite) = (text::count(line.of.nan), text::count(line.of.infinite));
-            let what = format!("{nan} NaN and {infinite} infinite activations in epoch {epoch} ({split})");
-            notes.push((true, format!("{name}: {site} has {what}")));
-        }
-        if let Some((line, trouble)) = run.layers.iter().find_map(|l| Some((l, l.of.trouble.as_ref()?))) {
-            let (site, epoch, split) = (text::shorten(&line.of.site, 80), line.epoch, line.split.name());
-            notes.push((
-                true,
-                format!("{name}: {site} was not all recorded in epoch {epoch} ({split}): {trouble}"),
-            ));
-        }
-    }
-    if notes.is_empty() {
-        return String::new();
-    }
-    let item = |(fault, note): &(bool, String)| {
-        format!("<li{}>{}</li>", if *fault { " class=fault" } else { "" }, html(note))
-    };
-    let (few, rest) = notes.split_at(notes.len().min(5));
-    let mut out: String = few.iter().map(item).collect();
-    if !rest.is_empty() {
-        let _ = write!(
-            out,
-            "<li><details><summary>and {} more</summary><ul>{}</ul></details></li>",
-            rest.len(),
-            rest.iter().map(item).collect::<String>()
-        );
-    }
-    format!("<ul class=notes>{out}</ul>\n")
-}
-
-/// The bar above the charts: which runs, which layers, which window; also the legend.
-fn controls(groups: &Groups<'_>) -> String {
-    let mut out = String::from("<nav class=controls aria-label=\"What the charts show\">");
-    let key = |out: &mut String, kind: &str, names: &[String], swatch: &dyn Fn(usize) -> String| {
-        let _ = write!(out, "<div role=group aria-label={kind}>");
-        for (i, name) in names.iter().enumerate() {
-            let short = html(&text::shorten(name, 32));
-            let _ = write!(
-                out,
-                "<button data-{kind}={i} aria-pressed=true title=\"{}: click to hide or show\">{}{short}</button>",
-                html(name),
-                swatch(i)
-            );
-        }
-        *out += "</div>";
-    };
-    key(&mut out, "hue", &groups.hues, &|i| table::swatch(groups.colors[i], 0));
-    let plain = |i: usize| table::swatch(0, i).replace(&crate::palette::hex(0), "currentColor");
-    if !groups.dashes.is_empty() {
-        key(&mut out, "dash", &groups.dashes, &plain);
-    }
-    if groups.sites.len() > 1 {
-        out += "<label>layer <select id=site><option value=all>all</option>";
-        for (i, site) in groups.sites.iter().enumerate() {
-            let _ = write!(out, "<option value={i}>{}</option>", html(&text::shorten(site, 40)));
-        }
-        out += "</select></label>";
-    }
-    if groups.windows.len() > 1 {
-        let _ = write!(out, "<div role=group class=window data-tip=\"{}\">", html(measure::WINDOW));
-        for (i, split) in groups.windows.iter().enumerate() {
-            let name = Split::name(*split);
-            let _ = write!(out, "<button data-window={name} aria-pressed={}>{name}</button>", i == 0);
-        }
-        out += "</div>";
-    }
-    out + "<button id=theme title=\"Light or dark\" aria-label=\"Light or dark\">◐</button></nav>"
 }
 
 #[cfg(test)]

@@ -25,6 +25,20 @@ pub(crate) fn html(text: &str) -> String {
     out
 }
 
+/// A list in HTML of items with their tags; those beyond the first few are folded. Nothing where there are none.
+pub(crate) fn list(attributes: &str, items: &[String], few: usize) -> String {
+    let (few, rest) = items.split_at(items.len().min(few));
+    match (few, rest.len()) {
+        ([], _) => String::new(),
+        (_, 0) => format!("<ul {attributes}>{}</ul>\n", few.concat()),
+        (_, more) => format!(
+            "<ul {attributes}>{}<li><details><summary>and {more} more</summary><ul>{}</ul></details></li></ul>\n",
+            few.concat(),
+            rest.concat()
+        ),
+    }
+}
+
 /// For a shell: as it is where that is safe, else between single quotes.
 pub(crate) fn shell(word: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);

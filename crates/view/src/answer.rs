@@ -11,12 +11,8 @@ use crate::{
     text::{self, NONE, html},
 };
 
-/// From this share of dead units on a layer counts as collapsed.
-const COLLAPSED: f64 = 0.5;
-/// From this share of dead units on a layer is worth a warning.
+/// From this share of dead units on their number is red.
 const MANY: f64 = 0.1;
-/// From this share of zeros on almost nothing passes.
-const EMPTY: f64 = 0.99;
 /// Numbers of units that a cell shows; the others stand in its explanation.
 const NAMED: usize = 12;
 /// Layers that a sentence names at most.
@@ -61,13 +57,7 @@ fn cells<'a>(groups: &'a Groups<'a>, window: Split) -> Vec<Cell<'a>> {
 pub(crate) fn answer(groups: &Groups<'_>) -> String {
     let Some(window) = groups.windows.first() else { return String::new() };
     let cells = cells(groups, *window);
-    let mut out = String::new();
-    let warnings = warnings(groups, &cells);
-    if !warnings.is_empty() {
-        out += "<ul class=alarms role=alert>";
-        warnings.iter().for_each(|text| out += &format!("<li>{}</li>", html(text)));
-        out += "</ul>\n";
-    }
+    let mut out = text::list("class=alarms role=alert", &warnings(groups), 6);
     out += "<ul class=answer>";
     for text in [summary(groups, &cells)].into_iter().chain(effects(groups, &cells)) {
         let _ = write!(out, "<li>{}</li>", html(&text));
@@ -76,42 +66,26 @@ pub(crate) fn answer(groups: &Groups<'_>) -> String {
     out + &layers(groups, &cells)
 }
 
-fn warnings(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
-    let mut warnings: Vec<(f64, String)> = Vec::new();
-    for cell in cells {
-        let of = match groups.groups.len() {
-            1 => name(cell.site),
-            _ => format!(
-                "{} of {}",
-                name(cell.site),
-                text::shorten(&groups.groups[cell.group].label, text::LABEL)
-            ),
-        };
-        let dead =
-            format!("{} of {} units are dead", mean(cell.dead.unwrap_or(0.0)), text::count(cell.units));
-        let zeros = share_text(cell.zeros);
-        let (badness, text) = match cell.dead_share() {
-            share if share >= COLLAPSED => (
-                2.0 + share,
-                format!(
-                    "{of} has collapsed: {dead}, and {zeros} of its activations are 0. A lower learning rate or another initialisation may help."
-                ),
-            ),
-            _ if cell.zeros >= EMPTY => {
-                (1.5, format!("{of} passes almost nothing on: {zeros} of its activations are 0."))
+/// What usually keeps a network from learning, run by run, and what usually helps.
+fn warnings(groups: &Groups<'_>) -> Vec<String> {
+    let mut items = Vec::new();
+    for group in &groups.groups {
+        for run in &group.runs {
+            let mut whose = String::new();
+            if groups.groups.len() > 1 {
+                whose += &format!("{}: ", text::shorten(&group.label, text::LABEL));
             }
-            share if share >= MANY => (share, format!("{of} loses units: {dead}.")),
-            _ => continue,
-        };
-        warnings.push((badness, text));
+            if group.runs.len() > 1 {
+                whose += &format!("seed {}: ", run.run.seed);
+            }
+            items.extend(
+                run.warnings()
+                    .iter()
+                    .map(|warning| format!("<li>{}</li>", html(&format!("{whose}{warning}")))),
+            );
+        }
     }
-    warnings.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let more = warnings.len().saturating_sub(6);
-    let mut texts: Vec<String> = warnings.into_iter().take(6).map(|(_, text)| text).collect();
-    if more > 0 {
-        texts.push(format!("{more} more layers have at least a tenth of their units dead or are almost all zeros: see the table."));
-    }
-    texts
+    items
 }
 
 /// One plain sentence about all layers of all runs.
@@ -197,33 +171,20 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     let label = text::shorten(&groups.groups[best].label, text::LABEL);
-    let without: Vec<&str> = hues_without_zeros(groups, cells);
-    let without =
-        if without.is_empty() { String::new() } else { format!(" {} without zeros.", list_verb(&without)) };
-    format!("{when}: {label} is the sparsest (zeros: {layers}); there {}.{without}", dead(&of_group(best)))
+    format!("{when}: {label} is the sparsest (zeros: {layers}); there {}.", dead(&of_group(best)))
 }
 
-fn list_verb(names: &[&str]) -> String {
-    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
-}
-
-/// What colours stand for that have no zeros in any layer.
-fn hues_without_zeros<'a>(groups: &'a Groups<'_>, cells: &[Cell<'_>]) -> Vec<&'a str> {
-    let has = |hue: usize| cells.iter().any(|cell| groups.groups[cell.group].hue == hue && cell.zeros > 0.0);
-    groups.hues.iter().enumerate().filter(|(hue, _)| !has(*hue)).map(|(_, name)| name.as_str()).collect()
-}
-
-/// The group that differs from this one in nothing but the line style, or the colour where that is all: its first value.
+/// The group that a group is compared with: it differs in one label, which has its first value there. That is the line style;
+/// where this has its first value already the colour, and where that has too the panel. So every group but one has one.
 fn baseline(groups: &Groups<'_>, group: &Group<'_>) -> Option<usize> {
-    let by_dash = !groups.dashes.is_empty();
-    if group.dash == 0 && by_dash || !by_dash && group.hue == lowest_hue(groups) {
-        return None;
-    }
-    let like = |other: &Group<'_>| match by_dash {
-        true => (other.hue, other.panel, other.dash) == (group.hue, group.panel, 0),
-        false => (other.hue, other.panel) == (lowest_hue(groups), group.panel),
+    let first = lowest_hue(groups);
+    let place = match (group.dash, group.hue, group.panel) {
+        (0, hue, 0) if hue == first => return None,
+        (0, hue, _) if hue == first => (0, first, 0),
+        (0, _, panel) => (0, first, panel),
+        (_, hue, panel) => (0, hue, panel),
     };
-    groups.groups.iter().position(like)
+    groups.groups.iter().position(|of| (of.dash, of.hue, of.panel) == place)
 }
 
 /// Where colours stand for numbers the smallest, else the first.
@@ -253,30 +214,28 @@ fn mean(units: f64) -> String {
     if units.fract() == 0.0 { text::count(units as u64) } else { text::plain(units, 1) }
 }
 
-/// The change of zeros of a cell against the same site in the baseline of its group.
-fn change(groups: &Groups<'_>, cells: &[Cell<'_>], cell: &Cell<'_>) -> Option<f64> {
+/// The change of zeros of a cell against the same site in the baseline of its group, and that group.
+fn change(groups: &Groups<'_>, cells: &[Cell<'_>], cell: &Cell<'_>) -> Option<(f64, usize)> {
     let base = baseline(groups, &groups.groups[cell.group])?;
-    let base = cells.iter().find(|other| other.group == base && other.site == cell.site)?;
-    Some(cell.zeros - base.zeros)
+    let of = cells.iter().find(|other| other.group == base && other.site == cell.site)?;
+    Some((cell.zeros - of.zeros, base))
 }
 
-/// What a label changes, one sentence for each of its values beside each value of the other labels.
+/// What each label changes: a sentence for each group, groups of one change in one.
 fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
     const MOST: usize = 6;
-    let mut sentences = Vec::new();
-    let mut same: Vec<&str> = Vec::new();
-    for (i, group) in groups.groups.iter().enumerate() {
-        let Some(base) = baseline(groups, group) else { continue };
-        let mut changes: Vec<(&str, f64)> = cells
-            .iter()
-            .filter(|cell| cell.group == i)
-            .filter_map(|cell| Some((cell.site, change(groups, cells, cell)?)))
+    let label = |group: usize| text::shorten(&groups.groups[group].label, text::LABEL);
+    // Groups, and what they have in common: baseline and changes.
+    let mut effects: Vec<(Vec<String>, usize, String)> = Vec::new();
+    let mut same: Vec<String> = Vec::new();
+    for i in 0..groups.groups.len() {
+        let of_group = cells.iter().filter(|cell| cell.group == i);
+        let mut changes: Vec<(&str, f64, usize)> = of_group
+            .filter_map(|cell| change(groups, cells, cell).map(|(change, base)| (cell.site, change, base)))
             .collect();
-        if changes.is_empty() {
-            continue;
-        }
-        if changes.iter().all(|(_, change)| change.abs() < 0.0005) {
-            same.push(&group.label);
+        let Some(&(_, _, base)) = changes.first() else { continue };
+        if changes.iter().all(|(_, change, _)| change.abs() < 0.0005) {
+            same.push(label(i));
             continue;
         }
         let all = changes.len();
@@ -285,20 +244,25 @@ fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
             changes.truncate(LAYERS);
         }
         let changes: Vec<String> =
-            changes.iter().map(|(site, change)| format!("{} {}", name(site), points(*change))).collect();
+            changes.iter().map(|(site, change, _)| format!("{} {}", name(site), points(*change))).collect();
         let largest = if all > LAYERS { ", the largest changes" } else { "" };
-        let (of, against) = (&group.label, &groups.groups[base].label);
-        let (of, against) = (text::shorten(of, text::LABEL), text::shorten(against, text::LABEL));
-        sentences.push(format!("{of}, against {against}: {} points of zeros{largest}.", changes.join(", ")));
+        let changes = format!("{} points of zeros{largest}", changes.join(", "));
+        match effects.iter_mut().find(|of| (of.1, &of.2) == (base, &changes)) {
+            Some((of, ..)) => of.push(label(i)),
+            None => effects.push((vec![label(i)], base, changes)),
+        }
     }
-    let more = sentences.len().saturating_sub(MOST);
-    sentences.truncate(MOST);
+    let more = effects.len().saturating_sub(MOST);
+    let shown = effects.into_iter().take(MOST);
+    let mut sentences: Vec<String> = shown
+        .map(|(of, base, changes)| format!("{}, against {}: {changes}.", of.join("; "), label(base)))
+        .collect();
     if more > 0 {
         sentences.push(format!("{more} more changes stand in the table."));
     }
     if !same.is_empty() {
-        let names: Vec<String> = same.iter().take(8).map(|name| text::shorten(name, text::LABEL)).collect();
-        sentences.push(format!("No change of zeros: {}.", names.join("; ")));
+        same.truncate(8);
+        sentences.push(format!("No change of zeros: {}.", same.join("; ")));
     }
     sentences
 }
@@ -317,7 +281,7 @@ fn layers(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
         "Share of the values that are exactly 0, before any dropout. Over seeds: their mean.",
     );
     if has_changes {
-        let what = "Change of zeros, in percentage points, against the run that differs in nothing but this label and has its first value.";
+        let what = "Change of zeros, in percentage points, against the run that differs in one label, which has its first value there.";
         table.title("change", what);
     }
     table.title("dead", "Units that no gradient reached in the whole window, of all units of the layer. Over seeds: their mean.");
@@ -340,8 +304,15 @@ fn layers(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
         );
         if has_changes {
             match change(groups, cells, cell) {
-                Some(change) => {
-                    let _ = write!(row, "<td data-v={}>{}</td>", 100.0 * change, points(change));
+                Some((change, base)) => {
+                    let against = html(&text::shorten(&groups.groups[base].label, text::LABEL));
+                    let _ = write!(
+                        row,
+                        "<td data-v={} data-tip=\"{} points against {against}\">{}</td>",
+                        100.0 * change,
+                        text::plain(100.0 * change, 4),
+                        points(change)
+                    );
                 }
                 None => row += &format!("<td>{NONE}</td>"),
             }
@@ -403,7 +374,7 @@ mod tests {
             text.contains("relu, dropout 0.5, against relu, dropout 0: fc1 +19.4, fc2 ±0 points of zeros."),
             "{text}"
         );
-        assert!(text.contains("No change of zeros: tanh, dropout 0.5."), "{text}");
+        assert!(text.contains("No change of zeros: tanh, dropout 0; tanh, dropout 0.5."), "{text}");
         assert!(text.contains("<td data-v=2 class=fault>2 of 8</td><td class=name>3, 5</td>"), "{text}");
     }
 
@@ -417,13 +388,28 @@ mod tests {
     #[test]
     fn a_layer_that_has_collapsed_is_what_the_page_says_first() {
         let mut collapsed = run("relu", 0.0, 1);
-        let fc1 = collapsed.layers.iter_mut().filter(|line| line.of.site == "fc1");
-        fc1.for_each(|line| (line.of.dead, line.of.zero_fraction) = (Some(7), 0.98));
-        let text = answer(&Groups::of(&[collapsed]));
+        collapsed.layers.iter_mut().filter(|line| line.epoch > 1).for_each(|line| line.of.dead = Some(6));
+        let text = answer(&Groups::of(&[collapsed, run("relu", 0.5, 1)]));
+        let first = "<ul class=alarms role=alert><li>dropout 0: epoch 2: fc2: 6 of 6 units are dead (what usually helps: a lower";
+        assert!(text.starts_with(first) && text.matches("<li>dropout").count() == 1, "{text}");
+    }
+
+    #[test]
+    fn every_label_has_its_effect_and_groups_of_one_effect_share_a_sentence() {
+        let runs =
+            ["relu", "selu", "tanh"].map(|act| [0.0, 0.5].map(|dropout| run(act, dropout, 1))).concat();
+        let runs: Vec<RunData> = (runs.into_iter())
+            .map(|mut run| {
+                let is_relu = run.run.labels["act"] == "relu";
+                run.layers.iter_mut().filter(|_| !is_relu).for_each(|line| line.of.zero_fraction = 0.0);
+                run
+            })
+            .collect();
+        let text = answer(&Groups::of(&runs));
+        let effect = "<li>selu, dropout 0; tanh, dropout 0, against relu, dropout 0: fc1 −41.0, fc2 −41.0 points of zeros.</li>";
+        assert!(text.contains(effect), "{text}");
         assert!(
-            text.starts_with(
-                "<ul class=alarms role=alert><li>fc1 has collapsed: 7 of 8 units are dead, and 98.0% of"
-            ),
+            text.contains("No change of zeros: relu, dropout 0.5; selu, dropout 0.5; tanh, dropout 0.5."),
             "{text}"
         );
     }

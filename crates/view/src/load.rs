@@ -5,8 +5,8 @@ use std::{
 };
 
 use taper_report::{
-    Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Split, StepLine, TimingLine, read_config,
-    read_lines_before_damage,
+    EpochReport, Error as ReportError, LayerLine, LayerStats, MetricsLine, Run, Score, Split, SplitReport,
+    StepLine, StepReport, TimingLine, Warning, read_config, read_lines_before_damage,
 };
 
 use crate::{Error, Result};
@@ -68,6 +68,20 @@ impl RunData {
         Some(
             last.step.saturating_add((samples.saturating_sub(seen) as f64 / per_step.max(1.0)).ceil() as u64),
         )
+    }
+
+    /// What usually keeps a network from learning, as the records show it: the same as in `warnings.jsonl`, which runs of
+    /// PyTorch and of older versions do not have.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let split = self.layers.iter().map(|line| line.split).max();
+        let shown: Vec<&LayerLine> = self.layers.iter().filter(|line| Some(line.split) == split).collect();
+        let epochs = shown.chunk_by(|a, b| a.epoch == b.epoch).map(|lines| {
+            let layers = lines.iter().map(|line| line.of.clone()).collect();
+            let of = SplitReport { layers, ..SplitReport::new(lines[0].split, Score::default()) };
+            EpochReport { epoch: lines[0].epoch, splits: vec![of] }
+        });
+        let steps: Vec<StepReport> = self.steps.iter().map(|line| line.of.clone()).collect();
+        taper_report::warnings(&steps, &epochs.collect::<Vec<_>>())
     }
 
     /// One site in one window, epoch by epoch.

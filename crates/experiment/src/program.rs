@@ -42,7 +42,7 @@ pub(crate) struct Shared<'a> {
     pub device: &'a Device,
     pub screen: &'a Screen,
     pub stop: Arc<Stop>,
-    /// The command line.
+    /// The command line, with the program in front.
     pub command: &'a [String],
     /// Whether runs are resumed where there are some, even changed ones.
     pub resumes: bool,
@@ -150,8 +150,7 @@ where
     let alone = stored.as_ref().map_or(cells.len() == 1, |stored| stored.only.is_some());
     let place =
         |out: &Path, cell: &Cell<A>| if alone { out.to_path_buf() } else { out.join(&cell.about.name) };
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let command: Vec<String> = words.collect();
+    let command: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let shared = Shared {
         device: &device,
         screen: &screen,

@@ -417,8 +417,7 @@ pub(crate) fn configuration(groups: &Groups<'_>) -> String {
     out
 }
 
-/// What to type to repeat the runs, as far as they recorded it: `command` of a configuration holds the options of the
-/// `mnist` program.
+/// What to type to repeat the runs, as far as they recorded it: the words in `command` of a configuration.
 fn commands(runs: &[&RunData]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for run in runs {
@@ -426,7 +425,7 @@ fn commands(runs: &[&RunData]) -> String {
             continue;
         };
         let words: Vec<String> = words.iter().filter_map(|word| word.as_str()).map(text::shell).collect();
-        let line = format!("cargo run --release --example mnist -- {}", words.join(" "));
+        let line = words.join(" ");
         if !lines.contains(&line) {
             lines.push(line);
         }

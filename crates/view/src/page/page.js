@@ -170,7 +170,8 @@
       width: box.clientWidth, height: box.clientHeight, pxRatio: ratio(), legend: { show: false }, series, bands,
       cursor: { y: false, drag: { x: !density && chart.x !== "rate", y: false }, points: { show: false } },
       scales: {
-        x: { time: false, range: (_, low, high) => (low === xs[0] && high === xs.at(-1) ? [ends[0] - air, ends[1] + air] : [low, high]) },
+        // Of a single point uPlot asks for a range of its own.
+        x: { time: false, range: (_, low, high) => (xs.length < 2 || (low === xs[0] && high === xs.at(-1)) ? [ends[0] - air, ends[1] + air] : [low, high]) },
         y: { range: () => range },
       },
       padding: [8, density && site.zeros ? 16 + 9 * Math.min(12, curves.length) : 10, 0, 0],

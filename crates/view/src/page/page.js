@@ -112,9 +112,12 @@
   }
 
   const ratio = () => (printing ? 2 : devicePixelRatio || 1);
+  // Charts are drawn for paper while the page still has the layout of the screen: their size there is that of page.css.
+  const sizeOf = (box) => (printing ? [220, 172] : [box.clientWidth, box.clientHeight]);
   const font = "11px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif";
 
   function drawCurves(box, chart) {
+    const [width, height] = sizeOf(box);
     const curves = curvesOf(chart);
     const density = chart.x === "density";
     const site = density ? page.sites[chart.site] : null;
@@ -161,13 +164,13 @@
     if (whole) xAxis.space = 46;
     if (chart.x === "rate") Object.assign(xAxis, { splits: () => [0, 1, 11, 20.99], values: () => ["= 0", "", "50 %", "= 1"] });
     if (density) {
-      const ticks = spaced(site, (box.clientWidth - 60) / (site.edges.at(-1) - site.edges[0] || 1), 34);
+      const ticks = spaced(site, (width - 60) / (site.edges.at(-1) - site.edges[0] || 1), 34);
       Object.assign(xAxis, { splits: () => ticks.map(([at]) => at), values: () => ticks.map(([, name]) => name) });
     }
     const ends = density ? [site.edges[0] - 0.3, site.edges.at(-1) + 0.3] : xs.length ? [xs[0], xs.at(-1)] : [0, 1];
     const air = whole || chart.x === "rate" ? 0.02 * (ends[1] - ends[0]) || 0.5 : 0;
     const options = {
-      width: box.clientWidth, height: box.clientHeight, pxRatio: ratio(), legend: { show: false }, series, bands,
+      width, height, pxRatio: ratio(), legend: { show: false }, series, bands,
       cursor: { y: false, drag: { x: !density && chart.x !== "rate", y: false }, points: { show: false } },
       scales: {
         // Of a single point uPlot asks for a range of its own.
@@ -271,7 +274,7 @@
     const of = windowOf(chart.data);
     const site = page.sites[chart.site];
     const canvas = document.createElement("canvas");
-    const [width, height, scale] = [box.clientWidth, box.clientHeight, ratio()];
+    const [[width, height], scale] = [sizeOf(box), ratio()];
     [canvas.width, canvas.height] = [width * scale, height * scale];
     canvas.style.cssText = `width:${width}px;height:${height}px`;
     box.replaceChildren(canvas);

@@ -3,7 +3,8 @@
 use std::{fs, path::Path};
 
 use taper_report::{
-    EpochReport, LayerStats, Metric, MetricKind, Run, RunDir, Score, Sink, Split, SplitReport, TensorBoard,
+    EpochReport, LayerStats, Metric, MetricKind, Run, RunDir, Score, Sink, SiteSteps, Split, SplitReport,
+    StepReport, TensorBoard, WarningLine, Watch, read_lines,
 };
 use taper_view::{RunData, html_report, load_runs, static_plots};
 
@@ -63,6 +64,41 @@ fn runs_and_grids_of_different_lengths_and_sites_make_one_page() -> Result {
         assert!(page.contains(text), "{text}");
     }
     assert_eq!(static_plots(&runs, dir.path().join("plots"))?.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn the_warnings_of_a_run_are_those_that_it_wrote_down() -> Result {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("run");
+    let (mut sink, mut watch) = (RunDir::create(&path)?, Watch::default());
+    sink.begin(&Run { name: "run".into(), ..Run::default() })?;
+    for step in 1..=20 {
+        let dead = Some(if step > 1 { 9 } else { 0 });
+        let site =
+            SiteSteps { site: "fc1".into(), units: 10, zero_fraction: 0.5, dead, mean: None, std: None };
+        let (score, learning_rate) = (Score { loss: 1.0, samples: 10, ..Score::default() }, 0.1);
+        let report =
+            StepReport { step, steps: 1, score, learning_rate, sites: vec![site], parameters: Vec::new() };
+        sink.step(&report)?;
+        watch.step(&report).iter().try_for_each(|warning| sink.warning(warning))?;
+    }
+    for epoch in 0..=3 {
+        // Only the headline window counts.
+        let splits = [(Split::Train, 10), (Split::Test, 10 * u64::from(epoch > 1))].map(|(split, dead)| {
+            let layer =
+                LayerStats { site: "fc1".into(), units: 10, dead: Some(dead), ..LayerStats::default() };
+            SplitReport { layers: vec![layer], ..SplitReport::new(split, Score::default()) }
+        });
+        let report = EpochReport { epoch, splits: splits.into() };
+        sink.epoch(&report)?;
+        watch.epoch(&report).iter().try_for_each(|warning| sink.warning(warning))?;
+    }
+    let written: Vec<WarningLine> = read_lines(path.join("warnings.jsonl"))?;
+    let at: Vec<_> = written.iter().map(|line| (line.of.step, line.of.epoch)).collect();
+    assert_eq!(at, [(Some(20), None), (None, Some(2))]);
+    let (runs, _) = load_runs(&[path]);
+    assert_eq!(runs[0].warnings(), written.into_iter().map(|line| line.of).collect::<Vec<_>>());
     Ok(())
 }
 

@@ -9,12 +9,10 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Layout, Result, Shape,
 
 use crate::Activation;
 
-mod apply;
 pub(crate) mod layers;
+pub(crate) mod loss;
 pub(crate) mod optim;
 pub(crate) mod stats;
-
-pub(crate) use apply::{CudaOp, Input, apply};
 
 mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
@@ -26,6 +24,9 @@ pub(crate) struct Module(&'static str, &'static str);
 pub(crate) const LAYERS: Module = Module("taper_layers", ptx::LAYERS);
 pub(crate) const OPTIM: Module = Module("taper_optim", ptx::OPTIM);
 pub(crate) const STATS: Module = Module("taper_stats", ptx::STATS);
+
+/// What a kernel is given of a tensor. It is contiguous.
+pub(crate) type Input<'a> = (&'a CudaStorage, &'a Layout);
 
 /// Whether the kernels of this module can run on these tensors.
 pub(crate) fn is_fast(tensors: &[&Tensor]) -> bool {

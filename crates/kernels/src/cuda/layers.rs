@@ -1,39 +1,40 @@
-//! The operations of `ops` on a CUDA device. Shapes were checked by the public functions.
+//! The layers of `ops` on a CUDA device. Shapes were checked by the public functions.
 
 use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, Shape, Tensor};
 
 use super::{
-    Arg, CudaOp, Grid, Input, LAYERS, Sizes, address, address_of, apply, code, each, launch, product,
-    unwritten, unwritten_storage, whole,
+    Arg, Grid, Input, LAYERS, Sizes, address, address_of, code, each, launch, product, unwritten,
+    unwritten_storage, whole,
 };
 use crate::Activation;
+use crate::autograd::{Node, apply_in_graph};
 
 /// Launches a kernel of this module.
 ///
 /// # Safety
 /// As [`launch`].
-unsafe fn run(device: &CudaDevice, name: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+pub(super) unsafe fn run(device: &CudaDevice, name: &str, grid: Grid, args: &[Arg]) -> Result<()> {
     // SAFETY: the caller's.
     unsafe { launch(device, &LAYERS, name, grid, args) }
 }
 
-fn at((storage, layout): Input<'_>) -> Result<Arg> {
+pub(super) fn at((storage, layout): Input<'_>) -> Result<Arg> {
     address_of::<f32>(storage, layout).map(Arg::At)
 }
 
 struct Activate((i32, f32));
 
-/// See [`crate::activate`]; `None` for a function that has no kernel.
-pub fn activate(xs: &Tensor, f: Activation) -> Option<Result<Tensor>> {
-    Some(apply(Activate(code(f)?), &[xs]))
+/// See [`crate::activate`]; `f` is the [`code`] of the function.
+pub fn activate(xs: &Tensor, f: (i32, f32)) -> Result<Tensor> {
+    apply_in_graph(Activate(f), &[xs])
 }
 
-impl CudaOp for Activate {
+impl Node for Activate {
     fn name(&self) -> &'static str {
         "activate"
     }
 
-    fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
+    fn on_cuda(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
         let (shape, (f, p)) = (inputs[0].1.shape(), self.0);
         let n = shape.elem_count();
         let ys = unwritten_storage(n, device)?;
@@ -118,8 +119,8 @@ pub fn linear_act(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, f: Activa
     let Some(f) = code(f) else { candle_core::bail!("linear: {} has no kernel", f.name()) };
     let op = Linear { n: rows.dim(0)?, i, o, f };
     let ys = match bias {
-        Some(bias) => apply(op, &[&rows, weight, bias])?,
-        None => apply(op, &[&rows, weight])?,
+        Some(bias) => apply_in_graph(op, &[&rows, weight, bias])?,
+        None => apply_in_graph(op, &[&rows, weight])?,
     };
     match xs.dims() {
         [_, _] => Ok(ys),
@@ -128,12 +129,12 @@ pub fn linear_act(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, f: Activa
     }
 }
 
-impl CudaOp for Linear {
+impl Node for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
+    fn on_cuda(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
         let Self { n, i, o, f } = *self;
         let transposed = inputs[1].1.transpose(0, 1)?;
         let ys = product(inputs[0], (inputs[1].0, &transposed), (1, n, o, i))?;
@@ -193,17 +194,17 @@ pub fn conv2d_act(
 ) -> Result<Tensor> {
     let Some(f) = code(f) else { candle_core::bail!("conv2d: {} has no kernel", f.name()) };
     match bias {
-        Some(bias) => apply(Conv2d { of, f }, &[xs, weight, bias]),
-        None => apply(Conv2d { of, f }, &[xs, weight]),
+        Some(bias) => apply_in_graph(Conv2d { of, f }, &[xs, weight, bias]),
+        None => apply_in_graph(Conv2d { of, f }, &[xs, weight]),
     }
 }
 
-impl CudaOp for Conv2d {
+impl Node for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
+    fn on_cuda(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
         let (Conv { n, o, sizes }, (k, p)) = (self.of, self.of.columns());
         let columns = unwritten_storage(n * k * p, device)?;
         let args = [at(inputs[0])?, whole(&columns, n * k * p)?, Arg::Size(n * k * p), self.of.sizes()];
@@ -264,7 +265,7 @@ pub fn max_pool2d(
     let (n, c, h, w) = xs.dims4()?;
     let sizes = [h, w, kernel.0, kernel.1, stride.0, stride.1, out.0, out.1];
     let winners = unwritten((n, c, out.0, out.1), DType::U32, xs.device())?;
-    apply(MaxPool2d { shape: [n, c, h, w], sizes, winners }, &[xs])
+    apply_in_graph(MaxPool2d { shape: [n, c, h, w], sizes, winners }, &[xs])
 }
 
 impl MaxPool2d {
@@ -273,12 +274,12 @@ impl MaxPool2d {
     }
 }
 
-impl CudaOp for MaxPool2d {
+impl Node for MaxPool2d {
     fn name(&self) -> &'static str {
         "max_pool2d"
     }
 
-    fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
+    fn on_cuda(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
         let winners = &self.winners;
         let n = winners.elem_count();
         let ys = unwritten_storage(n, device)?;
@@ -318,7 +319,7 @@ pub struct Masked {
 
 /// See [`crate::dropout`].
 pub fn masked(xs: &Tensor, mask: Masked) -> Result<Tensor> {
-    apply(mask, &[xs])
+    apply_in_graph(mask, &[xs])
 }
 
 impl Masked {
@@ -341,12 +342,12 @@ impl Masked {
     }
 }
 
-impl CudaOp for Masked {
+impl Node for Masked {
     fn name(&self) -> &'static str {
         "dropout"
     }
 
-    fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
+    fn on_cuda(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
         let shape = inputs[0].1.shape();
         let n = shape.elem_count();
         let ys = unwritten_storage(n, device)?;
@@ -361,70 +362,4 @@ impl CudaOp for Masked {
         back.run(grad_xs.device().as_cuda_device()?, from, to, n)?;
         Ok(vec![Some(grad_xs)])
     }
-}
-
-struct CrossEntropy(Tensor);
-
-/// See [`crate::cross_entropy`]: `targets` are on the device, and below the number of classes.
-pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    apply(CrossEntropy(targets.contiguous()?), &[logits])
-}
-
-impl CudaOp for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross_entropy"
-    }
-
-    fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)> {
-        let (n, classes) = inputs[0].1.shape().dims2()?;
-        let losses = unwritten(n, DType::F64, self.0.device())?;
-        let loss = unwritten_storage(1, device)?;
-        let args = [
-            at(inputs[0])?,
-            address::<u32>(&self.0)?,
-            address::<f64>(&losses)?,
-            Arg::U32(n),
-            Arg::U32(classes),
-        ];
-        // SAFETY: there is a target below `classes` and a loss for each of `n` rows.
-        unsafe {
-            run(device, "row_losses", (n.div_ceil(8), 256), &args)?;
-            let args = [address::<f64>(&losses)?, whole(&loss, 1)?, Arg::U32(n)];
-            run(device, "mean_loss", (1, 256), &args)?;
-        }
-        Ok((loss, ().into()))
-    }
-
-    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad_ys: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (n, classes) = inputs[0].dims2()?;
-        let grads = unwritten((n, classes), DType::F32, inputs[0].device())?;
-        let args = [
-            address::<f32>(inputs[0])?,
-            address::<u32>(&self.0)?,
-            address::<f32>(grad_ys)?,
-            address::<f32>(&grads)?,
-            Arg::U32(n),
-            Arg::U32(classes),
-        ];
-        // SAFETY: as in the forward pass.
-        unsafe { run(grads.device().as_cuda_device()?, "loss_back", (n.div_ceil(8), 256), &args)? };
-        Ok(vec![Some(grads)])
-    }
-}
-
-/// How many rows of logits have their first largest value at the target: a scalar.
-pub fn count_hits(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let (logits, targets) = (logits.detach().contiguous()?, targets.contiguous()?);
-    let (n, classes) = logits.dims2()?;
-    let hits = unwritten((), DType::F32, logits.device())?;
-    let args = [
-        address::<f32>(&logits)?,
-        address::<u32>(&targets)?,
-        address::<f32>(&hits)?,
-        Arg::U32(n),
-        Arg::U32(classes),
-    ];
-    // SAFETY: there is a target for each of `n` rows.
-    unsafe { run(logits.device().as_cuda_device()?, "count_hits", (1, 1024), &args)? };
-    Ok(hits)
 }

@@ -19,11 +19,15 @@ pub fn activate(xs: &Tensor, f: Activation) -> Result<Tensor> {
     match f {
         Activation::Identity => Ok(xs.clone()),
         _ if is_fast(&[xs]) => apply(Activate { f, shape: xs.shape().clone() }, &[xs]),
-        #[cfg(feature = "cuda")]
-        _ if crate::cuda::is_fast(&[xs]) && crate::cuda::code(f).is_some() => {
-            by_candle(crate::cuda::layers::activate(xs, f).unwrap_or_else(|| twin::activate(xs, f)))
+        _ => {
+            #[cfg(feature = "cuda")]
+            if crate::cuda::is_fast(&[xs])
+                && let Some(code) = crate::cuda::code(f)
+            {
+                return by_candle(crate::cuda::layers::activate(xs, code));
+            }
+            by_candle(twin::activate(xs, f))
         }
-        _ => by_candle(twin::activate(xs, f)),
     }
 }
 

@@ -39,7 +39,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let targets = &targets.to_device(logits.device())?;
         #[cfg(feature = "cuda")]
         if crate::cuda::is_fast(&[logits]) {
-            return by_candle(crate::cuda::layers::cross_entropy(logits, targets));
+            return by_candle(crate::cuda::loss::cross_entropy(logits, targets));
         }
         by_candle(twin::cross_entropy(logits, targets))
     }
@@ -60,7 +60,7 @@ pub fn count_correct(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     }
     #[cfg(feature = "cuda")]
     if crate::cuda::is_fast(&[logits]) {
-        return crate::cuda::layers::count_hits(logits, &targets.to_device(logits.device())?);
+        return crate::cuda::loss::count_correct(logits, &targets.to_device(logits.device())?);
     }
     let targets = targets.to_vec1::<u32>()?;
     let hits = crate::with_values(logits, |logits| {

@@ -9,7 +9,7 @@ fn main() {
         // As candle builds its own: with nvcc, for CUDA_COMPUTE_CAP or the GPU at hand.
         let built = cudaforge::KernelBuilder::new()
             .source_files(["src/cuda/layers.cu", "src/cuda/optim.cu", "src/cuda/stats.cu"])
-            .watch(["src/cuda/activation.cuh"])
+            .watch(["src/cuda/activation.cuh", "src/cuda/threads.cuh"])
             .arg("-O3")
             .arg("-std=c++17")
             .build_ptx()

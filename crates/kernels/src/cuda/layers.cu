@@ -1,10 +1,7 @@
 // Forward and backward kernels of the layers, in f32. Threads compute values of their own: no atomic additions of floats, so
 // the bits are the same each time.
 #include "activation.cuh"
-
-typedef unsigned long long u64;
-
-#define FOR_EACH(i, n) for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (size_t)gridDim.x * blockDim.x)
+#include "threads.cuh"
 
 // ys = f(xs)
 extern "C" __global__ void activate(const float *xs, float *ys, size_t n, int f, float p) {
@@ -22,19 +19,6 @@ extern "C" __global__ void bias_act(float *ys, const float *bias, size_t n, unsi
         const float b = bias ? bias[i / positions % units] : 0.0f;
         ys[i] = value(f, p, ys[i] + b);
     }
-}
-
-// The sum over all threads of a block, in a fixed order, in thread 0.
-__device__ float block_sum(float x) {
-    __shared__ float lanes[32];
-    for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(~0u, x, offset);
-    if (threadIdx.x % 32 == 0) lanes[threadIdx.x / 32] = x;
-    __syncthreads();
-    if (threadIdx.x < 32) {
-        x = threadIdx.x < blockDim.x / 32 ? lanes[threadIdx.x] : 0.0f;
-        for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(~0u, x, offset);
-    }
-    return x;
 }
 
 // Sums of (samples, units, positions) over samples and positions: one block for each unit.
@@ -154,34 +138,37 @@ extern "C" __global__ void masked(const float *xs, float *ys, size_t n, size_t w
     }
 }
 
-// The loss of every row, one warp each: ln sum e^x minus the target's x, in f64. And whether the target's is its first largest.
+// The largest value of a row, and the sum of e^(x - top) in f64: by one warp, each thread of which gets both.
+struct Normaliser {
+    float top;
+    double sum;
+
+    __device__ Normaliser(const float *own, unsigned classes, unsigned lane) : top(-INFINITY), sum(0) {
+        for (unsigned k = lane; k < classes; k += 32) top = own[k] > top || isnan(own[k]) ? own[k] : top;
+        for (int offset = 16; offset > 0; offset /= 2) {
+            const float other = __shfl_xor_sync(~0u, top, offset);
+            top = other > top || isnan(other) ? other : top;
+        }
+        for (unsigned k = lane; k < classes; k += 32) sum += exp((double)own[k] - top);
+        for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    }
+};
+
+// The loss of every row, one warp each: ln sum e^x minus the target's x, in f64.
 extern "C" __global__ void row_losses(const float *xs, const unsigned *targets, double *losses, unsigned rows, unsigned classes) {
     const unsigned row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     const float *own = xs + (size_t)row * classes;
-    float top = -INFINITY;
-    for (unsigned k = lane; k < classes; k += 32) top = own[k] > top || isnan(own[k]) ? own[k] : top;
-    for (int offset = 16; offset > 0; offset /= 2) {
-        const float other = __shfl_xor_sync(~0u, top, offset);
-        top = other > top || isnan(other) ? other : top;
-    }
-    double sum = 0;
-    for (unsigned k = lane; k < classes; k += 32) sum += exp((double)own[k] - top);
-    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    if (lane == 0) losses[row] = top + log(sum) - own[targets[row]];
+    const Normaliser of(own, classes, lane);
+    if (lane == 0) losses[row] = of.top + log(of.sum) - own[targets[row]];
 }
 
 // The mean of the rows' losses, by one block.
 extern "C" __global__ void mean_loss(const double *losses, float *loss, unsigned rows) {
-    __shared__ double lanes[1024];
     double sum = 0;
     for (unsigned i = threadIdx.x; i < rows; i += blockDim.x) sum += losses[i];
-    lanes[threadIdx.x] = sum;
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) lanes[threadIdx.x] += lanes[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) *loss = lanes[0] / rows;
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) *loss = sum / rows;
 }
 
 // (softmax(x) - hit) * grad / rows, one warp for each row.
@@ -190,18 +177,10 @@ extern "C" __global__ void loss_back(const float *xs, const unsigned *targets, c
     const unsigned row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     const float *own = xs + (size_t)row * classes;
-    float top = -INFINITY;
-    for (unsigned k = lane; k < classes; k += 32) top = own[k] > top || isnan(own[k]) ? own[k] : top;
-    for (int offset = 16; offset > 0; offset /= 2) {
-        const float other = __shfl_xor_sync(~0u, top, offset);
-        top = other > top || isnan(other) ? other : top;
-    }
-    double sum = 0;
-    for (unsigned k = lane; k < classes; k += 32) sum += exp((double)own[k] - top);
-    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    const Normaliser of(own, classes, lane);
     const double scale = (double)*grad / rows;
     for (unsigned k = lane; k < classes; k += 32) {
-        const double share = exp((double)own[k] - top) / sum;
+        const double share = exp((double)own[k] - of.top) / of.sum;
         grads[(size_t)row * classes + k] = (float)((share - (k == targets[row])) * scale);
     }
 }

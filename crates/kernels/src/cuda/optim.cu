@@ -1,14 +1,15 @@
 // Steps of the optimisers in place, by the formulas of `optim/rule.rs`, and the check for gradients that are not finite.
+#include "threads.cuh"
 
 enum { SGD, MOMENTUM, NESTEROV, ADAM, RMS_PROP, ADADELTA };
 
-// The constants of one step; which of them a rule uses is in `optim/device.rs`.
+// The constants of one step; `cuda/optim.rs` says which of them a rule uses.
 struct Constants {
     float rate, penalty, keep, a, new_a, b, new_b, root, eps;
 };
 
 extern "C" __global__ void step(float *ps, const float *gs, float *as, float *bs, size_t n, int rule, Constants c) {
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    FOR_EACH(i, n) {
         const float p = ps[i], g = gs[i] + c.penalty * p;
         switch (rule) {
         case SGD: ps[i] = p - c.rate * g; break;
@@ -40,7 +41,7 @@ extern "C" __global__ void step(float *ps, const float *gs, float *as, float *bs
 // Sets `flag` to 1 if a value is NaN or infinite.
 extern "C" __global__ void flag_non_finite(const float *xs, size_t n, float *flag) {
     bool found = false;
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
+    FOR_EACH(i, n)
         found |= !isfinite(xs[i]);
     if (found) *flag = 1.0f; // all that write it write the same
 }

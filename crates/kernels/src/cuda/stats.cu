@@ -1,8 +1,7 @@
 // Statistics of a batch at one site, added to those of a window: integers in `counts`, sums in `sums`. The layout is that of
 // `stats/device.rs`. Sums of floats have a fixed order, so a window has the same bits each time.
 #include "activation.cuh"
-
-typedef unsigned long long u64;
+#include "threads.cuh"
 
 enum { ZEROS, NEGATIVES, NEAR_ZEROS, NANS, INFINITE, FLAT_LOW, FLAT_HIGH, MIN, MAX, COUNTED, ACTIVE, MIN_ACTIVE, MAX_ACTIVE, ALL_ZERO, SCORED, BINS };
 enum { SHIFT, POWERS, POPULATION = POWERS + 4, HOYER, UNITS };
@@ -10,20 +9,6 @@ static constexpr unsigned MAGNITUDES = 258;
 static constexpr unsigned SMALLEST = 107u << 3; // the upper bits of 2^-20, where the regular bins begin
 static constexpr unsigned UNIT_COUNTS = BINS + 2 * MAGNITUDES;
 static constexpr unsigned PARTIAL = 8; // four powers, sum of magnitudes, sum of squares, finite values, values other than 0
-
-// The sum over all threads of a block, in a fixed order, in thread 0.
-template <typename T> __device__ T block_sum(T x) {
-    __shared__ T lanes[32];
-    __syncthreads();
-    for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(~0u, x, offset);
-    if (threadIdx.x % 32 == 0) lanes[threadIdx.x / 32] = x;
-    __syncthreads();
-    if (threadIdx.x < 32) {
-        x = threadIdx.x < blockDim.x / 32 ? lanes[threadIdx.x] : T(0);
-        for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(~0u, x, offset);
-    }
-    return x;
-}
 
 // An integer in the order of the floats.
 __device__ long long key_of(float x) {

@@ -117,6 +117,25 @@ mod tests {
     }
 
     #[test]
+    fn the_flag_covers_the_gradients_that_are_not_read_at_once() {
+        let vector =
+            |values: [f64; 2], dtype| Tensor::new(&values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let [good, bad] = [[1.0, -2.0], [1.0, f64::INFINITY]].map(|values| vector(values, DType::F32));
+        // As on a GPU, f64 is checked by operations of candle.
+        let [wide, wide_bad] = [[1.0, 1e300], [f64::NAN, 0.0]].map(|values| vector(values, DType::F64));
+        let found = |tensors: &[&Tensor]| {
+            let gradients: Vec<VarGradient> = tensors.iter().map(|t| (*t).clone().into()).collect();
+            let (finite, flag) = non_finite_flag(&gradients).unwrap();
+            (finite, flag.map(|flag| flag.to_scalar::<f32>().unwrap() == 0.0))
+        };
+        assert_eq!(found(&[&good]), (true, None));
+        assert_eq!(found(&[&good, &wide, &wide]), (true, Some(true)));
+        assert_eq!(found(&[&wide, &wide_bad, &good]), (true, Some(false)), "a later flag does not hide it");
+        assert_eq!(found(&[&wide_bad, &wide]), (true, Some(false)));
+        assert_eq!(found(&[&wide, &bad]), (false, None), "nothing else need be read");
+    }
+
+    #[test]
     fn a_double_beyond_the_range_of_a_float_is_finite_and_integers_are() {
         let wide = Tensor::new(&[1.0, 1e300, f64::INFINITY], &Device::Cpu).unwrap();
         assert_eq!(first_non_finite(&wide).unwrap(), Some(2));

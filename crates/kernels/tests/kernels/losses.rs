@@ -1,7 +1,7 @@
 //! Losses at the ends of what they take, and what they refuse.
 
 use candle_core::{DType, Device, Result, Tensor};
-use taper_kernels::{binary_cross_entropy, cross_entropy, mse, soft_cross_entropy, twin};
+use taper_kernels::{binary_cross_entropy, count_correct, cross_entropy, mse, soft_cross_entropy, twin};
 
 use crate::{assert_close, flat, message, random, var};
 
@@ -29,6 +29,26 @@ fn binary_cross_entropy_of_huge_logits_is_finite_and_its_gradients_right() {
             assert!((flat(&loss)[0] / want - 1.0).abs() < 1e-6, "{loss}, expected {want}");
             let grad = flat(loss.backward().unwrap().get(&xs).unwrap());
             assert!(grad.iter().zip(want_grad).all(|(g, w)| (g - w).abs() < 1e-7), "{grad:?}, {want_grad:?}");
+        }
+    }
+}
+
+#[test]
+fn a_prediction_is_correct_if_the_target_is_the_first_largest_value_of_a_row_without_nan() {
+    let nan = f32::NAN;
+    for (row, target, correct) in [
+        ([1.0, 3.0, 3.0], 1_u32, true),
+        ([1.0, 3.0, 3.0], 2, false),
+        ([1.0, 2.0, 3.0], 1, false),
+        ([nan, 1.0, 2.0], 2, false),
+        ([2.0, nan, 1.0], 0, false),
+        ([1.0, 2.0, 3.0], 7, false),
+    ] {
+        for dtype in [DType::F32, DType::F64] {
+            let logits = tensor(&row, dtype).reshape((1, 3)).unwrap();
+            let targets = Tensor::new(&[target], &Device::Cpu).unwrap();
+            let count = count_correct(&logits, &targets).unwrap().to_scalar::<f32>().unwrap();
+            assert_eq!(count, f32::from(correct), "{row:?}, {target}, {dtype:?}");
         }
     }
 }

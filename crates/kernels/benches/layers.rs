@@ -100,7 +100,7 @@ fn steps(criterion: &mut Criterion) {
         for (what, gradient) in [("values", &values), ("product", product)] {
             let mut slots = Slots::new(&rule, &weight).unwrap();
             group.bench_function(BenchmarkId::new(name, what), |bencher| {
-                bencher.iter(|| slots.step(&rule, &weight, gradient, 1e-9, 1).unwrap())
+                bencher.iter(|| slots.step(&rule, &weight, gradient, 1e-9, 1, false).unwrap())
             });
         }
     }
@@ -134,7 +134,7 @@ fn densities(criterion: &mut Criterion) {
         let product = gradients.get(&weight).unwrap();
         let mut slots = Slots::new(&Rule::SGD, &weight).unwrap();
         group.bench_function(BenchmarkId::new("weights", density), |bencher| {
-            bencher.iter(|| slots.step(&Rule::SGD, &weight, product, 1e-9, 1).unwrap())
+            bencher.iter(|| slots.step(&Rule::SGD, &weight, product, 1e-9, 1, false).unwrap())
         });
     }
     group.finish();

@@ -1,5 +1,6 @@
 //! The update rules, and what each remembers about a parameter.
 
+mod in_place;
 mod norms;
 mod rule;
 mod slots;

@@ -198,7 +198,14 @@ fn optimisers(device: &Device, checks: &mut Checks) -> Result<()> {
             let var = Var::from_tensor(&random(1, &[17, 9])?.to_device(device)?)?;
             let mut slots = Slots::new(&rule, &var)?;
             for step in 1..=10 {
-                slots.step(&rule, &var, &random(step, &[17, 9])?.to_device(device)?.into(), 0.01, step)?;
+                slots.step(
+                    &rule,
+                    &var,
+                    &random(step, &[17, 9])?.to_device(device)?.into(),
+                    0.01,
+                    step,
+                    false,
+                )?;
             }
             Ok(var.as_detached_tensor())
         };

@@ -261,11 +261,11 @@ impl Optimizer {
             weight_norm: finite(weight),
             update_norm: finite(update),
         };
-        Ok(names.zip(norms).map(named).collect())
+        Ok(names.zip(norms.into_iter().flatten()).map(named).collect())
     }
 
-    /// The norms are 0 unless `measure`.
-    fn update(&mut self, gradients: &Gradients, measure: bool) -> Result<Vec<Norms>> {
+    /// For each parameter that has a gradient, its norms if `measure`.
+    fn update(&mut self, gradients: &Gradients, measure: bool) -> Result<Vec<Option<Norms>>> {
         let rate = self.learning_rate();
         check_rate(rate).map_err(|error| Error::Config(format!("schedule, step {}: {error}", self.steps)))?;
         if self.steps == 0 {
@@ -286,10 +286,9 @@ impl Optimizer {
             let Parameter { var, slots, rule, reset, .. } = own;
             let gradient = clipped.as_ref().map_or(gradient, |clipped| &clipped[i]);
             let rate = rate * own.rate;
-            let norms = match (reset.is_empty(), measure) {
-                (true, true) => slots.measured_step(rule, var, gradient, rate, step)?,
-                (true, false) => slots.step(rule, var, gradient, rate, step).map(|()| Norms::default())?,
-                (false, _) => {
+            let norms = match reset.is_empty() {
+                true => slots.step(rule, var, gradient, rate, step, measure)?,
+                false => {
                     let steps: Vec<u64> = reset.iter().map(|before| step - before).collect();
                     slots.step_rows(rule, var, gradient, rate, &steps, measure)?
                 }

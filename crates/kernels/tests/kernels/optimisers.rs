@@ -35,7 +35,7 @@ fn every_one_of_twelve_steps_is_that_of_pytorch() {
             let mut slots = Slots::new(&rule, &parameter).unwrap();
             for step in 0..12 {
                 let gradient = golden["grads"].get(step).unwrap().to_dtype(dtype).unwrap();
-                slots.step(&rule, &parameter, &gradient.into(), rate, step as u64 + 1).unwrap();
+                slots.step(&rule, &parameter, &gradient.into(), rate, step as u64 + 1, false).unwrap();
                 let want = golden[name].get(step).unwrap();
                 assert_close(&format!("{name} in {dtype:?}, step {step}"), &parameter, &want, 1e-6, 1e-6);
             }
@@ -70,7 +70,7 @@ fn steps_of_rows_are_those_of_each_row_alone_in_every_dtype() {
                 slots.step_rows(&rule, &whole, &gradient.clone().into(), rate, &steps, false).unwrap();
                 for (i, row) in rows.iter().enumerate() {
                     let gradient = gradient.narrow(0, i, 1).unwrap().into();
-                    of_rows[i].step(&rule, row, &gradient, rate, steps[i]).unwrap();
+                    of_rows[i].step(&rule, row, &gradient, rate, steps[i], false).unwrap();
                 }
             }
             let rows: Vec<&Tensor> = rows.iter().map(|row| row.as_tensor()).collect();
@@ -109,7 +109,7 @@ proptest! {
         let mut twins: Vec<_> = rule.slots().iter().map(|_| want.zeros_like().unwrap()).collect();
         for step in 1..=5 {
             let gradient = random(seed + 1000 * step, &[size]);
-            slots.step(&rule, &parameter, &gradient.clone().into(), rate, step).unwrap();
+            slots.step(&rule, &parameter, &gradient.clone().into(), rate, step, false).unwrap();
             want = twin::step(&rule, &want, &gradient, &mut twins, rate, step).unwrap();
             assert_close_in_scale("parameter", &parameter, &want, 2e-6);
             for (slot, twin) in slots.tensors(&parameter).unwrap().iter().zip(&twins) {
@@ -134,9 +134,9 @@ fn a_run_that_is_written_down_and_read_back_goes_on_to_the_bit() {
                 other = Some((resumed, state));
             }
             let gradient = random(10 + step, &[37]);
-            slots.step(&rule, &through, &gradient.clone().into(), rate, step).unwrap();
+            slots.step(&rule, &through, &gradient.clone().into(), rate, step, false).unwrap();
             if let Some((parameter, slots)) = &mut other {
-                slots.step(&rule, parameter, &gradient.clone().into(), rate, step).unwrap();
+                slots.step(&rule, parameter, &gradient.clone().into(), rate, step, false).unwrap();
             }
         }
         let (resumed, _) = other.unwrap();
@@ -149,7 +149,8 @@ fn a_gradient_or_state_that_does_not_fit_the_parameter_is_an_error() {
     let parameter = var(&random(1, &[4, 6]));
     let before = crate::bits(&parameter);
     let error = |slots: &mut Slots, gradient: Tensor| {
-        let error = crate::message(slots.step(&ADAM, &parameter, &gradient.into(), 0.1, 1).unwrap_err());
+        let error =
+            crate::message(slots.step(&ADAM, &parameter, &gradient.into(), 0.1, 1, false).unwrap_err());
         assert!(!error.contains('\n') && !error.contains("panicked"), "{error}");
         error
     };
@@ -163,13 +164,29 @@ fn a_gradient_or_state_that_does_not_fit_the_parameter_is_an_error() {
 }
 
 #[test]
+fn a_step_0_is_an_error_and_moves_nothing_in_every_dtype() {
+    for dtype in [DType::F32, DType::F64] {
+        let start = random(1, &[2, 3]).to_dtype(dtype).unwrap();
+        let (parameter, gradient) = (var(&start), start.clone().into());
+        let mut slots = Slots::new(&ADAM, &parameter).unwrap();
+        let whole = slots.step(&ADAM, &parameter, &gradient, 0.1, 0, false);
+        let rows = slots.step_rows(&ADAM, &parameter, &gradient, 0.1, &[1, 0], true);
+        for moved in [whole, rows] {
+            let error = crate::message(moved.unwrap_err());
+            assert!(error.contains("expected steps that count from 1"), "{error}");
+        }
+        assert_eq!(crate::flat(&parameter), crate::flat(&start), "{dtype:?}");
+    }
+}
+
+#[test]
 fn a_gradient_that_is_a_view_moves_the_same_elements() {
     let gradient = random(2, &[5, 3]);
     let moved = |gradient: &Tensor| {
         let parameter = var(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap());
         Slots::new(&SGD, &parameter)
             .unwrap()
-            .step(&SGD, &parameter, &gradient.clone().into(), 1.0, 1)
+            .step(&SGD, &parameter, &gradient.clone().into(), 1.0, 1, false)
             .unwrap();
         crate::bits(&parameter)
     };
@@ -210,7 +227,9 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
                 assert!(all_finite([gradient]).unwrap());
                 for (weight, gradient) in [(along_product, gradient), (along_values, &values.into())] {
                     let mut slots = Slots::new(&rule, weight).unwrap();
-                    (1..3).for_each(|step| slots.step(&rule, weight, gradient, rate, step).unwrap());
+                    for step in 1..3 {
+                        slots.step(&rule, weight, gradient, rate, step, false).unwrap();
+                    }
                 }
                 assert_eq!(
                     bits(along_product),
@@ -241,12 +260,12 @@ fn a_measured_step_moves_the_same_bits_and_gives_the_norms_of_what_moved() {
                 let gradient = gradients.get(plain).unwrap();
                 let values = gradient.values().unwrap();
                 let before = wide(plain);
-                Slots::new(&rule, plain).unwrap().step(&rule, plain, gradient, rate, 1).unwrap();
+                Slots::new(&rule, plain).unwrap().step(&rule, plain, gradient, rate, 1, false).unwrap();
                 let update = norm((wide(plain) - before).unwrap());
                 let what = format!("{name}, {i} to {o}, input {kind}, {dropped}");
                 for (weight, gradient) in [(product, gradient), (dense, &values.clone().into())] {
                     let mut slots = Slots::new(&rule, weight).unwrap();
-                    let norms = slots.measured_step(&rule, weight, gradient, rate, 1).unwrap();
+                    let norms = slots.step(&rule, weight, gradient, rate, 1, true).unwrap().unwrap();
                     assert_eq!(bits(weight), bits(plain), "{what}");
                     for (found, expected) in [
                         (norms.gradient, norm(wide(&values))),
@@ -268,7 +287,7 @@ fn norms_are_those_of_the_twin_also_where_squares_leave_the_range_of_f32() {
         let norms = [DType::F32, DType::F64].map(|dtype| {
             let weight = var(&random(4, &[70, 50]).to_dtype(dtype).unwrap());
             let gradient = gradient.to_dtype(dtype).unwrap().into();
-            Slots::new(&SGD, &weight).unwrap().measured_step(&SGD, &weight, &gradient, 0.5, 1).unwrap()
+            Slots::new(&SGD, &weight).unwrap().step(&SGD, &weight, &gradient, 0.5, 1, true).unwrap().unwrap()
         });
         let [cpu, twin] = norms;
         for (a, b) in [(cpu.gradient, twin.gradient), (cpu.weight, twin.weight)] {
@@ -296,7 +315,7 @@ fn norms_do_not_depend_on_the_number_of_threads() {
             });
             let gradients = tape.backward(&loss).unwrap();
             let gradient = gradients.get(&weight).unwrap();
-            Slots::new(&SGD, &weight).unwrap().measured_step(&SGD, &weight, gradient, 0.1, 1).unwrap()
+            Slots::new(&SGD, &weight).unwrap().step(&SGD, &weight, gradient, 0.1, 1, true).unwrap().unwrap()
         })
     };
     assert_eq!(norms(1), norms(3));

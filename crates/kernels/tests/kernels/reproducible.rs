@@ -150,7 +150,7 @@ fn optimiser_steps_give_the_same_bits() {
         let parameter = var(&random(1, &[200_001]));
         let mut slots = Slots::new(&rule, &parameter).unwrap();
         for step in 1..4 {
-            slots.step(&rule, &parameter, &random(step, &[200_001]).into(), 0.01, step).unwrap();
+            slots.step(&rule, &parameter, &random(step, &[200_001]).into(), 0.01, step, false).unwrap();
         }
         let mut results = slots.tensors(&parameter).unwrap();
         results.push(parameter.as_tensor().clone());

@@ -1,13 +1,16 @@
-use candle_core::{DType, Device, Tensor, TensorId, Var};
+use candle_core::{DType, Tensor, TensorId, Var};
 use rayon::prelude::*;
 use taper_kernels::{Gradients, Norms, Rule, Slots, VarGradient, check_stream, non_finite_flag};
-
 use taper_report::{ParameterNorms, Place};
 
 use crate::fault::first_unit;
 use crate::optimizer_config::check_rate;
 use crate::step::scalar;
 use crate::{Error, OnNonFinite, OptimizerConfig, Result};
+
+mod state;
+
+pub use state::OptimizerState;
 
 /// Moves parameters by their gradients; what it remembers between steps can be read and restored.
 #[derive(Debug)]
@@ -46,23 +49,6 @@ struct Waiting {
     /// The sum over samples.
     sum: Gradients,
 }
-
-/// What an [`Optimizer`] remembers.
-#[derive(Clone, Debug, Default)]
-pub struct OptimizerState {
-    /// Steps taken.
-    pub steps: u64,
-    /// The base learning rate, if [`Optimizer::set_learning_rate`] has set it.
-    pub learning_rate: Option<f64>,
-    /// Batches, and samples in them, whose gradients wait for others ([`OptimizerConfig::accumulate`]).
-    pub waiting: (u64, u64),
-    /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`. Sums of
-    /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in i64.
-    pub tensors: Vec<(String, Tensor)>,
-}
-
-const GRADIENT: &str = "gradient";
-const RESET: &str = "reset";
 
 impl Optimizer {
     /// An optimiser that has taken no step yet.
@@ -350,80 +336,6 @@ impl Optimizer {
         rows.iter().for_each(|row| own.reset[*row] = steps);
         Ok(())
     }
-
-    /// A copy of everything that is remembered.
-    ///
-    /// # Errors
-    /// When candle cannot make a tensor of it.
-    pub fn state(&self) -> Result<OptimizerState> {
-        let mut tensors = Vec::new();
-        for own in &self.parameters {
-            let name = |what: &str| format!("{}.{what}", own.name);
-            let names = own.rule.slots().iter().map(|slot| name(slot));
-            tensors.extend(names.zip(own.slots.tensors(&own.var)?));
-            if let Some(gradient) = self.waiting.sum.get(&own.var) {
-                tensors.push((name(GRADIENT), gradient.values()?));
-            }
-            if !own.reset.is_empty() {
-                let steps: Vec<i64> = own.reset.iter().map(|step| *step as i64).collect();
-                tensors.push((name(RESET), Tensor::new(steps, &Device::Cpu)?));
-            }
-        }
-        let waiting = (self.waiting.batches, self.waiting.samples);
-        Ok(OptimizerState { steps: self.steps, learning_rate: self.learning_rate, waiting, tensors })
-    }
-
-    /// Goes on from a state that an optimiser of the same rule, groups and parameters gave.
-    ///
-    /// # Errors
-    /// When a tensor is missing, has another shape or no place; nothing is changed then.
-    pub fn restore(&mut self, state: &OptimizerState) -> Result<()> {
-        let found = |name: &str, what: &str| {
-            let wanted = format!("{name}.{what}");
-            state.tensors.iter().find(|(name, _)| *name == wanted).map(|(_, tensor)| tensor)
-        };
-        let (mut restored, mut used) = (Vec::new(), 0);
-        let (batches, samples) = state.waiting;
-        let mut waiting = Waiting { batches, samples, sum: Gradients::default() };
-        for Parameter { name, var, rule, .. } in &self.parameters {
-            let mut tensors = Vec::new();
-            for slot in rule.slots() {
-                let tensor = found(name, slot)
-                    .ok_or_else(|| Error::Config(format!("optimizer state: '{name}.{slot}' is missing")))?;
-                tensors.push(tensor.clone());
-            }
-            used += tensors.len();
-            if let Some(gradient) = found(name, GRADIENT) {
-                waiting.sum.add(var, gradient.to_device(var.device())?)?;
-                used += 1;
-            }
-            let mut reset = Vec::new();
-            if let Some(steps) = found(name, RESET) {
-                reset = steps.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-                let rows = var.dims().first().copied().unwrap_or(1);
-                if reset.len() != rows || reset.iter().any(|of| !(0..=state.steps as i64).contains(of)) {
-                    return Err(Error::Config(format!(
-                        "optimizer state: '{name}.{RESET}': expected steps of {rows} rows, each at most {}",
-                        state.steps
-                    )));
-                }
-                used += 1;
-            }
-            restored.push((Slots::from_tensors(var, &tensors)?, reset.iter().map(|of| *of as u64).collect()));
-        }
-        if state.tensors.len() != used {
-            return Err(Error::Config(format!(
-                "optimizer state: expected {used} tensors for this rule and these parameters, found {}: was it \
-                 another rule, or were other parameters frozen?",
-                state.tensors.len()
-            )));
-        }
-        for (own, (slots, reset)) in self.parameters.iter_mut().zip(restored) {
-            (own.slots, own.reset) = (slots, reset);
-        }
-        (self.steps, self.learning_rate, self.waiting) = (state.steps, state.learning_rate, waiting);
-        Ok(())
-    }
 }
 
 /// Gradients, scaled down so that their common norm is at most `bound`.
@@ -463,83 +375,4 @@ fn limit_rows(var: &Var, bound: f64) -> Result<()> {
     let factor = norms.ones_like()?.affine(bound, 0.0)?.div(&norms.clamp(bound, f64::INFINITY)?)?;
     var.set(&rows.broadcast_mul(&factor)?.reshape(var.shape())?)?;
     Ok(())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use candle_core::Device;
-
-    fn var(values: &[f32]) -> (String, Var) {
-        ("w".to_string(), Var::from_slice(values, (1, values.len()), &Device::Cpu).unwrap())
-    }
-
-    fn step(optimizer: &mut Optimizer, w: &Var, gradient: &[f32]) {
-        let g = Tensor::from_slice(gradient, w.shape(), &Device::Cpu).unwrap();
-        let gradients = (w.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap();
-        optimizer.step(&gradients.into()).unwrap();
-    }
-
-    #[test]
-    fn gradients_above_the_norm_are_scaled_down_to_it_and_others_are_left() {
-        let w = var(&[0.0, 0.0]);
-        let config = OptimizerConfig { clip_norm: Some(1.0), ..OptimizerConfig::new(Rule::SGD, 1.0) };
-        let mut optimizer = Optimizer::new(vec![w.clone()], config).unwrap();
-        step(&mut optimizer, &w.1, &[3.0, 4.0]);
-        let moved = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!((moved[0] + 0.6).abs() < 1e-5 && (moved[1] + 0.8).abs() < 1e-5, "{moved:?}");
-        step(&mut optimizer, &w.1, &[0.3, 0.4]);
-        let moved = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!((moved[0] + 0.9).abs() < 1e-5, "{moved:?}");
-    }
-
-    #[test]
-    fn incoming_weights_stay_within_the_largest_norm() {
-        let w = var(&[3.0, 4.0]);
-        let config = OptimizerConfig { max_norm: Some(2.0), ..OptimizerConfig::new(Rule::SGD, 0.0) };
-        step(&mut Optimizer::new(vec![w.clone()], config).unwrap(), &w.1, &[1.0, 1.0]);
-        let limited = w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!((limited[0] - 1.2).abs() < 1e-6 && (limited[1] - 1.6).abs() < 1e-6, "{limited:?}");
-    }
-
-    #[test]
-    fn weights_within_the_largest_norm_keep_every_bit() {
-        for bound in [1.7, 2.9, 3.0, 3.4, 6.8] {
-            let w = var(&[0.3, 0.4]);
-            let config = OptimizerConfig { max_norm: Some(bound), ..OptimizerConfig::new(Rule::SGD, 0.0) };
-            step(&mut Optimizer::new(vec![w.clone()], config).unwrap(), &w.1, &[1.0, 1.0]);
-            assert_eq!(w.1.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.3, 0.4], "{bound}");
-        }
-    }
-
-    #[test]
-    fn an_optimizer_goes_on_from_a_restored_state_to_the_bit() {
-        for name in ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"] {
-            let (rule, rate) = crate::parse_rule(name, None).unwrap();
-            let (a, b) = (var(&[1.0, -2.0]), var(&[1.0, -2.0]));
-            let mut whole = Optimizer::new(vec![a.clone()], OptimizerConfig::new(rule, rate)).unwrap();
-            let mut first = Optimizer::new(vec![b.clone()], OptimizerConfig::new(rule, rate)).unwrap();
-            (0..3).for_each(|i| step(&mut whole, &a.1, &[0.5, i as f32]));
-            (0..3).for_each(|i| step(&mut first, &b.1, &[0.5, i as f32]));
-            let mut second = Optimizer::new(vec![b.clone()], OptimizerConfig::new(rule, rate)).unwrap();
-            second.restore(&first.state().unwrap()).unwrap();
-            step(&mut whole, &a.1, &[-1.0, 0.25]);
-            step(&mut second, &b.1, &[-1.0, 0.25]);
-            let values = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(values(&a.1), values(&b.1), "{name}");
-        }
-    }
-
-    #[test]
-    fn numbers_that_make_no_sense_are_refused() {
-        for rate in [f64::NAN, -0.1, f64::INFINITY] {
-            let error = Optimizer::new(vec![], OptimizerConfig::new(Rule::SGD, rate)).unwrap_err();
-            assert!(error.to_string().starts_with("learning rate: expected"), "{error}");
-        }
-        let config = OptimizerConfig { clip_norm: Some(0.0), ..OptimizerConfig::new(Rule::SGD, 0.1) };
-        assert!(Optimizer::new(vec![], config).is_err());
-        assert!(crate::parse_rule("sdg", None).unwrap_err().to_string().contains("expected sgd"));
-        assert!(crate::parse_rule("rmsprop", Some(0.1)).is_err());
-    }
 }

@@ -1,0 +1,98 @@
+use candle_core::{DType, Device, Tensor};
+use taper_kernels::{Gradients, Slots};
+
+use super::{Optimizer, Parameter, Waiting};
+use crate::{Error, Result};
+
+/// What an [`Optimizer`] remembers.
+#[derive(Clone, Debug, Default)]
+pub struct OptimizerState {
+    /// Steps taken.
+    pub steps: u64,
+    /// The base learning rate, if [`Optimizer::set_learning_rate`] has set it.
+    pub learning_rate: Option<f64>,
+    /// Batches, and samples in them, whose gradients wait for others ([`OptimizerConfig::accumulate`]).
+    pub waiting: (u64, u64),
+    /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`. Sums of
+    /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in i64.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+const GRADIENT: &str = "gradient";
+const RESET: &str = "reset";
+
+impl Optimizer {
+    /// A copy of everything that is remembered.
+    ///
+    /// # Errors
+    /// When candle cannot make a tensor of it.
+    pub fn state(&self) -> Result<OptimizerState> {
+        let mut tensors = Vec::new();
+        for own in &self.parameters {
+            let name = |what: &str| format!("{}.{what}", own.name);
+            let names = own.rule.slots().iter().map(|slot| name(slot));
+            tensors.extend(names.zip(own.slots.tensors(&own.var)?));
+            if let Some(gradient) = self.waiting.sum.get(&own.var) {
+                tensors.push((name(GRADIENT), gradient.values()?));
+            }
+            if !own.reset.is_empty() {
+                let steps: Vec<i64> = own.reset.iter().map(|step| *step as i64).collect();
+                tensors.push((name(RESET), Tensor::new(steps, &Device::Cpu)?));
+            }
+        }
+        let waiting = (self.waiting.batches, self.waiting.samples);
+        Ok(OptimizerState { steps: self.steps, learning_rate: self.learning_rate, waiting, tensors })
+    }
+
+    /// Goes on from a state that an optimiser of the same rule, groups and parameters gave.
+    ///
+    /// # Errors
+    /// When a tensor is missing, has another shape or no place; nothing is changed then.
+    pub fn restore(&mut self, state: &OptimizerState) -> Result<()> {
+        let found = |name: &str, what: &str| {
+            let wanted = format!("{name}.{what}");
+            state.tensors.iter().find(|(name, _)| *name == wanted).map(|(_, tensor)| tensor)
+        };
+        let (mut restored, mut used) = (Vec::new(), 0);
+        let (batches, samples) = state.waiting;
+        let mut waiting = Waiting { batches, samples, sum: Gradients::default() };
+        for Parameter { name, var, rule, .. } in &self.parameters {
+            let mut tensors = Vec::new();
+            for slot in rule.slots() {
+                let tensor = found(name, slot)
+                    .ok_or_else(|| Error::Config(format!("optimizer state: '{name}.{slot}' is missing")))?;
+                tensors.push(tensor.clone());
+            }
+            used += tensors.len();
+            if let Some(gradient) = found(name, GRADIENT) {
+                waiting.sum.add(var, gradient.to_device(var.device())?)?;
+                used += 1;
+            }
+            let mut reset = Vec::new();
+            if let Some(steps) = found(name, RESET) {
+                reset = steps.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+                let rows = var.dims().first().copied().unwrap_or(1);
+                if reset.len() != rows || reset.iter().any(|of| !(0..=state.steps as i64).contains(of)) {
+                    return Err(Error::Config(format!(
+                        "optimizer state: '{name}.{RESET}': expected steps of {rows} rows, each at most {}",
+                        state.steps
+                    )));
+                }
+                used += 1;
+            }
+            restored.push((Slots::from_tensors(var, &tensors)?, reset.iter().map(|of| *of as u64).collect()));
+        }
+        if state.tensors.len() != used {
+            return Err(Error::Config(format!(
+                "optimizer state: expected {used} tensors for this rule and these parameters, found {}: was it \
+                 another rule, or were other parameters frozen?",
+                state.tensors.len()
+            )));
+        }
+        for (own, (slots, reset)) in self.parameters.iter_mut().zip(restored) {
+            (own.slots, own.reset) = (slots, reset);
+        }
+        (self.steps, self.learning_rate, self.waiting) = (state.steps, state.learning_rate, waiting);
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+use std::time::{Duration, Instant};
+
+use taper_hooks::{Recorder, Rng};
+use taper_report::{EpochReport, Sink, Split, SplitReport, StepLine, Warning, read_lines, read_reports};
+
+use super::{Current, Past, Session, State};
+use crate::fit::stop_at_fault;
+use crate::weights::save_weights_of;
+use crate::{BoxError, Error, Result, StepFn, evaluate, flush, train_batches};
+
+/// When no option says how often: an epoch that ends this long after the last checkpoint is saved. Writing one takes
+/// milliseconds, so this costs next to nothing however short the epochs are, and loses little however long.
+const USUALLY: Duration = Duration::from_secs(60);
+
+/// Sinks are told of windows of steps at the latest after this long, and at the end of each epoch: soon enough for somebody
+/// who watches.
+const TELL: Duration = Duration::from_secs(1);
+
+impl Session<'_> {
+    /// Starts the next epoch and returns its number, from 0, the untrained network; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the epoch before has not ended; those of the sinks, which receive the run before the first epoch.
+    pub fn next_epoch(&mut self) -> Result<Option<u32>> {
+        if let Some(epoch) = self.current.epoch {
+            return Err(Error::Config(format!(
+                "epoch {epoch} has not ended: call end_epoch or interrupt first"
+            )));
+        }
+        let next = self.done.map_or(0, |done| done + 1);
+        if !self.current.begun {
+            self.begin()?;
+            self.current.begun = true;
+        }
+        self.current.epoch = (next <= self.run.epochs).then_some(next);
+        Ok(self.current.epoch)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let past = if self.done.is_some() { read_reports(self.dir.path())? } else { Vec::new() };
+        // What was warned of before is in the file, and is not said again.
+        if self.resumed_from.is_some() {
+            let steps: Vec<StepLine> = read_lines(self.dir.path().join("steps.jsonl"))?;
+            steps.iter().for_each(|line| drop(self.watch.step(&line.of)));
+            past.iter().for_each(|report| drop(self.watch.epoch(report)));
+        }
+        self.dir.begin(&self.run)?;
+        if let Some(board) = &mut self.board {
+            board.begin(&self.run)?;
+        }
+        for (sink, tell) in &mut self.sinks {
+            sink.begin(&self.run)?;
+            if *tell == Past::Told {
+                past.iter().try_for_each(|report| sink.epoch(report))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains on an epoch's batches, and saves checkpoints within it if that is wanted. `batches` is given the generator to
+    /// shuffle with and the number of batches to leave out, which were trained on before the run was interrupted. In epoch 0
+    /// nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::Config`] outside an epoch and the second time within one; and as [`train_batches`] and [`Checkpoints::save`].
+    pub fn train<B, E, I>(
+        &mut self,
+        step: &impl StepFn<B>,
+        batches: impl FnOnce(&mut Rng, usize) -> I,
+    ) -> Result<()>
+    where
+        B: Send,
+        E: Into<BoxError> + Send,
+        I: Iterator<Item = Result<B, E>> + Send,
+    {
+        let epoch = self.current.epoch.ok_or_else(no_epoch)?;
+        if epoch == 0 {
+            return Ok(());
+        }
+        if self.current.order.is_some() {
+            return Err(Error::Config(format!(
+                "epoch {epoch} was trained already: call train once in each epoch"
+            )));
+        }
+        let mut order = self.state.order.clone();
+        let mut batches = batches(&mut order, self.state.progress.batches() as usize).peekable();
+        self.current.order = Some(order);
+        loop {
+            let mut left = self.config.save.steps.map_or(u64::MAX, |every| {
+                let (every, batches) = (every.max(1), self.optimizer.config().accumulate);
+                let steps = every - self.optimizer.steps() % every;
+                steps.saturating_mul(batches).saturating_sub(self.optimizer.waiting()).max(1)
+            });
+            let begun = Instant::now();
+            let piece = std::iter::from_fn(|| {
+                let batch = if left > 0 && begun.elapsed() < TELL { batches.next() } else { None };
+                left -= u64::from(batch.is_some());
+                batch
+            });
+            let State { train, progress, .. } = &mut self.state;
+            let trained = train_batches(step, &mut self.optimizer, piece, train, self.run.seed, progress);
+            self.failed |= trained.is_err();
+            // Also of what came before an error.
+            let told = self.tell_windows();
+            trained.map_err(|error| error.in_epoch(epoch))?;
+            told?;
+            if batches.peek().is_none() {
+                return Ok(());
+            }
+            if left == 0 {
+                self.save(epoch - 1, None)?;
+            }
+        }
+    }
+
+    /// Measures the validation or test split; its report becomes part of the epoch's.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the training split, and those of [`evaluate`](crate::evaluate()), after which the split may be
+    /// measured again.
+    pub fn evaluate<B, E: Into<BoxError>>(
+        &mut self,
+        step: &impl StepFn<B>,
+        split: Split,
+        batches: impl Iterator<Item = Result<B, E>> + Send,
+    ) -> Result<&SplitReport> {
+        if split == Split::Train {
+            return Err(Error::Config(
+                "expected the validation or test split to evaluate, found train".into(),
+            ));
+        }
+        let epoch = self.current.epoch.ok_or_else(no_epoch)?;
+        if self.current.splits.iter().any(|of| of.split == split) {
+            let split = split.name();
+            return Err(Error::Config(format!(
+                "{split} was measured in epoch {epoch} already: call evaluate once"
+            )));
+        }
+        self.flush()?;
+        // The untrained network has a recorder of its own: nothing dies by training before epoch 2.
+        let mut untrained = self.config.record.map(Recorder::of);
+        let recorder = match epoch {
+            0 => &mut untrained,
+            _ => self.state.recorder(split),
+        };
+        let before = recorder.clone();
+        match evaluate(step, split, batches, &mut *recorder) {
+            Ok(report) => {
+                let layers = recorder.as_mut().map(Recorder::finish).unwrap_or_default();
+                self.current.before.push((split, before));
+                self.add(SplitReport { layers, ..report });
+                Ok(&self.current.splits[self.current.splits.len() - 1])
+            }
+            Err(error) => {
+                *recorder = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a step of what the epoch's last batches accumulated, once it is trained.
+    fn flush(&mut self) -> Result<()> {
+        if self.current.order.is_some() {
+            let State { train, progress, .. } = &mut self.state;
+            flush(&mut self.optimizer, train, progress)?;
+        }
+        self.tell_windows()
+    }
+
+    /// Adds the report of a pass of one's own to the epoch's.
+    pub fn add(&mut self, report: SplitReport) {
+        self.current.splits.push(report);
+    }
+
+    /// Ends an epoch: reports it to all sinks, and saves a checkpoint if one is due.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], after the epoch was reported, if an evaluation was not finite and the optimiser does not go on
+    /// then; those of the sinks, after the checkpoint was saved; [`Error::NoBatches`] where nothing was trained.
+    pub fn end_epoch(&mut self) -> Result<EpochReport> {
+        let epoch = self.current.epoch.ok_or_else(no_epoch)?;
+        let trains = epoch > 0 && self.current.splits.iter().all(|of| of.split != Split::Train);
+        if trains && self.state.progress.batches() == 0 {
+            return Err(Error::NoBatches(Split::Train));
+        }
+        self.flush()?;
+        let Current { order, mut splits, .. } =
+            std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
+        if trains {
+            let layers = self.state.train.as_mut().map(Recorder::finish).unwrap_or_default();
+            splits.insert(0, SplitReport { layers, ..self.state.progress.report() });
+        }
+        let report = EpochReport { epoch, splits };
+        self.dir.epoch(&report)?;
+        let told = self.tell(&report);
+        if let Err(error) = stop_at_fault(&report, &self.optimizer) {
+            told?;
+            return Err(error);
+        }
+        self.done = Some(epoch);
+        self.state.order = order.unwrap_or(self.state.order.clone());
+        self.state.progress = std::mem::take(&mut self.state.progress).next_epoch();
+        self.rank = if epoch > 0 { self.rank(&report) } else { None };
+        let steps = self.optimizer.steps();
+        let due = match self.config.save.epochs {
+            Some(every) => every > 0 && epoch.is_multiple_of(every),
+            None => self.saved.elapsed() >= USUALLY,
+        };
+        let due = due || self.config.save.steps.is_some_and(|every| steps.is_multiple_of(every.max(1)));
+        if epoch > 0 && (due || told.is_err() || epoch == self.run.epochs) {
+            self.save(epoch, self.rank)?;
+        }
+        told.map(|()| report)
+    }
+
+    /// Tells all sinks but the directory, also behind one that fails; returns the first error.
+    fn tell(&mut self, report: &EpochReport) -> Result<()> {
+        let mut first = self.board.as_mut().map_or(Ok(()), |board| board.epoch(report));
+        for (sink, _) in &mut self.sinks {
+            first = first.and(sink.epoch(report));
+        }
+        let warnings = self.watch.epoch(report);
+        let warned = self.warn(&warnings);
+        first?;
+        warned
+    }
+
+    /// Writes down what the watch has found, and tells all sinks.
+    fn warn(&mut self, warnings: &[Warning]) -> Result<()> {
+        let mut first = Ok(());
+        for warning in warnings {
+            self.dir.warning(warning)?;
+            for (sink, _) in &mut self.sinks {
+                first = first.and(sink.warning(warning));
+            }
+        }
+        Ok(first?)
+    }
+
+    /// Writes the windows of steps that have ended, and tells all sinks; returns the first error.
+    fn tell_windows(&mut self) -> Result<()> {
+        let (mut first, mut warned) = (Ok(()), Ok(()));
+        for report in self.state.progress.take_windows() {
+            // A line may be half written, and the windows behind it are lost.
+            self.dir.step(&report).inspect_err(|_| self.failed = true)?;
+            first = first.and(self.board.as_mut().map_or(Ok(()), |board| board.step(&report)));
+            for (sink, _) in &mut self.sinks {
+                first = first.and(sink.step(&report));
+            }
+            let warnings = self.watch.step(&report);
+            warned = warned.and(self.warn(&warnings));
+        }
+        first?;
+        warned
+    }
+
+    /// Keeps the best score in mind; returns what checkpoints are compared by.
+    fn rank(&mut self, report: &EpochReport) -> Option<f64> {
+        let of = report.split(Split::Validation).or(report.split(Split::Test))?;
+        let rank = Some(of.score.primary().rank()).filter(|rank| rank.is_finite())?;
+        if self.state.best.is_none_or(|(_, best)| rank > best) {
+            self.state.best = Some((report.epoch, rank));
+        }
+        Some(rank)
+    }
+
+    /// Ends an epoch that was cut short, in training or in an evaluation: saves a checkpoint within the epoch, unless
+    /// checkpoints are off or a pass has failed, and reports partial training progress. Resuming completes the epoch.
+    ///
+    /// # Errors
+    /// Those of the sinks and of [`Checkpoints::save`].
+    pub fn interrupt(&mut self) -> Result<()> {
+        let current = std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
+        let Some(epoch) = current.epoch.filter(|epoch| *epoch > 0) else { return Ok(()) };
+        let partial = self.state.progress.batches() > 0;
+        for (split, before) in current.before.into_iter().rev() {
+            // The training window of an epoch that is resumed within goes on.
+            if split != Split::Train || !partial {
+                *self.state.recorder(split) = before;
+            }
+        }
+        self.save(epoch - 1, None)?;
+        if !partial {
+            return Ok(());
+        }
+        // No window of it is whole, so only the score of what was trained on is worth showing.
+        let report = EpochReport { epoch, splits: vec![self.state.progress.report()] };
+        self.dir.epoch(&report)?;
+        self.tell(&report)
+    }
+
+    /// Ends the run, as planned or early: tells the sinks, writes the weights to `model.safetensors`, and saves a checkpoint
+    /// of the last epoch. All of it is tried; the first error is returned.
+    ///
+    /// # Errors
+    /// Those of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`].
+    pub fn finish(&mut self) -> Result<()> {
+        let mut first = self.board.as_mut().map_or(Ok(()), Sink::finish);
+        for (sink, _) in &mut self.sinks {
+            first = first.and(sink.finish());
+        }
+        let written = save_weights_of(&self.state.run, &self.params, &self.weights());
+        let saved = match (self.current.epoch.filter(|epoch| *epoch > 0), self.done) {
+            // An epoch that was neither ended nor interrupted: its training is kept.
+            (Some(epoch), _) if self.state.progress.batches() > 0 && self.current.before.is_empty() => {
+                self.save(epoch - 1, None)
+            }
+            (_, Some(done)) if done > 0 && self.state.progress.batches() == 0 => self.save(done, self.rank),
+            _ => Ok(()),
+        };
+        first.map_err(Error::from).and(written).and(saved)
+    }
+}
+
+fn no_epoch() -> Error {
+    Error::Config("no epoch has begun: call next_epoch first".into())
+}

@@ -131,65 +131,42 @@ impl<T: Observer> Observer for Option<T> {
     }
 }
 
-impl<T: Observer + ?Sized> Observer for &mut T {
-    fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
-        (**self).observe(seen)
-    }
+macro_rules! observe_through {
+    ($pointer:ty) => {
+        impl<T: Observer + ?Sized> Observer for $pointer {
+            fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
+                (**self).observe(seen)
+            }
 
-    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
-        (**self).begin(split, continues)
-    }
+            fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
+                (**self).begin(split, continues)
+            }
 
-    fn input(&mut self, xs: &Tensor) -> Result<()> {
-        (**self).input(xs)
-    }
+            fn input(&mut self, xs: &Tensor) -> Result<()> {
+                (**self).input(xs)
+            }
 
-    fn non_finite(&self) -> u64 {
-        (**self).non_finite()
-    }
+            fn non_finite(&self) -> u64 {
+                (**self).non_finite()
+            }
 
-    fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
-        (**self).step(seen)
-    }
+            fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
+                (**self).step(seen)
+            }
 
-    fn wants_site_gradients(&self) -> bool {
-        (**self).wants_site_gradients()
-    }
+            fn wants_site_gradients(&self) -> bool {
+                (**self).wants_site_gradients()
+            }
 
-    fn end_window(&mut self) -> Vec<SiteSteps> {
-        (**self).end_window()
-    }
+            fn end_window(&mut self) -> Vec<SiteSteps> {
+                (**self).end_window()
+            }
+        }
+    };
 }
 
-impl<T: Observer + ?Sized> Observer for Box<T> {
-    fn observe(&mut self, seen: &Seen<'_>) -> Result<()> {
-        (**self).observe(seen)
-    }
-
-    fn begin(&mut self, split: Split, continues: bool) -> Result<()> {
-        (**self).begin(split, continues)
-    }
-
-    fn input(&mut self, xs: &Tensor) -> Result<()> {
-        (**self).input(xs)
-    }
-
-    fn non_finite(&self) -> u64 {
-        (**self).non_finite()
-    }
-
-    fn step(&mut self, seen: &StepSeen<'_>) -> Result<()> {
-        (**self).step(seen)
-    }
-
-    fn wants_site_gradients(&self) -> bool {
-        (**self).wants_site_gradients()
-    }
-
-    fn end_window(&mut self) -> Vec<SiteSteps> {
-        (**self).end_window()
-    }
-}
+observe_through!(&mut T);
+observe_through!(Box<T>);
 
 /// A closure as an observer: see [`observer_fn`].
 #[derive(Clone, Debug)]

@@ -38,6 +38,7 @@ mod site;
 mod step;
 mod tallies;
 mod tally;
+mod unit_stats;
 mod window;
 
 pub use error::Error;
@@ -45,10 +46,11 @@ pub use mode::Mode;
 pub use observer::{FirstFault, Observer, ObserverFn, observer_fn};
 pub use parts::Parts;
 pub use pass::Pass;
-pub use recorder::{Recorder, UnitStats};
+pub use recorder::Recorder;
 pub use site::{Seen, Site, Units};
 pub use step::StepSeen;
 pub use taper_kernels::{Activation, CustomActivation, Draw};
+pub use unit_stats::UnitStats;
 
 /// The random number generator of initialisation and shuffling: xoshiro256++ (Blackman & Vigna 2021).
 ///

@@ -8,7 +8,7 @@ use std::iter::FusedIterator;
 pub struct Batch {
     /// `(N, C, H, W)`, `f32`, scaled.
     pub images: Tensor,
-    /// `(N)`, `u32`, on the CPU: a loss looks at them before it uses them.
+    /// `(N)`, `u32`, on the CPU, because losses check them there.
     pub labels: Tensor,
 }
 
@@ -77,8 +77,8 @@ impl<S: Samples + ?Sized> Samples for &S {
 
 /// Iterates over a data set once, batch by batch. Each sample occurs exactly once; the last batch may be smaller.
 ///
-/// Yields an error if a batch cannot be created, for example when the device is out of memory, or if the batch size is 0.
-/// It borrows neither the samples nor the random generator. `len()` is the number of remaining batches.
+/// An item is an error if the batch cannot be made: the device is out of memory, or the batch size is 0. The iterator owns the
+/// samples and the order, so nothing stays borrowed. `len()` is the number of remaining batches.
 #[derive(Debug, Clone)]
 pub struct Batches<S = Split> {
     samples: S,

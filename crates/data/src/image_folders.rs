@@ -27,9 +27,9 @@ pub enum Division {
 /// Loads PNG and JPEG images from one directory per class, as torchvision's `ImageFolder`. Returns the data set and the class
 /// names, sorted; a label is the index of the class in that list.
 ///
-/// The format is detected from the file's content. Names that begin with a dot are ignored. Images are greyscale if all files
-/// are, and RGB otherwise; alpha is dropped, and 16-bit channels are reduced to 8 bits. The samples are shuffled once with a fixed
-/// seed, so that [`Split::take`] and [`Split::split_last`] return samples of all classes.
+/// The format is detected from the file's content. Names that begin with a dot are ignored. If all files are greyscale, the
+/// images have one channel; otherwise all images are RGB. Alpha is dropped, and 16-bit channels are reduced to 8 bits. The samples
+/// are shuffled once with a fixed seed, so [`Split::take`] and [`Split::split_last`] return samples of all classes.
 ///
 /// # Shapes
 ///
@@ -171,7 +171,7 @@ struct Decoded {
 }
 
 impl Decoded {
-    /// The values as planes, `(C, H, W)`, with one channel if `grey` and three otherwise.
+    /// The values in the order `(C, H, W)`. `C` is 1 if `grey`, otherwise 3.
     fn planes(self, grey: bool) -> Vec<u8> {
         match (self.channels, grey) {
             (1, true) => self.pixels,

@@ -97,7 +97,7 @@ impl Split {
         (self.device, self.resident) = (device.clone(), Arc::default());
     }
 
-    /// A batch of the split's device, which is not the CPU: pixels are there as bytes, and are gathered and scaled there.
+    /// Gathers and scales images on the split's device. The first call copies all pixels there, as bytes.
     fn gather_there(&self, rows: &[usize]) -> Result<Tensor> {
         let ((c, h, w), size, device) =
             (self.shape, self.pixels.len() / self.labels.len().max(1), &self.device);
@@ -111,7 +111,7 @@ impl Split {
         };
         let rows: Vec<u32> = rows.iter().map(|row| (self.rows.start + row) as u32).collect();
         let pixels = pixels.index_select(&Tensor::from_slice(&rows, rows.len(), device)?, 0)?;
-        // As u32: candle takes the largest index of a type for one that is none, and 255 is one.
+        // candle reads the largest index of a type as "no index", and 255 is the largest u8: hence u32.
         let values = table.index_select(&pixels.flatten_all()?.to_dtype(DType::U32)?, 0)?;
         Ok(values.reshape((rows.len(), c, h, w))?)
     }
@@ -259,15 +259,15 @@ impl Samples for Split {
         self.len()
     }
 
-    /// One pass over bytes, on all threads; scaling is a table lookup, so it costs no arithmetic and rounds the same everywhere.
+    /// Reads the bytes once, on all threads. Scaling is a table lookup: no arithmetic, and the same rounding on every CPU.
     fn gather(&self, rows: &[usize]) -> Result<Batch> {
         let ((c, h, w), n) = (self.shape, rows.len());
-        // On the CPU, where a loss looks at them before it uses them.
+        // Labels stay on the CPU, because losses check them there.
         let labels_of = |rows: &[usize]| {
             let labels: Vec<u32> = rows.iter().map(|&row| self.labels()[row]).collect();
             Tensor::from_vec(labels, n, &Device::Cpu)
         };
-        // Positions on a device are kept in 32 bits.
+        // `gather_there` stores indices in 32 bits.
         if !self.device.is_cpu() && self.labels.len() <= u32::MAX as usize {
             return Ok(Batch { images: self.gather_there(rows)?, labels: labels_of(rows)? });
         }
@@ -316,5 +316,30 @@ pub(crate) fn zero_batch_size() -> Error {
         expected: "a batch size of at least 1".to_owned(),
         found: "0".to_owned(),
         cure: "choose how many samples one step sees, such as 128".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_that_a_device_gathers_have_the_bits_of_those_of_the_cpu() {
+        let pixels = (0..6 * 2 * 3).map(|i| (i * 7 % 256) as u8).chain([0, 255, 1, 254, 128, 127]).collect();
+        let split = Split::new("images", (1, 2, 3), 255, 3, pixels, vec![0, 1, 2, 0, 1, 2, 0]).unwrap();
+        let mut split = split.split_last(4).unwrap().1;
+        for scale in [Scale::Unit, Scale::Standard] {
+            split.put_table(&Arc::new(scale.table(255, 0.3, 0.2)));
+            for rows in [&[0, 1, 2, 3][..], &[3, 0, 3]] {
+                let (there, here) = (split.gather_there(rows).unwrap(), split.gather(rows).unwrap().images);
+                assert_eq!(there.dims(), here.dims());
+                let bits = |xs: Tensor| -> Vec<u32> {
+                    let values = xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    values.into_iter().map(f32::to_bits).collect()
+                };
+                assert_eq!(bits(there), bits(here), "{scale:?}, {rows:?}");
+            }
+        }
     }
 }

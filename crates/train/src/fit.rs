@@ -20,14 +20,13 @@ impl Default for Fit {
 
 /// Trains, evaluates and reports, recording everything in both windows: the loop to start from.
 ///
-/// `train` gives the training batches of an epoch and is handed the generator to shuffle with, `test` those of the test
-/// split. Epoch 0 is the untrained network. Sinks are told of every epoch and of
-/// warnings; `begin` and `finish` are the caller's. Returns
-/// the last report.
+/// `train` returns the training batches of an epoch; it receives the generator to shuffle with. `test` returns the batches of
+/// the test split. Epoch 0 is the untrained network. The sink receives each epoch and each warning; the caller calls its `begin`
+/// and `finish`. Returns the last report.
 ///
 /// # Errors
-/// Those of [`train_epoch`], [`evaluate`] and the sink, and when something of the test split is NaN or infinite, after its
-/// epoch was reported, unless the optimiser is told to [go on](crate::OnNonFinite).
+/// Those of [`train_epoch`], [`evaluate`] and the sink. [`Error::NotFinite`] if the test split gives NaN or infinity, after the
+/// epoch is reported, unless the optimiser [skips or continues](crate::OnNonFinite).
 pub fn fit<B, E, I, J>(
     step: &impl StepFn<B>,
     optimizer: &mut Optimizer,

@@ -18,15 +18,17 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Weights`] when the file cannot be written.
 pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
-    let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
-    let bytes = pack(&tensors(params), None).map_err(fault)?;
-    write_whole(path, &bytes).map_err(|e| fault(format!("cannot write weights: {e}")))
+    write(params, None, path)
 }
 
 /// As [`save_weights`], with the [`Origin`] among the metadata.
 pub(crate) fn save_weights_of(run: &Run, params: &Params, path: &Path) -> Result<()> {
+    write(params, Some(&run.into()), path)
+}
+
+fn write(params: &Params, origin: Option<&Origin>, path: &Path) -> Result<()> {
     let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
-    let bytes = pack(&tensors(params), Some(&run.into())).map_err(fault)?;
+    let bytes = pack(&tensors(params), origin).map_err(fault)?;
     write_whole(path, &bytes).map_err(|e| fault(format!("cannot write weights: {e}")))
 }
 

@@ -172,7 +172,7 @@ pub(crate) fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
 fn scalars<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> candle_core::Result<Vec<f64>> {
     let tensors: Vec<&Tensor> = tensors.collect();
     let together = |t: &&Tensor| t.dtype() == DType::F32 && t.device().same_device(tensors[0].device());
-    if tensors.len() == 1 || tensors[0].device().is_cpu() || !tensors.iter().all(together) {
+    if !tensors.iter().all(together) {
         return tensors.into_iter().map(scalar).collect();
     }
     let values = Tensor::stack(&tensors, 0)?.to_vec1::<f32>()?;
@@ -336,5 +336,29 @@ impl Metrics {
     pub fn score(&self, loss: f64, samples: u64) -> Score {
         let metric = |sum: &Sum| Metric { name: sum.name.to_string(), kind: sum.kind, value: sum.value() };
         Score { loss, samples, metrics: self.sums.iter().map(metric).collect(), counts: self.counts.clone() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_read_together_with_what_waits_for_a_value_of_any_type() {
+        let scalar = |x: f64, dtype| Tensor::new(x, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        for dtype in [DType::F32, DType::F64] {
+            let mut step = Step::new(scalar(0.5, dtype), 8)
+                .lower("mae", 0.25)
+                .share_of("accuracy", scalar(6.0, DType::F32), 8)
+                .share_of("top 5", scalar(7.0, DType::F32), 8);
+            let (added, flag) = (scalar(2.0, dtype), scalar(f64::NAN, DType::F32));
+            let (loss, flag) = step.read(Some(&added), Some(&flag)).unwrap();
+            assert!(loss == 0.5 && flag.unwrap().is_nan(), "{loss}, {flag:?}");
+            let score = step.metrics.score(loss, 8);
+            let found: Vec<_> = score.metrics.iter().map(|m| (m.name.as_str(), m.value)).collect();
+            assert_eq!(found, [("mae", 0.25), ("accuracy", 0.75), ("top 5", 0.875), (ADDED_LOSS, 2.0)]);
+            assert_eq!(Step::new(scalar(0.5, dtype), 8).read(None, None).unwrap(), (0.5, None));
+        }
     }
 }

@@ -287,6 +287,8 @@ fn a_rate_or_factor_that_makes_no_sense_is_refused() {
         assert!(optimizer.set_learning_rate(rate).is_err());
     }
     assert_eq!(optimizer.learning_rate(), 0.1);
+    assert!(parse_rule("sdg", None).unwrap_err().to_string().contains("expected sgd"));
+    assert!(parse_rule("rmsprop", Some(0.1)).is_err());
     let before = values(&params);
     let schedule = Schedule::custom("broken", |step| if step == 2 { f64::NAN } else { 0.0 });
     let rule = OptimizerConfig { schedule, ..OptimizerConfig::new(Rule::SGD, 0.1) };

@@ -1,5 +1,5 @@
-//! An autoencoder: images are squeezed through a few numbers and drawn again. Its training step is mean squared error between
-//! output and input; everything around it is that of any training program.
+//! An autoencoder: it compresses images to a few numbers and reconstructs them. The loss is the mean squared error between
+//! output and input.
 //!
 //!     cargo run --example autoencoder
 //!     cargo run --example autoencoder -- --dataset mnist --act relu,selu --jobs 2
@@ -25,7 +25,7 @@ struct Args {
     /// Behind every hidden layer, one run each
     #[arg(long, value_name = "A[,B...]", default_value = "relu")]
     act: Sweep<Activation>,
-    /// Numbers that an image is squeezed through, one run each
+    /// Size of the code, the numbers an image is compressed to, one run each
     #[arg(long, value_name = "N[,N...]", default_value = "16", value_parser = taper_experiment::sweep(size))]
     code: Sweep<usize>,
     #[command(flatten)]

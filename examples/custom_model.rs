@@ -9,7 +9,7 @@ use taper::hooks::{Activation, Pass, Rng};
 use taper::nn::{
     Act, Conv2d, Conv2dConfig, Conv2dGeometry, Dropout, Init, Linear, Model, Params, avg_pool2d,
 };
-use taper::report::{ConsoleConfig, ConsoleSink};
+use taper::report::{ConsoleConfig, ConsoleSink, Sink};
 use taper::train::{Fit, Optimizer, OptimizerConfig, Rule, classify, fit};
 
 struct Net {
@@ -56,5 +56,6 @@ fn main() -> anyhow::Result<()> {
     let options = Fit { epochs: 5, seed: 2 };
     let (train, test) = (|rng: &mut Rng| data.train.shuffled(rng, 32), || data.test.batches(32));
     fit(&classify(&net), &mut optimizer, train, test, options, &mut console)?;
+    console.finish()?; // prints the table of the layers
     Ok(())
 }

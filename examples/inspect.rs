@@ -19,7 +19,8 @@ use taper::data::{self, Choice, Scale};
 use taper::hooks::{Activation, Recorder, UnitStats};
 use taper::nn::{Architecture, Layer, Layers, Params};
 use taper::report::{
-    ConsoleConfig, ConsoleSink, EpochReport, Run, RunDir, Sink, Split, SplitReport, read_config,
+    ConsoleConfig, EpochReport, Run, RunDir, Sink, Split, SplitReport, count_text, fixed_text, layers_text,
+    read_config,
 };
 use taper::train::{
     self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, weight_origin, weight_shapes,
@@ -144,7 +145,6 @@ fn run(args: &Args) -> Result<()> {
             units += &odd_units(&recorder, &layer.site, layer.rare.is_some())?;
         }
     }
-    let report = EpochReport { epoch: 1, splits: vec![SplitReport { layers, ..report }] };
     let name = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let act = known.act.map_or(String::new(), |act| format!(", {act}"));
     let mut text = format!(
@@ -163,11 +163,14 @@ fn run(args: &Args) -> Result<()> {
             network.names().iter().map(|(own, theirs)| format!("{own} is {theirs}")).collect();
         writeln!(text, "layers of the file: {}", names.join(", "))?;
     }
-    let mut console =
-        ConsoleSink::new(Vec::new(), ConsoleConfig { color: screen.color, ..Default::default() });
-    console.epoch(&report)?;
-    // There is but one pass, and no epoch that it would be the first of.
-    text += &String::from_utf8(console.into_inner())?.replacen("epoch 1  ", "", 1);
+    let metrics: String = report.score.metrics.iter().map(|metric| format!(" {metric}")).collect();
+    let (loss, speed) = (fixed_text(report.score.loss, 4), count_text(report.samples_per_second() as u64));
+    writeln!(text, "{} loss {loss}{metrics}  {speed} samples/s", split.name())?;
+    let report = EpochReport { epoch: 1, splits: vec![SplitReport { layers, ..report }] };
+    text += &layers_text(
+        &report,
+        ConsoleConfig { color: screen.color, width: screen.width, ..Default::default() },
+    );
     text += &units;
     if let Some(out) = &args.out {
         let mut dir = RunDir::create(out).context("--out")?;

@@ -1,5 +1,6 @@
-//! A transformer on images, with each row of the image as a token. Activations and the residual stream are recorded.
-//! It uses Taper's `LayerNorm`, `self_attention` and `add`, because candle's `LayerNorm` and fused softmax have no backward pass.
+//! A transformer that classifies images. Each row of an image is a token. Activations and the residual stream are recorded.
+//!
+//! `LayerNorm`, `self_attention` and `add` are Taper's: candle's `LayerNorm` and its fused softmax have no backward pass.
 //!
 //!     cargo run --example transformer
 //!     cargo run --example transformer -- --dataset mnist --blocks 1,2

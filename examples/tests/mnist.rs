@@ -313,7 +313,7 @@ fn runs_side_by_side_are_the_same_runs_in_the_same_order() {
     let mut printed = threads.iter().enumerate().map(|(i, jobs)| {
         let out = succeed(dir, &format!("{grid} {jobs} --out {i}"));
         let name = |line: &str| line.split_once(": mlp ").map(|(name, _)| name.to_string());
-        let epochs = out.lines().filter(|line| line.starts_with("epoch ")).count();
+        let epochs = out.lines().filter(|line| line.trim_start().get(1..5) == Some("/2  ")).count();
         let all = out.lines().find(|line| line.contains("samples/s of training in all"));
         assert!(all.is_some_and(|line| line.starts_with("4 runs in ")), "{out}");
         (out.lines().filter_map(name).collect::<Vec<_>>(), epochs)
@@ -365,12 +365,13 @@ fn piped_output_is_plain_text_and_quiet_is_the_comparison_alone() {
     let dir = temp();
     let out = succeed(dir.path(), &format!("{SMALL} --out one"));
     assert!(
-        !out.contains(['\x1b', '\r']) && out.contains("epoch 2/2") && out.contains("written to one"),
+        !out.contains(['\x1b', '\r']) && out.contains("\n  2/2  ") && out.contains("written to one"),
         "{out}"
     );
-    // An epoch's line is as long as its metrics are many.
-    let mut tables = out.lines().filter(|line| !line.starts_with("epoch "));
-    assert!(tables.all(|line| line.chars().count() <= 100), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    let tables = |out: &str| out.matches("  test  act   zeros  train").count();
+    // One for each run, or for each epoch behind the untrained network.
+    assert_eq!((tables(&out), tables(&succeed(dir.path(), &format!("{SMALL} --verbose")))), (2, 4));
     let quiet = succeed(dir.path(), &format!("{SMALL} --quiet"));
     assert!(quiet.starts_with("2 runs on digits") && !quiet.contains("written"), "{quiet}");
 }
@@ -791,9 +792,7 @@ fn a_run_that_diverges_names_the_place_and_the_others_go_on() {
 fn help_fits_a_terminal_and_names_every_activation() {
     let dir = temp();
     let out = succeed(dir.path(), "--help");
-    // An epoch's line is as long as its metrics are many.
-    let mut tables = out.lines().filter(|line| !line.starts_with("epoch "));
-    assert!(tables.all(|line| line.chars().count() <= 100), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
     for word in ["relu6", "gelu_tanh", "alpha-dropout", "--track", "Examples:", "cosine"] {
         assert!(out.contains(word), "{word}");
     }
@@ -809,12 +808,12 @@ fn the_other_examples_run() {
     for (name, args, says) in [
         ("custom_model", "", "fc1"),
         ("custom_observer", "", "fc1"),
-        ("autoencoder", "--epochs 2 --out auto", "epoch 2/2  train loss 0.1"),
+        ("autoencoder", "--epochs 2 --out auto", "\n  2/2  0.1"),
         ("autoencoder", "--resume auto", "auto is finished: 2 of 2 epochs"),
         ("autoencoder", "--epochs 1 --code 8,16 --jobs 2 -q", "2 runs on digits"),
         ("transformer", "--epochs 1 --blocks 1 --out rows", "look at rows/report.html"),
         ("resnet", "--epochs 1 --limit 128 --alert *.dead_fraction>1", "1 run on digits, resnet 16-16-16"),
-        ("regression", "--epochs 3 --out table", "epoch 3/3  train loss "),
+        ("regression", "--epochs 3 --out table", "\n  3/3  "),
         ("regression", "--patience 1 --out early", "no better since epoch "),
     ] {
         let ran = run(name, args);

@@ -5,13 +5,13 @@ use taper_report::{Labels, label_value};
 use crate::sweep::combinations;
 use crate::{Error, Options, Result};
 
-/// One run of the grid: options in which every sweep has one value.
+/// One run of the grid. Every sweep in its options has one value.
 pub(crate) struct Cell<A> {
     pub args: A,
     pub about: About,
 }
 
-/// What the program needs to know of a run, whatever its own options are.
+/// The parts of a run that do not depend on the program's own options.
 pub(crate) struct About {
     /// Unique within the grid, and the name of a directory: `relu-dropout0.5-seed1`.
     pub name: String,
@@ -21,7 +21,7 @@ pub(crate) struct About {
     pub json: Value,
 }
 
-/// Every combination of the sweeps in `options` with every seed, but none twice.
+/// Every combination of the sweeps in `options` with every seed. A combination that is given twice is one run.
 ///
 /// # Errors
 /// If the options are not those of this program.
@@ -64,7 +64,7 @@ pub(crate) fn parse<T: DeserializeOwned>(options: &Value) -> Result<T> {
     })
 }
 
-/// Letters, digits and a few signs: a name that every file system takes.
+/// The text with `_` for every character that a file system may refuse.
 pub(crate) fn file_name(text: &str) -> String {
     text.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::error::ErrorKind;
 use taper_train::BoxError;
 
-/// A number on the command line, or what was expected instead.
+/// Parses a number. The error says what was expected.
 pub fn number<T: FromStr>(text: &str, expected: &str, good: impl Fn(&T) -> bool) -> Result<T, String> {
     text.parse().ok().filter(good).ok_or_else(|| format!("expected {expected}"))
 }
@@ -16,8 +16,8 @@ pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T,
     number(text, "a whole number of at least 1", |n| *n >= T::from(1))
 }
 
-/// How large a part of a network, or how many of something, may be: beyond this, a typing error is likelier than
-/// a plan. Whether a whole network fits is checked where its parameters are made.
+/// The size of a part of a network, or a number of things: 1 to 65536. A larger number is probably a typing error. Whether the
+/// whole network fits into memory is checked when its parameters are made.
 pub fn size(text: &str) -> Result<usize, String> {
     number(text, "a whole number from 1 to 65536", |n| (1..=65536).contains(n))
 }
@@ -37,7 +37,7 @@ pub fn positive(text: &str) -> Result<f64, String> {
     number(text, "a finite number above 0", |x: &f64| x.is_finite() && *x > 0.0)
 }
 
-/// Percent; 0.98 is most likely meant as 98 and no target at all.
+/// Percent, above 1: 0.98 was probably meant as 98.
 pub fn percent(text: &str) -> Result<f64, String> {
     number(text, "percent, above 1 and at most 100", |x| *x > 1.0 && *x <= 100.0)
 }
@@ -68,7 +68,7 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error and what caused it on one line, without what its message has said already.
+/// An error and its causes on one line. A cause that the text already contains is not repeated.
 pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -82,8 +82,8 @@ pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
     text.replace('\n', "; ")
 }
 
-/// A time as it stands in a file's name: `2026-08-01T120000`. A clock that is out of order gives the nearest time that
-/// can be written.
+/// A time as a part of a file name: `2026-08-01T120000`. Times before 1970 or after 9999 become the nearest one that can be
+/// written.
 pub(crate) fn file_time(time: SystemTime) -> String {
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799); // the end of the year 9999
     let time = time.clamp(SystemTime::UNIX_EPOCH, last);

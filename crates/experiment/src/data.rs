@@ -2,19 +2,18 @@ use serde_json::{Value, json};
 use taper_data::{Dataset, Samples, Split as Images};
 use taper_report::Split;
 
-/// What the runs of a program are trained and measured on, in common.
+/// The data that all runs of a program share.
 #[derive(Clone, Debug)]
 pub struct Data<S> {
     /// The name of the data set: `mnist`.
     pub name: String,
     /// What is trained on.
     pub train: S,
-    /// What is held back for choosing, if anything is.
+    /// What is held back for choosing between runs or epochs, if anything is.
     pub validation: Option<S>,
     /// What is never trained on, if there is something.
     pub test: Option<S>,
-    /// What tells these samples from others, such as their checksum: written to `config.json`, and compared when a run is
-    /// resumed.
+    /// What identifies these samples, such as their checksum. It is written to `config.json` and compared when a run is resumed.
     pub identity: Value,
 }
 

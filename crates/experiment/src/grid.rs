@@ -145,10 +145,14 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         }
         let mut failed = runs.iter().any(|run| run.result.is_err());
         let alerted = runs.iter().any(|run| run.ended.alerted);
-        let summaries: Vec<Summary> = runs.iter().filter_map(|run| run.ended.summary()).collect();
+        let mut summaries: Vec<Summary> = runs.iter().filter_map(|run| run.ended.summary()).collect();
         screen.close_live();
 
-        let mut text = comparison(&summaries);
+        if self.alone && !options.quiet && !options.live {
+            // The layers of a single run were printed where it ended.
+            summaries.iter_mut().for_each(|of| of.layers.clear());
+        }
+        let mut text = comparison(&summaries, screen.width);
         if !self.alone {
             let trained: u64 = summaries.iter().map(|of| of.train_samples).sum();
             let (n, took) = (summaries.len(), took.as_secs_f64());

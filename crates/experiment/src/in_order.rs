@@ -2,22 +2,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use taper_report::{EpochReport, Result, Run, Sink, Warning};
 
-/// Runs that are made side by side, told to one sink as if they were made one after the other.
+/// Passes the reports of parallel runs to one sink, run by run.
 ///
-/// The first run that has not ended is passed on as it goes. What those behind it have to say waits until their
-/// turn has come.
+/// The reports of the first run that has not ended are passed on at once. The reports of later runs wait for their turn.
 pub(crate) struct InOrder<'a> {
     state: Mutex<State<'a>>,
 }
 
 struct State<'a> {
     sink: Box<dyn Sink + Send + 'a>,
-    /// The run that is passed on as it goes.
+    /// The run whose reports are passed on at once.
     turn: usize,
     runs: Vec<Waiting>,
 }
 
-/// What a run has said and was not passed on yet.
+/// The reports of a run that were not passed on yet.
 #[derive(Default)]
 struct Waiting {
     said: Vec<Said>,
@@ -69,6 +68,7 @@ impl State<'_> {
                 break;
             }
             self.turn += 1;
+            self.sink.finish()?;
         }
         Ok(())
     }
@@ -132,6 +132,10 @@ mod tests {
         fn epoch(&mut self, report: &EpochReport) -> Result<()> {
             self.note(report.epoch.to_string())
         }
+
+        fn finish(&mut self) -> Result<()> {
+            self.note(".".into())
+        }
     }
 
     fn run(name: &str) -> Run {
@@ -160,13 +164,13 @@ mod tests {
         assert_eq!(so_far(), "a 1");
         a.epoch(&epoch(2))?;
         a.finish()?;
-        assert_eq!(so_far(), "a 1 2 b 1", "then the second as far as it is, and on");
+        assert_eq!(so_far(), "a 1 2 . b 1", "then the second as far as it is, and on");
         b.epoch(&epoch(2))?;
-        assert_eq!(so_far(), "a 1 2 b 1 2");
+        assert_eq!(so_far(), "a 1 2 . b 1 2");
         drop(b);
-        assert_eq!(so_far(), "a 1 2 b 1 2 c 1", "a run that is dropped has ended");
+        assert_eq!(so_far(), "a 1 2 . b 1 2 . c 1 .", "a run that is dropped has ended");
         order.place(3).begin(&run("d"))?;
-        assert_eq!(so_far(), "a 1 2 b 1 2 c 1 d");
+        assert_eq!(so_far(), "a 1 2 . b 1 2 . c 1 . d .");
         Ok(())
     }
 }

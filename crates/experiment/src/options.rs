@@ -110,6 +110,9 @@ pub struct Running {
     /// Print the comparison only
     #[arg(long, short)]
     pub quiet: bool,
+    /// Print the table of all layers after every epoch, not only at the end of a run
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub verbose: bool,
     /// Fail unless the best value of every run's first metric is at least this (at most, where less is better): accuracy in
     /// percent
     #[arg(long, value_name = "VALUE", value_parser = finite)]

@@ -44,8 +44,9 @@ pub(crate) struct Shared<'a> {
     pub stop: Arc<Stop>,
     /// The command line, with the program in front.
     pub command: &'a [String],
-    /// Whether runs are resumed where there are some, even changed ones.
+    /// Whether the runs are resumed.
     pub resumes: bool,
+    /// Whether a run is resumed although its options changed.
     pub force: bool,
     /// The page of the run or the grid while it is under way.
     pub page: OnceLock<Mutex<LivePage>>,
@@ -54,7 +55,7 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    /// For whoever measures how long a program takes to begin: `RUST_LOG=taper_experiment=debug`.
+    /// Logs the time from the start of the program to its first batch, once: `RUST_LOG=taper_experiment=debug` shows it.
     pub fn first_batch(&self) {
         self.first_batch.call_once(|| {
             let seconds = self.started.elapsed().as_secs_f64();
@@ -65,8 +66,8 @@ impl Shared<'_> {
 
 /// The `main` of a training program: parses its options, loads its data, and trains one run, or a grid of them.
 ///
-/// `load` loads the data once, for all runs, and may adjust options that do not go together. `train` is called for each run with
-/// options in which every [`Sweep`](crate::Sweep) has one value.
+/// `load` loads the data once, for all runs, and may adjust options that do not go together. `train` is called for each run. In
+/// its options every [`Sweep`](crate::Sweep) has one value.
 ///
 /// The exit code is 0; 1 when something failed or `--target` was missed; 2 for wrong usage; 3 when an `--alert` fired; 128 and
 /// the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
@@ -195,7 +196,8 @@ where
     if options.running.live {
         screen.open_live(move || stop(INTERRUPTED));
     }
-    let config = ConsoleConfig { color: screen.color, ..Default::default() };
+    let Screen { color, width, .. } = screen;
+    let config = ConsoleConfig { color, width, verbose: options.running.verbose };
     let console: Box<dyn Sink + Send> = match options.running.quiet {
         true => Box::new(sink_fn(|_| Ok(()))),
         false => Box::new(ConsoleSink::new(&screen, config)),
@@ -207,8 +209,10 @@ where
     grid.run(&train, console)
 }
 
-/// Sends what is logged to standard error, warnings or what `RUST_LOG` chooses, and starts `threads` threads, or as many as
-/// `RAYON_NUM_THREADS` says, or one for each core. [`run`] does this; a program that does not use it calls it first.
+/// Sets up logging and threads. [`run`] calls this; a program without [`run`] calls it first.
+///
+/// The log goes to standard error: warnings, or what `RUST_LOG` selects. The number of threads is `threads`, or else
+/// `RAYON_NUM_THREADS`, or else one for each core.
 pub fn prepare(threads: Option<usize>) {
     use tracing_subscriber::EnvFilter;
     // A program that has set a subscriber of its own keeps it.
@@ -223,7 +227,7 @@ pub fn prepare(threads: Option<usize>) {
     start_threads(threads.or_else(variable));
 }
 
-/// Whether more has changed than what is done with the runs.
+/// Whether an option that changes the result has changed.
 fn differs(was: &Value, is: &Value) -> bool {
     let values = |options: &Value| {
         let mut options = options.clone();

@@ -3,14 +3,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use taper_report::{Run, Split};
 use taper_view::{HeldStderr, Live, LiveConfig};
 
-/// Where people look: bars on standard error, text on standard output, neither in the other's way.
+/// The terminal: progress bars on standard error, text on standard output.
 ///
-/// There are bars only where both are terminals. It writes to standard output. A live view, once opened, is in the
-/// place of both for as long as it is there.
+/// There are bars only if both are terminals. What is written to a screen goes to standard output. While a live view is open, it
+/// replaces both.
 #[derive(Debug)]
 pub struct Screen {
     bars: MultiProgress,
@@ -19,10 +20,11 @@ pub struct Screen {
     live: Arc<OnceLock<Live>>,
     /// Whether standard output takes colours.
     pub color: bool,
+    /// Characters in a line of standard output; 80 where it is no terminal.
+    pub width: usize,
 }
 
-/// Two bars: one for the pass that is being made, one for all passes of all runs. Where runs are made side by
-/// side, each has the first for itself, and they share the second.
+/// Two bars: one for the current pass, one for all passes of all runs. Parallel runs have a first bar each and share the second.
 #[derive(Debug)]
 pub(crate) struct Bars {
     pass: ProgressBar,
@@ -48,8 +50,13 @@ impl Screen {
         let out = std::io::stdout().is_terminal();
         let bars = out && std::io::stderr().is_terminal() && !quiet;
         let target = if bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let color = color_on(&std::io::stdout());
-        Self { bars: MultiProgress::with_draw_target(target), has_bars: bars, live: Arc::default(), color }
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            has_bars: bars,
+            live: Arc::default(),
+            color: color_on(&std::io::stdout()),
+            width: Term::stdout().size_checked().map_or(80, |(_, columns)| columns.into()),
+        }
     }
 
     fn bar(&self, template: &str, length: u64) -> ProgressBar {
@@ -122,8 +129,8 @@ impl Screen {
     }
 }
 
-/// Time left, if what is to come takes as long per sample as what is done: the average of the whole run, as
-/// passes with and without gradients differ in speed and take turns.
+/// Time left at the average speed of the whole run. The current speed would mislead: training passes are slower than
+/// evaluation passes.
 fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
     let (done, rest) = (state.pos() as f64, state.len().unwrap_or(0).saturating_sub(state.pos()) as f64);
     // Nothing can be done about text that does not take it.
@@ -181,12 +188,12 @@ impl Bars {
         self.all.dec_length(samples);
     }
 
-    /// The run has ended, perhaps early: what it did not go through will not come.
+    /// The run has ended, perhaps early: takes the samples that it skipped off the total.
     pub fn ended(&self) {
         self.all.dec_length(self.to_go.swap(0, Ordering::Relaxed));
     }
 
-    /// No run comes here any more: others may still be made beside it.
+    /// No run follows on these bars; other jobs may still be running.
     pub fn rest(&self) {
         self.pass.finish_and_clear();
     }

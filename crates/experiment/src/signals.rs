@@ -3,13 +3,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// Whether the program was asked to stop, and with which exit code it then ends. Threads share it.
+/// Whether the program was asked to stop, and the exit code for that. Threads share it.
 #[derive(Debug, Default)]
 pub(crate) struct Stop(AtomicU8);
 
 impl Stop {
-    /// Asks for it: with the code of a signal, or with 1 for what went wrong elsewhere. The first code stays. Returns
-    /// whether it was asked for before.
+    /// Asks the program to stop, with the code of a signal, or 1 after an error. The first code stays. Returns whether
+    /// the program had been asked before.
     pub fn ask(&self, code: u8) -> bool {
         self.0.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst).is_err()
     }
@@ -45,7 +45,7 @@ pub(crate) fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// The same where there are but two of them, and no way to wait for one.
+/// The same without Unix: two signals, which are polled, because there is no call that waits for one.
 #[cfg(not(unix))]
 pub(crate) fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     use std::sync::{Arc, atomic::AtomicBool};

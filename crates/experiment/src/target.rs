@@ -2,8 +2,7 @@ use taper_report::{Metric, MetricKind, Summary};
 
 use crate::{Error, Result};
 
-/// Asks whether the target can be meant as a value of this metric. A share is given in percent: 0.98 is most likely meant as 98
-/// and no target at all.
+/// Refuses a target that cannot be a value of this metric. A share is given in percent: 0.98 was probably meant as 98.
 pub(crate) fn check(target: Option<f64>, metric: &Metric) -> Result<()> {
     match target {
         Some(target) if metric.kind == MetricKind::Share && !(target > 1.0 && target <= 100.0) => {
@@ -16,7 +15,7 @@ pub(crate) fn check(target: Option<f64>, metric: &Metric) -> Result<()> {
     }
 }
 
-/// In what a run missed its target, if it did.
+/// What to say about a run that missed its target; `None` if it did not.
 pub(crate) fn missed(target: Option<f64>, of: &Summary) -> Option<String> {
     let target = target?;
     let (run, set) = (&of.run.name, &of.run.dataset);

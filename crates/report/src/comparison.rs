@@ -4,17 +4,18 @@ use crate::{
     table::{Align, Table},
 };
 
-/// Tables that set runs side by side, as text of at most 100 columns for usual names.
+/// Tables that set runs side by side, as text of at most `width` columns for usual names.
 ///
 /// One row per run: its labels, the primary metric (best of all epochs, and final), the other metrics and the loss of
 /// the last epoch, seconds over all passes, training samples per second and the share of time that tracking took.
-/// Statistics of every layer stand in the same rows where they fit, else in a second table, layer by layer.
+/// Statistics of every layer stand in the same rows where they fit, else in a second table, layer by layer. Where a row would
+/// be too long, times and tracking are left out.
 /// Runs that differ in nothing but the seed are also averaged: mean ± sample standard deviation over
 /// those that ended at least one epoch, with their number.
 ///
 /// What all runs share stands in the title, the data set with it; what tells them apart is a column.
 /// A missing number, as of a run without epochs, is a dash.
-pub fn comparison(runs: &[Summary]) -> String {
+pub fn comparison(runs: &[Summary], width: usize) -> String {
     if runs.is_empty() {
         return "no runs to compare\n".into();
     }
@@ -30,17 +31,15 @@ pub fn comparison(runs: &[Summary]) -> String {
         .collect::<String>();
     text.push('\n');
     let alone: Vec<Group<'_>> = runs.iter().map(|run| Group(vec![run])).collect();
-    blocks(&mut text, &labels, &alone);
+    blocks(&mut text, &labels, &alone, width);
 
     let seeds = over_seeds(runs);
     if !seeds.is_empty() {
         text += "\nover seeds: mean ± sample standard deviation of n runs\n";
-        blocks(&mut text, &labels, &seeds);
+        blocks(&mut text, &labels, &seeds, width);
     }
     text
 }
-
-const WIDEST: usize = 100;
 
 /// Runs that share a row: one, or several that differ in nothing but the seed.
 struct Group<'a>(Vec<&'a Summary>);
@@ -146,7 +145,7 @@ fn split(summary: &Summary) -> String {
 }
 
 /// The table of scores, with the layers in the same rows or in a table below.
-fn blocks(text: &mut String, labels: &Labels<'_>, groups: &[Group<'_>]) {
+fn blocks(text: &mut String, labels: &Labels<'_>, groups: &[Group<'_>], width: usize) {
     let rows: Vec<_> = groups.iter().collect();
     let mut table = Table::default();
     labels.columns(&mut table, &rows);
@@ -157,11 +156,15 @@ fn blocks(text: &mut String, labels: &Labels<'_>, groups: &[Group<'_>]) {
         let cells: Vec<_> = groups.iter().map(|group| layers_at(group, site)).collect();
         layer_columns(&mut wide, site, &cells);
     }
-    if wide.width() <= WIDEST {
+    if wide.width() <= width {
         text.push_str(&wide.render(0, false));
         return;
     }
+    table.fit(width, &["tracking", "samples/s", "seconds"]);
     text.push_str(&table.render(0, false));
+    if sites.is_empty() {
+        return;
+    }
     text.push('\n');
 
     // Layer by layer, so that what is to be compared stands below each other.
@@ -183,6 +186,7 @@ fn blocks(text: &mut String, labels: &Labels<'_>, groups: &[Group<'_>]) {
     labels.columns(&mut table, &rows);
     layer_columns(&mut table, "", &cells);
     table.column(Align::Left, PICTURE_TITLE, cells.iter().map(|layers| merged_picture(layers)));
+    table.fit(width, &["skew", PICTURE_TITLE]);
     text.push_str(&table.render(0, false));
 }
 

@@ -2,9 +2,10 @@ use std::io::{IsTerminal, Stdout, Write};
 
 use crate::{
     EpochReport, Error, Result, Run, Sink, Split, SplitReport, Warning,
+    epoch_row::EpochRow,
     layer_table::{dead_units, faults, layer_table, legend},
     number, one_line,
-    table::Paint,
+    table::{Paint, wrap},
     tracing_sink::labels,
 };
 
@@ -13,27 +14,26 @@ use crate::{
 pub struct ConsoleConfig {
     /// Highlight with ANSI colours: titles dim, dead units yellow, NaN and infinities red.
     pub color: bool,
-    /// A table of the layers below the line of each epoch.
-    pub layers: bool,
-    /// A table for every split that observed layers, not only for the headline one.
-    pub all_splits: bool,
-    /// Explain the table's columns, once, above the first one.
-    pub legend: bool,
+    /// Characters in a line: tables leave columns out where they would be wider.
+    pub width: usize,
+    /// The table of all layers after every epoch, not only at the end of the run.
+    pub verbose: bool,
 }
 
 impl Default for ConsoleConfig {
     fn default() -> Self {
-        Self { color: false, layers: true, all_splits: false, legend: true }
+        Self { color: false, width: 80, verbose: false }
     }
 }
 
-/// Prints a line for every epoch, and a table of what the layers do.
+/// Prints a line for every epoch, and at the end of the run a table of what the layers do.
 ///
-/// The table is that of the headline split (test, else validation, else train), with the zeros of the
-/// training window beside; layers that produced NaN or infinities in any split, or that could not be recorded, get a
-/// line of their own.
+/// The line has loss and metrics of every split, and zeros and dead units of every layer; layers that have no room share the
+/// last columns. The table is that of the headline split (test, else validation, else train), with the zeros of the
+/// training window beside. Layers that produced NaN or infinities in any split, or that could not be recorded, get a
+/// line of their own as soon as that is known.
 /// A [`Warning`] is one line, behind the epoch that shows it, or as soon as a step does.
-/// A sink can see several runs, one after the other.
+/// A sink can see several runs, one after the other. Without [`Sink::finish`] there is no table.
 ///
 /// Each call is one `write_all` and one `flush`, of whole lines without carriage returns, so that a
 /// writer can step aside for progress bars.
@@ -46,10 +46,17 @@ pub struct ConsoleSink<W> {
     /// Whether a run has begun: the next one is set off by a blank line.
     begun: bool,
     legend_is_due: bool,
+    /// The titles above the rows, and how many rows are below them.
+    titles: (String, usize),
+    /// The last epoch, if its table was not printed yet.
+    last: Option<EpochReport>,
 }
 
 /// How many dead units of a layer are named.
 const NAMED_DEAD_UNITS: usize = 8;
+
+/// How many rows are below a line of titles: both fit into a terminal of 24 lines.
+const ROWS: usize = 20;
 
 impl ConsoleSink<Stdout> {
     /// Prints to standard output; in colour where `config.color` asks for it and it is a terminal.
@@ -65,7 +72,8 @@ impl ConsoleSink<Stdout> {
 impl<W: Write> ConsoleSink<W> {
     /// Prints to any writer, with colours as `config` says.
     pub fn new(out: W, config: ConsoleConfig) -> Self {
-        Self { out, config, epochs: 0, begun: false, legend_is_due: config.legend }
+        let titles = (String::new(), 0);
+        Self { out, config, epochs: 0, begun: false, legend_is_due: true, titles, last: None }
     }
 
     /// The writer, with everything that was printed.
@@ -78,76 +86,93 @@ impl<W: Write> ConsoleSink<W> {
         done.map_err(Error::io("console"))
     }
 
-    /// `epoch  3/10  train loss 0.0812 accuracy 97.53%  test loss 0.0743 accuracy 97.71%  25,310 samples/s  tracking 3.1%`
-    fn epoch_line(&self, report: &EpochReport) -> String {
-        let width = self.epochs.to_string().len();
-        let planned = if self.epochs > 0 { format!("/{}", self.epochs) } else { String::new() };
-        let mut parts = vec![format!("epoch {:>width$}{planned}", report.epoch)];
-        for SplitReport { split, score, .. } in &report.splits {
-            let metrics: String = score.metrics.iter().map(|metric| format!(" {metric}")).collect();
-            parts.push(format!("{} loss {}{metrics}", split.name(), number::fixed(score.loss, 4)));
+    /// The row of an epoch, below titles where there are none for it in sight.
+    fn row(&mut self, report: &EpochReport) -> String {
+        let ConsoleConfig { color, width, .. } = self.config;
+        let row = EpochRow::new(report, self.epochs, width);
+        let titles = row.titles(color);
+        let (shown, rows) = &mut self.titles;
+        *rows += 1;
+        if *shown == titles && *rows <= ROWS {
+            return row.text(color);
         }
-        // The speed and the cost of tracking are those of training, where there was any.
-        if let Some(of) = report.split(Split::Train).or(report.headline()).filter(|of| of.seconds > 0.0) {
-            parts.push(format!("{} samples/s", number::count(of.samples_per_second().round() as u64)));
-            if !of.layers.is_empty() {
-                parts.push(format!("tracking {}", number::share(of.tracking_fraction())));
-            }
-        }
-        parts.join("  ")
+        (*shown, *rows) = (titles, 1);
+        format!("{shown}{}", row.text(color))
     }
 
-    fn tables(&mut self, report: &EpochReport) -> String {
-        let color = self.config.color;
-        let mut text = String::new();
-        let Some(headline) = report.observed() else { return text };
-        if std::mem::take(&mut self.legend_is_due) {
-            for line in legend() {
-                text += &format!("  {}\n", Paint::Dim.apply(&line, color));
-            }
-        }
-        let shown = |of: &&SplitReport| {
-            !of.layers.is_empty() && (self.config.all_splits || of.split == headline.split)
-        };
-        for of in report.splits.iter().filter(shown) {
-            let beside = |train: &&SplitReport| {
-                !self.config.all_splits && of.split != Split::Train && !train.layers.is_empty()
-            };
-            text += &layer_table(of, report.split(Split::Train).filter(beside)).render(2, color);
-            for line in dead_units(&of.layers, NAMED_DEAD_UNITS, 98) {
-                text += &format!("  {}\n", Paint::Yellow.apply(&line, color));
-            }
-        }
-        text
+    /// The table of an epoch, the first one below its legend. The next row has titles again.
+    fn table(&mut self, report: &EpochReport) -> String {
+        self.titles.0.clear();
+        layers(report, self.config, std::mem::take(&mut self.legend_is_due))
     }
 }
+
+/// The table of all layers of an epoch, below what was not finite and what its columns mean; empty where no layer was recorded.
+pub fn layers_text(report: &EpochReport, config: ConsoleConfig) -> String {
+    layers(report, config, true)
+}
+
+fn layers(
+    report: &EpochReport,
+    ConsoleConfig { color, width, .. }: ConsoleConfig,
+    explained: bool,
+) -> String {
+    let mut text = fault_lines(report, color);
+    let Some(of) = report.observed() else { return text };
+    let beside = |train: &&SplitReport| of.split != Split::Train && !train.layers.is_empty();
+    let width = width.saturating_sub(INDENT);
+    let table = layer_table(of, report.split(Split::Train).filter(beside), width);
+    if explained {
+        text.extend(legend(&table, width).map(|of| indented(&of, Paint::Dim, color)));
+    }
+    text += &table.render(INDENT, color);
+    text.extend(
+        dead_units(&of.layers, NAMED_DEAD_UNITS, width).iter().map(|of| indented(of, Paint::Yellow, color)),
+    );
+    text
+}
+
+fn fault_lines(report: &EpochReport, color: bool) -> String {
+    report.splits.iter().flat_map(faults).map(|line| indented(&line, Paint::Red, color)).collect()
+}
+
+fn indented(text: &str, paint: Paint, color: bool) -> String {
+    text.lines().map(|line| format!("{:INDENT$}{}\n", "", paint.apply(line, color))).collect()
+}
+
+/// Before what is said about the layers of an epoch, in characters.
+const INDENT: usize = 2;
 
 impl<W: Write> Sink for ConsoleSink<W> {
     fn begin(&mut self, run: &Run) -> Result<()> {
         self.epochs = run.epochs;
         let blank = if std::mem::replace(&mut self.begun, true) { "\n" } else { "" };
         let labels = if run.labels.is_empty() { String::new() } else { format!(", {}", labels(run)) };
-        let text = format!(
-            "{blank}{}: {} on {}, {} parameters{labels}, seed {}\n",
-            Paint::Bold.apply(&run.name, self.config.color),
-            run.model,
-            run.dataset,
-            number::count(run.parameters),
-            run.seed,
-        );
-        self.print(&text)
+        let Run { name, model, dataset, parameters, seed, .. } = run;
+        let parameters = number::count(*parameters);
+        let text = format!("{name}: {model} on {dataset}, {parameters} parameters{labels}, seed {seed}");
+        let text = wrap(&text, ", ", self.config.width, INDENT);
+        let text = text.replacen(name, &Paint::Bold.apply(name, self.config.color), 1);
+        (self.titles, self.last) = (Default::default(), None);
+        self.print(&format!("{blank}{text}\n"))
     }
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
-        let color = self.config.color;
-        let mut text = format!("{}\n", Paint::Bold.apply(&self.epoch_line(report), color));
-        for line in report.splits.iter().flat_map(faults) {
-            text += &format!("  {}\n", Paint::Red.apply(&line, color));
-        }
-        if self.config.layers {
-            text += &self.tables(report);
+        let mut text = self.row(report);
+        if self.config.verbose {
+            text += &self.table(report);
+        } else {
+            text += &fault_lines(report, self.config.color);
+            self.last = Some(report.clone());
         }
         self.print(&text)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        match self.last.take().map(|last| self.table(&last)) {
+            Some(table) if !table.is_empty() => self.print(&format!("\n{table}")),
+            _ => Ok(()),
+        }
     }
 
     fn warning(&mut self, warning: &Warning) -> Result<()> {

@@ -1,24 +1,26 @@
 use crate::{
     LayerStats, NonFinite, Shown, SplitReport, Statistic, number,
     picture::{PICTURE_TITLE, picture},
-    table::{Align, Cell, Paint, Table},
+    table::{Align, Cell, Paint, Table, wrap},
 };
 
-/// What the columns of [`layer_table`] mean; printed once.
-pub(crate) fn legend() -> impl Iterator<Item = String> {
-    let line = |title: &str, what: &str| format!("{title:<8}  {what}");
+/// What the columns of a [`layer_table`] mean, in lines of at most `width` characters.
+pub(crate) fn legend(table: &Table, width: usize) -> impl Iterator<Item = String> {
     let rest = [
         ("train", "The zeros in training, where the table is about another window."),
         ("+n -n", "Units that died and that revived since the window before."),
         ("-8 .. 8", "The distribution: columns are octaves, below 1/8 in the middle; the tallest is full."),
         ("=0", "The exact zeros among all values: empty is none, full is all."),
     ];
-    let statistics = Statistic::shown_in(Shown::Console).map(move |of| line(of.column, of.what));
-    statistics.chain(rest.map(|(title, what)| line(title, what)))
+    let statistics = Statistic::shown_in(Shown::Console).map(|of| (of.column, of.what));
+    let statistics = statistics.filter(|(title, _)| table.has(title));
+    let rest = rest.into_iter().filter(|(title, _)| *title != "train" || table.has(title));
+    statistics.chain(rest).map(move |(title, what)| wrap(&format!("{title:<8}  {what}"), " ", width, 10))
 }
 
-/// One row per layer of a split; of the training window `train` the zeros stand beside.
-pub(crate) fn layer_table(of: &SplitReport, train: Option<&SplitReport>) -> Table {
+/// One row per layer of a split, of at most `width` characters for usual names; of the training window `train` the zeros stand
+/// beside.
+pub(crate) fn layer_table(of: &SplitReport, train: Option<&SplitReport>, width: usize) -> Table {
     let layers = &of.layers;
     let mut table = Table::default();
     table.column(Align::Left, of.split.name(), layers.iter().map(LayerStats::title));
@@ -38,6 +40,8 @@ pub(crate) fn layer_table(of: &SplitReport, train: Option<&SplitReport>) -> Tabl
     }
     let pictures = layers.iter().map(|l| l.histogram.as_ref().map_or(number::NONE.into(), picture));
     table.column(Align::Left, PICTURE_TITLE, pictures);
+    // The picture shows these too, if less exactly.
+    table.fit(width, &["mean", "std", "asym", "skew", "dormant"]);
     table
 }
 

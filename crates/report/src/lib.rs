@@ -23,7 +23,10 @@
 //! sinks.epoch(&EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Test, score)] })?;
 //! drop(sinks);
 //! assert_eq!(best, 0.98);
-//! assert_eq!(printed, b"epoch 1  test loss 0.1000 accuracy 98.00%\n");
+//! assert_eq!(String::from_utf8_lossy(&printed), "\x20      test
+//! epoch    loss accuracy
+//!     1  0.1000   98.00%
+//! ");
 //! # Ok::<(), taper_report::Error>(())
 //! ```
 
@@ -50,6 +53,7 @@ mod table;
 
 mod comparison;
 mod console;
+mod epoch_row;
 mod summary;
 mod tensorboard;
 mod tracing_sink;
@@ -57,7 +61,7 @@ mod warn;
 
 pub use alert::Alert;
 pub use comparison::comparison;
-pub use console::{ConsoleConfig, ConsoleSink};
+pub use console::{ConsoleConfig, ConsoleSink, layers_text};
 pub use error::{Error, Result, one_line};
 pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles, Trouble};

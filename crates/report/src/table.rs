@@ -28,7 +28,7 @@ impl Paint {
 }
 
 /// A piece of text in a table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Cell {
     text: String,
     paint: Paint,
@@ -37,6 +37,12 @@ pub(crate) struct Cell {
 impl Cell {
     pub fn new(text: impl Into<String>, paint: Paint) -> Self {
         Self { text: text.into(), paint }
+    }
+
+    /// The text at the right end of so many characters.
+    pub fn right(&self, width: usize, color: bool) -> String {
+        let pad = " ".repeat(width.saturating_sub(self.text.chars().count()));
+        pad + &self.paint.apply(&self.text, color)
     }
 }
 
@@ -85,6 +91,21 @@ impl Table {
         self.columns.iter().map(|column| column.width).sum::<usize>() + gaps
     }
 
+    /// Leaves out columns of these titles, in this order, until a line has at most `width` characters.
+    pub fn fit(&mut self, width: usize, expendable: &[&str]) {
+        for title in expendable {
+            if self.width() <= width {
+                break;
+            }
+            self.columns.retain(|column| column.title != *title);
+        }
+    }
+
+    /// Whether it has a column of this title.
+    pub fn has(&self, title: &str) -> bool {
+        self.columns.iter().any(|column| column.title == title)
+    }
+
     /// The lines, titles first, each after `indent` spaces.
     pub fn render(&self, indent: usize, color: bool) -> String {
         let rows = self.columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
@@ -112,6 +133,23 @@ impl Table {
     }
 }
 
+/// A text in lines of at most `width` characters, all but the first after `indent` spaces, broken behind `gaps` only.
+pub(crate) fn wrap(text: &str, gaps: &str, width: usize, indent: usize) -> String {
+    let mut wrapped = String::new();
+    let mut taken = 0;
+    for word in text.split_inclusive(gaps) {
+        let n = word.trim_end().chars().count();
+        if taken > indent && taken + n > width {
+            wrapped.truncate(wrapped.trim_end().len());
+            wrapped += &format!("\n{}", " ".repeat(indent));
+            taken = indent;
+        }
+        wrapped += word;
+        taken += word.chars().count();
+    }
+    wrapped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +168,25 @@ mod tests {
             .iter()
             .fold(colored.replace("\x1b[0m", ""), |text, code| text.replace(&format!("\x1b[{code}m"), ""));
         assert_eq!(without_codes, plain);
+    }
+
+    #[test]
+    fn columns_are_left_out_until_a_line_fits_and_no_longer() {
+        let mut table = Table::default();
+        for title in ["one", "two", "three"] {
+            table.column(Align::Left, title, ["1"]);
+        }
+        table.fit(10, &["two", "one"]); // one  three
+        assert_eq!((table.width(), table.has("one"), table.has("two")), (10, true, false));
+    }
+
+    #[test]
+    fn text_is_wrapped_at_its_gaps_and_no_word_is_lost() {
+        assert_eq!(
+            wrap("zeros   the share of zeros", " ", 14, 8),
+            "zeros   the\n        share\n        of\n        zeros"
+        );
+        assert_eq!(wrap("a verylongword b", " ", 6, 1), "a\n verylongword\n b");
+        assert_eq!(wrap("a b, c d", ", ", 6, 1), "a b,\n c d");
     }
 }

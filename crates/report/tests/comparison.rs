@@ -81,14 +81,14 @@ fc2    relu  0           1  37.3%   0/256   1.61          │▃▃│▃▃▅�
 fc2    relu  0.5         1  43.4%   0/256   1.83          │▄▄│▃▃▅██▂▁
 fc2    tanh  0           1     0%   0/256  -0.39      ▄▂▁▁│  │▂▂▃█
 ";
-    assert_eq!(trimmed(&comparison(&runs)), expected);
+    assert_eq!(trimmed(&comparison(&runs, 100)), expected);
     Ok(())
 }
 
 #[test]
 fn all_rows_of_a_block_are_equally_wide_and_fit_a_terminal() -> Result<()> {
     let runs = [summary("relu", 0.5, 1)?, summary("relu", 0.5, 2)?, summary("selu", 0.0, 1)?];
-    let text = comparison(&runs);
+    let text = comparison(&runs, 100);
     for block in text.split("\n\n") {
         let titled = block.lines().next().is_some_and(|line| line.contains(" runs"));
         let mut widths: Vec<_> = block.lines().skip(usize::from(titled)).map(|l| l.chars().count()).collect();
@@ -99,10 +99,20 @@ fn all_rows_of_a_block_are_equally_wide_and_fit_a_terminal() -> Result<()> {
 }
 
 #[test]
+fn where_a_row_is_too_long_times_are_left_out_first() -> Result<()> {
+    let runs = [scored(1, &[0.90])?, scored(2, &[0.92])?];
+    let text = comparison(&runs, 80);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let titles: Vec<_> = text.lines().filter(|line| line.starts_with("act ")).collect();
+    assert!(titles.len() == 2 && titles[0].contains("tracking") && titles[1].ends_with("seconds"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn one_layer_fits_beside_the_scores() -> Result<()> {
     let mut run = summary("relu", 0.0, 1)?;
     run.layers.truncate(1);
-    let text = comparison(&[run]);
+    let text = comparison(&[run], 100);
     let expected = "\
 1 run on mnist, mlp 784-512-256-10, 10 epochs; accuracy and loss on test
 act   dropout  seed    best   final    loss  seconds  samples/s  tracking  conv1 zeros  dead  skew
@@ -116,7 +126,7 @@ relu  0           1  97.53%  97.53%  0.0741     28.0     24,997      3.1%       
 fn seeds_are_averaged_with_their_sample_standard_deviation() -> Result<()> {
     // Mean (0.90 + 0.92 + 0.97) / 3 = 0.93; deviations -3, -1, 4: √(26 / 2) = 3.61 points.
     let runs = [scored(1, &[0.90])?, scored(2, &[0.92])?, scored(3, &[0.97])?];
-    let text = comparison(&runs);
+    let text = comparison(&runs, 100);
     assert!(text.contains("mean ± sample standard deviation of n runs\n"), "{text}");
     assert!(text.contains("relu  0.5      3  93.00 ± 3.61%  93.00 ± 3.61%  0.5000 ± 0.0000"), "{text}");
     Ok(())
@@ -126,7 +136,7 @@ fn seeds_are_averaged_with_their_sample_standard_deviation() -> Result<()> {
 fn runs_that_share_a_seed_are_told_apart_by_name_and_not_averaged() -> Result<()> {
     let mut runs = [scored(1, &[0.90])?, scored(1, &[0.92])?];
     runs[1].run.name = "slow".into();
-    let text = comparison(&runs);
+    let text = comparison(&runs, 100);
     assert!(text.contains("slow ") && !text.contains('±'), "{text}");
     Ok(())
 }
@@ -138,7 +148,7 @@ fn unfinished_runs_other_layers_and_other_data_sets_have_their_place() -> Result
     other.layers.remove(0);
     other.layers[0].site = "block.fc".into();
     let never = Summary::new(sample::run("relu", 0.5, 2));
-    let text = comparison(&[summary("relu", 0.5, 1)?, never, other]);
+    let text = comparison(&[summary("relu", 0.5, 1)?, never, other], 100);
     assert!(text.starts_with("3 runs, mlp 784-512-256-10\ndata set  epochs  split  act "), "{text}");
     assert!(
         text.contains("\nmnist     0/10    –      relu  0.5         2       –       –       –"),
@@ -151,8 +161,8 @@ fn unfinished_runs_other_layers_and_other_data_sets_have_their_place() -> Result
 
 #[test]
 fn no_runs_are_no_table() {
-    assert_eq!(comparison(&[]), "no runs to compare\n");
-    assert!(comparison(&[Summary::new(sample::run("relu", 0.0, 1))]).contains("0/10 epochs"));
+    assert_eq!(comparison(&[], 100), "no runs to compare\n");
+    assert!(comparison(&[Summary::new(sample::run("relu", 0.0, 1))], 100).contains("0/10 epochs"));
 }
 
 #[test]
@@ -195,6 +205,6 @@ epochs  opt   width  seed    best   final      r2    loss  seconds  samples/s  t
         .replace("; mae", ", 2/10 epochs; mae")
         .replace("\nepochs  ", "\n")
         .replace("\n2/10    ", "\n");
-    assert_eq!(trimmed(&comparison(&runs)), expected);
+    assert_eq!(trimmed(&comparison(&runs, 100)), expected);
     Ok(())
 }

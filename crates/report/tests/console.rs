@@ -15,6 +15,7 @@ fn printed(config: ConsoleConfig, reports: &[EpochReport]) -> Result<String> {
     for report in reports {
         sink.epoch(report)?;
     }
+    sink.finish()?;
     Ok(String::from_utf8(sink.into_inner()).expect("text is UTF-8"))
 }
 
@@ -23,33 +24,63 @@ fn trimmed(text: &str) -> String {
     text.lines().map(|line| line.trim_end().to_string() + "\n").collect()
 }
 
+/// What is below the legend and its last line.
+fn table(text: &str) -> &str {
+    text.split_once("empty is none, full is all.\n").map_or("", |(_, table)| table)
+}
+
 #[test]
-fn an_epoch_is_a_line_and_a_table() -> Result<()> {
-    let config = ConsoleConfig { legend: false, ..ConsoleConfig::default() };
-    let text = printed(config, &[sample::report("relu", 0.5, 1, 3)])?;
-    let expected = "\
-relu-dropout0.5-seed1: mlp 784-512-256-10 on mnist, 535,818 parameters, act relu, dropout 0.5, seed 1
-epoch  3/10  train loss 0.1421 accuracy 95.26%  test loss 0.1121 accuracy 96.26%  24,997 samples/s  tracking 3.1%
-  test   act   zeros  train  dead          dormant   mean    std  skew  asym  -8 -1    =0     1  8
+fn an_epoch_is_a_line_and_the_last_one_a_table() -> Result<()> {
+    let mut untrained = sample::report("relu", 0.5, 1, 1);
+    (untrained.epoch, untrained.splits) = (0, untrained.splits.split_off(1));
+    let reports = [untrained, sample::report("relu", 0.5, 1, 2), sample::report("relu", 0.5, 1, 3)];
+    let text = printed(ConsoleConfig { width: 100, ..ConsoleConfig::default() }, &reports)?;
+    let rows = "\
+relu-dropout0.5-seed1: mlp 784-512-256-10 on mnist, 535,818 parameters, act relu, dropout 0.5,
+  seed 1
+       train            test             conv1       fc1         fc2
+epoch    loss accuracy    loss accuracy  zeros dead  zeros dead  zeros dead
+ 0/10       –        –  0.2121   92.93%  56.1%    0  71.6%   10  43.4%    0
+ 2/10  0.1671   94.43%  0.1371   95.43%  56.1%    0  71.6%   11  43.4%    0
+ 3/10  0.1421   95.26%  0.1121   96.26%  56.1%    0  71.6%   12  43.4%    0
+
+  zeros     Share of the values that are exactly 0, before any dropout; units need not be dead.
+";
+    assert!(trimmed(&text).starts_with(rows), "{text}");
+    let expected = "\x20 test   act   zeros  train  dead          dormant   mean    std  skew  asym  -8 -1    =0     1  8
   conv1  relu  56.1%  55.7%    0/64              2  0.340  0.588  2.37  0.44          │▅▅│▄▄▆█▇▂▁
   fc1    relu  71.6%  71.2%  12/512 +2 -1       14  0.196  0.460  3.33  0.28          │▆▆│▅▄▇█▆▂▁
   fc2    relu  43.4%  43.0%   0/256              2  0.491  0.684  1.83  0.57          │▄▄│▃▃▅██▂▁
   dead units: fc1 17, 48, 79, 110, 141, 172, 203, 234 and 4 more
 ";
-    assert_eq!(trimmed(&text), expected);
+    assert_eq!(trimmed(table(&text)), expected);
     Ok(())
 }
 
 #[test]
-fn every_row_of_a_table_is_equally_wide_and_none_wider_than_100() -> Result<()> {
-    for activation in ["relu", "selu", "tanh", "sigmoid"] {
-        let text = printed(ConsoleConfig::default(), &[sample::report(activation, 0.5, 1, 3)])?;
-        let table: Vec<_> = text.lines().skip_while(|line| !line.starts_with("  test ")).take(4).collect();
-        let widths: Vec<_> = table.iter().map(|line| line.chars().count()).collect();
-        assert!(widths.len() == 4 && widths.iter().all(|w| *w == widths[0]), "{widths:?}");
-        // The lines of a run and an epoch are as long as their metrics and labels are many.
-        assert!(text.lines().skip(2).all(|line| line.chars().count() <= 100), "{text}");
+fn no_line_is_wider_than_the_terminal_and_what_does_not_fit_is_left_out() -> Result<()> {
+    let mut report = sample::report("relu", 0.5, 1, 3);
+    let mut validation = report.splits[1].clone();
+    validation.split = Split::Validation;
+    report.splits.insert(1, validation);
+    for width in [80, 100, 120] {
+        let text = printed(ConsoleConfig { width, ..ConsoleConfig::default() }, &[report.clone()])?;
+        assert!(text.lines().all(|line| line.chars().count() <= width), "{width}\n{text}");
+        let (all, skew) = (text.contains("  fc2  ") && text.contains("  mean  "), text.contains("  skew  "));
+        assert_eq!((all, skew), (width >= 100, true), "{text}");
     }
+    let text = printed(ConsoleConfig::default(), &[report])?;
+    let row = " 3/10  0.1421   95.26%  0.1121   96.26%  0.1121   96.26%  56.1%    0  57.5%   12\n";
+    assert!(text.contains("  conv1       2 more\n") && text.contains(row), "{text}");
+    Ok(())
+}
+
+#[test]
+fn titles_are_repeated_as_often_as_a_terminal_scrolls_them_away() -> Result<()> {
+    let reports: Vec<_> = (1..=41).map(|epoch| sample::report("relu", 0.5, 1, epoch)).collect();
+    let text = printed(ConsoleConfig::default(), &reports)?;
+    let titles = text.lines().enumerate().filter(|(_, line)| line.starts_with("epoch"));
+    assert_eq!(titles.map(|(i, _)| i).collect::<Vec<_>>(), [3, 25, 47]);
     Ok(())
 }
 
@@ -58,6 +89,16 @@ fn the_columns_are_explained_once() -> Result<()> {
     let reports = [sample::report("relu", 0.5, 1, 1), sample::report("relu", 0.5, 1, 2)];
     let text = printed(ConsoleConfig::default(), &reports)?;
     assert_eq!(text.matches("exactly 0, before any dropout").count(), 1);
+    assert_eq!(text.matches("  test   act ").count(), 1);
+    Ok(())
+}
+
+#[test]
+fn with_verbose_every_epoch_has_its_table() -> Result<()> {
+    let reports = [sample::report("relu", 0.5, 1, 1), sample::report("relu", 0.5, 1, 2)];
+    let text = printed(ConsoleConfig { verbose: true, ..ConsoleConfig::default() }, &reports)?;
+    assert_eq!(text.matches("exactly 0, before any dropout").count(), 1);
+    assert_eq!((text.matches("  test   act ").count(), text.matches("epoch ").count()), (2, 2));
     Ok(())
 }
 
@@ -74,19 +115,6 @@ fn without_color_there_are_no_escapes_and_with_it_only_escapes_are_added() -> Re
         colored = colored.replace(&format!("\x1b[{code}m"), "");
     }
     assert_eq!(colored, plain);
-    Ok(())
-}
-
-#[test]
-fn the_train_window_stands_beside_or_has_a_table_of_its_own() -> Result<()> {
-    let reports = [sample::report("relu", 0.5, 1, 2)];
-    let one = printed(ConsoleConfig::default(), &reports)?;
-    assert!(one.contains("  test   act   zeros  train  dead"), "{one}");
-    let both = printed(ConsoleConfig { all_splits: true, ..ConsoleConfig::default() }, &reports)?;
-    assert!(
-        both.contains("  train  act   zeros  dead") && both.contains("  test   act   zeros  dead"),
-        "{both}"
-    );
     Ok(())
 }
 
@@ -130,7 +158,8 @@ fn without_layers_or_timing_an_epoch_is_its_scores() -> Result<()> {
     let score = sample::score(f64::NAN, 1.0, 10);
     let report = EpochReport { epoch: 1, splits: vec![SplitReport::new(Split::Validation, score)] };
     let text = printed(ConsoleConfig::default(), &[report])?;
-    assert_eq!(text.lines().nth(1), Some("epoch  1/10  validation loss NaN accuracy 100.00%"));
+    let lines: Vec<_> = text.lines().skip(2).collect();
+    assert_eq!(lines, ["       validation", "epoch    loss accuracy", " 1/10     NaN  100.00%"]);
     Ok(())
 }
 
@@ -160,14 +189,5 @@ fn a_site_that_stands_for_several_places_and_one_without_function_have_their_row
     for row in ["  conv1 ×7  relu  56.1%", "  fc1       –     71.6%"] {
         assert!(text.contains(row), "{text}");
     }
-    Ok(())
-}
-
-#[test]
-fn the_untrained_network_is_an_epoch_like_others() -> Result<()> {
-    let mut report = sample::report("relu", 0.5, 1, 1);
-    (report.epoch, report.splits) = (0, report.splits.split_off(1));
-    let text = printed(ConsoleConfig::default(), &[report])?;
-    assert!(text.contains("epoch  0/10  test loss "), "{text}");
     Ok(())
 }

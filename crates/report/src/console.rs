@@ -55,8 +55,8 @@ pub struct ConsoleSink<W> {
 /// How many dead units of a layer are named.
 const NAMED_DEAD_UNITS: usize = 8;
 
-/// How many rows are below a line of titles: both fit into a terminal of 24 lines.
-const ROWS: usize = 20;
+/// How many rows are below titles before the titles are repeated.
+const ROWS: usize = 30;
 
 impl ConsoleSink<Stdout> {
     /// Prints to standard output; in colour where `config.color` asks for it and it is a terminal.

@@ -124,7 +124,9 @@ impl Live {
         if !terminal::restore() {
             return;
         }
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        // What the keys did is of no use any more.
+        (state.keys, state.stopping) = (false, false);
         let (width, height) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
         let area = Rect::new(0, 0, width, (height * 2 / 3).max(1));
         let mut last = Buffer::empty(area);

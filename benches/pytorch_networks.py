@@ -2,6 +2,7 @@
 """Trains a network of `crates/taper/benches/networks.rs` with PyTorch, without hooks; prints microseconds a step."""
 
 import argparse
+import pathlib
 import sys
 import time
 
@@ -14,46 +15,29 @@ try:
     import torch
     import torch.nn.functional as F
     from torch import nn
+
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "crates/taper/tests/goldens"))
+    from make_transformer import Transformer
 except ImportError as error:
-    sys.exit(f"error: {error}; needs torch")
-
-TOKENS, INPUTS, WIDTH, HEADS, CLASSES = 28, 28, 64, 4, 10
-
-
-class Transformer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(INPUTS, WIDTH)
-        self.position = nn.Parameter(0.02 * torch.randn(TOKENS, WIDTH))
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
-        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, xs):
-        xs = self.embed(xs) + self.position
-        q, k, v = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in self.qkv(self.norm1(xs)).chunk(3, 2))
-        xs = xs + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        xs = xs + self.down(F.gelu(self.up(self.norm2(xs))))
-        return self.head(self.norm3(xs).mean(1))
+    sys.exit(f"error: {error}; needs torch and safetensors")
 
 
 def batch_norm():
     layers = []
     for inputs, outputs in [(1, 8), (8, 16)]:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 7 * 7, CLASSES))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 7 * 7, 10))
 
 
 torch.manual_seed(0)
 torch.set_num_threads(args.threads)
 if args.network == "transformer":
-    net, shape = Transformer(), (64, TOKENS, INPUTS)
+    net, shape = Transformer(steps=28, inputs=28, width=64, heads=4, classes=10), (64, 28, 28)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.01)
 else:
     net, shape = batch_norm(), (128, 1, 28, 28)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)
-batches = [(torch.randn(shape), torch.randint(0, CLASSES, shape[:1])) for _ in range(16)]
+batches = [(torch.randn(shape), torch.randint(0, 10, shape[:1])) for _ in range(16)]
 for step in range(-args.steps // 4, args.steps):
     if step == 0:
         start = time.perf_counter()

@@ -62,6 +62,7 @@ mod names;
 mod network;
 mod norm;
 mod params;
+mod sample;
 mod tap;
 
 pub use act::Act;

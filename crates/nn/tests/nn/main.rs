@@ -3,6 +3,7 @@
 
 mod act;
 mod action;
+mod architecture;
 mod batch_norm;
 mod dropout;
 mod init;

@@ -1,12 +1,11 @@
-use std::collections::VecDeque;
 use std::fmt;
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
-use taper_kernels::{Activation, Conv2dGeometry, Error};
+use taper_kernels::{Activation, Error};
 
 use crate::arrange::arrange;
-use crate::names::{Group, Kind, fault, groups};
+use crate::names::{Group, Kind, fault, groups, own_and_theirs};
 use crate::network::{Network, Part};
 use crate::sample::Sample;
 use crate::{
@@ -120,58 +119,52 @@ impl Architecture {
     }
 
     fn fit(layers: &Layers, groups: Vec<Group>, (c, h, w): (usize, usize, usize)) -> Result<Self> {
-        let mut left: VecDeque<Group> = groups.into();
+        // Linear layers come behind all convolutions, as in the order of the groups.
+        let names = own_and_theirs(&groups);
+        let mut left = groups;
         let mut sample = Sample::Maps(c, h, w);
-        let mut network = Self { layers: layers.clone(), groups: Vec::new(), names: Vec::new(), classes: 0 };
-        let (mut convolutions, mut linears) = (0, 0);
-        // The layer whose slope a PReLU may take.
-        let mut slope = None;
+        let mut groups = Vec::new();
+        // The layer whose slope a PReLU has to take.
+        let mut slope: Option<Group> = None;
         for (i, layer) in layers.0.iter().enumerate() {
-            let mut take = |kind: Kind| match left.iter().position(|group| group.kind == kind) {
-                Some(at) => Ok(left.remove(at)),
-                None => fault(format!(
-                    "layer {}, {layer}: expected its tensors in the file, found none left",
-                    i + 1
-                )),
-            };
-            let group = match layer {
-                Layer::Conv { .. } => take(Kind::Conv)?,
-                Layer::Linear => take(Kind::Linear)?,
-                Layer::BatchNorm { .. } => take(Kind::Norm)?,
-                Layer::Act(Activation::Prelu { .. }) => match slope.take() {
-                    Some(group) => Some(group),
-                    None => match left.iter().position(|group| group.kind == Kind::Slope) {
-                        Some(at) => left.remove(at),
-                        None => {
-                            return fault(
-                                "activation prelu: the file has no slopes, which prelu needs".to_string(),
-                            );
-                        }
-                    },
-                },
+            let of_layer = if let Layer::Act(Activation::Prelu { .. }) = layer { slope.take() } else { None };
+            let kind = match layer {
+                Layer::Conv { .. } => Some(Kind::Conv),
+                Layer::Linear => Some(Kind::Linear),
+                Layer::BatchNorm { .. } => Some(Kind::Norm),
+                Layer::Act(Activation::Prelu { .. }) if of_layer.is_none() => Some(Kind::Slope),
                 _ => None,
             };
+            let group = match kind {
+                None => of_layer,
+                Some(kind) => match left.iter().position(|group| group.kind == kind) {
+                    Some(at) => Some(left.remove(at)),
+                    None if kind == Kind::Slope => {
+                        return fault(
+                            "activation prelu: the file has no slopes, which prelu needs".to_string(),
+                        );
+                    }
+                    None => {
+                        return fault(format!(
+                            "layer {}, {layer}: expected its tensors in the file, found none left",
+                            i + 1
+                        ));
+                    }
+                },
+            };
             sample = sample.behind(layer, group.as_ref())?;
-            if let Some(group) =
-                group.as_ref().filter(|_| matches!(layer, Layer::Conv { .. } | Layer::Linear))
-            {
-                let (kind, number) = match layer {
-                    Layer::Linear => ("fc", &mut linears),
-                    _ => ("conv", &mut convolutions),
-                };
-                *number += 1;
-                network.names.push((format!("{kind}{number}"), group.name.clone()));
-                if let Some(group) = slope.replace(group.clone()).filter(|group| group.slope.is_some()) {
-                    return Err(slopes(&group.name));
+            if has_width(layer) {
+                let own = group.clone().filter(|group| group.slope.is_some());
+                if let Some(unused) = std::mem::replace(&mut slope, own) {
+                    return Err(slopes(&unused.name));
                 }
-                slope = slope.filter(|group| group.slope.is_some());
             }
-            network.groups.push(group);
+            groups.push(group);
         }
-        if let Some(group) = slope {
-            return Err(slopes(&group.name));
+        if let Some(unused) = slope {
+            return Err(slopes(&unused.name));
         }
-        match (left.front(), sample) {
+        match (left.first(), sample) {
             (Some(group), _) if group.kind == Kind::Slope => Err(slopes(&group.name)),
             (Some(group), _) => {
                 let shape = group.weight.as_deref().unwrap_or_default();
@@ -180,8 +173,8 @@ impl Architecture {
                     group.name
                 ))
             }
-            (None, Sample::Features(classes)) if linears > 0 || convolutions > 0 => {
-                Ok(Self { classes, ..network })
+            (None, Sample::Features(classes)) if !names.is_empty() => {
+                Ok(Self { layers: layers.clone(), groups, names, classes })
             }
             _ => fault("expected a fully connected layer at the end, found none".to_string()),
         }
@@ -218,7 +211,7 @@ impl Architecture {
                 (group.weight.as_deref().unwrap_or_default(), group.bias.is_some())
             });
             let init = Init::He;
-            if matches!(layer, Layer::Conv { .. } | Layer::Linear) {
+            if has_width(layer) {
                 site = (names.next().cloned().unwrap_or_default(), 0);
             }
             sample_has_maps &= !matches!(layer, Layer::Linear | Layer::GlobalAvgPool | Layer::Flatten);
@@ -260,59 +253,52 @@ impl Architecture {
         Ok(Network::new(parts))
     }
 
-    /// What it is as an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn), if it is one.
+    /// The text of an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn), if it is one: if its layers are those that its first
+    /// convolution, activation and pooling make.
     fn short(&self) -> Option<String> {
-        let mut rest = &self.layers.0[..];
-        let has_width = |layer: &Layer| matches!(layer, Layer::Conv { .. } | Layer::Linear);
-        let mut outputs = self.layers.0.iter().zip(&self.groups).filter(|(layer, _)| has_width(layer));
-        let mut width = || Some(outputs.next()?.1.as_ref()?.weight.as_ref()?.first()?.to_string());
-        let mut act = None;
-        let mut same = |f: &Activation| act.get_or_insert(*f) == f;
-        let (mut kernel, mut sizes) = (None, Vec::new());
-        let plain = Conv2dGeometry::default();
-        while let [Layer::Conv { kernel: k, geometry }, Layer::Act(f), more @ ..] = rest {
-            if *kernel.get_or_insert(*k) != *k || k.0 != k.1 || *geometry != plain || !same(f) {
-                return None;
-            }
-            sizes.push(width()?);
-            rest = more;
+        let layers = &self.layers.0;
+        let first = |is: fn(&&Layer) -> bool| layers.iter().find(is).copied();
+        let conv = first(|layer| matches!(layer, Layer::Conv { .. }));
+        let pool = conv.and(first(|layer| matches!(layer, Layer::MaxPool { .. })));
+        let act = first(|layer| matches!(layer, Layer::Act(_))).unwrap_or(Layer::Act(Activation::Identity));
+        let of_layers = layers.iter().zip(&self.groups).filter(|(layer, _)| has_width(layer));
+        let shapes: Vec<&[usize]> =
+            of_layers.filter_map(|(_, group)| group.as_ref()?.weight.as_deref()).collect();
+        let convolutions = shapes.iter().filter(|shape| shape.len() == 4).count();
+        let hidden = (shapes.len() - convolutions).checked_sub(1)?;
+        let own = [conv, Some(act)].repeat(convolutions).into_iter().chain([pool]);
+        let own = own.chain([Some(Layer::Linear), Some(act)].repeat(hidden)).chain([Some(Layer::Linear)]);
+        if !own.flatten().eq(layers.iter().copied()) {
+            return None;
         }
-        let text = match (kernel, rest) {
-            (Some(_), [Layer::MaxPool { window, stride }, more @ ..]) if window == stride => {
-                rest = more;
-                sizes.push(if *window == 2 { "pool".into() } else { format!("pool{window}") });
-                "cnn"
-            }
-            (Some(_), _) => {
-                sizes.push("pool1".into());
-                "cnn"
-            }
-            (None, [Layer::Linear]) => "linear",
-            (None, _) => "mlp",
+        let mut sizes: Vec<String> = shapes.iter().map(|shape| shape[0].to_string()).collect();
+        let Some(conv) = conv else {
+            sizes.insert(0, shapes[0][1].to_string());
+            return Some(format!("{} {}", if hidden == 0 { "linear" } else { "mlp" }, sizes.join("-")));
         };
-        if kernel.is_none() {
-            let first = self.groups.iter().flatten().next()?;
-            sizes.push(first.weight.as_ref()?.get(1)?.to_string());
-        }
-        loop {
-            match rest {
-                [Layer::Linear] => {
-                    sizes.push(width()?);
-                    break;
-                }
-                [Layer::Linear, Layer::Act(f), more @ ..] if same(f) => {
-                    sizes.push(width()?);
-                    rest = more;
-                }
-                _ => return None,
+        let kernels = match conv {
+            Layer::Conv { kernel: (3, 3), geometry } if geometry == Default::default() => String::new(),
+            Layer::Conv { kernel: (k, columns), geometry }
+                if k == columns && geometry == Default::default() =>
+            {
+                format!(", kernels {k}×{k}")
             }
-        }
-        let kernels = match kernel {
-            Some((k, _)) if k != 3 => format!(", kernels {k}×{k}"),
-            _ => String::new(),
+            _ => return None,
         };
-        Some(format!("{text} {}{kernels}", sizes.join("-")))
+        let pool = match pool {
+            None => "pool1".to_string(),
+            Some(Layer::MaxPool { window: 2, stride: 2 }) => "pool".to_string(),
+            Some(Layer::MaxPool { window, stride }) if window == stride => format!("pool{window}"),
+            Some(_) => return None,
+        };
+        sizes.insert(convolutions, pool);
+        Some(format!("cnn {}{kernels}", sizes.join("-")))
     }
+}
+
+/// Whether the outputs of a layer are as many as its weights say.
+fn has_width(layer: &Layer) -> bool {
+    matches!(layer, Layer::Conv { .. } | Layer::Linear)
 }
 
 fn slopes(layer: &str) -> candle_core::Error {

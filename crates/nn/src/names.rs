@@ -17,18 +17,22 @@ use taper_kernels::Error;
 pub fn layer_names<N: AsRef<str>, S: AsRef<[usize]>>(
     tensors: impl IntoIterator<Item = (N, S)>,
 ) -> Result<Vec<(String, String)>> {
+    Ok(own_and_theirs(&groups(tensors)?))
+}
+
+/// As [`layer_names`].
+pub(crate) fn own_and_theirs(groups: &[Group]) -> Vec<(String, String)> {
     let (mut convolutions, mut linears) = (0, 0);
-    let groups = groups(tensors)?;
-    let number = |group: Group| {
+    let number = |group: &Group| {
         let (kind, number) = match group.kind {
             Kind::Conv => ("conv", &mut convolutions),
             Kind::Linear => ("fc", &mut linears),
             _ => return None,
         };
         *number += 1;
-        Some((format!("{kind}{number}"), group.name))
+        Some((format!("{kind}{number}"), group.name.clone()))
     };
-    Ok(groups.into_iter().filter_map(number).collect())
+    groups.iter().filter_map(number).collect()
 }
 
 /// The name in a model, whose names are `own`, of every tensor of a file: as it stands; without `module.` and `_orig_mod.`,

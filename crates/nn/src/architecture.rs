@@ -64,9 +64,9 @@ impl Architecture {
     /// The arrangements of layers that fit these names and shapes, for images of shape `input`, with `activation` behind every
     /// layer but the last. Shapes do not say how a network pools; where several fit, somebody who knows has to choose.
     ///
-    /// Those are tried whose convolutions all have stride 1 and the same padding, none or that which keeps the size, with
-    /// max-pooling nowhere, behind each of them, or behind the last; with batch normalisation in front of all activations or
-    /// behind all of them.
+    /// All convolutions have stride 1 and the same padding: none, or half the kernel, which keeps the size. Max-pooling is
+    /// nowhere, behind each convolution, or behind the last. Batch normalisation is in front of all activations or behind all
+    /// of them.
     ///
     /// ```
     /// use taper_nn::{Activation, Architecture};

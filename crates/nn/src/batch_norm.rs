@@ -142,7 +142,7 @@ macro_rules! layer {
             #[doc = concat!("`xs`: ", $shapes, "; the result has the same shape.")]
             ///
             /// # Errors
-            /// When `xs` has other axes or channels, or in train mode one value per channel, of which there is no variance.
+            /// When `xs` has other axes or channels, or in train mode one value per channel, which has no variance.
             pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
                 Self::check(xs)?;
                 self.0.forward(pass.mode(), xs)

@@ -125,7 +125,7 @@ impl<'a> Words<'a> {
                 Layer::Dropout { rate: self.value("a rate of at least 0 and below 1", rate)? }
             }
             "softmax" | "log_softmax" => {
-                let message = format!("expected no '{name}': leave it out, as the loss applies it");
+                let message = format!("expected no '{name}': leave it out, the loss applies it");
                 return self.fault(name, &message);
             }
             _ => match name.parse() {

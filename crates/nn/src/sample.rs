@@ -46,7 +46,7 @@ impl Sample {
                 Self::Maps(outputs, h, w)
             }
             (_, Layer::Linear, &[outputs, inputs]) => {
-                // As sizes come from a file, their product may be too large for any integer.
+                // Sizes come from a file: their product may be too large for any integer.
                 let (values, text) = match self {
                     Self::Features(n) => (Some(n), n.to_string()),
                     Self::Maps(c, h, w) => {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use taper::data::{self, Choice, Scale};
+use taper::data::{Choice, Scale};
 use taper::hooks::{Activation, Recorder, UnitStats};
 use taper::nn::{Architecture, Layer, Layers, Params};
 use taper::report::{
@@ -25,7 +25,7 @@ use taper::report::{
 use taper::train::{
     self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, weight_origin, weight_shapes,
 };
-use taper_experiment::{DeviceKind, Screen, at_least_one, prepare, start};
+use taper_experiment::{DeviceKind, Screen, at_least_one, load_images, prepare, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
@@ -58,8 +58,8 @@ struct Args {
     /// All layers, where shapes do not tell them: 'conv 5 pad 2, relu, max_pool 2, linear' (see below)
     #[arg(long, value_name = "LAYERS")]
     layers: Option<Layers>,
-    /// How pixels were scaled: unit, in [0, 1], or standard, that minus the mean, over the standard deviation
-    /// [default: that of the run]
+    /// How pixels were scaled: raw, not at all; unit, to [0, 1]; standard, the same minus the mean of the training set, over
+    /// its standard deviation; MEAN,STD, the same with these numbers [default: that of the run]
     #[arg(long)]
     scale: Option<Scale>,
     /// mnist, fashion-mnist, kmnist, digits, emnist-SPLIT or idx [default: that of the run, else mnist]
@@ -109,10 +109,10 @@ fn run(args: &Args) -> Result<()> {
     let path = weights.display();
     let shapes = weight_shapes(&weights)?;
     let known = known(args, &weights, &shapes).with_context(|| path.to_string())?;
-    let data = load_data(args, known.dataset, known.scale, &screen)?.on(&device);
-    let samples = match args.split {
-        Part::Train => &data.train,
-        Part::Test => &data.test,
+    let data = load_images(known.dataset, args.data_dir.clone(), &screen)?.scaled(known.scale).on(&device);
+    let (split, samples) = match args.split {
+        Part::Train => (Split::Train, &data.train),
+        Part::Test => (Split::Test, &data.test),
     };
     let samples = samples.clone().take(args.limit.unwrap_or(usize::MAX));
 
@@ -130,10 +130,6 @@ fn run(args: &Args) -> Result<()> {
         network.build(params.builder()).map_err(train::Error::from).with_context(|| path.to_string())?;
     LoadConfig { convert: args.convert, ..LoadConfig::default() }.load(&params, &weights)?;
 
-    let split = match args.split {
-        Part::Train => Split::Train,
-        Part::Test => Split::Test,
-    };
     let mut recorder = Recorder::new();
     let report = evaluate(&classify(&model), split, samples.batches(512), &mut recorder)?;
 
@@ -155,7 +151,7 @@ fn run(args: &Args) -> Result<()> {
         known.scale
     );
     if assumed {
-        write!(text, "; layers assumed, as no others with max_pool fit: {}", network.layers())?;
+        write!(text, "; assumed layers, the only ones with max_pool that fit: {}", network.layers())?;
     }
     text.push('\n');
     if network.names().iter().any(|(own, theirs)| own != theirs) {
@@ -258,7 +254,10 @@ fn known(args: &Args, weights: &Path, shapes: &Shapes) -> Result<Known> {
         asked.push("the activation function with --act, such as relu, or all layers with --layers");
     }
     if scale.is_none() {
-        asked.push("the scale of its input with --scale: unit for pixels in [0, 1], or standard");
+        asked.push(
+            "the scale of its input with --scale: raw for pixels from 0 to 255, unit for [0, 1], standard, \
+             or their mean and standard deviation, such as 0.5,0.5",
+        );
     }
     let (Some(scale), true) = (scale, asked.is_empty()) else {
         bail!("a file of another program does not say all that is needed: give {}", asked.join("; and "));
@@ -317,22 +316,6 @@ fn network(
             )
         }
     }
-}
-
-fn load_data(args: &Args, choice: Choice, scale: Scale, screen: &Screen) -> Result<data::Dataset> {
-    let options = data::Options {
-        data_dir: args.data_dir.clone(),
-        env_dir: std::env::var_os("TAPER_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from),
-        ..Default::default()
-    };
-    let bar = screen.download_bar();
-    let loaded = data::load(choice, &options, &mut |progress| {
-        bar.set_length(progress.total.unwrap_or(progress.received));
-        bar.set_position(progress.received);
-        bar.set_message(progress.file.to_string());
-    });
-    bar.finish_and_clear();
-    Ok(loaded?.scaled(scale))
 }
 
 /// What a unit can be, as in the table above; several of these at once too.

@@ -58,13 +58,15 @@ fn lines(path: impl AsRef<Path>) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Compares everything that PyTorch's file says with layers.jsonl, metrics.jsonl and the listing of units.
-fn check(name: &str, act: &str, dataset: &str, data: Option<&Path>) {
+/// Compares everything that PyTorch's file says with layers.jsonl, metrics.jsonl and the listing of units; `network` is the
+/// option that tells the activation.
+fn check(name: &str, network: [&str; 2], dataset: &str, data: Option<&Path>) {
     let dir = tempdir().unwrap();
     let weights = golden(&format!("{name}.safetensors"));
     let weights = weights.to_str().unwrap();
-    let args = [weights, "--dataset", dataset, "--act", act, "--scale", "unit", "--units", "--out", "out"];
-    let out = succeed(&dir, &args, data);
+    let args = [weights, "--dataset", dataset, "--scale", "unit", "--units", "--out", "out"];
+    let out = succeed(&dir, &[&args[..], &network].concat(), data);
+    let is_relu = network[1].contains("relu");
     let want: Value = serde_json::from_slice(&fs::read(golden(&format!("{name}.json"))).unwrap()).unwrap();
     let metrics = &lines(dir.path().join("out/metrics.jsonl"))[0];
     let number =
@@ -105,9 +107,9 @@ fn check(name: &str, act: &str, dataset: &str, data: Option<&Path>) {
         let (active, wanted) = (&got["active_per_sample"], &want["active_per_sample"]);
         close("active", number(active, "mean"), number(wanted, "mean"), 1e-5);
         // In the tanh file `dead` counts units that are never above zero; here a gradient passes every unit.
-        let (dead, rare) = match act {
-            "relu" => (want["dead"].clone(), want["rare_1pct"].clone()),
-            _ => (0.into(), Value::Null),
+        let (dead, rare) = match is_relu {
+            true => (want["dead"].clone(), want["rare_1pct"].clone()),
+            false => (0.into(), Value::Null),
         };
         assert_eq!((&got["dead"], &got["rare"]), (&dead, &rare), "{name}, {site}");
         // The listing: its counts, and the rate of every unit that PyTorch saw never fire or always.
@@ -117,12 +119,12 @@ fn check(name: &str, act: &str, dataset: &str, data: Option<&Path>) {
             "{site}: {dead} dead, {rare} rare, {dormant} dormant, {always} always on of {units} units\n"
         );
         let listing = out.split(&heading).nth(1).unwrap_or_else(|| panic!("expected {heading} in\n{out}"));
-        let listing: Vec<&str> = listing.lines().skip(1).take_while(|line| line.starts_with("  ")).collect();
+        let listing: Vec<&str> = listing.lines().take_while(|line| line.starts_with("  ")).skip(1).collect();
         let observations = got["values"].as_u64().unwrap() / got["units"].as_u64().unwrap();
         for (unit, fired) in want["fired"].as_array().unwrap().iter().enumerate() {
             let row = listing.iter().find(|row| row.split_whitespace().next() == Some(&unit.to_string()));
             let fired = fired.as_u64().unwrap();
-            if act == "relu" && fired == 0 {
+            if is_relu && fired == 0 {
                 let row = row.unwrap_or_else(|| panic!("{site}: unit {unit} is not listed\n{out}"));
                 assert!(
                     row.contains(&format!(" 0 of {observations} ")) && row.contains("dead, dormant"),
@@ -152,25 +154,31 @@ fn mnist(test: &str) -> Option<PathBuf> {
 
 #[test]
 fn the_digits_network_has_pytorchs_numbers() {
-    check("digits_mlp_relu_trained", "relu", "digits", None);
+    check("digits_mlp_relu_trained", ["--act", "relu"], "digits", None);
+}
+
+#[test]
+fn a_network_with_batch_normalisation_has_pytorchs_numbers() {
+    let layers = "conv 3 pad 1, batch_norm, relu, max_pool 2, linear, batch_norm eps 1e-3, relu, linear";
+    check("digits_batch_norm_trained", ["--layers", layers], "digits", None);
 }
 
 #[test]
 fn the_relu_mlp_has_pytorchs_numbers() {
     let Some(data) = mnist("mlp_relu_trained") else { return };
-    check("mlp_relu_trained", "relu", "mnist", Some(&data));
+    check("mlp_relu_trained", ["--act", "relu"], "mnist", Some(&data));
 }
 
 #[test]
 fn the_tanh_mlp_has_pytorchs_numbers() {
     let Some(data) = mnist("mlp_tanh_trained") else { return };
-    check("mlp_tanh_trained", "tanh", "mnist", Some(&data));
+    check("mlp_tanh_trained", ["--act", "tanh"], "mnist", Some(&data));
 }
 
 #[test]
 fn the_cnn_has_pytorchs_numbers() {
     let Some(data) = mnist("cnn_relu_trained") else { return };
-    check("cnn_relu_trained", "relu", "mnist", Some(&data));
+    check("cnn_relu_trained", ["--act", "relu"], "mnist", Some(&data));
 }
 
 /// Weights of the digits network under other names.
@@ -294,6 +302,14 @@ fn what_a_foreign_file_does_not_say_is_asked_for() {
     assert!(out.starts_with("mlp: mlp 64-6-10, 460 parameters, relu, on 360 samples"), "{out}");
     let layers = succeed(&dir, &with(&["--scale", "unit", "--layers", "linear, relu, linear"]), None);
     assert_eq!(timeless(&layers), timeless(&out).replacen(", relu,", ",", 1));
+    // Pixels of the digits are 0 to 16; only the first line names the scale.
+    let of = |scale: &'static str| {
+        let out = timeless(&succeed(&dir, &with(&["--act", "relu", "--scale", scale]), None));
+        out.lines().skip(1).map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of("0,1"), of("unit"));
+    assert_eq!(of("0,0.0625"), of("raw"));
+    assert_ne!(of("raw"), of("unit"));
     fail(&dir, &with(&["--act", "relu", "--layers", "linear"]), 2, &["--layers"]);
     fail(&dir, &with(&["--layers", "linear, rleu"]), 2, &["layers: column 9", "did you mean relu"]);
     fail(
@@ -330,7 +346,9 @@ fn an_arrangement_that_fits_alone_is_named_and_of_several_one_is_asked_for() {
     let out = succeed(&dir, &with("one", &["--act", "tanh"]), None);
     let first = out.lines().next().unwrap();
     assert!(
-        first.ends_with("layers assumed, as no others with max_pool fit: conv 3, tanh, max_pool 2, linear"),
+        first.ends_with(
+            "assumed layers, the only ones with max_pool that fit: conv 3, tanh, max_pool 2, linear"
+        ),
         "{first}"
     );
     let given = succeed(&dir, &with("one", &["--layers", "conv 3, tanh, max_pool 2, linear"]), None);
@@ -444,7 +462,7 @@ fn wrong_usage_ends_with_2() {
         (&[][..], "WEIGHTS"),
         (&["a", "--act", "rleu"], "did you mean relu"),
         (&["a", "--split", "all"], "possible values: train, test"),
-        (&["a", "--scale", "x"], "unit and standard"),
+        (&["a", "--scale", "x"], "raw, unit, standard"),
         (&["a", "--dataset", "cifar"], "the data sets are"),
         (&["a", "--limit", "0"], "at least 1"),
         (&["a", "--device", "tpu"], "cpu, cuda, metal"),

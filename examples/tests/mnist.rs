@@ -579,7 +579,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         ("--optimizer rmsprop --weight-decay 0.1", "rmsprop has no weight decay"),
         ("--schedule cosin", "expected constant"),
         ("--init zeros", "he, lecun, glorot or pytorch"),
-        ("--scale log", "unit and standard"),
+        ("--scale log", "raw, unit, standard"),
         ("--device tpu", "cpu, cuda, metal"),
         ("--track some", "full, counts, off"),
         ("--epoch 3", "--epochs"),

@@ -3,9 +3,11 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
-/// How a pixel becomes a number; parsed from and printed as `unit` or `standard`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How a pixel becomes a number; parsed from and printed as `raw`, `unit`, `standard` or mean and standard deviation, `0.5,0.5`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Scale {
+    /// The pixel itself, in `[0, white]`: 0 to 255 in MNIST.
+    Raw,
     /// `pixel / white`, in `[0, 1]`.
     Unit,
     /// `(pixel / white - mean) / std` with the data set's [`mean`](crate::Dataset::mean) and [`std`](crate::Dataset::std).
@@ -13,25 +15,36 @@ pub enum Scale {
     /// Where every pixel is the same (`std` is 0) only the mean is taken away.
     #[default]
     Standard,
+    /// `(pixel / white - mean) / std` with these numbers, as torchvision's `Normalize((mean,), (std,))`.
+    Normalize {
+        /// Taken from each value.
+        mean: f64,
+        /// What the rest is divided by; above 0.
+        std: f64,
+    },
 }
 
 impl Scale {
     /// The value of each of the 256 pixel values, computed in `f64` and rounded once.
     pub(crate) fn table(self, white: u8, mean: f64, std: f64) -> [f32; 256] {
-        let (shift, divisor) = match self {
-            Scale::Unit => (0.0, 1.0),
-            Scale::Standard => (mean, if std == 0.0 { 1.0 } else { std }),
+        let (white, shift, divisor) = match self {
+            Scale::Raw => (1.0, 0.0, 1.0),
+            Scale::Unit => (f64::from(white), 0.0, 1.0),
+            Scale::Standard => (f64::from(white), mean, if std == 0.0 { 1.0 } else { std }),
+            Scale::Normalize { mean, std } => (f64::from(white), mean, std),
         };
-        std::array::from_fn(|pixel| ((pixel as f64 / f64::from(white) - shift) / divisor) as f32)
+        std::array::from_fn(|pixel| ((pixel as f64 / white - shift) / divisor) as f32)
     }
 }
 
 impl fmt::Display for Scale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Scale::Unit => "unit",
-            Scale::Standard => "standard",
-        })
+        match self {
+            Scale::Raw => f.pad("raw"),
+            Scale::Unit => f.pad("unit"),
+            Scale::Standard => f.pad("standard"),
+            Scale::Normalize { mean, std } => f.pad(&format!("{mean},{std}")),
+        }
     }
 }
 
@@ -39,13 +52,18 @@ impl FromStr for Scale {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "unit" => Ok(Scale::Unit),
-            "standard" => Ok(Scale::Standard),
+        let number = |text: &str| text.trim().parse().ok().filter(|x: &f64| x.is_finite());
+        let numbers = text.split_once(',').and_then(|(mean, std)| Some((number(mean)?, number(std)?)));
+        match (text, numbers) {
+            ("raw", _) => Ok(Scale::Raw),
+            ("unit", _) => Ok(Scale::Unit),
+            ("standard", _) => Ok(Scale::Standard),
+            (_, Some((mean, std))) if std > 0.0 => Ok(Scale::Normalize { mean, std }),
             _ => Err(Error::Usage {
                 expected: "a scale".to_owned(),
                 found: format!("{text:?}"),
-                cure: "the scales are unit and standard".to_owned(),
+                cure: "the scales are raw, unit, standard, and a mean and a standard deviation above 0 such as 0.5,0.5"
+                    .to_owned(),
             }),
         }
     }
@@ -71,11 +89,23 @@ mod tests {
 
     #[test]
     fn scales_are_read_as_they_are_written() {
-        for scale in [Scale::Unit, Scale::Standard] {
+        let own = Scale::Normalize { mean: 0.1307, std: 0.3081 };
+        for scale in [Scale::Raw, Scale::Unit, Scale::Standard, own] {
             assert_eq!(scale.to_string().parse::<Scale>().unwrap(), scale);
         }
-        let error = "units".parse::<Scale>().unwrap_err().to_string();
-        assert_eq!(error, r#"expected a scale, found "units": the scales are unit and standard"#);
+        for wrong in ["units", "0.5", "0.5,0", "0.5,-1", "nan,1", "0,inf", "0.5,0.5,0.5"] {
+            let error = wrong.parse::<Scale>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("expected a scale, found {wrong:?}: the scales are raw, unit"))
+            );
+        }
+    }
+
+    #[test]
+    fn a_mean_and_a_standard_deviation_are_those_of_torchvision() {
+        let table = Scale::Normalize { mean: 0.5, std: 0.5 }.table(255, 0.1, 0.3);
+        assert_eq!((table[0], table[51], table[255]), (-1.0, -0.6, 1.0));
+        assert_eq!(Scale::Raw.table(255, 0.1, 0.3)[200], 200.0);
     }
 
     #[test]

@@ -2,9 +2,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use taper_data::{Choice, Scale, Split, load};
+use taper_data::{Choice, Dataset, Scale, Split, load};
 
-use crate::{Data, Error, Result, Setup, at_least_one};
+use crate::{Data, Error, Result, Screen, Setup, at_least_one};
 
 /// Options for a data set of images: MNIST and the like, or IDX files.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
@@ -17,7 +17,8 @@ pub struct ImageOptions {
     /// Directory with the data set's four files [default: $TAPER_DATA, else datasets/NAME, the cache or a download]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// unit: pixels in [0, 1]; standard: the same minus their mean, over their standard deviation
+    /// raw: pixels as they are; unit: in [0, 1]; standard: the same minus their mean, over their standard deviation;
+    /// 0.5,0.5: with this mean and this standard deviation
     #[arg(long, default_value_t = Scale::Standard)]
     pub scale: Scale,
     /// Use only the first N training and N test samples
@@ -34,18 +35,7 @@ impl ImageOptions {
     /// # Errors
     /// As [`load`]; if there is nothing to train on, or images of one class only.
     pub fn load(&self, setup: &Setup<'_>) -> Result<Data<Split>> {
-        let options = taper_data::Options {
-            data_dir: self.data_dir.clone(),
-            env_dir: std::env::var_os("TAPER_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from),
-            ..Default::default()
-        };
-        let bar = setup.screen.download_bar();
-        let loaded = load(self.dataset, &options, &mut |progress| {
-            bar.set_length(progress.total.unwrap_or(progress.received));
-            bar.set_position(progress.received);
-            bar.set_message(progress.file.to_string());
-        });
-        bar.finish_and_clear();
+        let loaded = load_images(self.dataset, self.data_dir.clone(), setup.screen);
         let mut data = loaded?.scaled(self.scale).on(setup.device);
         if let Some(n) = self.limit {
             (data.train, data.test) = (data.train.take(n), data.test.take(n));
@@ -58,4 +48,24 @@ impl ImageOptions {
         data.train.check(1)?;
         Ok(data)
     }
+}
+
+/// Loads a data set of images from this directory, else from `$TAPER_DATA` or the usual places, with a bar for downloads.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_images(choice: Choice, data_dir: Option<PathBuf>, screen: &Screen) -> Result<Dataset> {
+    let options = taper_data::Options {
+        data_dir,
+        env_dir: std::env::var_os("TAPER_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        ..Default::default()
+    };
+    let bar = screen.download_bar();
+    let loaded = load(choice, &options, &mut |progress| {
+        bar.set_length(progress.total.unwrap_or(progress.received));
+        bar.set_position(progress.received);
+        bar.set_message(progress.file.to_string());
+    });
+    bar.finish_and_clear();
+    Ok(loaded?)
 }

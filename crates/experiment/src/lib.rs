@@ -80,7 +80,7 @@ mod signals;
 pub use command_line::{at_least_one, not_negative, number, percent, positive, rate, size, start};
 pub use data::Data;
 pub use error::{Error, Result};
-pub use images::ImageOptions;
+pub use images::{ImageOptions, load_images};
 pub use options::{DeviceKind, Options, Resuming, Running, Track, Training};
 pub use program::{Setup, prepare, run};
 pub use screen::Screen;

@@ -8,6 +8,9 @@
 
 #![allow(missing_docs)]
 
+#[path = "../tests/transformer/mod.rs"]
+mod transformer;
+
 use std::process::Command;
 use std::time::Instant;
 
@@ -16,67 +19,19 @@ use candle_nn::VarBuilder;
 use rand_distr::{Distribution, StandardNormal};
 use taper::hooks::{Activation, Observer, Recorder, rng};
 use taper::nn::{
-    Act, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, LayerNorm, Linear, Mask, Model, Params,
-    Pass, add, max_pool2d, mean_of_steps, self_attention,
+    Act, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, Linear, Model, Params, Pass, max_pool2d,
 };
 use taper::train::{Optimizer, OptimizerConfig, Rule, Step, cross_entropy, train_epoch};
+use transformer::Transformer;
 
 // As in the `mnist` example.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TOKENS: usize = 28;
-const WIDTH: usize = 64;
-const HEADS: usize = 4;
 /// In a turn.
 const STEPS: usize = 200;
 const ROUNDS: usize = 7;
-
-struct Transformer {
-    embed: Linear,
-    position: Tensor,
-    norm1: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    norm2: LayerNorm,
-    up: Linear,
-    act: Act,
-    down: Linear,
-    norm3: LayerNorm,
-    head: Linear,
-}
-
-impl Transformer {
-    fn new(vb: VarBuilder) -> Result<Self> {
-        let linear = |i, o, name| Linear::new(i, o, Init::PyTorch, vb.pp(name));
-        let norm = |name| LayerNorm::new(WIDTH, vb.pp(name));
-        let start = candle_nn::Init::Randn { mean: 0.0, stdev: 0.02 };
-        Ok(Self {
-            embed: linear(TOKENS, WIDTH, "embed")?,
-            position: vb.get_with_hints((TOKENS, WIDTH), "position", start)?,
-            norm1: norm("norm1")?,
-            qkv: linear(WIDTH, 3 * WIDTH, "qkv")?,
-            proj: linear(WIDTH, WIDTH, "proj")?,
-            norm2: norm("norm2")?,
-            up: linear(WIDTH, 4 * WIDTH, "up")?,
-            act: Act::new(Activation::Gelu, vb.pp("up"))?,
-            down: linear(4 * WIDTH, WIDTH, "down")?,
-            norm3: norm("norm3")?,
-            head: linear(WIDTH, 10, "head")?,
-        })
-    }
-}
-
-impl Model for Transformer {
-    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
-        let xs = add(&self.embed.forward(xs)?, &self.position)?;
-        let qkv = self.qkv.forward(&self.norm1.forward(&xs)?)?;
-        let xs = add(&xs, &self.proj.forward(&self_attention(&qkv, HEADS, Mask::None)?)?)?;
-        let hidden = self.up.forward_act(pass, &self.norm2.forward(&xs)?, &self.act)?;
-        let xs = add(&xs, &self.down.forward(&hidden)?)?;
-        self.head.forward(&mean_of_steps(&self.norm3.forward(&xs)?)?)
-    }
-}
 
 struct BatchNormNet {
     layers: [(Conv2d, BatchNorm2d, Act); 2],
@@ -132,7 +87,7 @@ fn main() -> anyhow::Result<()> {
             shape: &[64, TOKENS, TOKENS],
             rule: Rule::adamw(0.01),
             learning_rate: 1e-3,
-            model: |vb| Ok(Box::new(Transformer::new(vb)?)),
+            model: |vb| Ok(Box::new(Transformer::new((TOKENS, TOKENS), (64, 4), 10, vb)?)),
         },
     ];
     println!("microseconds a step; above 1.0 Taper with everything recorded is faster");

@@ -2,6 +2,8 @@
 //! recorder, metrics, the policy for NaN, reports.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod transformer;
+
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
@@ -11,14 +13,15 @@ use taper::data::{Batch, Table, digits};
 use taper::hooks::{Activation, Recorder, Rng, Units, rng};
 use taper::kernels::record;
 use taper::nn::{
-    Act, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, LayerNorm, Linear, Mask, Mlp, MlpConfig,
-    Model, Params, Pass, Tap, add, max_pool2d, self_attention,
+    Act, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, Linear, Mlp, MlpConfig, Model, Params,
+    Pass, Tap, max_pool2d,
 };
 use taper::report::Split;
 use taper::train::{
     Group, Here, OnNonFinite, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify,
     cross_entropy, evaluate, load_matching, load_weights, regress, save_weights, train_epoch,
 };
+use transformer::Transformer;
 
 struct Net {
     fc1: Linear,
@@ -251,61 +254,11 @@ fn a_pretrained_network_gets_another_head_and_groups_of_parameters() {
     assert!(test.score.metric("accuracy") > Some(0.85), "{:?}", test.score);
 }
 
-/// Reads the rows of an image as a sequence: a transformer of one block, without dropout.
-struct Transformer {
-    embed: Linear,
-    position: Tensor,
-    norm1: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    norm2: LayerNorm,
-    up: Linear,
-    act: Act,
-    down: Linear,
-    norm3: LayerNorm,
-    head: Linear,
-}
-
-const HEADS: usize = 2;
-
-impl Transformer {
-    /// `(N, steps, inputs)` to `(N, classes)`, with `width` features within.
-    fn new(steps: usize, inputs: usize, width: usize, classes: usize, vb: VarBuilder) -> Result<Self> {
-        let linear = |i, o, name| Linear::new(i, o, Init::PyTorch, vb.pp(name));
-        let norm = |name| LayerNorm::new(width, vb.pp(name));
-        let start = candle_nn::Init::Randn { mean: 0.0, stdev: 0.02 };
-        Ok(Self {
-            embed: linear(inputs, width, "embed")?,
-            position: vb.get_with_hints((steps, width), "position", start)?,
-            norm1: norm("norm1")?,
-            qkv: linear(width, 3 * width, "qkv")?,
-            proj: linear(width, width, "proj")?,
-            norm2: norm("norm2")?,
-            up: linear(width, 4 * width, "up")?,
-            act: Act::new(Activation::Gelu, vb.pp("up"))?,
-            down: linear(4 * width, width, "down")?,
-            norm3: norm("norm3")?,
-            head: linear(width, classes, "head")?,
-        })
-    }
-}
-
-impl Model for Transformer {
-    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
-        let xs = add(&self.embed.forward(xs)?, &self.position)?;
-        let qkv = self.qkv.forward(&self.norm1.forward(&xs)?)?;
-        let xs = add(&xs, &self.proj.forward(&self_attention(&qkv, HEADS, Mask::None)?)?)?;
-        let hidden = self.up.forward_act(pass, &self.norm2.forward(&xs)?, &self.act)?;
-        let xs = add(&xs, &self.down.forward(&hidden)?)?;
-        self.head.forward(&self.norm3.forward(&xs)?.mean(1)?)
-    }
-}
-
 #[test]
 fn every_parameter_of_a_transformer_moves_in_its_first_steps_and_it_learns() {
     let data = digits().unwrap();
     let params = Params::new(1, &Device::Cpu);
-    let net = Transformer::new(8, 8, 16, 10, params.builder()).unwrap();
+    let net = Transformer::new((8, 8), (16, 2), 10, params.builder()).unwrap();
     let copies = || params.vars().iter().map(|(_, var)| var.copy().unwrap()).collect::<Vec<_>>();
     let step = |pass: &mut Pass<'_>, batch: &Batch| {
         let logits = net.forward(pass, &batch.images.squeeze(1)?)?;
@@ -335,7 +288,7 @@ fn logits_and_gradients_of_a_transformer_are_those_of_pytorch() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/transformer.safetensors");
     let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
     let params = Params::new(1, &Device::Cpu);
-    let net = Transformer::new(5, 6, 8, 4, params.builder()).unwrap();
+    let net = Transformer::new((5, 6), (8, 2), 4, params.builder()).unwrap();
     for (name, var) in params.vars() {
         var.set(&golden[&name]).unwrap();
     }

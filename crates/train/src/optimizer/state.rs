@@ -11,7 +11,8 @@ pub struct OptimizerState {
     pub steps: u64,
     /// The base learning rate, if [`Optimizer::set_learning_rate`] has set it.
     pub learning_rate: Option<f64>,
-    /// Batches, and samples in them, whose gradients wait for others ([`OptimizerConfig::accumulate`]).
+    /// Batches, and samples in them, whose gradients wait for others
+    /// ([`OptimizerConfig::accumulate`](crate::OptimizerConfig::accumulate)).
     pub waiting: (u64, u64),
     /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`. Sums of
     /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in i64.

@@ -62,7 +62,8 @@ impl Session<'_> {
     /// nothing happens.
     ///
     /// # Errors
-    /// [`Error::Config`] outside an epoch and the second time within one; and as [`train_batches`] and [`Checkpoints::save`].
+    /// [`Error::Config`] outside an epoch and the second time within one; and as [`train_batches`] and
+    /// [`Checkpoints::save`](crate::Checkpoints::save).
     pub fn train<B, E, I>(
         &mut self,
         step: &impl StepFn<B>,
@@ -268,7 +269,7 @@ impl Session<'_> {
     /// checkpoints are off or a pass has failed, and reports partial training progress. Resuming completes the epoch.
     ///
     /// # Errors
-    /// Those of the sinks and of [`Checkpoints::save`].
+    /// Those of the sinks and of [`Checkpoints::save`](crate::Checkpoints::save).
     pub fn interrupt(&mut self) -> Result<()> {
         let current = std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
         let Some(epoch) = current.epoch.filter(|epoch| *epoch > 0) else { return Ok(()) };
@@ -293,7 +294,7 @@ impl Session<'_> {
     /// of the last epoch. All of it is tried; the first error is returned.
     ///
     /// # Errors
-    /// Those of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`].
+    /// Those of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`](crate::Checkpoints::save).
     pub fn finish(&mut self) -> Result<()> {
         let mut first = self.board.as_mut().map_or(Ok(()), Sink::finish);
         for (sink, _) in &mut self.sinks {

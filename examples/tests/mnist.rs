@@ -578,6 +578,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         ("--optimizer lion", "expected sgd"),
         ("--optimizer rmsprop --weight-decay 0.1", "rmsprop has no weight decay"),
         ("--schedule cosin", "expected constant"),
+        ("--schedule cosine:2 --epochs 2", "fewer than the 2 of the run"),
         ("--init zeros", "he, lecun, glorot or pytorch"),
         ("--scale log", "raw, unit, standard"),
         ("--device tpu", "cpu, cuda, metal"),

@@ -222,7 +222,9 @@ impl Options {
     /// What does not fit together, as far as options alone can say.
     pub(crate) fn check(&self) -> Result<()> {
         let Running { jobs, threads, live, alert, .. } = &self.running;
-        parse_rule(&self.training.optimizer, self.training.weight_decay)
+        let Training { optimizer, weight_decay, schedule, epochs, .. } = &self.training;
+        parse_rule(optimizer, *weight_decay)
+            .and(Schedule::parse(schedule, *epochs, LONG))
             .map_err(|error| Error::Usage(error.to_string()))?;
         if *jobs > 1 && threads.is_some_and(|threads| threads > 1) {
             return Err(Error::Usage("with --jobs each run has one thread: leave out --threads".into()));
@@ -270,8 +272,12 @@ fn threads(text: &str) -> Result<usize, String> {
     number(text, "a whole number from 1 to 1024", |n| (1..=1024).contains(n))
 }
 
+/// Steps of an epoch, while nobody knows how many there will be.
+const LONG: u64 = 1_000_000;
+
+/// [`Options::check`] compares it with the number of epochs.
 fn schedule(text: &str) -> Result<String, taper_train::Error> {
-    Schedule::parse(text, 1, 1).map(|_| text.to_string())
+    Schedule::parse(text, u32::MAX, LONG).map(|_| text.to_string())
 }
 
 fn optimizer(text: &str) -> Result<String, taper_train::Error> {

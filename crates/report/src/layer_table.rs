@@ -4,19 +4,22 @@ use crate::{
     table::{Align, Cell, Paint, Table, wrap},
 };
 
-/// What the columns of a [`layer_table`] mean, in lines of at most `width` characters.
+/// What the columns of a [`layer_table`] mean, a line for each that is not obvious, in lines of at most `width` characters.
 pub(crate) fn legend(table: &Table, width: usize) -> impl Iterator<Item = String> {
-    let rest = [
-        ("train", "The zeros in training, where the table is about another window."),
-        ("+n -n", "Units that died and that revived since the window before."),
-        ("-8 .. 8", "The distribution: columns are octaves, below 1/8 in the middle; the tallest is full."),
-        ("=0", "The exact zeros among all values: empty is none, full is all."),
+    let train = if table.has("train") { "; train: in training" } else { "" };
+    let lines = [
+        ("zeros", format!("share of values that are exactly 0{train}")),
+        ("dead", "units that no gradient reached; +n -n: died, revived since the last epoch".into()),
+        ("dormant", "units with a mean |y| of at most 2.5% of their layer's".into()),
+        ("asym", "0 for a symmetric distribution, 1 for a one-sided one".into()),
+        (PICTURE, "histogram by octave, =0: the zeros; definitions: docs/statistics.md".into()),
     ];
-    let statistics = Statistic::shown_in(Shown::Console).map(|of| (of.column, of.what));
-    let statistics = statistics.filter(|(title, _)| table.has(title));
-    let rest = rest.into_iter().filter(|(title, _)| *title != "train" || table.has(title));
-    statistics.chain(rest).map(move |(title, what)| wrap(&format!("{title:<8}  {what}"), " ", width, 10))
+    let shown = lines.into_iter().filter(|(title, _)| *title == PICTURE || table.has(title));
+    shown.map(move |(title, what)| wrap(&format!("{title:<7}  {what}"), " ", width, 9))
 }
+
+/// The first and the last column of the picture.
+const PICTURE: &str = "-8 .. 8";
 
 /// One row per layer of a split, of at most `width` characters for usual names; of the training window `train` the zeros stand
 /// beside.

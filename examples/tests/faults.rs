@@ -298,6 +298,9 @@ fn another_run_is_refused_by_name_or_taken_and_recorded() {
     // Nothing was touched, and this is no change.
     let ran = succeed(dir, "--resume run --threads 2");
     assert_eq!(ran.out, "run is finished: 3 of 3 epochs\n");
+    fs::remove_file(dir.join("run/report.html")).unwrap();
+    let out = succeed(dir, "--resume run").out;
+    assert!(out.contains("fc1 zeros") && dir.join("run/report.html").exists(), "{out}");
 
     // Another version wrote it.
     let text = fs::read_to_string(&config).unwrap();
@@ -378,6 +381,11 @@ fn a_grid_goes_on_where_it_was() {
             succeed(dir, &format!("--resume {out}")).out,
             format!("{out} is finished: 150 of 150 epochs\n")
         );
+        let page = dir.join(&out).join("report.html");
+        fs::remove_file(&page).unwrap();
+        let again = succeed(dir, &format!("--resume {out}")).out;
+        assert!(again.contains("fc1    relu") && !again.contains("samples/s of training"), "{again}");
+        assert!(page.exists());
     }
 }
 

@@ -231,6 +231,7 @@ fn where_there_is_no_terminal_it_says_so_once_and_goes_on() {
     assert_eq!(code, Some(0));
     assert_eq!(err, "--live: standard output is not a terminal; going on without it\n");
     assert!(out.contains("399/400  ") && !out.contains('\u{1b}'), "{out}");
+    assert!(!out.contains("fc1 zeros"), "the comparison repeats the layers: {out}");
     let (_, _, err) = run(SHORT);
     assert_eq!(err, "");
 }

@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use taper_data::Samples;
 use taper_report::{Sink, Summary, comparison, write_whole};
 use taper_train::BoxError;
-use taper_view::{html_report, load_runs, static_plots};
+use taper_view::{Live, html_report, load_runs, static_plots};
 
 use crate::cells::Cell;
 use crate::command_line::with_sources;
@@ -146,14 +146,15 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         let mut failed = runs.iter().any(|run| run.result.is_err());
         let alerted = runs.iter().any(|run| run.ended.alerted);
         let mut summaries: Vec<Summary> = runs.iter().filter_map(|run| run.ended.summary()).collect();
+        let on_console = !options.quiet && !screen.live().is_some_and(Live::is_open);
         screen.close_live();
-
-        if self.alone && !options.quiet && !options.live {
+        if self.alone && on_console && runs.iter().all(|run| !run.ended.was_finished) {
             // The layers of a single run were printed where it ended.
             summaries.iter_mut().for_each(|of| of.layers.clear());
         }
         let mut text = comparison(&summaries, screen.width);
-        if !self.alone {
+        // A run that is resumed was trained in part, or wholly, at another time.
+        if !self.alone && !self.shared.resumes {
             let trained: u64 = summaries.iter().map(|of| of.train_samples).sum();
             let (n, took) = (summaries.len(), took.as_secs_f64());
             let speed = HumanCount((trained as f64 / took) as u64);

@@ -192,7 +192,7 @@ impl DeviceKind {
     pub fn open(self) -> Result<Device> {
         let (option, device) = match self {
             Self::Cpu => return Ok(Device::Cpu),
-            Self::Cuda => ("--device cuda", taper_kernels::cuda(0)),
+            Self::Cuda => ("--device", taper_kernels::cuda(0)),
             Self::Metal => {
                 ("--device metal needs such a device and a build with --features metal", Device::new_metal(0))
             }

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -55,6 +56,9 @@ pub enum Finding {
     DeadLayer {
         /// The layer.
         site: String,
+        /// Its activation function, as text.
+        #[serde(default)]
+        activation: Option<String>,
         /// Its dead units.
         dead: u64,
         /// All its units.
@@ -103,25 +107,34 @@ impl Finding {
         }
     }
 
-    /// What usually helps.
-    pub fn help(&self) -> &'static str {
+    /// What usually helps, with the layer's activation function.
+    pub fn help(&self) -> Cow<'static, str> {
         match self {
-            Self::DeadLayer { .. } => "a lower learning rate, a warm-up, or leaky_relu instead of relu",
-            Self::KilledUnits { .. } => {
-                "a lower learning rate, a warm-up, or a normalisation before the layer"
-            }
-            Self::LossStandsStill { .. } => "another learning rate; look for dead or saturated layers",
-            Self::Saturated { .. } => {
-                "a lower learning rate, a smaller initialisation, or inputs of variance 1"
-            }
+            Self::DeadLayer { activation, .. } => match activation.as_deref() {
+                Some(f @ ("relu" | "relu2" | "relu6")) => {
+                    format!("a lower learning rate, a warm-up, or leaky_relu instead of {f}").into()
+                }
+                // Between two bounds: where all units are dead, all are at a bound.
+                Some("sigmoid" | "tanh" | "softsign" | "hardsigmoid" | "hardtanh") => LARGE_INPUTS.into(),
+                _ => LARGE_STEPS.into(),
+            },
+            Self::KilledUnits { .. } => LARGE_STEPS.into(),
+            Self::LossStandsStill { .. } => "another learning rate; look for dead or saturated layers".into(),
+            Self::Saturated { .. } => LARGE_INPUTS.into(),
         }
     }
 }
 
+/// What helps where steps are too large.
+const LARGE_STEPS: &str = "a lower learning rate, a warm-up, or a normalisation before the layer";
+
+/// What helps where an activation function is given too large values.
+const LARGE_INPUTS: &str = "a lower learning rate, a smaller initialisation, or inputs of variance 1";
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DeadLayer { site, dead, units } => write!(f, "{site}: {dead} of {units} units are dead"),
+            Self::DeadLayer { site, dead, units, .. } => write!(f, "{site}: {dead} of {units} units are dead"),
             Self::KilledUnits { site, before, after, units, worst } => write!(
                 f,
                 "{site}: step {worst} was too large: {before} of {units} units were silent before, {after} are now"
@@ -221,7 +234,8 @@ impl Watch {
 
 fn dead(layer: &LayerStats) -> Option<Finding> {
     let dead = layer.dead.filter(|_| layer.dead_fraction() > Some(DEAD))?;
-    Some(Finding::DeadLayer { site: layer.site.clone(), dead, units: layer.units })
+    let (site, activation) = (layer.site.clone(), layer.activation.clone());
+    Some(Finding::DeadLayer { site, activation, dead, units: layer.units })
 }
 
 fn saturated(layer: &LayerStats) -> Option<Finding> {

@@ -56,10 +56,20 @@ fn of_losses(steps: u64, loss: impl Fn(u64) -> f64, rate: impl Fn(u64) -> f64) -
 #[test]
 fn a_layer_above_90_percent_dead_is_warned_of_and_one_of_many_zeros_is_not() {
     assert_eq!(of_epoch(layer("relu", 90, 0.99, [0.99, 0.0])), None);
-    let dead = Finding::DeadLayer { site: "fc1".into(), dead: 91, units: 100 };
+    let relu = Some("relu".into());
+    let dead = Finding::DeadLayer { site: "fc1".into(), activation: relu, dead: 91, units: 100 };
     assert_eq!(of_epoch(layer("relu", 91, 0.99, [0.99, 0.0])), Some(dead));
     let unknown = LayerStats { dead: None, ..layer("relu", 0, 1.0, [1.0, 0.0]) };
     assert_eq!(of_epoch(unknown), None);
+}
+
+#[test]
+fn what_helps_against_dead_units_depends_on_the_activation_function() {
+    let help = |f: &str| of_epoch(layer(f, 100, 0.0, [0.0; 2])).map(|found| found.help().into_owned());
+    let says = |f: &str, end: &str| help(f).is_some_and(|help| help.ends_with(end));
+    assert!(says("relu", "leaky_relu instead of relu") && says("relu6", "leaky_relu instead of relu6"));
+    assert!(says("sigmoid", "inputs of variance 1") && says("hardtanh", "inputs of variance 1"));
+    assert!(says("hardswish", "a normalisation before the layer"));
 }
 
 #[test]
@@ -148,7 +158,7 @@ fn a_warning_is_a_line_of_its_file_that_can_be_used_alone() -> Result<()> {
     let mut run = RunDir::create(dir.path().join("run"))?;
     run.begin(&Run { name: "relu".into(), seed: 7, ..Run::default() })?;
     let findings = [
-        Finding::DeadLayer { site: "fc1".into(), dead: 91, units: 100 },
+        Finding::DeadLayer { site: "fc1".into(), activation: Some("relu".into()), dead: 91, units: 100 },
         Finding::KilledUnits { site: "fc1".into(), before: 2, after: 60, units: 100, worst: 2 },
         Finding::LossStandsStill { loss: 2.3, first: 3.0 },
         Finding::Saturated { site: "fc1".into(), activation: "tanh".into(), share: 0.6 },
@@ -160,7 +170,7 @@ fn a_warning_is_a_line_of_its_file_that_can_be_used_alone() -> Result<()> {
     let lines: Vec<WarningLine> = read_lines(&path)?;
     assert_eq!(lines.iter().map(|line| line.of.clone()).collect::<Vec<_>>(), told);
     let text = std::fs::read_to_string(&path).expect("it was written");
-    let first = r#"{"v":2,"run":"relu","labels":{},"seed":7,"text":"epoch 1: fc1: 91 of 100 units are dead (what usually helps: a lower learning rate, a warm-up, or leaky_relu instead of relu)","epoch":1,"step":null,"kind":"dead_layer","site":"fc1","dead":91,"units":100}"#;
+    let first = r#"{"v":2,"run":"relu","labels":{},"seed":7,"text":"epoch 1: fc1: 91 of 100 units are dead (what usually helps: a lower learning rate, a warm-up, or leaky_relu instead of relu)","epoch":1,"step":null,"kind":"dead_layer","site":"fc1","activation":"relu","dead":91,"units":100}"#;
     assert_eq!(text.lines().next(), Some(first));
     Ok(())
 }

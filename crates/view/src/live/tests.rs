@@ -334,7 +334,7 @@ fn dead_units_are_drawn_on_the_scale_of_all_units() {
 #[test]
 fn a_warning_stays_in_the_last_row() {
     let (mut state, now) = state("relu", &["fc1"]);
-    let finding = Finding::DeadLayer { site: "fc1".into(), dead: 8, units: 8 };
+    let finding = Finding::DeadLayer { site: "fc1".into(), activation: None, dead: 8, units: 8 };
     state.warning(&Warning { epoch: Some(3), step: None, finding });
     let rows = drawn(&state, now, 80, 24);
     assert!(rows[23].starts_with("warning: relu: epoch 3: fc1: 8 of 8 units are dead"), "{}", rows[23]);

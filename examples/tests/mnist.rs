@@ -609,7 +609,12 @@ fn what_does_not_fit_together_is_one_line_and_exit_code_1() {
         fail(dir.path(), args, 1, &[says]);
     }
     #[cfg(not(feature = "cuda"))]
-    fail(dir.path(), "--dataset digits --device cuda", 1, &["error: --device: cuda: expected", "--features cuda"]);
+    fail(
+        dir.path(),
+        "--dataset digits --device cuda",
+        1,
+        &["error: --device: cuda: expected", "--features cuda"],
+    );
     #[cfg(not(feature = "metal"))]
     fail(dir.path(), "--dataset digits --device metal", 1, &["--device metal", "--features metal"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was written");

@@ -149,4 +149,15 @@ mod tests {
         assert!("0,".parse::<Sweep<f64>>().is_err());
         assert!(serde_json::from_value::<Sweep<f64>>(json!({ "sweep": [] })).is_err());
     }
+
+    #[test]
+    fn a_list_may_begin_with_a_minus_where_the_option_says_so() {
+        #[derive(clap::Parser)]
+        struct Args {
+            #[arg(long, allow_hyphen_values = true)]
+            scale: Sweep<f64>,
+        }
+        let args: Args = clap::Parser::try_parse_from(["program", "--scale", "-1,2"]).unwrap();
+        assert_eq!(args.scale.values(), [-1.0, 2.0]);
+    }
 }

@@ -134,7 +134,9 @@ const LARGE_INPUTS: &str = "a lower learning rate, a smaller initialisation, or 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DeadLayer { site, dead, units, .. } => write!(f, "{site}: {dead} of {units} units are dead"),
+            Self::DeadLayer { site, dead, units, .. } => {
+                write!(f, "{site}: {dead} of {units} units are dead")
+            }
             Self::KilledUnits { site, before, after, units, worst } => write!(
                 f,
                 "{site}: step {worst} was too large: {before} of {units} units were silent before, {after} are now"

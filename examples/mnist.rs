@@ -27,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser, Serialize, Deserialize)]
 #[command(name = "mnist", version, allow_negative_numbers = true, after_help = after_help(), next_help_heading = "Model")]
 struct Args {
-    /// Network: fully connected, convolutional, or softmax regression
+    /// Network: fully connected, convolutional (with --schedule cosine:0.5), or softmax regression
     #[arg(long, value_enum, default_value_t = Kind::Mlp)]
     model: Kind,
     /// Units of the hidden fully connected layers [default: 512,256 for mlp, 128 for cnn]
@@ -63,6 +63,10 @@ enum Kind {
 
 fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
     let data = args.images.load(setup)?;
+    if args.model == Kind::Cnn {
+        // Without a warm-up, Adam's first steps kill half of the units of fc1: docs/dead-units.md.
+        args.options.training.schedule.get_or_insert("cosine:0.5".into());
+    }
     if args.model == Kind::Linear {
         let rates = args.dropout.values();
         let dropped = rates.iter().any(|rate| *rate > 0.0) && rates != [0.0, 0.25];

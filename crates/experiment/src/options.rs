@@ -61,10 +61,11 @@ pub struct Training {
     /// Learning rate over time.
     #[arg(
         long,
-        help = "Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS"
+        help = "Learning rate over time: cosine[:WARM-UP EPOCHS], constant, step:EPOCHS[:FACTOR] or warmup:EPOCHS \
+                [default: cosine]"
     )]
-    #[arg(default_value = "cosine", value_name = "S", value_parser = schedule)]
-    pub schedule: String,
+    #[arg(value_name = "S", value_parser = schedule)]
+    pub schedule: Option<String>,
     /// Scale gradients down to this common norm
     #[arg(long, value_name = "NORM", value_parser = positive)]
     pub clip_norm: Option<f64>,
@@ -201,6 +202,12 @@ impl DeviceKind {
     }
 }
 
+impl Training {
+    fn schedule(&self, steps_per_epoch: u64) -> taper_train::Result<Schedule> {
+        Schedule::parse(self.schedule.as_deref().unwrap_or("cosine"), self.epochs, steps_per_epoch)
+    }
+}
+
 impl Options {
     pub(crate) fn save_every(&self) -> SaveEvery {
         SaveEvery { epochs: self.running.checkpoint_every, steps: self.running.checkpoint_steps }
@@ -211,7 +218,7 @@ impl Options {
         let of = &self.training;
         let (rule, learning_rate) = parse_rule(&of.optimizer, of.weight_decay)?;
         Ok(OptimizerConfig {
-            schedule: Schedule::parse(&of.schedule, of.epochs, steps)?,
+            schedule: of.schedule(steps)?,
             clip_norm: of.clip_norm,
             max_norm: of.max_norm,
             on_nonfinite: of.on_nonfinite,
@@ -222,9 +229,9 @@ impl Options {
     /// What does not fit together, as far as options alone can say.
     pub(crate) fn check(&self) -> Result<()> {
         let Running { jobs, threads, live, alert, .. } = &self.running;
-        let Training { optimizer, weight_decay, schedule, epochs, .. } = &self.training;
-        parse_rule(optimizer, *weight_decay)
-            .and(Schedule::parse(schedule, *epochs, LONG))
+        let of = &self.training;
+        parse_rule(&of.optimizer, of.weight_decay)
+            .and(of.schedule(LONG))
             .map_err(|error| Error::Usage(error.to_string()))?;
         if *jobs > 1 && threads.is_some_and(|threads| threads > 1) {
             return Err(Error::Usage("with --jobs each run has one thread: leave out --threads".into()));

@@ -9,9 +9,9 @@ pub const SELU_ALPHA: f64 = 1.673_263_242_354_377_2;
 
 /// An elementwise activation function: its value, its derivative, and its name.
 ///
-/// Read from and written as text: `relu`, `celu:0.5`. A function with a parameter may be named without
-/// it and then has PyTorch's default. NaN is handed on by every function, and derivatives at kinks are
-/// PyTorch's: in particular `f'(0) = 0` for ReLU, which decides what a dead unit is.
+/// Parsed from and printed as text: `relu`, `celu:0.5`. The parameter may be left out; it then has PyTorch's default.
+/// Every function returns NaN for NaN. Derivatives at kinks are PyTorch's: in particular `f'(0) = 0` for ReLU, which
+/// defines a dead unit.
 ///
 /// ```
 /// use taper_kernels::Activation;
@@ -36,7 +36,7 @@ pub enum Activation {
     },
     /// Leaky ReLU whose slope is learned, one for the layer (He et al. 2015).
     Prelu {
-        /// Slope below zero: the start value, or the value at the moment.
+        /// Slope below zero: the initial or the current value.
         slope: f64,
     },
     /// `x` above zero, `α (e^x − 1)` below, in `[−α, ∞)` (Clevert et al. 2016).
@@ -77,11 +77,11 @@ pub enum Activation {
     Silu,
     /// `x · tanh(softplus(x))` (Misra 2019).
     Mish,
-    /// A function of one's own, for `f32` on the CPU.
+    /// A user-defined function, for `f32` on the CPU.
     Custom(&'static CustomActivation),
 }
 
-/// An activation function of one's own: see [`Activation::Custom`].
+/// A user-defined activation function: see [`Activation::Custom`].
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -99,9 +99,9 @@ pub enum Activation {
 /// ```
 #[derive(Debug)]
 pub struct CustomActivation {
-    /// What it is called in every report.
+    /// The name in every report.
     pub name: &'static str,
-    /// `f(x)`; should hand NaN on.
+    /// `f(x)`; should return NaN for NaN.
     pub value: fn(f32) -> f32,
     /// `f'(x)`; where it is 0, no gradient passes.
     pub derivative: fn(f32) -> f32,
@@ -116,8 +116,8 @@ impl PartialEq for CustomActivation {
     }
 }
 
-/// Runs `$body` with `$g` bound to the variant of `$f`: inside, the compiler knows which function it is,
-/// so a loop in `$body` becomes one tight loop per function.
+/// Runs `$body` with `$g` bound to the variant of `$f`. The compiler then knows the function, so a loop in `$body`
+/// becomes one tight loop per function.
 macro_rules! per_activation {
     ($f:expr, $g:ident => $body:expr) => {{
         macro_rules! arm {
@@ -190,7 +190,7 @@ impl Activation {
     /// `f(x)`. NaN for NaN.
     #[inline(always)]
     pub fn value(self, x: f32) -> f32 {
-        // Branches are written `if x <= bound { constant } else { x }`, so that NaN is handed on.
+        // Branches have the form `if x <= bound { constant } else { x }`, so NaN stays NaN.
         match self {
             Self::Identity => x,
             Self::Relu => {
@@ -261,7 +261,7 @@ impl Activation {
             Self::GeluTanh => x * sigmoid(2.0 * gelu_inner(x).0),
             Self::Silu => x * sigmoid(x),
             Self::Mish => {
-                // tanh(ln(1 + e)) = (e² + 2e) / (e² + 2e + 2), which is 1 from 20 on.
+                // tanh(ln(1 + e)) = (e² + 2e) / (e² + 2e + 2), which rounds to 1 from 20 on.
                 let e = exp(x.clamp(-105.0, 20.0));
                 let n = e * (e + 2.0);
                 x * (n / (n + 2.0))
@@ -270,7 +270,7 @@ impl Activation {
         }
     }
 
-    /// `f'(x)`; at a kink the value PyTorch takes: 0 for ReLU at 0. NaN in gives NaN or a finite slope.
+    /// `f'(x)`; at a kink PyTorch's value: 0 for ReLU at 0. For NaN it is NaN or a finite slope.
     #[inline(always)]
     pub fn derivative(self, x: f32) -> f32 {
         match self {
@@ -361,8 +361,8 @@ impl Activation {
         }
     }
 
-    /// Whether the function is 0 for every negative input: a layer behind it has exact zeros, and units that
-    /// rarely fire are a fault worth counting.
+    /// Whether the function is 0 for every negative input. The outputs then have exact zeros, and units that rarely
+    /// fire are reported.
     pub fn is_zero_floored(self) -> bool {
         match self {
             Self::Relu | Self::Relu2 | Self::Relu6 => true,
@@ -371,8 +371,8 @@ impl Activation {
         }
     }
 
-    /// Whether `f'(x) = f'(f(x))` for every x, and `f(x)` has the sign of x unless it is 0: then everything that is to
-    /// be known about an input shows in the value, and inputs need not be kept.
+    /// Whether `f'(x) = f'(f(x))` for every x, and `f(x)` has the sign of x unless it is 0. Then the value is enough to
+    /// compute f', and the input need not be kept.
     pub fn slope_shows_in_value(self) -> bool {
         match self {
             Self::Identity | Self::Relu | Self::Relu6 | Self::Hardtanh => true,
@@ -408,7 +408,7 @@ impl Activation {
         }
     }
 
-    /// The parameter's value, with its name, where there is one.
+    /// The parameter's value and name, if there is one.
     fn parameter(&mut self) -> Option<(&'static str, &mut f64)> {
         match self {
             Self::LeakyRelu { slope } | Self::Prelu { slope } => Some(("slope", slope)),

@@ -1,6 +1,6 @@
-//! Kernels for CUDA devices, in f32: the operations that candle has not, or makes of many launches. Sources are in `cuda/`.
+//! CUDA kernels in f32, for operations that candle lacks or runs as many launches. Sources are in `cuda/`.
 //!
-//! Everything is submitted to the device's one stream (see [`cuda`](crate::cuda)), so a launch sees what was launched before.
+//! All work runs on the device's one stream (see [`cuda`](crate::cuda)), in the order of the launches.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
@@ -25,7 +25,7 @@ pub(crate) const LAYERS: Module = Module("taper_layers", ptx::LAYERS);
 pub(crate) const OPTIM: Module = Module("taper_optim", ptx::OPTIM);
 pub(crate) const STATS: Module = Module("taper_stats", ptx::STATS);
 
-/// What a kernel is given of a tensor. It is contiguous.
+/// A kernel's view of a contiguous tensor.
 pub(crate) type Input<'a> = (&'a CudaStorage, &'a Layout);
 
 /// Whether the kernels of this module can run on these tensors.
@@ -47,7 +47,7 @@ pub(crate) fn code(f: Activation) -> Option<(i32, f32)> {
 
 /// An argument of a kernel.
 pub(crate) enum Arg {
-    /// An address on the device; 0 for what is not there.
+    /// An address on the device; 0 for a missing tensor.
     At(u64),
     Size(usize),
     U32(usize),
@@ -68,7 +68,7 @@ pub(crate) struct Floats(pub [f32; 9]);
 
 // SAFETY: plain numbers, in the layout of C.
 unsafe impl<const N: usize> DeviceRepr for Sizes<N> {}
-// SAFETY: as above.
+// SAFETY: plain numbers, in the layout of C.
 unsafe impl DeviceRepr for Floats {}
 
 /// Blocks and threads of a launch.
@@ -82,7 +82,7 @@ pub(crate) fn each(n: usize) -> Grid {
 /// Launches a kernel.
 ///
 /// # Safety
-/// The arguments are those of the kernel, and the memory behind its addresses is as large as the kernel takes it for.
+/// The arguments must match the kernel, and the memory at each address must be as large as the kernel assumes.
 pub(crate) unsafe fn launch(
     device: &CudaDevice,
     module: &Module,
@@ -112,7 +112,7 @@ pub(crate) unsafe fn launch(
         block_dim: (small(&threads)?, 1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller ensures it.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }
@@ -139,20 +139,20 @@ pub(crate) fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<Arg>
     }
 }
 
-/// A tensor whose values a kernel is about to write, all of them.
+/// A tensor for a kernel that writes all of its values.
 pub(crate) fn unwritten(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-    // SAFETY: the caller has a kernel write every value before anyone reads one.
+    // SAFETY: the caller's kernel writes every value before it is read.
     unsafe { Tensor::empty(shape, dtype, device) }
 }
 
-/// A storage whose values a kernel is about to write, all of them.
+/// A storage for a kernel that writes all of its values.
 pub(crate) fn unwritten_storage(n: usize, device: &CudaDevice) -> Result<CudaStorage> {
     // SAFETY: as above.
     let slice = unsafe { device.alloc::<f32>(n) }?;
     Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
 }
 
-/// The address of all values of a storage that [`unwritten_storage`] or a product gave.
+/// The address of all values of a storage from [`unwritten_storage`] or a product.
 pub(crate) fn whole(storage: &CudaStorage, n: usize) -> Result<Arg> {
     address_of::<f32>(storage, &Layout::contiguous(n)).map(Arg::At)
 }
@@ -166,7 +166,7 @@ pub(crate) fn product(
     a.matmul(b, bmnk, a_layout, b_layout)
 }
 
-/// Loads a module, which fails where driver and build do not belong together.
+/// Loads a module; fails if driver and build do not match.
 pub(crate) fn loads(device: &CudaDevice, module: &Module) -> Result<()> {
     device.get_or_load_custom_func("step", module.0, module.1).map(drop)
 }

@@ -2,9 +2,9 @@ use candle_core::{Device, Result};
 
 /// A CUDA device, counted from 0, on which all threads of the program share one stream.
 ///
-/// Use it in place of [`Device::new_cuda`], which gives every thread a stream of its own: work of one thread is then not
-/// ordered with that of another, and a step may read weights that are being written. On this one operations run in the order in
-/// which they are submitted, and candle's events, which would order streams, are off.
+/// Use it instead of [`Device::new_cuda`], which gives every thread its own stream: a step may then read weights that
+/// another thread still writes. On this device operations run in the order of submission, and candle's events, which
+/// order streams, are off.
 ///
 /// # Errors
 /// When the build has no feature `cuda`, there is no GPU, the driver is too old, or the kernels were compiled for another GPU.
@@ -105,7 +105,7 @@ mod by_feature {
     }
 }
 
-/// Refuses a CUDA device on which every thread has a stream of its own, as [`Device::new_cuda`] gives.
+/// Refuses a CUDA device with a stream per thread, as [`Device::new_cuda`] makes it.
 ///
 /// # Errors
 /// For such a device.

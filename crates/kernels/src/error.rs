@@ -1,17 +1,17 @@
-/// What is wrong with an argument. Tensor operations return candle's error, into which this one converts.
+/// An invalid argument. Tensor operations return candle's error, into which this one converts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A text that names no activation function.
     #[error("{0}")]
     Activation(String),
-    /// A size, stride, padding or rate that makes no sense.
+    /// An invalid size, stride, padding or rate.
     #[error("{0}")]
     Argument(String),
 }
 
 impl From<Error> for candle_core::Error {
-    /// As an I/O error: a variant of candle's that prints the value alone and keeps it within reach.
+    /// As an I/O error: the variant of candle's error that keeps the value and prints it unchanged.
     fn from(error: Error) -> Self {
         Self::Io(std::io::Error::other(error))
     }

@@ -23,7 +23,7 @@
 //! ```
 
 #![deny(unsafe_op_in_unsafe_fn)]
-// The one crate with unsafe code: every block states why it is sound.
+// The only crate with unsafe code: every block states why it is sound.
 #![allow(unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 

@@ -1,6 +1,6 @@
 //! Elementary functions in f32 as short branch-free formulas, so that loops over them become vector code.
 //!
-//! Without fused multiply-add, so that every CPU computes the same bits. Errors are relative, against f64.
+//! Without fused multiply-add, so every CPU computes the same bits. Errors are relative, against f64.
 
 const LN2_HIGH: f32 = 0.693_359_4; // nine bits: n * LN2_HIGH is exact
 const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -36,7 +36,7 @@ fn exp_tail(r: f32) -> f32 {
 pub(crate) fn exp(x: f32) -> f32 {
     let (n, r) = reduce(x.clamp(-105.0, 89.0));
     let half = n >> 1;
-    // Two factors: one alone could not reach the subnormals or infinity.
+    // Two factors, because one cannot reach the subnormals or infinity.
     (exp_tail(r) * r * r + r + 1.0) * power_of_two(half) * power_of_two(n - half)
 }
 

@@ -1,4 +1,4 @@
-//! The operations: what each computes forward and backward.
+//! The operations, each with its forward and backward pass.
 
 pub(crate) mod activate;
 pub(crate) mod add;

@@ -1,4 +1,4 @@
-//! Activations read from and written as text: `relu`, `celu:0.5`.
+//! Text form of activations: `relu`, `celu:0.5`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ impl fmt::Display for Activation {
     }
 }
 
-/// A text that may come from a file, for a message: of a length that one can read, and on one line.
+/// Shortens a text from a file to one line of readable length, for a message.
 fn shown(text: &str) -> String {
     const MOST: usize = 64;
     let cut: String = text.chars().take(MOST).collect();
@@ -36,7 +36,8 @@ impl FromStr for Activation {
             None => (text, None),
         };
         let Some(mut activation) = Self::ALL.into_iter().find(|a| a.name() == name) else {
-            // No name is near a text much longer than itself, and to compare them would take memory for their product.
+            // A much longer text is not similar to any name, and comparing it would take memory for the product of the
+            // lengths.
             let short = name.len() <= 64;
             let nearest = Self::ALL
                 .iter()
@@ -72,7 +73,7 @@ impl FromStr for Activation {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Activation {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

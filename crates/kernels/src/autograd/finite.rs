@@ -16,8 +16,8 @@ pub fn all_finite<'a>(gradients: impl IntoIterator<Item = &'a VarGradient>) -> R
     }
 }
 
-/// [`all_finite`] of the gradients on the CPU, and for those on another device a scalar there that is 0 if they are finite
-/// too: reading it waits for the device, so read it together with what else there is.
+/// [`all_finite`] of the gradients on the CPU, and a scalar on the device of the others, which is 0 if these are finite
+/// too. Reading the scalar waits for the device, so read it together with other values.
 ///
 /// # Errors
 /// When a gradient cannot be read.
@@ -64,7 +64,7 @@ pub fn non_finite_flag<'a>(
 pub fn first_non_finite(tensor: &Tensor) -> Result<Option<usize>> {
     match tensor.dtype() {
         dtype if !dtype.is_float() => Ok(None),
-        // Not through f32, where a large double would be infinite.
+        // Not through f32, which turns a large f64 into infinity.
         DType::F64 => {
             let values = tensor.flatten_all()?.to_vec1::<f64>()?;
             Ok(values.iter().position(|x| !x.is_finite()))
@@ -121,7 +121,7 @@ mod tests {
         let vector =
             |values: [f64; 2], dtype| Tensor::new(&values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         let [good, bad] = [[1.0, -2.0], [1.0, f64::INFINITY]].map(|values| vector(values, DType::F32));
-        // As on a GPU, f64 is checked by operations of candle.
+        // f64 is checked with operations of candle, as on a GPU.
         let [wide, wide_bad] = [[1.0, 1e300], [f64::NAN, 0.0]].map(|values| vector(values, DType::F64));
         let found = |tensors: &[&Tensor]| {
             let gradients: Vec<VarGradient> = tensors.iter().map(|t| (*t).clone().into()).collect();

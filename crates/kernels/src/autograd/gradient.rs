@@ -10,14 +10,14 @@ use crate::parallel::CHUNK;
 pub(crate) enum Gradient {
     /// A value per element, in row-major order.
     Dense(Vec<f32>),
-    /// Only some elements have one, as behind max-pooling.
+    /// Only some elements have one, as after max-pooling.
     Scattered(Scattered),
     /// Not computed yet.
     Pending(Box<dyn Pending>),
 }
 
-/// The gradient of a matrix that is computed when its values are needed: those of a weight are often the largest thing
-/// that a step would write to memory and read again.
+/// A matrix gradient that is computed when its values are needed. The gradient of a weight is often the largest tensor
+/// of a step, and writing and reading it again costs memory bandwidth.
 ///
 /// # Safety
 /// [`Pending::for_tiles`] calls `op` with ranges within [`Pending::size`] and with each element in at most one tile: the
@@ -33,14 +33,14 @@ pub(crate) unsafe trait Pending: Send + Sync {
     /// tiles depend on the size alone.
     fn for_tiles(&self, op: &TileOp<'_>);
 
-    /// Whether the factors are small enough that no value can be NaN or infinite. If not, the values must be looked at.
+    /// Whether the factors are small enough that no value can be NaN or infinite. Otherwise the values must be checked.
     fn is_surely_finite(&self) -> bool;
 
-    /// A tensor that is read when values are computed, and must not change before.
+    /// A tensor that is read when values are computed, and must not change until then.
     fn reads(&self) -> Option<&Tensor>;
 }
 
-/// Called with rows, columns and what the gradient is there.
+/// A function of rows, columns and the gradient there.
 pub(crate) type TileOp<'a> = dyn Fn(Range<usize>, Range<usize>, Tile<'_>) + Sync + 'a;
 
 /// Some rows and columns of a gradient.
@@ -53,7 +53,7 @@ pub(crate) enum Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// The `k`-th row of `width` values: a factor, and the values that it multiplies.
+    /// The `k`-th row of `width` values: a factor, and the values it multiplies.
     #[inline(always)]
     pub fn row(self, k: usize, width: usize) -> (f32, &'a [f32]) {
         match self {
@@ -65,12 +65,12 @@ impl<'a> Tile<'a> {
 
 /// Gradients at some positions of each plane of `(N, C, H, W)`; everywhere else they are 0.
 pub(crate) struct Scattered {
-    /// The gradients, `(N, C, windows)`. Many are 0 once they have gone back through a ReLU.
+    /// The gradients, `(N, C, windows)`. After a backward step through ReLU many are 0.
     pub values: Vec<f32>,
-    /// The elements that they belong to, of the same shape: contiguous, in f32, on the CPU. `None` once they have gone back
-    /// through an activation function, in front of which the elements are others.
+    /// The elements with these gradients, of the same shape: contiguous, in f32, on the CPU. `None` after a backward
+    /// step through an activation function, whose inputs are other elements.
     pub ys: Option<Tensor>,
-    /// Where in its plane each belongs; a position may come more than once (overlapping windows), and its gradients add.
+    /// The index of each in its plane. An index may appear several times (overlapping windows); its gradients add.
     pub positions: Arc<Vec<u32>>,
     /// Gradients per plane.
     pub windows: usize,

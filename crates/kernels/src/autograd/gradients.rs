@@ -8,7 +8,7 @@ use super::gradient::Pending;
 
 /// The gradients of a loss with respect to the variables that it was computed from.
 ///
-/// What [`Tape::backward`](crate::Tape::backward) gives; those of candle's own backward pass become the same with `into()`.
+/// The result of [`Tape::backward`](crate::Tape::backward). Those of candle's own backward pass convert with `into()`.
 /// They can be added and scaled, as for a mean over several batches:
 ///
 /// ```
@@ -33,8 +33,8 @@ impl Gradients {
         self.0.get(&variable.id())
     }
 
-    /// All gradients, each with the [`Tensor::id`] of its variable, in no particular order. Go through the parameters and use
-    /// [`Gradients::get`] where the order matters, as it does in a sum of floats.
+    /// All gradients, each with the [`Tensor::id`] of its variable, in no particular order. If the order matters, as in
+    /// a sum of floats, go through the parameters and use [`Gradients::get`].
     pub fn iter(&self) -> impl Iterator<Item = (TensorId, &VarGradient)> {
         self.0.iter().map(|(id, gradient)| (*id, gradient))
     }
@@ -51,8 +51,7 @@ impl Gradients {
         self.add_to(variable.id(), gradient.into())
     }
 
-    /// Adds `factor · other`, variable by variable. A variable that only one of both has a gradient of counts as 0 in the
-    /// other.
+    /// Adds `factor · other`, variable by variable. A missing gradient counts as 0.
     ///
     /// # Errors
     /// When the gradients of a variable differ in shape, dtype or device.
@@ -95,8 +94,8 @@ impl From<GradStore> for Gradients {
 
 /// The gradient of a loss with respect to one variable.
 ///
-/// The gradient of a linear layer's weights is kept as the two factors of a matrix product. [`VarGradient::values`] multiplies
-/// them; [`Slots::step`](crate::Slots::step) does so tile by tile and never writes the whole to memory.
+/// The gradient of a linear layer's weights is kept as two factors. [`VarGradient::values`] multiplies them;
+/// [`Slots::step`](crate::Slots::step) does so tile by tile and never stores the whole.
 pub struct VarGradient(pub(crate) Form);
 
 pub(crate) enum Form {

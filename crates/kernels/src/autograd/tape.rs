@@ -10,12 +10,12 @@ use super::op::{self, Op};
 use crate::values::{Values, is_fast};
 
 thread_local! {
-    /// Where operations on this thread are written down. Set within [`record`] and [`no_grad`] alone: candle's graph cannot
-    /// be read from outside, and a model should not have to pass a tape through its layers.
+    /// The mode of operations on this thread, set by [`record`] and [`no_grad`] only. A thread-local, because candle's
+    /// graph cannot be read from outside, and a model should not have to pass a tape through its layers.
     static MODE: RefCell<Mode> = const { RefCell::new(Mode::Graph) };
 }
 
-/// Where operations are written down for the backward pass.
+/// Where operations are recorded for the backward pass.
 #[derive(Default)]
 enum Mode {
     /// In candle's graph.
@@ -37,9 +37,9 @@ pub struct Tape {
 
 struct Node {
     op: Box<dyn Op>,
-    /// As they were given: gradients go to these.
+    /// The inputs as given: gradients go to these.
     inputs: Vec<Tensor>,
-    /// The same, contiguous: what the operation reads.
+    /// The same inputs, contiguous: the operation reads these.
     values: Vec<Tensor>,
     output: Tensor,
     /// The address of the values of `output`.
@@ -48,8 +48,8 @@ struct Node {
 
 /// Runs `forward` and records the operations of this crate in it, on this thread.
 ///
-/// The tensors that they return are leaves of candle's graph: use [`Tape::backward`], not candle's `backward`, which ends
-/// at the first of them. Tapes nest, and the tape from before is restored, also after a panic.
+/// The returned tensors are leaves of candle's graph: use [`Tape::backward`], not candle's `backward`, which stops at
+/// the first of them. Tapes nest, and the previous tape is restored, also after a panic.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -73,10 +73,10 @@ pub fn record<R>(forward: impl FnOnce() -> R) -> (R, Tape) {
     (result, tape)
 }
 
-/// Runs `forward`, in which no operation of this crate keeps what a backward pass needs, on this thread: what
-/// `torch.no_grad` does. The tensors that they return hold no graph, so memory does not grow with the depth of a network.
+/// Runs `forward` on this thread without keeping anything for a backward pass, like `torch.no_grad`. The returned
+/// tensors have no graph, so memory does not grow with the depth of a network.
 ///
-/// candle's own operations still keep theirs if one of their inputs is a variable.
+/// candle's own operations still keep a graph if one of their inputs is a variable.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -94,13 +94,13 @@ pub fn no_grad<R>(forward: impl FnOnce() -> R) -> R {
 
 /// Runs `op` without a tape, and outside of [`no_grad`]: it is not part of the forward pass of this thread.
 ///
-/// Needed around parallel loops too: a thread that waits in one may steal any other work, which must not be recorded.
+/// Needed around parallel loops too: a waiting thread may steal any other work, which must not be recorded.
 pub fn off_the_record<R>(op: impl FnOnce() -> R) -> R {
     let _outer = Replaced::by(Mode::Graph);
     op()
 }
 
-/// Restores the mode from before when it is dropped.
+/// Restores the previous mode on drop.
 struct Replaced(Mode);
 
 impl Replaced {
@@ -120,7 +120,7 @@ pub(crate) fn is_in_graph() -> bool {
     MODE.with_borrow(|mode| matches!(mode, Mode::Graph))
 }
 
-/// What candle's operations computed in the place of one of this crate: without its graph within [`no_grad`].
+/// The result of candle's operations that replace one of this crate: without its graph within [`no_grad`].
 pub(crate) fn by_candle(ys: Result<Tensor>) -> Result<Tensor> {
     match MODE.with_borrow(|mode| matches!(mode, Mode::Nowhere)) {
         true => ys.map(|ys| ys.detach()),
@@ -137,7 +137,7 @@ pub(crate) fn apply(op: Box<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
     drop(read);
     MODE.with_borrow_mut(|mode| match mode {
         Mode::Tape(tape) if inputs.iter().any(|t| t.track_op()) => {
-            // A variable, so that candle follows what is computed from it, down to here and not further.
+            // A variable, so that candle's graph of later operations ends here.
             let output = Var::from_vec(ys, op.shape(), &Device::Cpu)?.into_inner();
             let address = Values::of(&output)?.as_ptr().addr();
             let inputs = inputs.iter().copied().cloned().collect();
@@ -157,9 +157,9 @@ impl Tape {
         self.backward_except(loss, &[])
     }
 
-    /// [`Tape::backward`] without the gradients of the variables `frozen`, and of whatever nothing but these is in front of:
-    /// it ends where a network begins to be frozen. Other gradients have the same bits. One that an operation of candle
-    /// computes may be there all the same.
+    /// [`Tape::backward`] without the gradients of the variables `frozen` and of operations before them that reach no
+    /// other variable: the backward pass stops where all parameters are frozen. Other gradients have the same bits.
+    /// Gradients that candle's operations compute may be present anyway.
     ///
     /// # Errors
     /// As [`Tape::backward`].
@@ -167,8 +167,9 @@ impl Tape {
         self.backward_through(loss, frozen, &[]).map(|(gradients, _)| gradients)
     }
 
-    /// [`Tape::backward_except`], and the gradients of `loss` with respect to `outputs` on the way, of their shapes: outputs of
-    /// operations of this crate, or views of them. `None` for other tensors, and where no gradient arrives.
+    /// [`Tape::backward_except`], and the gradients of `loss` with respect to `outputs`, with their shapes. Each is the
+    /// output of an operation of this crate, or a view of one. `None` for other tensors, and for outputs without a
+    /// gradient.
     ///
     /// # Errors
     /// As [`Tape::backward`].
@@ -178,7 +179,7 @@ impl Tape {
         frozen: &[TensorId],
         outputs: &[&Tensor],
     ) -> Result<(Gradients, Vec<Option<Tensor>>)> {
-        // It may run within another recording.
+        // `backward` may run within another recording.
         off_the_record(|| self.run(loss, frozen, outputs))
     }
 
@@ -213,7 +214,7 @@ impl Tape {
             let values: Vec<&Tensor> = node.values.iter().collect();
             let gradients = op::backward(&*node.op, &values, &wanted, &node.output, gradient)?;
             for ((input, gradient), wanted) in node.inputs.iter().zip(gradients).zip(wanted) {
-                // One that is not wanted may be given all the same.
+                // An unwanted gradient may be returned.
                 if let Some(gradient) = gradient.filter(|_| wanted) {
                     walk.send(&nodes, input, gradient)?;
                 }
@@ -224,7 +225,7 @@ impl Tape {
     }
 }
 
-/// For every input of every node, whether something that is learned depends on it.
+/// For every input of every node, whether its gradient is needed.
 fn wanted(nodes: &[Node], frozen: &[TensorId]) -> Result<Vec<Vec<bool>>> {
     let mut all: Vec<Vec<bool>> = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate() {
@@ -248,7 +249,7 @@ fn wanted(nodes: &[Node], frozen: &[TensorId]) -> Result<Vec<Vec<bool>>> {
 /// The state of a backward pass.
 #[derive(Default)]
 struct Walk {
-    /// For every node that is yet to come, the gradient of its output.
+    /// For every remaining node, the gradient of its output.
     pending: Vec<Option<Gradient>>,
     /// Gradients of tensors that operations of candle computed from outputs and variables.
     foreign: Vec<(Tensor, Gradient)>,
@@ -277,7 +278,7 @@ impl Walk {
             self.pending[i] = Some(Gradient::Dense(sum));
         } else if tensor.is_variable() {
             let gradient = match gradient {
-                // What it reads must not change before: the output of an operation does not, a variable may.
+                // Its inputs must not change until then: the output of an operation does not, a variable may.
                 Gradient::Pending(pending)
                     if pending.reads().map_or(Ok(true), |xs| is_output(nodes, xs))? =>
                 {
@@ -294,8 +295,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Runs candle's backward pass from those of its tensors that none of the remaining nodes uses, down to outputs and
-    /// variables.
+    /// Runs candle's backward pass from those tensors that no remaining node uses, down to outputs and variables.
     fn pass_through_candle(&mut self, nodes: &[Node]) -> Result<()> {
         let is_used =
             |t: &Tensor| nodes.iter().flat_map(|node| &node.inputs).any(|input| input.id() == t.id());
@@ -319,13 +319,13 @@ impl Walk {
     }
 }
 
-/// The node whose output is `tensor`, or a reshaped view of which `tensor` is.
+/// The node with this output, or with an output that `tensor` is a reshaped view of.
 ///
-/// A view is recognised by its address and its number of elements. That is enough: a node keeps its output alive, so no other
-/// storage can have the address while the tape exists; and of one storage, contiguous tensors with the same start and
-/// length are the same elements in the same order, whatever their shapes, so the gradient of one is that of the other. A
-/// detached view does not track operations and is not asked for. Tensors without elements may share an address, and
-/// have no gradients to mix up.
+/// A view is recognised by its address and its number of elements. That is enough: a node keeps its output alive, so no
+/// other storage can have the address while the tape exists. Contiguous tensors of one storage with the same start and
+/// length have the same elements in the same order, whatever their shapes, so they have the same gradient. A detached
+/// view tracks no operations and is never looked up. Tensors without elements may share an address, but have no
+/// gradients.
 fn producer(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
     if let Some(i) = nodes.iter().position(|node| node.output.id() == tensor.id()) {
         return Ok(Some(i));
@@ -340,10 +340,10 @@ fn producer(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
     Ok(nodes.iter().position(same))
 }
 
-/// The node of whose output `tensor` is a view of any kind: a part, with axes exchanged, or repeated.
+/// The node whose output `tensor` is any view of: a part, with exchanged axes, or repeated.
 ///
-/// It shares the output's storage, which no other storage's address can be, and its layout says which element each of its
-/// elements is: candle shares a storage between views of one tensor alone.
+/// A view shares the output's storage, whose address is unique, and its layout gives the index of each element. candle
+/// shares a storage only between views of one tensor.
 fn viewed(nodes: &[Node], tensor: &Tensor) -> Result<Option<usize>> {
     if tensor.is_variable() || !tensor.track_op() || !is_fast(&[tensor]) || tensor.elem_count() == 0 {
         return Ok(None);
@@ -377,7 +377,7 @@ fn is_output(nodes: &[Node], tensor: &Tensor) -> Result<bool> {
     Ok(producer(nodes, tensor)?.is_some())
 }
 
-/// An operation whose gradient is the one that it holds: starts candle's backward pass with a gradient other than 1.
+/// An operation that returns a stored gradient: it starts candle's backward pass with a gradient other than 1.
 struct Seed(Tensor);
 
 impl CustomOp1 for Seed {

@@ -14,7 +14,7 @@ use crate::autograd::{Node, apply_in_graph};
 /// # Safety
 /// As [`launch`].
 pub(super) unsafe fn run(device: &CudaDevice, name: &str, grid: Grid, args: &[Arg]) -> Result<()> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller ensures it.
     unsafe { launch(device, &LAYERS, name, grid, args) }
 }
 
@@ -88,7 +88,7 @@ fn finish(
 fn unit_sums(xs: &Tensor, (samples, units, positions): (usize, usize, usize)) -> Result<Tensor> {
     let (device, sums) = (xs.device().as_cuda_device()?, unwritten(units, DType::F32, xs.device())?);
     let (from, to) = (address::<f32>(xs)?, address::<f32>(&sums)?);
-    // SAFETY: the caller's sizes are those of `xs`.
+    // SAFETY: the caller's sizes are the sizes of `xs`.
     unsafe {
         match positions {
             1 => {
@@ -152,12 +152,12 @@ impl Node for Linear {
     }
 }
 
-/// The gradient in front of `f`, whose slope shows in its value.
+/// The gradient with respect to the input of `f`, whose slope shows in its value.
 fn back(f: (i32, f32), ys: &Tensor, grad_ys: &Tensor) -> Result<Tensor> {
     if f.0 == 0 { Ok(grad_ys.detach()) } else { scale(f, ys, grad_ys) }
 }
 
-/// Sizes of a convolution: images, outputs, and the rest as the kernels take it.
+/// Sizes of a convolution: images, outputs, and the sizes that the kernel takes.
 #[derive(Clone, Copy)]
 pub struct Conv {
     pub n: usize,
@@ -251,7 +251,7 @@ struct MaxPool2d {
     shape: [usize; 4],
     /// Height, width, window, stride and the size of the result.
     sizes: [usize; 8],
-    /// Where the largest values were: kept for the backward pass.
+    /// The indices of the largest values, kept for the backward pass.
     winners: Tensor,
 }
 
@@ -305,7 +305,7 @@ impl Node for MaxPool2d {
     }
 }
 
-/// A mask as the kernel takes it.
+/// A mask in the form of the kernel's argument.
 #[derive(Clone, Copy)]
 pub struct Masked {
     pub width: usize,

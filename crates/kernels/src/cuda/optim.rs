@@ -49,8 +49,8 @@ pub fn step(
         Arg::I32(number),
         Arg::Floats(Floats(all)),
     ];
-    // SAFETY: all have `n` values. The slots are the caller's alone, and all that reads the parameter is behind this on the
-    // device's stream.
+    // SAFETY: all have `n` values. Only the caller uses the slots, and reads of the parameter follow on the device's
+    // stream.
     unsafe { launch(parameter.device().as_cuda_device()?, &OPTIM, "step", each(n), &args) }
 }
 

@@ -1,4 +1,4 @@
-//! The statistics of a batch on a CUDA device: two launches, and none of them waits.
+//! The statistics of a batch on a CUDA device, in two launches without waiting.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -18,7 +18,7 @@ pub fn add(batch: &Observed<'_>, window: &Window, faults: &Tensor) -> Result<boo
     let size = units * positions;
     let samples = ys.elem_count() / size;
     let device = ys.device().as_cuda_device()?;
-    /// Numbers that a sample sums up to.
+    /// Sums per sample.
     const PARTIAL: usize = 8;
     let partials = unwritten(samples * PARTIAL, DType::F64, ys.device())?;
     let run = |name: &str, grid, args: &[Arg]| {

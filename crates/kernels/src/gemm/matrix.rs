@@ -17,7 +17,7 @@ impl<'a> Matrix<'a> {
         Self { row: self.column, column: self.row, ..self }
     }
 
-    /// Whether `data` has every element of so many rows and columns.
+    /// Whether `data` has all elements of this many rows and columns.
     pub fn holds(&self, rows: usize, columns: usize) -> bool {
         let last = |n: usize, stride: usize| (n - 1).checked_mul(stride);
         let index = |rows, columns| last(rows, self.row)?.checked_add(last(columns, self.column)?);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::matrix::Matrix;
 use crate::parallel::DisjointSlices;
 
-/// `dst = lhs · rhs`, or `dst += lhs · rhs`, by this thread alone; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`, on this thread; `lhs` is m×k, `rhs` k×n, `dst` m×n in rows of n.
 pub(crate) fn matmul(
     (m, n, k): (usize, usize, usize),
     dst: &mut [f32],
@@ -20,7 +20,7 @@ pub(crate) fn matmul(
     unsafe { product.tile(0..m, 0..n) };
 }
 
-/// `dst = lhs · rhs` by this thread alone, as [`matmul`]; from one row of `dst` to the next it is `row` values.
+/// `dst = lhs · rhs` on this thread, as [`matmul`]; rows of `dst` are `row` values apart.
 pub(crate) fn matmul_rows(
     (m, n, k): (usize, usize, usize),
     dst: &mut [f32],
@@ -34,7 +34,7 @@ pub(crate) fn matmul_rows(
     unsafe { product.tile(0..m, 0..n) };
 }
 
-/// `lhs · rhs` in rows of n, written to `dst` by this thread alone; `lhs` is m×k, `rhs` k×n.
+/// `lhs · rhs` in rows of n, written to `dst` on this thread; `lhs` is m×k, `rhs` k×n.
 pub(crate) fn product_to(
     (m, n, k): (usize, usize, usize),
     lhs: Matrix<'_>,
@@ -77,7 +77,7 @@ pub(crate) fn product_then(
         // SAFETY: there is room for m×n values, which are only written, and no element is in two tiles.
         unsafe { product.tile(rows.clone(), columns.clone()) };
         for row in rows {
-            // SAFETY: the tile has just been written, and no other thread has it.
+            // SAFETY: the tile is written, and no other thread has it.
             let own = unsafe { dst.part(row * n + columns.start..row * n + columns.end) };
             finish(row, columns.start, own);
         }
@@ -95,15 +95,15 @@ pub(crate) fn product_then(
     values
 }
 
-/// Into how many tiles a product is cut for all threads: `(of rows, of columns)`.
+/// The number of tiles into which a product is cut for all threads: `(of rows, of columns)`.
 ///
-/// `gemm`'s own parallelism gains next to nothing at the sizes of a batch. A tile is worth waking a thread for, and wide
-/// enough to fill vectors and to reuse what `gemm` packs; the longer side is cut. The tiles depend on the size alone, so
-/// the result has the same bits with any number of threads.
+/// `gemm`'s own parallelism gains almost nothing at the sizes of a batch. A tile must be worth waking a thread, and
+/// wide enough to fill vectors and to reuse what `gemm` packs; the longer side is cut. The tiles depend on the size
+/// only, so the result has the same bits with any number of threads.
 pub(crate) fn tiles((m, n, k): (usize, usize, usize)) -> (usize, usize) {
     const OPERATIONS: usize = 1 << 22;
     let worth = m.saturating_mul(n).saturating_mul(k) / OPERATIONS;
-    // Two threads get equal shares of an even number.
+    // An even number of columns gives two threads equal shares.
     let even = |tiles: usize| if tiles > 2 { tiles.next_multiple_of(2) } else { tiles.max(1) };
     match (m, n) {
         (_, 256..) => (1, even(worth.min(n / 128))),
@@ -123,7 +123,7 @@ struct Product<'a> {
     /// m, n and k.
     size: (usize, usize, usize),
     dst: DisjointSlices<'a>,
-    /// From one row of `dst` to the next.
+    /// The distance between rows of `dst`.
     row: usize,
     accumulate: bool,
     lhs: Matrix<'a>,
@@ -146,15 +146,15 @@ impl<'a> Product<'a> {
     /// Computes these rows and columns.
     ///
     /// # Safety
-    /// No other thread has an element of the tile, and when adding, they are initialised.
+    /// No other thread has an element of the tile; for adding, the elements are initialised.
     unsafe fn tile(&self, rows: Range<usize>, columns: Range<usize>) {
         let ((m, n, k), Self { dst, row, lhs, rhs, .. }) = (self.size, self);
         assert!(rows.end <= m && columns.end <= n, "tile {rows:?}, {columns:?} of a product of {m}×{n}");
         if rows.is_empty() || columns.is_empty() {
             return;
         }
-        // SAFETY: `new` has checked that the operands hold every element that the strides reach and `dst` every one that is
-        // written; the operands are borrowed, so they do not overlap `dst`; the caller ensures the rest.
+        // SAFETY: `new` has checked that the operands and `dst` contain every element that the strides reach. The
+        // operands are borrowed, so they do not overlap `dst`; the caller ensures the rest.
         unsafe {
             ::gemm::gemm(
                 rows.len(),

@@ -6,8 +6,8 @@ use crate::parallel::filled;
 /// Transposes a matrix of `rows` times `columns`: the element at `i * from_row + j` of `from` goes to `j * to_row + i` of
 /// `to`.
 ///
-/// In tiles that are transposed in registers, of 16×16 with AVX-512 and 8×8 with AVX2: element by element, each store would
-/// go to another cache line.
+/// Tiles are transposed in registers, 16×16 with AVX-512 and 8×8 with AVX2. Element by element, each store would hit
+/// another cache line.
 pub(crate) fn transpose(
     size: (usize, usize),
     from: &[f32],
@@ -61,7 +61,7 @@ pub(crate) fn transpose_to(
     to_row: usize,
 ) {
     let (values, len) = (to.as_mut_ptr().cast::<MaybeUninit<f32>>(), to.len());
-    // SAFETY: the same memory, borrowed as long; `transpose` only writes values to it, so all of it stays initialised.
+    // SAFETY: the same memory, borrowed as long; `transpose` only writes values, so all of it stays initialised.
     transpose(size, from, from_row, unsafe { std::slice::from_raw_parts_mut(values, len) }, to_row);
 }
 
@@ -101,7 +101,7 @@ mod avx2 {
         pub fn by_tiles(&mut self, simd: V3, rows: Range<usize>, columns: Range<usize>) {
             let whole = |range: &Range<usize>| range.start + range.len() / SIDE * SIDE;
             let (last_row, last_column) = (whole(&rows), whole(&columns));
-            // Two tiles side by side share the cache lines that they are read from.
+            // Two tiles side by side share cache lines.
             for j in (columns.start..last_column).step_by(2 * SIDE) {
                 for i in (rows.start..last_row).step_by(SIDE) {
                     self.tile(simd, i, j);
@@ -126,9 +126,9 @@ mod avx2 {
         }
     }
 
-    /// By pairs of values, pairs of pairs, and halves.
+    /// Exchanges values, then pairs of values, then halves of the vectors.
     ///
-    /// Without closures: one that is not inlined is compiled without AVX.
+    /// Methods, not closures: a closure that is not inlined is compiled without AVX.
     #[inline(always)]
     fn transposed(simd: V3, rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
         let [a, b, c, d, e, f, g, h] = rows;
@@ -143,7 +143,7 @@ mod avx2 {
 
     type Row = [f32; SIDE];
 
-    /// Of four rows: in the lower half columns 0 to 3, in the upper half columns 4 to 7.
+    /// Transposes four rows: columns 0 to 3 in the lower halves, columns 4 to 7 in the upper halves.
     #[inline(always)]
     fn quads(simd: V3, a: Row, b: Row, c: Row, d: Row) -> [__m256; 4] {
         let avx = simd.avx;
@@ -172,7 +172,7 @@ mod avx512 {
     const SIDE: usize = 16;
 
     impl Transpose<'_> {
-        /// Transposes the rows and columns that full tiles cover, which come first; returns how many.
+        /// Transposes the part that full tiles cover, and returns its rows and columns.
         #[inline(always)]
         pub fn by_wide_tiles(&mut self, simd: V4) -> (usize, usize) {
             let (rows, columns) = (self.size.0 / SIDE * SIDE, self.size.1 / SIDE * SIDE);
@@ -193,9 +193,9 @@ mod avx512 {
 
     type Quads = [__m512; 4];
 
-    /// By pairs of values, pairs of pairs, and quarters.
+    /// Exchanges values, then pairs of values, then quarters of the vectors.
     ///
-    /// Without closures, as above.
+    /// Methods, not closures, as above.
     #[inline(always)]
     fn transposed(simd: V4, rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
         let (rows, _) = rows.as_chunks::<4>();

@@ -49,8 +49,7 @@ pub fn prelu(xs: &Tensor, slope: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Writes `f'(x)` for every `x` of `xs` to `slopes`. Both should have the same length; of the longer one the rest
-/// is left as it is.
+/// Writes `f'(x)` for every `x` of `xs` to `slopes`, up to the shorter length.
 #[inline(always)]
 pub fn derivatives(f: Activation, xs: &[f32], slopes: &mut [f32]) {
     per_activation!(f, f => {
@@ -208,7 +207,8 @@ pub(crate) mod twin {
     use super::*;
     use crate::{SELU_ALPHA, SELU_LAMBDA};
 
-    /// `value` in the shape, dtype and place of `xs`. By way of f64 only where it is one: some devices have none.
+    /// `value` with the shape, dtype and device of `xs`. Through f64 only if `xs` is f64, because some devices have
+    /// none.
     pub(in crate::ops) fn constant(value: f64, xs: &Tensor) -> Result<Tensor> {
         let constant = match xs.dtype() {
             candle_core::DType::F64 => Tensor::full(value, (), xs.device())?,
@@ -217,7 +217,7 @@ pub(crate) mod twin {
         constant.broadcast_as(xs.shape())
     }
 
-    /// `where(xs <= bound, low, xs)`: NaN is handed on, and no gradient flows where `low` is taken.
+    /// `where(xs <= bound, low, xs)`: NaN stays NaN, and `low` has no gradient.
     fn floor(xs: &Tensor, bound: f64) -> Result<Tensor> {
         let low = constant(bound, xs)?;
         xs.le(bound)?.where_cond(&low, xs)
@@ -239,7 +239,7 @@ pub(crate) mod twin {
         xs.exp()? - 1.0
     }
 
-    /// By `e^-|x|`, which cannot overflow: `1 / (1 + e)` above zero, `e / (1 + e)` below.
+    /// Computed from `e^-|x|`, which cannot overflow: `1 / (1 + e)` above zero, `e / (1 + e)` below.
     fn sigmoid(xs: &Tensor) -> Result<Tensor> {
         let e = xs.abs()?.neg()?.exp()?;
         xs.ge(0.0)?.where_cond(&e.ones_like()?, &e)? / (e + 1.0)?
@@ -263,7 +263,7 @@ pub(crate) mod twin {
             Activation::Tanh => xs.tanh(),
             Activation::Sigmoid => sigmoid(xs),
             Activation::Softplus => {
-                // At 0 candle's |x| has the slope 1, so that this part must have the slope 1 there too.
+                // candle's |x| has the slope 1 at 0, so this part must have the slope 1 there too.
                 let above = xs.ge(0.0)?.where_cond(xs, &xs.zeros_like()?)?;
                 above + (xs.abs()?.neg()?.exp()? + 1.0)?.log()?
             }

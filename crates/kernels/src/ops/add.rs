@@ -15,7 +15,7 @@ use crate::values::is_fast;
 /// `xs`: any; `ys`: the last axes of `xs`, or all of them. The result has the shape of `xs`.
 ///
 /// # Errors
-/// When the shape of `ys` is not the end of that of `xs`.
+/// When the shape of `ys` is not the last axes of `xs`.
 pub fn add(xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
     if !xs.dims().ends_with(ys.dims()) {
         return argument(format!(
@@ -47,7 +47,7 @@ impl Op for Add {
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
         let (xs, ys) = (inputs[0], inputs[1]);
         let width = ys.len().max(1);
-        // Whole repetitions of `ys`, or a part of its only one.
+        // Whole repetitions of `ys`, or a part of a single one.
         let chunk = if width == xs.len() { CHUNK } else { (CHUNK / width).max(1) * width };
         // SAFETY: every element of the chunk has a value in `xs` and one in `ys`.
         unsafe {
@@ -75,7 +75,7 @@ impl Op for Add {
     }
 }
 
-/// The sum of all rows of `width` values, by blocks of columns on all threads.
+/// The sum of all rows of `width` values. Each thread takes blocks of columns.
 fn sum_of_rows(rows: &[f32], width: usize) -> Vec<f32> {
     const COLUMNS: usize = 128;
     let mut sums = vec![0.0; width];

@@ -10,12 +10,12 @@ use crate::gemm::{Matrix, matmul_rows};
 use crate::simd::{WIDE, simd, sum_by};
 use crate::values::is_fast;
 
-/// Which keys a query attends to.
+/// The keys that a query attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
     /// All.
     None,
-    /// Those that are not behind it: query `i` attends to the keys `0..=i`.
+    /// Keys up to the query: query `i` attends to the keys `0..=i`.
     Causal,
 }
 
@@ -29,7 +29,7 @@ pub enum Mask {
 /// `(B, T, heads, e)`: `ys.transpose(1, 2)?.flatten_from(2)?` puts the heads side by side without a copy.
 ///
 /// # Errors
-/// When the shapes do not belong together, or there is no query, key or feature.
+/// When the shapes do not match, or there is no query, key or feature.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tensor> {
     let ((b, heads, t, d), (_, _, s, e)) = (q.dims4()?, v.dims4()?);
     if k.dims() != [b, heads, s, d] || v.dims() != [b, heads, s, e] || t * s * d * e * heads == 0 {
@@ -55,14 +55,14 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tenso
     apply(Attention::new((b, heads), (t, s), (d, e), mask, parts), &[q, k, v])?.transpose(1, 2)
 }
 
-/// [`attention`] of a sequence to itself: queries, keys and values lie side by side, as one linear layer gives them, in
-/// the order of the rows of PyTorch's `MultiheadAttention.in_proj_weight`. Nothing is copied.
+/// [`attention`] of a sequence to itself. Queries, keys and values are the output of one linear layer, in the order of
+/// the rows of PyTorch's `MultiheadAttention.in_proj_weight`. Nothing is copied.
 ///
 /// # Shapes
 /// `qkv`: `(B, T, 3·F)` where `F` is `heads` times the features of a head; the result is `(B, T, F)`.
 ///
 /// # Errors
-/// When the last axis cannot be divided so, or an axis is empty.
+/// When the last axis is not divisible by `3 · heads`, or an axis is empty.
 pub fn self_attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
     let (b, t, width) = qkv.dims3()?;
     if heads == 0 || width == 0 || width % (3 * heads) != 0 || t == 0 {
@@ -79,14 +79,14 @@ pub fn self_attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> 
     apply(Attention::new((b, heads), (t, t), (d, d), mask, parts), &[qkv])?.flatten_from(2)
 }
 
-/// Where queries, keys or values are.
+/// The position of queries, keys or values.
 #[derive(Clone, Copy)]
 struct Part {
-    /// Which of the inputs.
+    /// The index of the input.
     input: usize,
     /// The first value in a sample.
     first: usize,
-    /// Values from one sample to the next, from one head to the next, and from one row of a head to the next.
+    /// The distances between samples, between heads, and between the rows of a head.
     sample: usize,
     head: usize,
     row: usize,
@@ -130,12 +130,12 @@ impl Attention {
         (self.d as f32).sqrt().recip()
     }
 
-    /// From one row of scores to the next: whole vectors. Those that are filled up have the probability 0.
+    /// The distance between rows of scores: whole vectors. The padding has the probability 0.
     fn row(&self) -> usize {
         self.s.next_multiple_of(WIDE)
     }
 
-    /// Makes probabilities of scores.
+    /// Turns scores into probabilities.
     #[inline(always)]
     fn softmax(&self, scores: &mut [f32]) {
         for (i, row) in scores.chunks_exact_mut(self.row()).enumerate() {
@@ -148,7 +148,7 @@ impl Attention {
         }
     }
 
-    /// Makes the gradients of the scores of those of the probabilities.
+    /// Turns gradients of the probabilities into gradients of the scores.
     #[inline(always)]
     fn softmax_backward(&self, probabilities: &[f32], grads: &mut [f32]) {
         let rows = probabilities.chunks_exact(self.row()).zip(grads.chunks_exact_mut(self.row()));
@@ -204,7 +204,7 @@ impl Op for Attention {
         let grad_ys = grad_ys.into_dense();
         let probabilities = self.probabilities.get().map_or(&[][..], |values| values);
         let mut grads: Vec<Vec<f32>> = inputs.iter().map(|xs| vec![0.0; xs.len()]).collect();
-        // Of every sample the parts of all inputs.
+        // For every sample the parts of all inputs.
         let mut samples: Vec<Vec<&mut [f32]>> = (0..*batch).map(|_| Vec::new()).collect();
         for grads in &mut grads {
             let chunk = (grads.len() / batch.max(&1)).max(1);

@@ -16,7 +16,7 @@ use crate::values::{is_fast, of_contiguous};
 pub struct Moments {
     /// `(C)`.
     pub mean: Tensor,
-    /// `(C)`. Of a batch, the sum of squared deviations divided by their number: the biased one.
+    /// `(C)`. For a batch, the biased variance: the sum of squared deviations divided by their number.
     pub variance: Tensor,
 }
 
@@ -24,15 +24,14 @@ pub struct Moments {
 /// `f((xs − mean) / √(variance + eps) · weight + bias)` for each channel, over all other axes. Also returns the moments,
 /// which hold no graph. Sums run in f64.
 ///
-/// Where the slope of `f` [shows in its value](Activation::slope_shows_in_value), as ReLU's does, `f` is applied where
-/// the values are written; [`Activation::Identity`] leaves them as they are.
+/// If the slope of `f` [shows in its value](Activation::slope_shows_in_value), as ReLU's does, `f` is applied while the
+/// values are written. [`Activation::Identity`] leaves them unchanged.
 ///
 /// # Shapes
 /// `xs`: `(N, C, ..)`, `weight` and `bias`: `(C)`; the result has the shape of `xs`.
 ///
 /// # Errors
-/// When the shapes do not belong together, or there are fewer than two values per channel, of which there is no
-/// variance.
+/// When the shapes do not match, or a channel has fewer than two values and so no variance.
 pub fn batch_norm(
     xs: &Tensor,
     weight: &Tensor,
@@ -56,7 +55,7 @@ pub fn batch_norm(
         return Ok((by_candle(activate(&ys, f))?, moments));
     }
     let xs = xs.contiguous()?;
-    // Off the record, because threads that wait may be given other work.
+    // Off the record, because waiting threads may get other work.
     let moments = off_the_record(|| of_contiguous(&xs, |xs| s.moments(xs)));
     let of = |value: &dyn Fn(&(f64, f64)) -> f64| moments.iter().map(|m| value(m) as f32).collect::<Vec<_>>();
     let (mean, variance) = (of(&|m| m.0), of(&|m| m.1));
@@ -67,14 +66,14 @@ pub fn batch_norm(
     Ok((apply(op, &[&xs, weight, bias])?, moments))
 }
 
-/// [`batch_norm`] with given moments, as PyTorch in evaluation with the running ones. They are constants: no gradient goes
-/// through them.
+/// [`batch_norm`] with given moments, as PyTorch in evaluation with the running ones. They are constants without a
+/// gradient.
 ///
 /// # Shapes
 /// As [`batch_norm`]; `moments`: `(C)` each.
 ///
 /// # Errors
-/// When the shapes do not belong together.
+/// When the shapes do not match.
 pub fn batch_norm_with(
     xs: &Tensor,
     moments: &Moments,
@@ -123,12 +122,12 @@ impl NormShape {
         self.c * self.s
     }
 
-    /// Values that one task handles: whole samples, whose number depends on the shape alone.
+    /// Values for one task: whole samples, whose number depends on the shape only.
     fn group(&self) -> usize {
         (CHUNK / self.sample().max(1)).max(1) * self.sample()
     }
 
-    /// Two sums per channel, added up group by group in their order: `add(offset, values, sums of the group)`.
+    /// Two sums per channel, added group by group in order: `add(offset, values, sums of the group)`.
     fn sums(&self, xs: &[f32], add: impl Fn(usize, &[f32], &mut Sums) + Sync) -> Sums {
         let group = self.group().max(1);
         let of_group = |(g, xs): (usize, &[f32])| {
@@ -148,8 +147,8 @@ impl NormShape {
         })
     }
 
-    /// Mean and biased variance of every channel. Deviations are from a channel's first value, so that those of a constant
-    /// channel are 0 and a mean far from 0 costs no digits.
+    /// Mean and biased variance of every channel. Deviations are from a channel's first value, so a constant channel
+    /// has variance 0, and a mean far from 0 costs no digits.
     fn moments(&self, xs: &[f32]) -> Vec<(f64, f64)> {
         let first: Vec<f32> = (0..self.c).map(|c| xs[c * self.s]).collect();
         let sums = self.sums(xs, |_, xs, sums| {
@@ -165,7 +164,7 @@ impl NormShape {
         let moments = sums.first.iter().zip(&sums.second).zip(first).map(|((sum, squares), first)| {
             let mean = sum / n;
             let variance = squares / n - mean * mean;
-            // Rounding must not make it negative; `f64::max` would make 0 of NaN.
+            // Rounding must not make it negative; `f64::max` would turn NaN into 0.
             (f64::from(first) + mean, if variance < 0.0 { 0.0 } else { variance })
         });
         moments.collect()
@@ -279,7 +278,7 @@ struct BatchNorm {
     mean: Vec<f32>,
     /// `1 / √(variance + eps)`, `(C)`.
     inv_std: Vec<f32>,
-    /// Applied to the result. Its slope shows in its value.
+    /// Applied to the result; its slope shows in its value.
     f: Activation,
     /// Whether the moments are those of the batch, so that gradients go through them too.
     of_batch: bool,
@@ -291,7 +290,7 @@ impl BatchNorm {
         weight.iter().zip(&self.inv_std).map(|(weight, inv_std)| weight * inv_std).collect()
     }
 
-    /// `Σ g` and `Σ g · (x − mean)` of every channel, where g is the gradient, which is multiplied by f' in place.
+    /// `Σ g` and `Σ g · (x − mean)` of every channel, with the gradient g, which is multiplied by f' in place.
     fn dense_sums(&self, xs: &[f32], ys: &[f32], grads: &mut [f32]) -> Sums {
         let grads = DisjointSlices::of(grads);
         self.s.sums(xs, |start, xs, sums| {
@@ -310,7 +309,7 @@ impl BatchNorm {
         })
     }
 
-    /// The same sums of a gradient that few values have.
+    /// The same sums for a sparse gradient.
     fn scattered_sums(&self, xs: &[f32], scattered: &mut Scattered) -> Sums {
         let Scattered { values, ys, positions, windows, plane } = scattered;
         if let Some(ys) = ys.take()
@@ -384,12 +383,12 @@ impl BatchNorm {
                 let factor = factor[i % s.c];
                 for (value, position) in values.iter().zip(positions) {
                     let grad = &mut grads[*position as usize];
-                    // SAFETY: `for_each` has written all values of whole samples.
+                    // SAFETY: `for_each` writes all values of whole samples.
                     grad.write(unsafe { grad.assume_init() } + factor * value);
                 }
             }
         };
-        // SAFETY: the chunks are whole samples, of which all values are written.
+        // SAFETY: the chunks are whole samples, and all their values are written.
         unsafe { filled(xs.len(), s.group(), write) }
     }
 }
@@ -417,17 +416,17 @@ impl Op for BatchNorm {
                     y.write((x - mean) * factor + bias);
                 },
             );
-            // SAFETY: `for_each` has written all values of whole samples.
+            // SAFETY: `for_each` writes all values of whole samples.
             apply_to(self.f, unsafe { ys.assume_init_mut() });
         };
-        // SAFETY: the chunks are whole samples, of which all values are written.
+        // SAFETY: the chunks are whole samples, and all their values are written.
         unsafe { filled(xs.len(), s.group(), write) }
     }
 
     fn backward(&self, Backward { inputs, ys, grad_ys, wanted }: Backward<'_>) -> Vec<Option<Gradient>> {
         let (xs, factor) = (inputs[0], self.factors(inputs[1]));
         let (sums, grads) = match grad_ys {
-            // Unless pooling saw other maps, as of a reshaped result, or did not see the outputs of `f`.
+            // Unless pooling had other maps, as those of a reshaped result, or had no outputs of `f`.
             Gradient::Scattered(mut scattered)
                 if scattered.plane == self.s.s
                     && (scattered.ys.is_some() || self.f == Activation::Identity) =>

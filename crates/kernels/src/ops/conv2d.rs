@@ -29,7 +29,7 @@ use shape::ConvShape;
 /// `H' = (H + 2·padding − kH) / stride + 1`, rounded down.
 ///
 /// # Errors
-/// When the shapes do not belong together, the kernels do not fit the padded image, or the stride is 0.
+/// When the shapes do not match, the kernels do not fit the padded image, or the stride is 0.
 pub fn conv2d(
     xs: &Tensor,
     weight: &Tensor,
@@ -39,14 +39,15 @@ pub fn conv2d(
     conv2d_act(xs, weight, bias, geometry, Activation::Identity)
 }
 
-/// [`activate`] of [`conv2d`], to the bit. Where the function's slope [shows in its value](Activation::slope_shows_in_value),
-/// as ReLU's does, it is applied where the convolution writes, and the pre-activations are never in memory.
+/// [`activate`] of [`conv2d`], with the same bits. If the function's slope [shows in its
+/// value](Activation::slope_shows_in_value), as ReLU's does, the convolution applies it while it writes, and the
+/// pre-activations are never in memory.
 ///
 /// # Shapes
 /// As [`conv2d`].
 ///
 /// # Errors
-/// Those of both.
+/// As [`conv2d`] and [`activate`].
 pub fn conv2d_act(
     xs: &Tensor,
     weight: &Tensor,
@@ -82,12 +83,12 @@ pub fn conv2d_act(
 
 struct Conv2d {
     shape: ConvShape,
-    /// Applied to the result. Its slope shows in its value.
+    /// Applied to the result; its slope shows in its value.
     f: Activation,
 }
 
-/// Above this share of values other than 0, dense products are faster than sums: measured with 32 channels to 64 and kernels
-/// of 3×3, on AVX2.
+/// Above this share of non-zero values dense products are faster than sums. Measured with 32 to 64 channels and 3×3
+/// kernels, on AVX2.
 const DENSE: f64 = 0.7;
 
 impl ConvShape {
@@ -101,15 +102,16 @@ impl ConvShape {
 
     /// `f` of the convolution of `xs`, `(N, C, H, W)`: `(N, O, H', W')`.
     fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, f: Activation) -> Vec<f32> {
-        // With few inputs, computing an output takes less time than storing it in its place, which a matrix product does by
-        // vectors.
+        // With few inputs, computing an output takes less time than moving it to its place, which a matrix product does
+        // in vectors.
         match self.c < lanes() {
             true => dense::forward(self, xs, weight, bias, f),
             false => direct::forward(self, xs, weight, bias, f),
         }
     }
 
-    /// How the backward pass is computed: sums run over vectors of channels, so few channels would leave them mostly empty.
+    /// The method of the backward pass. Sums run over vectors of channels, so few channels would leave them mostly
+    /// empty.
     fn choose(&self, grad_ys: Maps<'_>) -> Choice {
         if self.c < lanes() {
             return Choice::FewChannels;
@@ -120,7 +122,7 @@ impl ConvShape {
         }
     }
 
-    /// Gradients of all inputs from that of the result `f(..)`, `ys`, of which ReLU and max-pooling leave little that is not 0.
+    /// The gradients of all inputs from the gradient of the result `ys`, which is sparse after ReLU and max-pooling.
     fn backward(
         &self,
         xs: &[f32],
@@ -137,7 +139,7 @@ impl ConvShape {
             }
         };
         match grad_ys {
-            // Unless pooling saw other maps, as of a reshaped result, or did not see the outputs of `f`.
+            // Unless pooling had other maps, as those of a reshaped result, or had no outputs of `f`.
             Gradient::Scattered(Scattered { values, ys: Some(ys), positions, windows, plane })
                 if plane == self.p =>
             {
@@ -189,8 +191,8 @@ pub(crate) mod twin {
         geometry: Conv2dGeometry,
     ) -> Result<Tensor> {
         let s = ConvShape::new(xs.dims4()?, weight.dims4()?, geometry)?;
-        // candle's gradient wants windows that end at the edge, or leave as many rows as columns over: what no
-        // window reaches is cut off first.
+        // candle's gradient needs windows that end at the edge, so rows and columns that no window reaches are cut off
+        // first.
         let reach = |out: usize, kernel: usize| (out - 1) * geometry.stride + kernel;
         let xs = xs.pad_with_zeros(2, geometry.padding, geometry.padding)?;
         let xs = xs.pad_with_zeros(3, geometry.padding, geometry.padding)?;

@@ -26,19 +26,19 @@ pub(super) fn forward(
         match bias {
             Some(bias) => {
                 ys.chunks_exact_mut(s.p).zip(bias).for_each(|(map, b)| map.fill(MaybeUninit::new(*b)));
-                // SAFETY: all maps have just been filled.
+                // SAFETY: all maps are filled above.
                 matmul(size, unsafe { ys.assume_init_mut() }, true, weight, columns);
             }
             None => product_to(size, weight, columns, ys),
         }
-        // SAFETY: the product has written all values.
+        // SAFETY: the product writes all values.
         apply_to(f, unsafe { ys.assume_init_mut() });
     };
-    // SAFETY: the product is as large as the image's result.
+    // SAFETY: the product has the size of the image's result.
     unsafe { per_image(s.n, s.output(), s.group(), columns, op).0 }
 }
 
-/// The gradients from that of the result.
+/// The gradients of the inputs from the gradient of the result.
 pub(super) fn backward(
     s: &ConvShape,
     xs: &[f32],
@@ -71,14 +71,14 @@ pub(super) fn backward(
                 let weight = Matrix::new(weight, s.k).transposed();
                 matmul((s.k, s.p, s.o), grad_columns, false, weight, maps);
                 grad_image.fill(MaybeUninit::new(0.0));
-                // Just filled.
+                // Filled above.
                 s.add_columns(grad_columns, grad_image.assume_init_mut());
             }
         })
     }
 }
 
-/// What the images of a group need in turn.
+/// Buffers for the images of a group.
 struct Scratch {
     maps: Vec<f32>,
     scaled: Vec<f32>,

@@ -10,16 +10,15 @@ use crate::ops::activate::apply_to;
 use crate::parallel::per_image;
 use crate::simd::{lanes, simd};
 
-/// Output positions and vectors of output channels that are summed at once: twelve sums, which hide the latency
-/// of an addition and leave registers for what is multiplied.
+/// Output positions and vectors of output channels that are summed at once: twelve sums hide the latency of an addition
+/// and leave registers for the factors.
 const POSITIONS: usize = 6;
 const VECTORS: usize = 2;
 
 /// The forward pass as sums straight from the image.
 ///
-/// Images often have a constant background, and so have the maps of what a convolution made of them. Outputs that
-/// see nothing else are computed once an image. Each output is summed in the same order wherever it is, so that
-/// not a bit of the result depends on this.
+/// Images often have a constant background, and so have feature maps. Outputs that see only background are computed
+/// once per image. Each output is summed in the same order, so this does not change a bit of the result.
 pub(super) fn forward(
     s: &ConvShape,
     xs: &[f32],
@@ -45,15 +44,15 @@ pub(super) fn forward(
     unsafe { per_image(s.n, s.output(), s.group(), scratch, op).0 }
 }
 
-/// Which outputs of an image see anything but its background, the input that its first pixel has.
+/// Which outputs of an image see more than its background, the value of its first pixel.
 struct Foreground {
     /// Not 0 for each padded pixel that differs from the background.
     pixels: Vec<u32>,
     /// Not 0 for each output that sees such a pixel.
     seen: Vec<u32>,
-    /// The outputs that do.
+    /// The outputs that see such a pixel.
     outputs: Vec<u32>,
-    /// The first output that does not.
+    /// The first output that sees only background.
     background: Option<u32>,
 }
 
@@ -104,17 +103,17 @@ impl Foreground {
     }
 }
 
-/// The weights in the order in which they are used: by blocks of up to `VECTORS` vectors of output channels, and
-/// in a block by input, `k` times the block's width. Channels that fill the last vector are 0.
+/// The weights in the order of their use: by blocks of up to `VECTORS` vectors of output channels, and in a block by
+/// input, `k` times the block's width. Padding channels are 0.
 struct Weights {
     values: Vec<f32>,
     bias: Vec<f32>,
     /// Output channels.
     o: usize,
     k: usize,
-    /// Where in a padded image each of the `k` inputs of the output at its start is.
+    /// The offsets, in a padded image, of the `k` inputs of the output at its start.
     offsets: Vec<usize>,
-    /// From the first of these inputs to the last.
+    /// The distance between the first and the last of these inputs.
     reach: usize,
 }
 
@@ -182,7 +181,7 @@ impl Outputs<'_> {
         let Weights { o, offsets, reach, .. } = self.weights;
         let (weight, bias) = (S::as_simd_f32s(weight).0, S::as_simd_f32s(bias).0);
         for positions in self.positions.chunks(POSITIONS) {
-            // Where fewer are left, the last is computed more than once.
+            // If fewer are left, the last is computed more than once.
             let positions: [usize; POSITIONS] = from_fn(|i| positions[i.min(positions.len() - 1)] as usize);
             let windows = positions.map(|p| &self.image[self.starts[p] as usize..][..*reach]);
             let mut sums: [[S::f32s; V]; POSITIONS] = [from_fn(|v| bias[v]); POSITIONS];
@@ -194,7 +193,7 @@ impl Outputs<'_> {
                     }
                 }
             }
-            // A copy, so that the sums stay in registers while they are made: 1.5 times as fast.
+            // A copy keeps the sums in registers: 1.5 times as fast.
             let mut results = sums;
             apply_to(self.f, cast_slice_mut(results.as_flattened_mut()));
             let results = results.each_ref().map(|results| cast_slice::<S::f32s, f32>(results));

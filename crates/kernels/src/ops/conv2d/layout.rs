@@ -11,9 +11,9 @@ const VECTORS: usize = 4;
 
 /// How images and weights are laid out for the sums over non-zeros.
 ///
-/// The channels come in slices of `width`, a few vectors; an image has slice after slice, and in a slice the
-/// channels of one pixel lie side by side. In a row of a kernel the inputs of one output are then neighbours. A
-/// slice of a small image and of the weights fits the first-level cache.
+/// The channels are cut into slices of `width`, a few vectors. An image is stored slice by slice, and a slice pixel by
+/// pixel with its channels side by side. So the inputs of one output in a kernel row are contiguous, and a slice of a
+/// small image and of the weights fits the first-level cache.
 pub(super) struct Layout {
     pub s: ConvShape,
     lanes: usize,
@@ -21,20 +21,20 @@ pub(super) struct Layout {
     pub vectors: usize,
     slices: usize,
     pub blocks: Vec<Block>,
-    /// Values of all weights, with the channels that fill the last slice.
+    /// The number of packed weights, with padding channels in the last slice.
     pub weights: usize,
 }
 
 /// A part of the kernel in one slice, for all output channels.
 pub(super) struct Block {
     slice: usize,
-    /// First kernel row, and how many.
+    /// First kernel row, and the number of rows.
     row: usize,
     pub rows: usize,
-    /// First vector of each row, and how many.
+    /// First vector of each row, and the number of vectors.
     vector: usize,
     pub vectors: usize,
-    /// Where its weights begin: `(O, rows, vectors, lanes)`.
+    /// The offset of its weights: `(O, rows, vectors, lanes)`.
     pub start: usize,
 }
 
@@ -72,8 +72,8 @@ impl Layout {
         self.slices * self.area() * self.width()
     }
 
-    /// The part of an image in which a block's first row and vector are at the start of its inputs, and the
-    /// distance of its rows, in vectors.
+    /// The part of an image that starts at the first row and vector of a block's inputs, and the distance of its rows,
+    /// in vectors.
     pub fn part(&self, block: &Block) -> (Range<usize>, usize) {
         let row = self.s.padded_size().1 * self.vectors;
         let area = self.area() * self.vectors;
@@ -113,7 +113,7 @@ impl Layout {
         weight
     }
 
-    /// Writes an image with the channels of every pixel side by side. Its padding is left as it is.
+    /// Writes an image with the channels of every pixel side by side. The padding is not written.
     pub fn interleave(&self, image: &[f32], slices: &mut [f32]) {
         self.for_rows(|channels, pixels, at, to| {
             transpose_to((channels, pixels), &image[at..], self.plane(), &mut slices[to..], self.width());
@@ -132,8 +132,8 @@ impl Layout {
         self.s.h * self.s.w
     }
 
-    /// Calls `visit(channels, pixels, index in image, index in slices)` for every row of every slice: in the image a
-    /// channel of it has the pixels side by side, in the slices a pixel has the channels so.
+    /// Calls `visit(channels, pixels, index in image, index in slices)` for every row of every slice. In the image the
+    /// pixels of a channel are contiguous, in a slice the channels of a pixel.
     fn for_rows(&self, mut visit: impl FnMut(usize, usize, usize, usize)) {
         let (s, padding, width) = (&self.s, self.s.geometry.padding, self.width());
         // Without padding an image is one long row.

@@ -7,31 +7,31 @@ use crate::ops::activate::scale;
 use crate::parallel::per_image;
 use crate::simd::Aligned;
 
-/// Which gradients to compute; that of the bias costs next to nothing and always is.
+/// Which gradients to compute; that of the bias is cheap and always computed.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted {
     pub xs: bool,
     pub weight: bool,
 }
 
-/// Gradients in the layouts of what they belong to.
+/// Gradients in the layout of their tensors.
 pub(super) struct Gradients {
     pub xs: Option<Vec<f32>>,
     pub weight: Option<Vec<f32>>,
     pub bias: Vec<f32>,
 }
 
-/// The gradient of a convolution's result, through its activation function.
+/// The gradient of a convolution's result, before its activation function is differentiated.
 #[derive(Clone, Copy)]
 pub(super) struct Maps<'a> {
     pub f: Activation,
     /// The gradient with respect to the output of `f`, map by map.
     pub values: &'a [f32],
-    /// The output of `f`, likewise. Not read where `f` is the identity.
+    /// The output of `f`, map by map. Not read if `f` is the identity.
     pub ys: &'a [f32],
-    /// Values of one map here: all that it has, or those at `positions`.
+    /// Values per map in `grads`: all of a map, or those at `positions`.
     pub size: usize,
-    /// Where in its map each value belongs; everywhere else the gradient is 0. See `Scattered`.
+    /// The index of each value in its map; all others have gradient 0. See `Scattered`.
     pub positions: Option<&'a [u32]>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Maps<'a> {
         scaled
     }
 
-    /// The share of values other than 0, in the first image of every group.
+    /// The share of non-zero values in the first image of every group.
     pub fn density(self, s: &ConvShape) -> f64 {
         let mut scaled = Vec::new();
         let images = (0..s.n).step_by(s.group());
@@ -61,7 +61,7 @@ impl<'a> Maps<'a> {
         nonzeros as f64 / (images.len() * s.output()).max(1) as f64
     }
 
-    /// All values of image `n`: where they are, or scattered into `maps`.
+    /// All values of image `n`: in place, or scattered into `maps`.
     pub fn dense(
         self,
         s: &ConvShape,
@@ -81,18 +81,18 @@ impl<'a> Maps<'a> {
     }
 }
 
-/// What one group of images adds up.
+/// The sums of one group of images.
 pub(super) struct Sums {
     /// The gradient of the weights, in a layout of the caller's.
     pub weight: Aligned,
     pub bias: Vec<f32>,
 }
 
-/// Calls `image(scratch, sums, n, gradient of image n)` for every image, and adds up the groups' sums, of which those of the
-/// weight have `weights` values: in the order of the groups, so that the result does not depend on the number of threads.
+/// Calls `image(scratch, sums, n, gradient of image n)` for every image, and adds up the groups' sums in the order of
+/// the groups, so the result does not depend on the number of threads. `weights` is the number of sums for the weight.
 ///
 /// # Safety
-/// `image` writes every value of the gradient that it is given, which is empty unless that of `xs` is wanted.
+/// `image` writes every value of its gradient, which is empty unless the gradient of `xs` is wanted.
 pub(super) unsafe fn by_groups<T: Send>(
     s: &ConvShape,
     wanted: Wanted,

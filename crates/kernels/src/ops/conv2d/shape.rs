@@ -46,7 +46,7 @@ impl ConvShape {
             return argument(format!("conv2d: expected inputs of {wc} channels, found {c}"));
         }
         let padded = |side: usize| padding.checked_mul(2)?.checked_add(side);
-        // Places in a padded map are kept in 32 bits.
+        // Indices in a padded map have 32 bits.
         let is_small = |(h, w): &(usize, usize)| h.checked_mul(*w).is_some_and(|n| u32::try_from(n).is_ok());
         let Some((full_h, full_w)) = padded(h).zip(padded(w)).filter(is_small) else {
             return argument(format!(
@@ -104,7 +104,7 @@ impl ConvShape {
         }
     }
 
-    /// Copies one image into its columns: `(k, p)`, zero where a position lies in the padding.
+    /// Copies one image into its columns: `(k, p)`, zero for padding.
     pub fn to_columns(self, image: &[f32], columns: &mut [f32]) {
         let (p, stride) = (self.p, self.geometry.stride);
         if self.geometry.padding > 0 {
@@ -120,7 +120,7 @@ impl ConvShape {
         });
     }
 
-    /// Adds every column element to the pixel that it was copied from.
+    /// Adds every column element to its pixel.
     pub fn add_columns(self, columns: &[f32], image: &mut [f32]) {
         let (p, stride) = (self.p, self.geometry.stride);
         self.for_runs(|row, range, pixel| {
@@ -133,8 +133,8 @@ impl ConvShape {
         });
     }
 
-    /// Images are worked on in this many at a time, each group by one thread: a number that does not depend
-    /// on the thread count, because weight gradients are summed by group.
+    /// The number of images in a group, which one thread computes. It does not depend on the thread count, because
+    /// weight gradients are summed by group.
     pub fn group(&self) -> usize {
         self.n.div_ceil(16).max(1)
     }
@@ -150,7 +150,7 @@ impl ConvShape {
         if self.geometry.padding == 0 { 0 } else { self.c * h * w }
     }
 
-    /// The image with its padding: itself if it has none, else copied into `padded`, which has zeros around it.
+    /// The image with its padding: unchanged if it has none, else copied into `padded`, which has zeros around it.
     pub fn pad<'a>(&self, image: &'a [f32], padded: &'a mut [f32]) -> &'a [f32] {
         let ((h, w), padding) = (self.padded_size(), self.geometry.padding);
         if padding == 0 {
@@ -164,7 +164,7 @@ impl ConvShape {
         padded
     }
 
-    /// For every output, the first of its inputs in a padded map.
+    /// For every output, the index of its first input in a padded map.
     pub fn starts(&self) -> Vec<u32> {
         let (w, stride) = (self.padded_size().1, self.geometry.stride);
         let start = |p: usize| (p / self.out.1 * w + p % self.out.1) * stride;

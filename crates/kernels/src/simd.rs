@@ -24,14 +24,14 @@ pub(crate) fn lanes() -> usize {
     pulp::Arch::new().dispatch(Lanes)
 }
 
-/// Prefetches values into the second-level cache. They need not exist.
+/// Prefetches values into the second-level cache. The range may be out of bounds.
 #[inline(always)]
 pub(crate) fn prefetch(first: *const f32, len: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         const LINE: usize = 64 / size_of::<f32>();
-        // One more line, as the first may begin within one.
+        // One more line, because the first value may be within a line.
         for at in (0..len + LINE - 1).step_by(LINE) {
             // SAFETY: nothing is read, so any address will do.
             unsafe {
@@ -46,7 +46,7 @@ pub(crate) fn prefetch(first: *const f32, len: usize) {
 /// The values of a vector of the widest kind.
 pub(crate) const WIDE: usize = 16;
 
-/// Calls `op` with `row`, sixteen values at a time; the last ones are filled up with `pad`. For use within [`simd`].
+/// Calls `op` with sixteen values of `row` at a time; the last vector is padded with `pad`. For use within [`simd`].
 #[inline(always)]
 pub(crate) fn by_wide(row: &mut [f32], pad: f32, mut op: impl FnMut(&mut [f32; WIDE])) {
     let (chunks, rest) = row.as_chunks_mut::<WIDE>();
@@ -106,7 +106,7 @@ pub(crate) fn sum(xs: &[f32]) -> f32 {
     )
 }
 
-/// Values aligned to a cache line, so that no vector of them lies across two.
+/// Values aligned to a cache line, so no vector crosses two lines.
 pub(crate) struct Aligned {
     values: Vec<f32>,
     start: usize,
@@ -120,10 +120,10 @@ impl Aligned {
         unsafe { Self::filled(n, |values| values.fill(MaybeUninit::new(0.0))) }
     }
 
-    /// What `write` writes.
+    /// The values that `write` writes.
     ///
     /// # Safety
-    /// It leaves no value as it was.
+    /// `write` must write every value.
     pub unsafe fn filled(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         const LINE: usize = 64;
         const ROOM: usize = LINE / size_of::<f32>();
@@ -134,7 +134,7 @@ impl Aligned {
         before.fill(MaybeUninit::new(0.0));
         write(own);
         behind.fill(MaybeUninit::new(0.0));
-        // SAFETY: the parts before and behind have been written, and the caller ensures it for the one in between.
+        // SAFETY: the parts before and after are written above, and the caller ensures it for the middle.
         unsafe { values.set_len(n + ROOM) };
         Self { values, start, len: n }
     }

@@ -1,4 +1,4 @@
-//! Matrices most of whose values are zero, or one background value: the others as lists, and products over these alone.
+//! Matrices with zeros, or one background value, in most places: lists of the other values, and products over them.
 
 mod choice;
 pub(crate) mod compact;

@@ -24,7 +24,7 @@ use span::{CHUNK, PADDING, Spans, Sums, background_of};
 /// `xs` and `ys`: `(samples, positions, units)` if `units_last`, else `(samples, units, positions)`.
 #[derive(Clone, Copy)]
 pub struct Block<'a> {
-    /// The activation function; `None` where there is no f'.
+    /// The activation function; `None` if there is no f'.
     pub slopes: Option<&'a Slopes>,
     /// Units of a sample.
     pub units: usize,
@@ -34,11 +34,11 @@ pub struct Block<'a> {
     pub units_last: bool,
     /// Inputs of the activation function. They are not read for ReLU.
     pub xs: &'a [f32],
-    /// The values to measure.
+    /// The measured values.
     pub ys: &'a [f32],
 }
 
-/// What a block sums up to.
+/// The sums of a block.
 #[derive(Clone, Debug)]
 pub struct Totals {
     /// Values equal to 0.
@@ -57,22 +57,22 @@ pub struct Totals {
     pub min: f32,
     /// The largest value.
     pub max: f32,
-    /// Of each sample.
+    /// The sums of each sample.
     pub samples: Vec<Sample>,
 }
 
-/// What a sample sums up to.
+/// The sums of a sample.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
     /// Values other than 0.
     pub active: u64,
     /// Sum of the magnitudes.
     pub sum_abs: f64,
-    /// Sum of the squares; 0 where neither moments nor sums of squares are wanted.
+    /// Sum of the squares; 0 if neither moments nor sums of squares are wanted.
     pub sum_squares: f64,
 }
 
-/// Measures a block of finite values. Adds to the sums of its units and, if there is one, to the histogram.
+/// Measures a block of finite values. Adds to the sums of its units and, if given, to the histogram.
 ///
 /// Returns `None`, and adds nothing, if one of `ys` is not finite.
 ///
@@ -109,7 +109,7 @@ impl WithSimd for Measure<'_> {
         let powers = if moments { 4 } else { 1 + usize::from(units.sum_squares.is_some()) };
         let mut spans = Spans::new(powers, histogram.is_some());
         let mut totals = Totals::none(block.ys.len() / size);
-        // Of this block: another value may yet turn out not to be finite.
+        // Sums of this block only, because a later value may not be finite.
         let mut fired = vec![0; block.units];
         let mut planes = vec![[0.0; 3]; if in_rows { 0 } else { block.units }];
         for sample in block.ys.chunks_exact(size) {
@@ -176,8 +176,8 @@ impl Block<'_> {
         self.units * self.positions
     }
 
-    /// Whether adjacent values are a row of `(.., units)`, with one value of each unit, and not a plane of
-    /// `(samples, units, positions)`, with all values of one unit in a sample.
+    /// Whether adjacent values are a row of `(.., units)`, one value of each unit, or a plane of `(samples, units,
+    /// positions)`, all values of one unit in a sample.
     fn in_rows(&self) -> bool {
         self.units_last || self.positions == 1
     }
@@ -192,11 +192,11 @@ impl Block<'_> {
     fn add_slopes<S: Simd>(&self, simd: S, totals: &mut Totals, fired: &[u64], passed: &mut [u64]) {
         let Some(slopes) = self.slopes else { return };
         if slopes.activation() == crate::Activation::Relu {
-            // f' is 1 where the unit fires, and 0 elsewhere: `xs` need not be read.
+            // f' is 1 where the unit fires, and 0 elsewhere, so `xs` is not read.
             totals.flat_low = totals.zeros + totals.negatives;
             return passed.iter_mut().zip(fired).for_each(|(sum, n)| *sum += n);
         }
-        // All observations pass, but for those that are found not to.
+        // All observations pass, minus those that are found not to.
         let observations = (self.ys.len() / self.units) as u64;
         passed.iter_mut().for_each(|n| *n += observations);
         let mut stopped = vec![0_u32; self.units];

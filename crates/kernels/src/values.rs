@@ -1,4 +1,4 @@
-//! The values of tensors as slices.
+//! Access to the values of tensors as slices.
 
 use std::ops::{Deref, Range};
 
@@ -32,13 +32,13 @@ impl Deref for Values<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            // Not reached: `of` accepts f32 tensors on the CPU only.
+            // Unreachable: `of` accepts only f32 tensors on the CPU.
             _ => &[],
         }
     }
 }
 
-/// Calls `f` with the values of a tensor that is known to be contiguous, f32 and on the CPU.
+/// Calls `f` with the values of a contiguous f32 tensor on the CPU.
 pub(crate) fn of_contiguous<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> R {
     f(&Values::of(tensor).expect("the caller's tensor is contiguous, f32 and on the CPU"))
 }
@@ -51,8 +51,8 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
     }
 }
 
-/// Calls `f` with the tensor's values in row-major order. The values of a contiguous f32 tensor on the CPU are borrowed;
-/// those of any other tensor are copied, which on a GPU also waits for pending work.
+/// Calls `f` with the tensor's values in row-major order. The values of a contiguous f32 tensor on the CPU are
+/// borrowed; other tensors are copied, which on a GPU also waits for pending work.
 ///
 /// # Errors
 /// When the tensor cannot be copied or converted.

@@ -10,7 +10,7 @@ use crate::values::is_fast;
 /// # Shapes
 /// `logits`: `(N, K)`, `targets`: `(N)` class indices as u32; the result is a scalar.
 ///
-/// Targets are checked, which waits for those on a GPU; leave targets on the CPU, and they are checked there and copied.
+/// Targets are checked, which waits for targets on a GPU. Targets on the CPU are checked there and then copied.
 ///
 /// # Errors
 /// When the batch is empty or a target is not below `K`.
@@ -28,7 +28,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
             "cross_entropy: expected at least one sample and class, found {n}×{classes}"
         ));
     }
-    // Looked at before any operation: candle's own say less, and a GPU cannot go on behind an index that is none.
+    // Checked before any operation: candle's messages say less, and an invalid index makes a GPU unusable.
     let known = targets.to_vec1::<u32>()?;
     if let Some(target) = known.iter().find(|t| **t as usize >= classes) {
         return argument(format!("cross_entropy: expected targets below {classes}, found {target}"));
@@ -45,14 +45,14 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// How many rows of logits have their first largest value at the target; a row with NaN has not. On a CUDA device a scalar
-/// that is computed there, and nothing waits for it.
+/// The number of rows of logits whose first largest value is at the target; a row with NaN does not count. On a CUDA
+/// device the result is a scalar on the device, and nothing waits for it.
 ///
 /// # Shapes
 /// `logits`: `(N, K)`, `targets`: `(N)` class indices as u32; the result is a scalar.
 ///
 /// # Errors
-/// When the shapes do not belong together.
+/// When the shapes do not match.
 pub fn count_correct(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let (n, classes) = logits.dims2()?;
     if targets.dims() != [n] {
@@ -79,15 +79,15 @@ struct CrossEntropy {
     targets: Vec<u32>,
 }
 
-/// Rows that one task handles at least.
+/// The smallest number of rows for one task.
 const ROWS: usize = 32;
 
-/// The largest of a row; NaN if there is one.
+/// The largest value of a row; NaN if the row has a NaN.
 fn max(logits: &[f32]) -> f64 {
     logits.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max || x.is_nan() { x } else { max }).into()
 }
 
-/// `ln Σ e^x` in f64; with an infinite or undefined logit it is not finite, as it should be.
+/// `ln Σ e^x` in f64; not finite if a logit is infinite or NaN.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = max(logits);
     max + logits.iter().map(|&x| (x as f64 - max).exp()).sum::<f64>().ln()

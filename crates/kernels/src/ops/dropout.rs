@@ -8,10 +8,9 @@ use crate::simd::simd;
 use crate::values::is_fast;
 use crate::{SELU_ALPHA, SELU_LAMBDA};
 
-/// What a random mask is a function of: a seed, and where its rows stand in the whole batch.
+/// The arguments of a random mask: a seed, and the position of its rows in the whole batch.
 ///
-/// Each row (index of dimension 0) has a mask of its own, so a batch may be divided between ranks or accumulation steps in
-/// any way: the parts draw what the whole would have drawn.
+/// Each row (index of dimension 0) has its own mask, so the parts of a divided batch draw the masks of the whole batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
     /// Different seeds give independent masks.
@@ -21,8 +20,8 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// For a whole batch, from a seed and what else the mask depends on: a step, a layer. Any two lists of keys give
-    /// independent masks.
+    /// For a whole batch, from a seed and other keys: a step, a layer. Two different lists of keys give independent
+    /// masks.
     pub fn keyed(seed: u64, keys: impl IntoIterator<Item = u64>) -> Self {
         let add =
             |hash: u64, key: u64| scramble(hash.wrapping_add(GAMMA) ^ scramble(key.wrapping_add(GAMMA)));
@@ -37,8 +36,8 @@ impl From<u64> for Draw {
     }
 }
 
-/// Inverted dropout: every value is set to 0 with probability `rate`, the others are divided by `1 − rate`,
-/// so that the expectation stays (Srivastava et al. 2014). The mask is a function of `draw` and the shape of a row.
+/// Inverted dropout: every value is set to 0 with probability `rate`, the others are divided by `1 − rate`, which keeps
+/// the expectation (Srivastava et al. 2014). The mask is a function of `draw` and the shape of a row.
 ///
 /// # Shapes
 /// Any; the result has the shape of `xs`.
@@ -63,7 +62,7 @@ pub fn alpha_dropout(xs: &Tensor, rate: f64, draw: impl Into<Draw>) -> Result<Te
     if rate == 0.0 { Ok(xs.clone()) } else { mask.apply(xs) }
 }
 
-/// A random mask and what it does: a kept `x` becomes `scale · x + shift`, a dropped one `dropped`.
+/// A random mask and its effect: a kept `x` becomes `scale · x + shift`, a dropped one `dropped`.
 #[derive(Clone, Copy)]
 struct Mask {
     rate: f64,
@@ -98,7 +97,7 @@ impl Mask {
         }
     }
 
-    /// The mask as the CUDA kernel takes it.
+    /// The mask in the form of the CUDA kernel's argument.
     #[cfg(feature = "cuda")]
     fn on_cuda(self, xs: &Tensor) -> crate::cuda::layers::Masked {
         crate::cuda::layers::Masked {
@@ -119,8 +118,9 @@ impl Mask {
 
     /// Writes which of the values of row `row` are kept.
     ///
-    /// SplitMix64 (Steele, Lea & Flood 2014) as a counter-based generator: the bits of a value follow from its index, so
-    /// the loop is vector code. Its start is scrambled: rows, or seeds at regular distances, must not share a sequence.
+    /// SplitMix64 (Steele, Lea & Flood 2014) as a counter-based generator: the bits of a value follow from its index,
+    /// so the loop is vector code. Its start is scrambled, because rows, or seeds at regular distances, must not share
+    /// a sequence.
     fn draw_row(&self, row: u64, kept: &mut [bool]) {
         let start = scramble(self.draw.seed ^ scramble(self.draw.first_row.wrapping_add(row)));
         let bound = self.bound();
@@ -180,12 +180,12 @@ fn choose(kept: &[bool], xs: &[f32], ys: &mut [f32], (scale, shift, dropped): (f
     );
 }
 
-/// Values of a row: all that one index of dimension 0 has.
+/// Values of a row, an index of dimension 0.
 fn width_of(shape: &Shape) -> usize {
     shape.dims().iter().skip(1).product()
 }
 
-/// The rate in whole 2^-32, as bits are compared with it, so that values are scaled by the rate that drops them.
+/// The rate in units of 2^-32, in which bits are compared with it, so the scale matches the real rate.
 fn check(rate: f64) -> Result<f64> {
     const STEPS: f64 = (1_u64 << 32) as f64;
     if !(0.0..1.0).contains(&rate) {

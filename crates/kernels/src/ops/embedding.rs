@@ -6,14 +6,14 @@ use crate::error::argument;
 use crate::parallel::CHUNK;
 use crate::values::is_fast;
 
-/// The rows of `weight` that `ids` name, as PyTorch's `F.embedding`. The gradients of a row that is named several times add
-/// up in the order of `ids`.
+/// The rows of `weight` with the indices `ids`, as PyTorch's `F.embedding`. The gradients of a repeated row are added
+/// in the order of `ids`.
 ///
 /// # Shapes
 /// `ids`: any, as u32, each below `V`; `weight`: `(V, F)`; the result is `(.., F)`.
 ///
 /// # Errors
-/// When an id is not below `V`. Ids on a GPU are copied back for that, which waits for it: leave them on the CPU.
+/// When an id is not below `V`. Ids on a GPU are copied back for this check, which waits for the GPU.
 pub fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, width) = weight.dims2()?;
     if ids.dtype() != DType::U32 {
@@ -55,7 +55,7 @@ impl Op for Embedding {
     fn backward(&self, Backward { grad_ys, .. }: Backward<'_>) -> Vec<Option<Gradient>> {
         let (&Self { rows, width, .. }, grads) = (self, grad_ys.into_dense());
         let mut sums = vec![0.0; rows * width];
-        // Every thread has some rows and looks for their ids, so the order of a sum does not depend on the threads.
+        // Every thread has some rows and searches their ids, so the order of a sum does not depend on the threads.
         let some = (CHUNK / width).max(1);
         sums.par_chunks_mut(some * width).enumerate().for_each(|(k, sums)| {
             for (id, grads) in self.ids.iter().zip(grads.chunks_exact(width)) {

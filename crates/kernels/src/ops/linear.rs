@@ -22,27 +22,27 @@ use weight_gradient::{Factors, WeightGradient};
 
 /// `xs · weightᵀ + bias`, as PyTorch's `F.linear`. No gradient is computed for an `xs` that needs none.
 ///
-/// Where many values of `xs` are zero, as behind ReLU, or equal to a background, as in images, only the others are
-/// multiplied; the same holds for gradients. A weight that is not finite shows in the result only where it is multiplied
-/// with another value than zero.
+/// If many values of `xs` are zero, as after ReLU, or equal to a background, as in images, only the others are
+/// multiplied; the same holds for gradients. So a NaN weight affects the result only where the input is not zero.
 ///
 /// # Shapes
 /// `xs`: `(.., I)`, `weight`: `(O, I)`, `bias`: `(O)`; the result is `(.., O)`.
 ///
 /// # Errors
-/// When the shapes do not belong together.
+/// When the shapes do not match.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     linear_act(xs, weight, bias, Activation::Identity)
 }
 
-/// [`activate`] of [`linear`], to the bit. Where the function's slope [shows in its value](Activation::slope_shows_in_value),
-/// as ReLU's does, it is applied where the products are written, and the pre-activations are never in memory.
+/// [`activate`] of [`linear`], with the same bits. If the function's slope [shows in its
+/// value](Activation::slope_shows_in_value), as ReLU's does, the product applies it while it writes, and the
+/// pre-activations are never in memory.
 ///
 /// # Shapes
 /// As [`linear`].
 ///
 /// # Errors
-/// Those of both.
+/// As [`linear`] and [`activate`].
 pub fn linear_act(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, f: Activation) -> Result<Tensor> {
     if !f.slope_shows_in_value() {
         return activate(&linear(xs, weight, bias)?, f);
@@ -77,29 +77,29 @@ struct Linear {
     n: usize,
     i: usize,
     o: usize,
-    /// Applied to the result. Its slope shows in its value.
+    /// Applied to the result; its slope shows in its value.
     f: Activation,
     shape: Shape,
     /// Contiguous.
     xs: Tensor,
-    /// The listed values of the input if the forward pass chose to use these alone.
+    /// The listed values of the input if the forward pass chose the sparse product.
     input: OnceLock<Option<SparseInput>>,
 }
 
 /// The share of values other than the background above which a dense product is faster.
 const DENSE: f64 = 0.4;
-/// The same for products of at least [`LARGE`] multiplications, which take longer than making the lists.
+/// The same for products of at least [`LARGE`] multiplications, where the time to make the lists matters less.
 const DENSE_IF_LARGE: f64 = 0.6;
 const LARGE: usize = 1 << 26;
-/// Up to this share, the input's lists give the gradient of the weights; above, those of the result's gradient.
+/// Up to this share the input's lists give the gradient of the weights; above it, the lists of the result's gradient.
 const FEW: f64 = 0.35;
-/// With fewer samples, making lists takes longer than they save.
+/// With fewer samples, making lists takes longer than it saves.
 const FEWEST: usize = 32;
-/// In products of fewer multiplications, too.
+/// The same for products of fewer multiplications.
 const SMALLEST: usize = 1 << 20;
 
 impl Linear {
-    /// How a product with `matrix`, `n` rows of `width` values, is computed.
+    /// The method for a product with `matrix`, `n` rows of `width` values.
     fn choose(&self, matrix: &[f32], width: usize, backgrounds: &[f32]) -> Choice {
         let multiplications = self.n.saturating_mul(self.i).saturating_mul(self.o);
         if self.n == 1 {
@@ -112,7 +112,7 @@ impl Linear {
         Choice::by_density(matrix, width, backgrounds, limit)
     }
 
-    /// The background is the first value, which is the corner of an image, or 0.
+    /// The background is the first value, the corner of an image, or 0.
     fn choose_input(&self, xs: &[f32]) -> Choice {
         self.choose(xs, self.i, &[xs.first().copied().unwrap_or(0.0), 0.0])
     }
@@ -121,12 +121,12 @@ impl Linear {
         choice.log(format_args!("linear {}→{} {what}", self.i, self.o))
     }
 
-    /// The listed values of the input, if these are few enough to give the gradient of the weights.
+    /// The listed values of the input, if they are few enough for the gradient of the weights.
     fn few_inputs(&self) -> Option<&SparseInput> {
         self.input.get()?.as_ref().filter(|input| input.density() <= FEW)
     }
 
-    /// The gradients other than 0, if sums over these are faster than dense products.
+    /// The non-zero gradients, if sums over them are faster than dense products.
     fn list_gradients(&self, grads: &[f32], wanted: &[bool]) -> Option<Tiles> {
         if !(wanted[0] || wanted[1] && self.few_inputs().is_none()) {
             return None;
@@ -206,8 +206,8 @@ fn dense(
             apply_to(f, ys);
         });
     }
-    // `gemm` would copy the weights to have those of one input in a row. With fewer samples than outputs, transposing the
-    // samples and the result is less work.
+    // `gemm` would copy the weights to have those of one input in a row. With fewer samples than outputs, transposing
+    // the samples and the result is less work.
     let xs = transposed((n, k), xs);
     let ys = product_then((o, n, k), Matrix::new(weight, k), Matrix::new(&xs, n), &|output, _, ys| {
         if let Some(bias) = bias {
@@ -218,8 +218,8 @@ fn dense(
     transposed((o, n), &ys)
 }
 
-/// Multiplies gradients in rows of `width` by f'(x) in place; `ys` are the outputs of `f`. Returns the sum of all rows. By
-/// blocks of columns on all threads.
+/// Multiplies gradients in rows of `width` by f'(x) in place; `ys` are the outputs of `f`. Returns the sum of all rows.
+/// Each thread takes blocks of columns.
 fn activation_backward(f: Activation, ys: &[f32], grads: &mut [f32], width: usize) -> Vec<f32> {
     use rayon::prelude::*;
     const COLUMNS: usize = 128;
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(choose(FEWEST - 1, 0.1, 0.0), Choice::Small);
         assert_eq!(choose(1, 0.1, 0.0), Choice::OneRow);
         assert_eq!(layer(64, 40, 12).choose_input(&values(64 * 40, 0.1, 0.0)), Choice::Small);
-        // A background that is not finite would make NaN of everything.
+        // A non-finite background would turn everything into NaN.
         assert!(matches!(choose(64, 0.0, f32::INFINITY), Choice::Dense { .. }));
     }
 

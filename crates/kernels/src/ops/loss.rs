@@ -1,5 +1,4 @@
-//! Losses beside [`cross_entropy`](crate::cross_entropy): squared errors, logits of independent labels, and classes with a
-//! probability each.
+//! More losses: squared errors, logits of independent labels, and classes with probabilities as targets.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -13,10 +12,10 @@ use crate::values::{Values, is_fast};
 /// Mean of `(xs − targets)²` over all values.
 ///
 /// # Shapes
-/// `xs` and `targets`: the same, any; the result is a scalar.
+/// `xs` and `targets`: the same shape; the result is a scalar.
 ///
 /// # Errors
-/// When the shapes differ or hold no value.
+/// When the shapes differ or have no values.
 pub fn mse(xs: &Tensor, targets: &Tensor) -> Result<Tensor> {
     same_shapes("mse", xs, targets)?;
     match constants(xs, targets)? {
@@ -25,15 +24,15 @@ pub fn mse(xs: &Tensor, targets: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Mean over all values of the binary cross-entropy of `sigmoid(logits)`, in nats: `(1 − t)·x + (1 + (p − 1)·t)·ln(1 + e^−x)`
-/// with `p = positive_weight`, as PyTorch's `binary_cross_entropy_with_logits` has it. Finite for every finite logit.
+/// Mean over all values of the binary cross-entropy of `sigmoid(logits)`, in nats: `(1 − t)·x + (1 + (p − 1)·t)·ln(1 +
+/// e^−x)` with `p = positive_weight`, as PyTorch's `binary_cross_entropy_with_logits`. Finite for every finite logit.
 ///
 /// # Shapes
-/// `logits` and `targets`: the same, any, with targets in `[0, 1]`; the result is a scalar.
+/// `logits` and `targets`: the same shape, with targets in `[0, 1]`; the result is a scalar.
 ///
 /// # Errors
-/// When the shapes differ or hold no value, a target is outside `[0, 1]`, or `positive_weight` is
-/// negative or not finite.
+/// When the shapes differ or have no values, a target is outside `[0, 1]`, or `positive_weight` is negative or not
+/// finite.
 pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor, positive_weight: f64) -> Result<Tensor> {
     same_shapes("binary_cross_entropy", logits, targets)?;
     if !(positive_weight.is_finite() && positive_weight >= 0.0) {
@@ -57,14 +56,14 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor, positive_weight: 
     }
 }
 
-/// Mean over the batch of `−Σ targets · ln softmax(logits)`, in nats: cross-entropy with a weight for every class of every
-/// sample, as label smoothing and class weights need.
+/// Mean over the batch of `−Σ targets · ln softmax(logits)`, in nats: cross-entropy with a weight for every class of
+/// every sample, for label smoothing and class weights.
 ///
 /// # Shapes
 /// `logits` and `targets`: `(N, K)`; the result is a scalar.
 ///
 /// # Errors
-/// When the shapes differ or hold no value.
+/// When the shapes differ or have no values.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let (_, classes) = logits.dims2()?;
     same_shapes("soft_cross_entropy", logits, targets)?;
@@ -88,7 +87,7 @@ fn same_shapes(name: &str, xs: &Tensor, targets: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// The values of the targets; `None` where the twin must do, as on a GPU, or where targets have gradients of their own.
+/// The values of the targets; `None` if the twin must compute, as on a GPU, or if targets need gradients.
 fn constants(xs: &Tensor, targets: &Tensor) -> Result<Option<Vec<f32>>> {
     if !is_fast(&[xs]) || !targets.device().is_cpu() || targets.track_op() {
         return Ok(None);
@@ -148,7 +147,7 @@ impl Op for PointwiseLoss {
         let sum = |(xs, targets): (&[f32], &[f32])| -> f64 {
             xs.iter().zip(targets).map(|(x, t)| self.loss.value(*x, *t)).sum()
         };
-        // Summed up chunk by chunk, so that the order is fixed.
+        // Summed chunk by chunk, in a fixed order.
         let sums: Vec<f64> =
             inputs[0].par_chunks(CHUNK).zip(self.targets.par_chunks(CHUNK)).map(sum).collect();
         vec![(sums.iter().sum::<f64>() / self.targets.len() as f64) as f32]

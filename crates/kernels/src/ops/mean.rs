@@ -6,7 +6,7 @@ use crate::parallel::{CHUNK, filled};
 use crate::simd::simd;
 use crate::values::is_fast;
 
-/// The mean over the steps of every sequence, as a transformer that classifies takes it.
+/// The mean over the steps of every sequence, as in a transformer for classification.
 ///
 /// candle's `mean(1)` gives the same values up to rounding; it runs on one thread.
 ///
@@ -38,7 +38,7 @@ impl MeanOfSteps {
         self.steps * self.features
     }
 
-    /// Sequences that one task handles.
+    /// Sequences for one task.
     fn group(&self) -> usize {
         (CHUNK / self.sequence().max(1)).max(1)
     }
@@ -70,7 +70,7 @@ impl Op for MeanOfSteps {
                                     mean.write(*x);
                                 },
                             );
-                            // All of them were written just now.
+                            // All of them are written above.
                             let means = means.assume_init_mut();
                             for step in rest.chunks_exact(width) {
                                 means.iter_mut().zip(step).for_each(

@@ -15,7 +15,7 @@ use crate::values::is_fast;
 /// `xs`: `(.., F)`, `weight` and `bias`: `(F)`; the result has the shape of `xs`.
 ///
 /// # Errors
-/// When the shapes do not belong together.
+/// When the shapes do not match.
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let width = check("layer_norm", xs, &[("weight", weight), ("bias", bias)])?;
     if is_fast(&[xs, weight, bias]) && xs.elem_count() > 0 {
@@ -31,7 +31,7 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
 /// `xs`: `(.., F)`, `weight`: `(F)`; the result has the shape of `xs`.
 ///
 /// # Errors
-/// When the shapes do not belong together.
+/// When the shapes do not match.
 pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let width = check("rms_norm", xs, &[("weight", weight)])?;
     if is_fast(&[xs, weight]) && xs.elem_count() > 0 {
@@ -41,7 +41,7 @@ pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     }
 }
 
-/// The number of features, which every parameter has one value for.
+/// The number of features, the length of every parameter.
 fn check(name: &str, xs: &Tensor, parameters: &[(&str, &Tensor)]) -> Result<usize> {
     let Some(&width) = xs.dims().last() else {
         return argument(format!("{name}: expected inputs of at least one axis, found a scalar"));
@@ -63,11 +63,11 @@ struct Norm {
     width: usize,
     eps: f32,
     shape: Shape,
-    /// Of every row the mean, or 0, and the factor `1 / √(variance + eps)`.
+    /// The mean (or 0) and the factor `1 / √(variance + eps)` of every row.
     rows: OnceLock<Vec<(f32, f32)>>,
 }
 
-/// Rows that are handled together: the sums over rows are added up block by block.
+/// Rows for one task; the sums over rows are added block by block.
 const ROWS: usize = 64;
 
 impl Norm {
@@ -117,7 +117,7 @@ impl Norm {
         }
     }
 
-    /// Turns the gradients of the result into those of the input, and adds those of weight and bias to `sums`.
+    /// Turns the gradients of the result into those of the input, and adds the gradients of weight and bias to `sums`.
     ///
     /// With x̂ = (x − mean) · scale and g = dy · weight: dx = (g − mean(g) − x̂ · mean(g · x̂)) · scale.
     #[inline(always)]

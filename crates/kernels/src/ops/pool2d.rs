@@ -57,7 +57,7 @@ pub fn global_avg_pool2d(xs: &Tensor) -> Result<Tensor> {
     avg_pool2d(xs, (h, w), (h, w))?.flatten_from(1)
 }
 
-/// `new` where its value is larger than that of `best`, or NaN. Without a branch: nobody can predict which wins.
+/// `new` if its value is larger than that of `best`, or NaN. Without a branch, because the result is unpredictable.
 #[inline(always)]
 fn larger(best: (f32, u32), new: (f32, u32)) -> (f32, u32) {
     let wins = (new.0 > best.0) | new.0.is_nan();
@@ -87,7 +87,7 @@ impl PoolShape {
                 "pooling: a window of {kh}×{kw} with stride {sh}×{sw} does not fit an input of {h}×{w}"
             ));
         }
-        // Places in a map are kept in 32 bits.
+        // Indices in a map have 32 bits.
         let Some(plane) = h.checked_mul(w).filter(|n| u32::try_from(*n).is_ok()) else {
             return argument(format!("pooling: expected maps of fewer than 2^32 pixels, found {h}×{w}"));
         };
@@ -98,7 +98,7 @@ impl PoolShape {
         self.out.0 * self.out.1
     }
 
-    /// Planes that one task handles.
+    /// Planes for one task.
     fn group(&self) -> usize {
         (CHUNK / self.plane).max(1)
     }
@@ -107,7 +107,7 @@ impl PoolShape {
         (self.n, self.c, self.out.0, self.out.1).into()
     }
 
-    /// The largest value of every window of a plane, and where it is.
+    /// The largest value of every window of a plane, and its index.
     fn max_of_windows(&self, xs: &[f32], ys: &mut [MaybeUninit<f32>], winners: &mut [MaybeUninit<u32>]) {
         self.for_windows(|out, first| {
             let mut best = (xs[first], first as u32);
@@ -122,7 +122,7 @@ impl PoolShape {
         });
     }
 
-    /// The same for windows of 2×2 side by side, by far the most common, as vector code.
+    /// The same in vector code for adjacent windows of 2×2, the most common case.
     fn max_of_pairs(&self, xs: &[f32], ys: &mut [MaybeUninit<f32>], winners: &mut [MaybeUninit<u32>]) {
         let (w, out_w) = (self.w, self.out.1);
         simd(
@@ -159,7 +159,7 @@ impl PoolShape {
 
 struct MaxPool2d {
     shape: PoolShape,
-    /// For every output, the index in its input plane of the value that won; filled by the forward pass.
+    /// For every output, the index of the largest value in its input plane; written by the forward pass.
     winners: OnceLock<Arc<Vec<u32>>>,
 }
 
@@ -176,7 +176,8 @@ impl Op for MaxPool2d {
         let (s, xs) = (self.shape, inputs[0]);
         let size = s.group() * s.out_plane();
         assert_eq!(xs.len(), s.n * s.c * s.plane, "values of max_pool2d");
-        // SAFETY: there is an input plane for every output plane, of which `max_of_pairs` and `max_of_windows` write all values.
+        // SAFETY: there is an input plane for every output plane, and `max_of_pairs` and `max_of_windows` write all its
+        // values.
         let (ys, winners) = unsafe {
             filled_both(s.n * s.c * s.out_plane(), size, |start, ys, winners| {
                 let xs = &xs[start / s.out_plane() * s.plane..];
@@ -189,7 +190,7 @@ impl Op for MaxPool2d {
                 }
             })
         };
-        // The operation was made for this one call, so nothing can have been stored before.
+        // The operation is made for one call, so the cell is empty.
         let _ = self.winners.set(Arc::new(winners));
         ys
     }
@@ -258,7 +259,7 @@ impl Op for AvgPool2d {
 pub(crate) mod twin {
     use super::*;
 
-    /// For every kernel position in row order, the input values that it meets: `(N, C, H', W')` each.
+    /// For every kernel position in row order, its input values: `(N, C, H', W')` each.
     fn taps(xs: &Tensor, kernel: (usize, usize), stride: (usize, usize)) -> Result<Vec<Tensor>> {
         let s = PoolShape::new(xs.dims4()?, kernel, stride)?;
         let every = |first: usize, step: usize, n: usize| -> Result<Tensor> {
@@ -282,7 +283,7 @@ pub(crate) mod twin {
             return argument("pooling: a window of 0 values".to_string());
         };
         for tap in taps {
-            // Above the best so far, or NaN, which alone is different from itself.
+            // Above the best so far, or NaN, the only value that differs from itself.
             let wins = (tap.gt(&best)? + tap.ne(&tap)?)?;
             best = wins.where_cond(&tap, &best)?;
         }

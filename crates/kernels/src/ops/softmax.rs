@@ -47,7 +47,7 @@ struct Softmax {
     shape: Shape,
 }
 
-/// The largest value; one that is NaN is passed over.
+/// The largest value; NaN is ignored.
 #[inline(always)]
 fn largest(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; WIDE];
@@ -59,7 +59,8 @@ fn largest(row: &[f32]) -> f32 {
     lanes.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max })
 }
 
-/// Replaces every x of a row by `e^(scale · x) / Σ e^(scale · x)`; for use within [`simd`]. A NaN makes NaN of all.
+/// Replaces every x of a row by `e^(scale · x) / Σ e^(scale · x)`; for use within [`simd`]. A NaN makes the whole row
+/// NaN.
 #[inline(always)]
 pub(super) fn softmax_row(row: &mut [f32], scale: f32) {
     let max = largest(row);
@@ -93,12 +94,12 @@ fn log_softmax_row(row: &mut [f32]) {
 }
 
 impl Softmax {
-    /// Values of whole rows that one task handles.
+    /// Values for one task, in whole rows.
     fn chunk(&self) -> usize {
         (CHUNK / self.width).max(1) * self.width
     }
 
-    /// Turns the gradients of a row's results `ys` into those of its inputs.
+    /// Turns the gradients of a row's results `ys` into the gradients of its inputs.
     #[inline(always)]
     fn backward_row(&self, ys: &[f32], grads: &mut [f32]) {
         if self.log {

@@ -11,7 +11,8 @@ pub(crate) struct DisjointSlices<'a> {
     values: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: elements are reached through `part` and `pointer` alone, whose callers ensure that no two threads have the same.
+// SAFETY: `part` and `pointer` are the only access to elements, and their callers ensure that no two threads have the
+// same.
 unsafe impl Send for DisjointSlices<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for DisjointSlices<'_> {}
@@ -22,20 +23,20 @@ impl<'a> DisjointSlices<'a> {
         unsafe { Self::at(values.as_mut_ptr(), values.len()) }
     }
 
-    /// `len` values in memory that is yet to be written.
+    /// `len` values in uninitialised memory.
     ///
     /// # Safety
-    /// There is room for `len` values behind `first`, which nobody else uses for `'a`.
+    /// There is room for `len` values at `first`, which nobody else uses for `'a`.
     pub unsafe fn at(first: *mut f32, len: usize) -> Self {
         Self { first, len, values: PhantomData }
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The elements of a range. Of an empty slice every range is empty: it stands for a slot that a rule does not have.
+    /// The elements of a range. Every range of an empty slice is empty; it represents a slot that a rule does not have.
     ///
     /// # Safety
     /// The elements are initialised, and no other reference to them exists while the result lives.

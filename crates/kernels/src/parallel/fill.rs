@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::disjoint::DisjointSlices;
 
-/// Elements that one task of an elementwise loop handles: small enough to share, large enough to pay.
+/// Elements for one task of an elementwise loop: small enough to share, large enough to be worth a task.
 pub(crate) const CHUNK: usize = 32 * 1024;
 
 /// Calls `op(offset, chunk of ys)` over chunks of `ys`, on all threads if there is more than one chunk.
@@ -18,7 +18,7 @@ pub(crate) fn for_chunks(ys: &mut [f32], op: impl Fn(usize, &mut [f32]) + Sync) 
 }
 
 /// A vector of `len` values, written chunk by chunk on all threads: `write(offset, chunk)` writes every element of its
-/// chunk. Saves filling the vector with zeros first.
+/// chunk. The vector is not filled with zeros first.
 ///
 /// # Safety
 /// `write` writes every element of its chunk.
@@ -34,12 +34,12 @@ pub(crate) unsafe fn filled(
     } else {
         room.par_chunks_mut(chunk.max(1)).enumerate().for_each(|(i, own)| write(i * chunk, own));
     }
-    // SAFETY: the chunks cover all of it, and the caller ensures that each was written.
+    // SAFETY: the chunks cover the vector, and the caller ensures that each is written.
     unsafe { values.set_len(len) };
     values
 }
 
-/// Two vectors of `len` values at once, made as [`filled`] makes one.
+/// Two vectors of `len` values at once, as [`filled`].
 ///
 /// # Safety
 /// `write` writes every element of both chunks.
@@ -52,7 +52,7 @@ pub(crate) unsafe fn filled_both<A: Send, B: Send>(
     let chunks = first.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1));
     let chunks = chunks.zip(second.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)));
     chunks.enumerate().for_each(|(i, (a, b))| write(i * chunk, a, b));
-    // SAFETY: the chunks cover all of both, and the caller ensures that each was written.
+    // SAFETY: the chunks cover both vectors, and the caller ensures that each is written.
     unsafe {
         first.set_len(len);
         second.set_len(len);
@@ -60,7 +60,7 @@ pub(crate) unsafe fn filled_both<A: Send, B: Send>(
     (first, second)
 }
 
-/// A matrix of `rows` times `width`, made by blocks of `block` columns on all threads: `write(first column, columns)`
+/// A matrix of `rows` times `width`, made in blocks of `block` columns on all threads: `write(first column, columns)`
 /// writes every element of its block.
 ///
 /// # Safety
@@ -72,14 +72,14 @@ pub(crate) unsafe fn filled_by_columns(
 ) -> Vec<f32> {
     let size = rows.checked_mul(width).expect("a matrix that fits into memory");
     let mut values = Vec::with_capacity(size);
-    // SAFETY: there is room for `size` values, which outlives the blocks.
+    // SAFETY: there is room for `size` values, and the memory outlives the blocks.
     let all = unsafe { DisjointSlices::at(values.as_mut_ptr(), size) };
     (0..width.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|b| {
         let own = b * block..((b + 1) * block).min(width);
         let first = all.pointer().wrapping_add(own.start);
         write(own.start, Columns { first, rows, width, own: own.len(), matrix: PhantomData });
     });
-    // SAFETY: the blocks cover all columns, and the caller ensures that each was written.
+    // SAFETY: the blocks cover all columns, and the caller ensures that each is written.
     unsafe { values.set_len(size) };
     values
 }
@@ -98,13 +98,14 @@ impl Columns<'_> {
     /// The part of row `i` in these columns.
     pub fn row(&mut self, i: usize) -> &mut [MaybeUninit<f32>] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
-        // SAFETY: the row is in bounds, and this block's columns are reachable through `self` alone, which is borrowed as long.
+        // SAFETY: the row is in bounds, and this block's columns are accessible only through `self`, which is borrowed
+        // as long.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.width).cast(), self.own) }
     }
 }
 
-/// `size` values for each of `images`, written by `op(state, image, its values)`. Every `group` images share a state and a
-/// thread; also returned are the groups' states, in order.
+/// `size` values for each of `images`, written by `op(state, image, its values)`. Every `group` images share a state
+/// and a thread; the groups' states are returned in order.
 ///
 /// # Safety
 /// `op` writes every value of its image.
@@ -117,7 +118,7 @@ pub(crate) unsafe fn per_image<State: Send>(
 ) -> (Vec<f32>, Vec<State>) {
     let total = images.checked_mul(size).expect("images that fit into memory");
     let mut values = Vec::with_capacity(total);
-    // SAFETY: there is room for `total` values, which outlives the groups.
+    // SAFETY: there is room for `total` values, and the memory outlives the groups.
     let all = unsafe { DisjointSlices::at(values.as_mut_ptr(), total) };
     let group_of_images = |g: usize| {
         let mut state = state();
@@ -129,7 +130,7 @@ pub(crate) unsafe fn per_image<State: Send>(
         state
     };
     let states = (0..images.div_ceil(group)).into_par_iter().map(group_of_images).collect();
-    // SAFETY: the groups cover all images, and the caller ensures that each was written.
+    // SAFETY: the groups cover all images, and the caller ensures that each is written.
     unsafe { values.set_len(total) };
     (values, states)
 }

@@ -3,9 +3,9 @@ use rayon::prelude::*;
 use super::fill::CHUNK;
 use crate::simd::simd;
 
-/// The largest magnitude; infinite or NaN if one value is. 0 of none.
+/// The largest magnitude; infinite or NaN if one value is, 0 for no values.
 ///
-/// The bits of a number that is not finite, without the sign, are larger than those of all finite numbers.
+/// Without the sign, the bits of a non-finite number are larger than those of every finite number.
 pub(crate) fn largest(values: &[f32]) -> f32 {
     let largest = |values: &[f32]| {
         simd(

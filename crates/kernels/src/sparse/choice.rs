@@ -1,21 +1,21 @@
-/// Whether an operation runs over all values of a matrix or over the listed ones alone, and why.
+/// Whether an operation runs over all values of a matrix or only over the listed ones, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Choice {
-    /// Over all: there is too little to compute for lists to pay.
+    /// All values: the product is too small for lists to be worth it.
     Small,
-    /// Over all: one sample has products of its own.
+    /// All values: one sample has its own products.
     OneRow,
-    /// Over all: there are too few channels to fill a vector.
+    /// All values: there are too few channels to fill a vector.
     FewChannels,
-    /// Over all: this share of the values differs from the background, which is above the limit.
+    /// All values: the share that differs from the background is this, above the limit.
     Dense { density: f64, limit: f64 },
-    /// Over the values that differ from the background, which are this share.
+    /// Only the values that differ from the background, which are this share.
     Sparse { density: f64, background: f32 },
 }
 
 impl Choice {
-    /// [`Choice::Sparse`] with the first background from which at most `limit`, a share, of `values` differs, else
-    /// [`Choice::Dense`]. Looks at some eight of the rows of `width`.
+    /// [`Choice::Sparse`] with the first background from which at most a share `limit` of `values` differs, else
+    /// [`Choice::Dense`]. Samples about eight of the rows of `width`.
     pub fn by_density(values: &[f32], width: usize, backgrounds: &[f32], limit: f64) -> Self {
         let mut least = f64::INFINITY;
         for &background in backgrounds.iter().filter(|b| b.is_finite()) {
@@ -28,7 +28,7 @@ impl Choice {
         Self::Dense { density: least, limit }
     }
 
-    /// Tells `tracing`, so that `RUST_LOG=taper_kernels=debug` shows it.
+    /// Logs the choice: `RUST_LOG=taper_kernels=debug` shows it.
     pub fn log(self, what: std::fmt::Arguments<'_>) -> Self {
         tracing::debug!(choice = ?self, "{what}");
         self

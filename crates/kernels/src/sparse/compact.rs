@@ -4,13 +4,13 @@
 
 use pulp::{Simd, bytemuck};
 
-/// Which lanes differ from `value`: a bit for each lane, the lowest for the first. NaN differs from everything.
+/// The lanes that differ from `value`, as a bit mask with the first lane lowest. NaN differs from everything.
 #[inline(always)]
 pub(crate) fn differs<S: Simd>(simd: S, ys: S::f32s, value: S::f32s) -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
         use bytemuck::cast;
-        // Known when this is compiled for `S`, so only one way is left.
+        // A constant for each `S`, so only one branch remains.
         let simd: &dyn std::any::Any = &simd;
         if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
             return x86::differs_avx512(*v4, cast(ys), cast(value));
@@ -47,7 +47,7 @@ pub(crate) fn compress<S: Simd>(simd: S, ys: S::f32s, keep: u32) -> S::f32s {
     let (mut ys, mut kept) = (ys, 0);
     let lanes: &mut [f32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut ys));
     for i in 0..lanes.len() {
-        // Without a branch, as zeros are hard to predict. `kept` is at most `i`.
+        // Without a branch, because zeros are hard to predict. `kept` is at most `i`.
         lanes[kept] = lanes[i];
         kept += (keep >> i & 1) as usize;
     }
@@ -76,7 +76,7 @@ mod x86 {
         simd.avx512f._mm512_maskz_compress_ps(keep as u16, ys)
     }
 
-    /// For every mask of eight lanes the indices of its lanes, the lowest first.
+    /// For every mask of eight lanes the indices of its set lanes, the lowest first.
     static INDICES: [[u8; 8]; 256] = {
         let mut indices = [[0; 8]; 256];
         let mut mask = 0;
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Every vector of the values, compacted: the bits of what is kept, and how many lanes are not 0.
+    /// Compacts every vector of the values: the bits of the kept lanes, and the number of non-zero lanes.
     struct Vectors<'a>(&'a [f32], Option<f32>);
 
     impl WithSimd for Vectors<'_> {

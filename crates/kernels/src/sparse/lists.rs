@@ -5,16 +5,16 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::compact::{compress, differs};
 
-/// A value of a matrix, and where it is.
+/// A value of a matrix, and its index.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(crate) struct Entry {
-    /// Its column in the list of a row, its row in the list of a column.
+    /// Its column in a list of a row, its row in a list of a column.
     pub at: u32,
     pub value: f32,
 }
 
-// SAFETY: two fields of four bytes, without padding, whose bits may be any.
+// SAFETY: two fields of four bytes, without padding; any bits are valid.
 unsafe impl Zeroable for Entry {}
 // SAFETY: as above.
 unsafe impl Pod for Entry {}
@@ -23,14 +23,14 @@ unsafe impl Pod for Entry {}
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     entries: Vec<Entry>,
-    /// For every row, where its list ends in `entries`.
+    /// For every row, the end of its list in `entries`.
     ends: Vec<u32>,
     /// Every `Entry::at` is below this.
     width: usize,
 }
 
 impl Lists {
-    /// No rows yet, of up to `width` values.
+    /// An empty list for rows of up to `width` values.
     pub fn new(width: usize) -> Self {
         Self { width, ..Self::default() }
     }
@@ -51,7 +51,7 @@ impl Lists {
 
     /// Appends the values of these rows that differ from the background, less the background.
     pub fn extend<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>, background: f32) {
-        // Padding would differ from NaN and be listed.
+        // Padding differs from NaN and would be listed.
         assert!(!background.is_nan(), "NaN as a background");
         Arch::new().dispatch(Append { rows, background, lists: self });
     }
@@ -62,7 +62,7 @@ impl Lists {
         self.extend(std::iter::once(row), background);
         for entry in &mut self.entries[start..] {
             let column = columns(entry.at as usize);
-            // Before it is stored: unsafe code relies on every entry, also after a panic.
+            // Checked before it is stored: unsafe code relies on every entry, also after a panic.
             assert!((column as usize) < self.width, "column {column} of {}", self.width);
             entry.at = column;
         }
@@ -75,7 +75,7 @@ impl Lists {
         to
     }
 
-    /// Writes the transpose to `to`, whose memory is reused. A counting sort.
+    /// Writes the transpose to `to` and reuses its memory. A counting sort.
     pub fn transpose_to(&self, to: &mut Self) {
         to.width = self.ends.len();
         to.ends.clear();
@@ -83,7 +83,7 @@ impl Lists {
         for entry in &self.entries {
             to.ends[entry.at as usize] += 1;
         }
-        // Where each list starts now; where it ends, once all entries are in their places.
+        // The start of each list, which becomes its end once all entries are in place.
         let mut start = 0;
         for end in &mut to.ends {
             (*end, start) = (start, start + *end);
@@ -122,7 +122,7 @@ impl Lists {
     }
 }
 
-/// Up to this many entries are written at once, a vector of them, of which some are overwritten by the next.
+/// The number of entries that one store writes, a whole vector; the next store overwrites the unused ones.
 const ROOM: usize = 16;
 
 struct Append<'a, Rows> {
@@ -141,7 +141,7 @@ impl<'a, Rows: Iterator<Item = &'a [f32]>> WithSimd for Append<'_, Rows> {
             assert!(row.len() <= *width, "a row of {} values in lists of {width}", row.len());
             entries.reserve(row.len() + ROOM);
             let n = entries.len() + compact(simd, row, background, entries.spare_capacity_mut());
-            // SAFETY: `compact` returns how many it has written.
+            // SAFETY: `compact` returns the number of entries it wrote.
             unsafe { entries.set_len(n) };
             ends.push(u32::try_from(n).expect("fewer than 2^32 entries"));
         }
@@ -185,14 +185,14 @@ fn compact_vector<S: Simd>(
     keep.count_ones() as usize
 }
 
-/// Writes an entry for each lane, whose bits of `at` are those of an index.
+/// Writes an entry for each lane; the bits of `at` are the bits of an index.
 #[inline(always)]
 fn interleave<S: Simd>(simd: S, at: S::f32s, values: S::f32s, room: &mut [MaybeUninit<Entry>]) {
     #[cfg(target_arch = "x86_64")]
     {
         let simd: &dyn std::any::Any = &simd;
         if let Some(v4) = simd.downcast_ref::<pulp::x86::V4>() {
-            /// Lanes of `at`, from 0 on, and of `values`, from 16 on, in turn.
+            /// A permutation that interleaves the lanes of `at` (0 and up) with those of `values` (16 and up).
             const LOWER: [u32; 16] = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
             const UPPER: [u32; 16] = [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31];
             let (f, at, values) = (v4.avx512f, bytemuck::cast(at), bytemuck::cast(values));

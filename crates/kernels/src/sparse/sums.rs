@@ -14,24 +14,24 @@ pub(crate) const BLOCK: usize = 128;
 pub(super) struct Sums<'a> {
     pub lists: &'a Lists,
     pub rows: &'a [f32],
-    /// Prefetched meanwhile, since it is read next.
+    /// Prefetched meanwhile, because it is read next.
     pub next: Prefetch<'a>,
 }
 
-/// A part of a matrix that is prefetched while something else is computed. Each row lies in another page, which the
+/// A part of a matrix that is prefetched while another part is computed. Each row is in another page, which the
 /// hardware does not prefetch.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Prefetch<'a> {
     values: &'a [f32],
-    /// From the start of one row to the next.
+    /// The distance between rows.
     row: usize,
-    /// Of each row.
+    /// The number of values of each row.
     width: usize,
     rows: usize,
 }
 
 impl<'a> Prefetch<'a> {
-    /// These rows and columns of a matrix in rows, or of one in columns.
+    /// These rows and columns of a row-major or column-major matrix.
     pub fn of(matrix: Matrix<'a>, rows: Range<usize>, columns: Range<usize>) -> Self {
         let first = rows.start * matrix.row + columns.start * matrix.column;
         let values = matrix.data.get(first..).unwrap_or_default();
@@ -59,7 +59,7 @@ impl Sums<'_> {
     /// Adds the sums to `out`, list by list.
     pub fn add(self, out: &mut [f32]) {
         let (first, len) = (out.as_mut_ptr().cast(), out.len());
-        // SAFETY: the same memory, borrowed as long; `Run` only writes values to it, so all of it stays initialised.
+        // SAFETY: the same memory, borrowed as long; `Run` only writes values, so all of it stays initialised.
         let out = unsafe { std::slice::from_raw_parts_mut(first, len) };
         Arch::new().dispatch(Run { sums: self, base: None, out });
     }
@@ -67,7 +67,7 @@ impl Sums<'_> {
 
 struct Run<'a> {
     sums: Sums<'a>,
-    /// Where all sums start. `None`: at the values of `out`, which are initialised.
+    /// The initial value of all sums. `None`: the values of `out`, which are initialised.
     base: Option<&'a [f32; BLOCK]>,
     out: &'a mut [MaybeUninit<f32>],
 }
@@ -77,7 +77,7 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Enough sums to hide the latency of an addition, and no more than there are registers.
+        // Enough sums to hide the latency of an addition, but not more than registers.
         match S::F32_LANES {
             8.. => self.run::<S, 8>(simd),
             _ => self.run::<S, 16>(simd),
@@ -86,7 +86,7 @@ impl WithSimd for Run<'_> {
 }
 
 impl Run<'_> {
-    /// `VECTORS` side by side.
+    /// `VECTORS` vectors side by side.
     #[inline(always)]
     fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
         let Sums { lists, rows, next } = self.sums;

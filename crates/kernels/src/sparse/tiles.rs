@@ -9,21 +9,21 @@ use crate::gemm::{Matrix, part, transpose};
 use crate::parallel::filled_by_columns;
 use crate::simd::{Aligned, simd};
 
-/// Rows and columns of a tile. So many rows of [`BLOCK`] values stay in the first-level cache.
+/// Rows and columns of a tile. This many rows of [`BLOCK`] values fit the first-level cache.
 pub(crate) const SIDE: usize = 64;
 /// Rows of a product that are computed together.
 const ROWS: usize = 16 * SIDE;
 
-/// The values of a matrix other than its background, less the background.
+/// The values of a matrix that differ from its background, minus the background.
 pub(crate) struct Tiles {
     rows: usize,
     columns: usize,
-    /// Of [`SIDE`] rows and columns, or fewer at the ends: those of the first rows, then those of the next.
+    /// Tiles of [`SIDE`] rows and columns, or fewer at the ends, row of tiles by row of tiles.
     tiles: Vec<Lists>,
 }
 
 impl Tiles {
-    /// Of a matrix in rows of so many columns.
+    /// The number of columns of the matrix.
     pub fn of(matrix: &[f32], columns: usize, background: f32) -> Self {
         let rows = matrix.len() / columns;
         let (down, across) = (rows.div_ceil(SIDE), columns.div_ceil(SIDE));
@@ -48,7 +48,7 @@ impl Tiles {
         self.columns.div_ceil(SIDE)
     }
 
-    /// The share of values that are not the background.
+    /// The share of values that differ from the background.
     pub fn density(&self) -> f64 {
         let entries: usize = self.tiles.iter().map(|lists| lists.entries().len()).sum();
         entries as f64 / (self.rows * self.columns) as f64
@@ -60,8 +60,8 @@ impl Tiles {
         f32::from_bits(bits.max().unwrap_or(0))
     }
 
-    /// The product with a matrix of `width` columns, by blocks of these on all threads. `base(columns, values)` says where the
-    /// sums of these columns start, which are zeros before; `finish` is called with results while they are in the cache.
+    /// The product with a matrix of `width` columns, in blocks of columns on all threads. `base(columns, values)` sets
+    /// the initial sums, which are zeros before; `finish` gets the results while they are in the cache.
     pub fn times(
         &self,
         dense: Matrix<'_>,
@@ -100,16 +100,16 @@ impl Tiles {
         }
     }
 
-    /// Into how many parts the sums of a product with too few blocks of columns are split; each is worth waking a thread
-    /// for. The number depends on the size alone, so the result has the same bits with any number of threads.
+    /// The number of parts of the sums of a product with too few blocks of columns; each part is worth waking a thread.
+    /// It depends on the size only, so the result has the same bits with any number of threads.
     fn parts(&self, width: usize) -> usize {
         const BLOCKS: usize = 4;
         const TILES: usize = 16;
         (BLOCKS / width.div_ceil(BLOCK).max(1)).min(self.across() / TILES).max(1)
     }
 
-    /// Writes `base` plus the product of these rows with up to [`BLOCK`] columns of a matrix, in rows of [`BLOCK`]. The first row
-    /// begins a tile, and the last one ends one.
+    /// Writes `base` plus the product of these rows with up to [`BLOCK`] columns of a matrix, in rows of [`BLOCK`]. The
+    /// rows are whole tiles.
     pub fn product(
         &self,
         rows: Range<usize>,
@@ -121,7 +121,7 @@ impl Tiles {
         self.sums(rows, 0..self.across(), dense, columns, base, out);
     }
 
-    /// The same of some tiles of these rows.
+    /// The same for some tiles of these rows.
     fn sums(
         &self,
         rows: Range<usize>,
@@ -147,26 +147,26 @@ impl Tiles {
                 if t == tiles.start {
                     sums.write(base, out);
                 } else {
-                    // SAFETY: those of the first tiles have been written.
+                    // SAFETY: the first tiles have written them.
                     sums.add(unsafe { out.assume_init_mut() });
                 }
             }
         }
     }
 
-    /// The columns of the `t`-th tile of a row of them.
+    /// The columns of tile `t` of a row of tiles.
     fn columns_of(&self, t: usize) -> Range<usize> {
         let end = |t: usize| (t * SIDE).min(self.columns);
         end(t)..end(t + 1)
     }
 }
 
-/// Rows of a dense matrix that one tile is multiplied with; on the stack, so that no other thread has it in its cache.
+/// The rows of a dense matrix that one tile is multiplied with; on the stack, so no other thread has it in its cache.
 #[repr(align(64))]
 struct Panel([MaybeUninit<f32>; SIDE * BLOCK]);
 
 impl Panel {
-    /// These rows and columns of a matrix in rows, or of one in columns, row by row of [`BLOCK`], with zeros behind.
+    /// These rows and columns of a row-major or column-major matrix, in rows of [`BLOCK`] with zero padding.
     fn fill(&mut self, matrix: Matrix<'_>, rows: Range<usize>, columns: Range<usize>) -> &[f32] {
         let to = &mut self.0[..rows.len() * BLOCK];
         if matrix.column == 1 {
@@ -179,12 +179,12 @@ impl Panel {
             let from = &matrix.data[columns.start * matrix.column + rows.start..];
             transpose((columns.len(), rows.len()), from, matrix.column, to, BLOCK);
         }
-        // SAFETY: all of it has been written.
+        // SAFETY: all of it is written above.
         unsafe { to.assume_init_ref() }
     }
 }
 
-/// Writes these rows and columns of a matrix in rows, with zeros behind.
+/// Writes these rows and columns of a row-major matrix, with zero padding.
 fn gather(matrix: Matrix<'_>, rows: Range<usize>, columns: Range<usize>, to: &mut [MaybeUninit<f32>]) {
     let from = rows.map(|row| &matrix.data[row * matrix.row..][columns.clone()]);
     let rows = from.zip(to.as_chunks_mut::<BLOCK>().0);

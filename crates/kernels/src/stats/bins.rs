@@ -3,7 +3,7 @@
 /// A bin is a sign, an exponent and three bits of the mantissa: the upper twelve bits of a value.
 pub(super) struct Bins([u32; Self::SIZE]);
 
-/// Counts of finite values other than 0 by sign and magnitude, which `measure` adds to.
+/// Counts of finite non-zero values by sign and magnitude, which `measure` adds to.
 ///
 /// Bins have equal widths, eight per octave, from `first` on. Bin 0 of each sign is for smaller magnitudes, the last bin for
 /// larger ones.

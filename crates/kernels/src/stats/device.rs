@@ -1,4 +1,4 @@
-//! The sums of a window beside activations on another device: they stay there, and are fetched when somebody asks.
+//! The sums of a window for activations on another device: they stay there until they are read.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -9,7 +9,7 @@ use crate::Activation;
 const MAGNITUDES: usize = 258;
 /// Lower edge of the first regular bin.
 const FIRST: f64 = 9.5367431640625e-07; // 2^-20
-/// Where counts and sums of a window are; `cuda/stats.cu` has the same.
+/// The layout of a window's counts and sums, the same as in `cuda/stats.cu`.
 const MIN: usize = 7;
 const COUNTED: usize = 9;
 const MIN_ACTIVE: usize = 11;
@@ -25,7 +25,7 @@ const UNIT_SUMS: usize = 7;
 /// `xs` and `ys`: `(samples, positions, units)` if `units_last`, else `(samples, units, positions)`, flattened or not.
 #[derive(Clone, Copy)]
 pub struct Observed<'a> {
-    /// The activation function; `None` where there is no f'.
+    /// The activation function; `None` if there is no f'.
     pub f: Option<Activation>,
     /// Units of a sample.
     pub units: usize,
@@ -33,13 +33,13 @@ pub struct Observed<'a> {
     pub positions: usize,
     /// Whether units are the last axis.
     pub units_last: bool,
-    /// Inputs of the activation function; `None` if f' [shows](Activation::slope_shows_in_value) in `ys`.
+    /// Inputs of the activation function; `None` if f' [follows](Activation::slope_shows_in_value) from `ys`.
     pub xs: Option<&'a Tensor>,
-    /// The values to measure.
+    /// The measured values.
     pub ys: &'a Tensor,
 }
 
-/// What batches at one site sum up to, on their device. It grows with the number of units alone.
+/// The sums of all batches at one site, on their device. The size depends on the number of units only.
 #[derive(Clone, Debug)]
 pub struct Window {
     /// Samples so far.
@@ -53,7 +53,7 @@ pub struct Window {
     pub(crate) sums: Tensor,
 }
 
-/// A window's numbers, fetched.
+/// The numbers of a window, on the CPU.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
     /// Samples.
@@ -64,12 +64,12 @@ pub struct Fetched {
     pub counts: [u64; 7],
     /// The smallest and the largest finite value.
     pub extremes: (f32, f32),
-    /// Samples with a finite value, values other than 0 in all samples, in the sample with the fewest, in that with the most,
-    /// samples without any, and samples that have a sparseness.
+    /// Samples with a finite value; non-zero values in all samples, the fewest and the most in a sample; samples
+    /// without any; samples that have a sparseness.
     pub per_sample: [u64; 6],
     /// Sums of the samples' population sparseness and Hoyer sparseness.
     pub sparseness: [f64; 2],
-    /// What the sums of powers are about.
+    /// The value from which the powers' deviations are taken.
     pub shift: f64,
     /// Sums of the first four powers of the finite values' deviations from `shift`.
     pub powers: [f64; 4],
@@ -81,7 +81,7 @@ pub struct Fetched {
     pub unit_sums: [Vec<f64>; 3],
 }
 
-/// A count of values that are not finite, on a device, to which every window adds.
+/// A count of non-finite values on a device, to which every window adds.
 ///
 /// # Errors
 /// When the device has no memory for it.
@@ -90,7 +90,7 @@ pub fn faults(device: &Device) -> Result<Tensor> {
 }
 
 impl Window {
-    /// An empty window for so many units.
+    /// An empty window for this many units.
     ///
     /// # Errors
     /// When the device has no memory for it.
@@ -108,10 +108,11 @@ impl Window {
         self.units
     }
 
-    /// Adds a batch, and those of its values that are not finite to `faults`. On a CUDA device nothing waits for it.
+    /// Adds a batch to the window, and the number of its non-finite values to `faults`. Does not wait for a CUDA
+    /// device.
     ///
     /// # Errors
-    /// When the batch has other units, and what candle returns.
+    /// When the batch has another number of units, and errors of candle.
     pub fn add(&mut self, batch: &Observed<'_>, faults: &mut Tensor) -> Result<()> {
         let size = batch.units * batch.positions;
         let values = batch.ys.elem_count();
@@ -136,7 +137,7 @@ impl Window {
         Ok(())
     }
 
-    /// The numbers so far. Waits for the device.
+    /// Reads the numbers. Waits for the device.
     ///
     /// # Errors
     /// When the device cannot be read.
@@ -170,7 +171,7 @@ impl Window {
     }
 }
 
-/// An integer in the order of the floats.
+/// An integer with the same order as the floats.
 fn key_of(x: f32) -> i64 {
     let bits = x.to_bits() as i32;
     i64::from(if bits < 0 { bits ^ i32::MAX } else { bits })
@@ -181,7 +182,7 @@ fn of_key(key: i64) -> f32 {
     f32::from_bits((if bits < 0 { bits ^ i32::MAX } else { bits }) as u32)
 }
 
-/// The same in candle operations, in f64: what the kernels are compared with. It reads extremes back, so it waits.
+/// The same in candle operations, in f64, to compare the kernels with. It reads extremes back, so it waits.
 pub(crate) mod twin {
     use super::*;
     use candle_core::{D, Var};
@@ -205,7 +206,7 @@ pub(crate) mod twin {
         let finite = faulty.affine(-1.0, 1.0)?;
         let is_finite = finite.ne(0.0)?;
         let zero = ys.zeros_like()?;
-        // From here on values that are not finite are 0; the masks leave them out where that counts.
+        // From here non-finite values are 0; the masks exclude them from counts.
         let ys = is_finite.where_cond(&ys, &zero)?;
         let within = |mask: Tensor| of(&mask)? * &finite;
         let zeros = within(ys.eq(0.0)?)?;
@@ -213,11 +214,11 @@ pub(crate) mod twin {
         let near = within(ys.abs()?.le(f64::from(NEAR_ZERO))?)?;
         let (mut low, mut high, mut passed) = (zero.clone(), zero.clone(), zero.clone());
         if let Some(f) = batch.f {
-            // f' by candle's backward pass, of the values in f32 as they are.
+            // f' from candle's backward pass, of the values in f32.
             let own = Var::from_tensor(&xs.to_dtype(DType::F32)?)?;
             let slope = match f {
                 Activation::Identity => own.ones_like()?,
-                // candle's 1 - tanh² is 0 where f' is only small.
+                // candle's 1 - tanh² is 0 where f' is small but not 0.
                 Activation::Tanh => {
                     let e = (own.abs()? * -2.0)?.exp()?;
                     ((&e * 4.0)? / (&e + 1.0)?.sqr()?)?
@@ -259,7 +260,7 @@ pub(crate) mod twin {
             counts[MIN] = counts[MIN].min(key_of(end(1.0)?));
             counts[MIN + 1] = counts[MIN + 1].max(key_of(end(-1.0)?));
         }
-        // Counts by magnitude are differences of how many are at or above each edge.
+        // The count of a bin is the difference of the counts at or above its edges.
         for (sign, (own, first)) in [(1.0, (&fired, BINS)), (-1.0, (&negative, BINS + MAGNITUDES))] {
             let magnitudes = (&ys * sign)?;
             let mut above = total(own)?;

@@ -8,7 +8,7 @@ use crate::{Activation, derivatives};
 /// f' is flat where `|f'(x)|` is below this.
 pub const FLAT: f32 = 0.01;
 
-/// An activation function, with what is to be known of its derivative f': where it is flat and where it is 0.
+/// An activation function with properties of its derivative f': where it is flat and where it is 0.
 ///
 /// For functions that use `exp`, `|f'(x)| < FLAT` and `f'(x) ≠ 0` are looked up as membership of `x` in intervals, which
 /// [`Slopes::of`] finds with the same f32 [`Activation::derivative`] that the backward pass uses. So the counts are those
@@ -16,7 +16,7 @@ pub const FLAT: f32 = 0.01;
 #[derive(Clone, Debug)]
 pub struct Slopes {
     activation: Activation,
-    /// `None` for functions whose f' is evaluated for every value: it is cheap, or a custom function's.
+    /// `None` for functions whose f' is evaluated for every value, because it is cheap or custom.
     intervals: Option<Intervals>,
 }
 
@@ -62,7 +62,7 @@ impl Slopes {
         self.activation
     }
 
-    /// Counts inputs where f' is flat, `(x <= 0, x > 0)`, if the intervals tell all of them; then f' is 0 for none.
+    /// Counts inputs with flat f', `(x <= 0, x > 0)`, if the intervals decide all of them; then f' is 0 for none.
     #[inline(always)]
     pub(super) fn look_up<S: Simd>(&self, simd: S, xs: &[f32]) -> Option<[u64; 2]> {
         let Intervals { flat, undecided } = self.intervals.as_ref()?;
@@ -81,7 +81,7 @@ impl Slopes {
         Some(counts)
     }
 
-    /// Writes f' of all inputs to `slopes`, and counts inputs where it is flat, `(x <= 0, x > 0)`.
+    /// Writes f' of all inputs to `slopes`, and counts inputs with flat f', `(x <= 0, x > 0)`.
     #[inline(always)]
     pub(super) fn evaluate(&self, xs: &[f32], slopes: &mut [f32]) -> [u64; 2] {
         evaluate(self.activation, xs, slopes);
@@ -102,7 +102,7 @@ fn evaluate(f: Activation, xs: &[f32], slopes: &mut [f32]) {
     );
 }
 
-/// The smallest and the largest input. NaN is passed over, or both are NaN; that depends on the CPU.
+/// The smallest and the largest input. NaN is ignored, or both are NaN, which depends on the CPU.
 #[inline(always)]
 fn range_of<S: Simd>(simd: S, xs: &[f32]) -> [f32; 2] {
     let (mut low, mut high) = (simd.splat_f32s(f32::INFINITY), simd.splat_f32s(f32::NEG_INFINITY));
@@ -114,13 +114,13 @@ fn range_of<S: Simd>(simd: S, xs: &[f32]) -> [f32; 2] {
     rest.iter().fold([low, high], |[low, high], x| [low.min(*x), high.max(*x)])
 }
 
-/// Whether an interval and a range of inputs overlap. Written so that a range of NaN does.
+/// Whether an interval and a range of inputs overlap. True for a range of NaN.
 #[inline(always)]
 fn overlap(interval: [f32; 2], range: [f32; 2]) -> bool {
     !(range[1] < interval[0] || range[0] > interval[1])
 }
 
-/// How many inputs are within an interval.
+/// The number of inputs within an interval.
 #[inline(always)]
 fn inside<S: Simd>(simd: S, xs: &[f32], [low, high]: [f32; 2]) -> u64 {
     let (lows, highs, mut counts) = (simd.splat_f32s(low), simd.splat_f32s(high), simd.splat_u32s(0));
@@ -157,7 +157,7 @@ impl Intervals {
 const INFINITY: u32 = 0x7f80_0000;
 /// Bits from one grid point to the next: 64 steps an octave.
 const STEP: usize = 1 << 17;
-/// Floats on each side of a change in which others are looked for, at least.
+/// The least number of floats on each side of a change that are searched for other changes.
 const REACH: u32 = 4096;
 
 /// Inputs of one sign, by the bits of their magnitudes from `first` to [`INFINITY`].
@@ -173,7 +173,7 @@ impl Side {
         f32::from_bits(self.sign | bits)
     }
 
-    /// What f' is like, and its sign: between two signs it may be 0.
+    /// The class of f' and its sign: between two signs it may be 0.
     fn classes(&self, bits: impl Iterator<Item = u32>) -> Vec<(Class, bool)> {
         let xs: Vec<f32> = bits.map(|bits| self.value(bits)).collect();
         let mut slopes = vec![0.0; xs.len()];
@@ -215,7 +215,7 @@ impl Side {
         runs
     }
 
-    /// Where the class is another one than at `low`, by bisection up to `high`.
+    /// The first input with another class than `low`, found by bisection up to `high`.
     fn first_change(&self, mut low: u32, mut high: u32, current: (Class, bool)) -> u32 {
         while high - low > 1 {
             let middle = low + (high - low) / 2;
@@ -224,8 +224,8 @@ impl Side {
         high
     }
 
-    /// From the first to the last change within some ulps of one, and not before `from`. The reach is doubled until no
-    /// change is in its outer half.
+    /// The first and the last change within some ulps of one, not before `from`. The reach doubles until its outer half
+    /// has no change.
     fn changes_near(&self, change: u32, from: u32) -> RangeInclusive<u32> {
         let mut reach = REACH;
         loop {
@@ -256,7 +256,7 @@ mod tests {
         Activation::ALL.into_iter().chain(elus)
     }
 
-    /// Values of every exponent and both signs, and all within 3,000 ulps of the ends of intervals.
+    /// Values of every exponent and both signs, and all values within 3,000 ulps of the ends of intervals.
     fn inputs(intervals: &Intervals) -> Vec<f32> {
         let mantissas = [0, 1, 0x2a_aaaa, 0x40_0000, 0x51_2345, 0x7f_ffff];
         let everywhere =

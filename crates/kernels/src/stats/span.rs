@@ -1,7 +1,8 @@
 //! Sums over one span of values, which stays in the first-level cache.
 //!
-//! Loops over floating-point sums and masks name their vectors, as the compiler vectorises only the simplest loops.
-//! Counts are the same on every CPU. Sums are the same to rounding: they have as many lanes as the CPU's vectors.
+//! Loops over floating-point sums and masks name their vectors, because the compiler vectorises only the simplest
+//! loops. Counts are the same on every CPU. Sums are equal up to rounding, because they have as many lanes as the CPU's
+//! vectors.
 
 use pulp::{Simd, bytemuck};
 
@@ -27,26 +28,26 @@ pub(super) struct Span {
     pub max: f32,
 }
 
-/// Measures one span after the other.
+/// Measures spans, one after the other.
 ///
-/// 4K aliasing: a load that matches a pending store modulo 4096 stalls. Most values are between 2^-6 and 2^3 in magnitude:
-/// their counts are around the start of a page, and `kept` follows 512 bytes behind.
+/// 4K aliasing: a load that matches a pending store modulo 4096 stalls. Most values are between 2^-6 and 2^3 in
+/// magnitude, so their counts start at a page, and `kept` follows 512 bytes later.
 #[repr(C, align(4096))]
 pub(super) struct Spans {
-    /// Counts of the values that are not 0, if `histogram`.
+    /// Counts of the non-zero values, if `histogram`.
     pub bins: Bins,
     _gap: [f32; 128],
-    /// A span without zeros and background, and room for the vector that the last value is stored with.
+    /// A span without zeros and background, with room for the vector store of the last value.
     kept: [f32; CHUNK + PADDING],
     /// How many powers are summed: 1, 2 or 4.
     powers: usize,
     histogram: bool,
 }
 
-/// The compacted values are padded to a multiple of this with zeros: two vectors of 16 lanes, the most a CPU has.
+/// The compacted values are zero-padded to a multiple of this: two vectors of 16 lanes, the longest that a CPU has.
 pub(super) const PADDING: usize = 32;
 
-/// What [`Spans::compact`] counts.
+/// The counts of [`Spans::compact`].
 struct Compacted {
     not_zero: usize,
     kept: usize,
@@ -63,14 +64,14 @@ impl Spans {
 
     /// Measures 1 to [`CHUNK`] values; `None` if one is not finite.
     ///
-    /// Values equal to 0 or to `background` (0 where there is none) are only counted: after ReLU most values are 0, and in a
-    /// feature map most values may be what the convolution gives for the background of the image.
+    /// Values equal to 0 or to `background` (0 if there is none) are only counted: after ReLU most values are 0, and in
+    /// a feature map most values may be the response to the background of the image.
     #[inline(always)]
     pub fn measure<S: Simd>(&mut self, simd: S, ys: &[f32], background: f32) -> Option<Span> {
         if !background.is_finite() {
             return None;
         }
-        // Two calls, so that the loop without a background is compiled by itself.
+        // Two calls, so the loop without a background is compiled separately.
         let Compacted { not_zero, kept, min, max } = match background {
             0.0 => self.compact(simd, ys, None),
             _ => self.compact(simd, ys, Some(simd.splat_f32s(background))),
@@ -107,7 +108,7 @@ impl Spans {
         Some(Span { zeros, negatives, near_zeros, below, powers, min, max })
     }
 
-    /// Writes all values that are neither 0 nor the background to `kept`.
+    /// Writes all values except zeros and the background to `kept`.
     #[inline(always)]
     fn compact<S: Simd>(&mut self, simd: S, ys: &[f32], background: Option<S::f32s>) -> Compacted {
         let first = simd.splat_f32s(ys[0]);
@@ -129,8 +130,8 @@ impl Spans {
         Compacted { not_zero: lanes.not_zero, kept: lanes.kept, min, max }
     }
 
-    /// Sums of powers and of the negative values of the first `n` kept values, and how many are near zero and negative.
-    /// Counts them in the histogram too: in turn with the sums, as the CPU can do both at once.
+    /// Sums of powers and of the negative values of the first `n` kept values, and the numbers of near-zero and
+    /// negative ones. Interleaves this with the histogram, because the CPU can do both at once.
     #[inline(always)]
     fn sums<const K: usize, const NEGATIVE: bool, S: Simd>(
         &mut self,
@@ -168,7 +169,7 @@ const AHEAD: usize = 4096;
 #[inline(always)]
 fn prefetch<T>(vector: &T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 CPU has the instruction. It reads nothing, so any address will do.
+    // SAFETY: every x86-64 CPU has the instruction. It reads nothing, so any address is valid.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(vector).wrapping_byte_add(AHEAD).cast());
@@ -177,7 +178,8 @@ fn prefetch<T>(vector: &T) {
     let _ = vector;
 }
 
-/// [`Compacted`] with extremes in lanes. Methods, not closures: the compiler may leave those without vector instructions.
+/// [`Compacted`] with extremes in lanes. Methods, not closures, because the compiler may compile closures without
+/// vector instructions.
 struct Lanes<S: Simd> {
     not_zero: usize,
     kept: usize,
@@ -193,7 +195,7 @@ impl<S: Simd> Lanes<S> {
         if let Some(background) = background {
             keep &= differs(simd, ys, background);
         }
-        // Stores the full vector, which is faster than a part: the next one overwrites the rest.
+        // Stores the full vector, which is faster than a partial store; the next store overwrites the rest.
         let compressed = [compress(simd, ys, keep)];
         kept[self.kept..][..S::F32_LANES].copy_from_slice(bytemuck::cast_slice(&compressed));
         self.kept += keep.count_ones() as usize;
@@ -207,18 +209,18 @@ impl<S: Simd> Lanes<S> {
     }
 }
 
-/// The value that most values of a feature map may have: that of one of its ends, as corners are background; the smaller
-/// magnitude of both, which is more likely to be it.
+/// The likely background of a feature map: the value of one of its ends, because corners are background; the one with
+/// the smaller magnitude.
 #[inline(always)]
 pub(super) fn background_of(ys: &[f32]) -> f32 {
     let (first, last) = (ys[0], ys[ys.len() - 1]);
     if last.abs() < first.abs() { last } else { first }
 }
 
-/// Sums of powers of deviations from a shift, and how many values are near zero, in lanes.
+/// Sums of powers of deviations from a shift, and the number of values near zero, in lanes.
 pub(super) struct Sums<S: Simd> {
     shift: S::f64s,
-    /// Two sums of each power, so that an addition need not wait for the one before.
+    /// Two sums of each power, so consecutive additions are independent.
     powers: [[S::f64s; 4]; 2],
     /// Sum of negative deviations.
     below: S::f64s,

@@ -15,7 +15,7 @@ pub struct UnitSums<'a> {
     pub sum: &'a mut [f64],
     /// Sum of the negative values.
     pub below: &'a mut [f64],
-    /// Sum of the squares; `None` where they are not wanted.
+    /// Sum of the squares; `None` if not wanted.
     pub sum_squares: Option<&'a mut [f64]>,
 }
 
@@ -31,8 +31,8 @@ impl UnitSums<'_> {
         }
     }
 
-    /// Adds rows of `(.., units)`: as many units at a time as a vector has lanes, so that their sums stay in registers.
-    /// Values above 0 go to `fired`.
+    /// Adds rows of `(.., units)`, as many units at a time as a vector has lanes, so their sums stay in registers.
+    /// Positive values are counted in `fired`.
     #[inline(always)]
     pub(super) fn add_rows<S: Simd>(&mut self, simd: S, ys: &[f32], fired: &mut [u64], has_negatives: bool) {
         let units = fired.len();

@@ -1,5 +1,5 @@
-//! Gradients as sums over the values of the result's gradient that are not 0. A 0 hides a NaN in what it would be multiplied
-//! with; the forward pass has shown it.
+//! Gradients as sums over the non-zero values of the result's gradient. A zero gradient hides a NaN factor, which the
+//! forward pass has shown.
 
 use std::array::from_fn;
 
@@ -11,7 +11,7 @@ use super::shape::ConvShape;
 use crate::simd::{Aligned, sum};
 use crate::sparse::{Entry, Lists};
 
-/// The gradients from that of the result.
+/// The gradients of the inputs from the gradient of the result.
 pub(super) fn backward(
     s: &ConvShape,
     xs: &[f32],
@@ -63,7 +63,7 @@ pub(super) fn backward(
     Gradients { weight: gradients.weight.map(|packed| layout.unpack(&packed)), ..gradients }
 }
 
-/// What the images of a group need in turn.
+/// Buffers for the images of a group.
 struct Scratch {
     image: Aligned,
     grads: Aligned,
@@ -94,7 +94,7 @@ macro_rules! per_size {
 
 struct WeightGradient<'a> {
     layout: &'a Layout,
-    /// By output channel, at the start of their inputs among the padded pixels.
+    /// By output channel; each entry is the index of the first input among the padded pixels.
     grads: &'a Lists,
     image: &'a [f32],
     sums: &'a mut [f32],
@@ -124,7 +124,7 @@ fn add_products<S: Simd, const R: usize, const V: usize, const AT_ONCE: usize>(
     row: usize,
     sums: &mut [S::f32s],
 ) {
-    // Rows of one length, so that one check of bounds does for all.
+    // Rows of equal length need one bounds check for all.
     let n = image.len() - (R - 1) * row;
     let rows: [&[S::f32s]; R] = from_fn(|r| &image[r * row..][..n]);
     for (grads, own) in channels.iter().zip(sums.as_chunks_mut::<V>().0.as_chunks_mut::<R>().0) {
@@ -159,7 +159,7 @@ fn add_products<S: Simd, const R: usize, const V: usize, const AT_ONCE: usize>(
 
 struct InputGradient<'a> {
     layout: &'a Layout,
-    /// By the start of their inputs, at the output channel.
+    /// By the index of the first input; each entry is the output channel.
     grads: &'a Lists,
     weight: &'a [f32],
     image: &'a mut [f32],

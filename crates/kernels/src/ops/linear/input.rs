@@ -1,6 +1,6 @@
-//! Inputs most of whose values are a background: products over the others alone.
+//! Inputs with a background value in most places: products over the other values only.
 //!
-//! With the background b and u = x − b, most of which is 0: y = W·u + b·W·1 and dW = dyᵀ·u + b·Σdy.
+//! With the background b and the sparse u = x − b: y = W·u + b·W·1 and dW = dyᵀ·u + b·Σdy.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -11,19 +11,19 @@ use crate::ops::activate::apply_to;
 use crate::simd::{Aligned, sum};
 use crate::sparse::{BLOCK, SIDE, Tiles};
 
-/// The values of an input that are not its background.
+/// The values of an input that differ from its background.
 pub(super) struct SparseInput {
     background: f32,
     tiles: Tiles,
 }
 
 impl SparseInput {
-    /// Of an input in rows of `i` values.
+    /// For an input in rows of `i` values.
     pub fn of(xs: &[f32], i: usize, background: f32) -> Self {
         Self { background, tiles: Tiles::of(xs, i, background) }
     }
 
-    /// The share of values that are not the background.
+    /// The share of values that differ from the background.
     pub fn density(&self) -> f64 {
         self.tiles.density()
     }
@@ -48,7 +48,7 @@ impl SparseInput {
     }
 }
 
-/// The values of an input that are not its background, by column.
+/// The values of an input that differ from its background, by column.
 pub(super) struct SparseColumns {
     background: f32,
     tiles: Tiles,
@@ -60,9 +60,8 @@ impl SparseColumns {
         self.tiles.largest() + self.background.abs()
     }
 
-    /// Writes the gradient of the weights, `gradsᵀ · xs`, for up to [`BLOCK`] outputs and some inputs, row by row. `grads` is the
-    /// gradient of the result in rows of `o`, `sums` its sum over the batch. The first input begins a tile, and the last one
-    /// ends one.
+    /// Writes the gradient of the weights, `gradsᵀ · xs`, for up to [`BLOCK`] outputs and some inputs, row by row.
+    /// `grads` is the gradient of the result in rows of `o`, `sums` its sum over the batch. The inputs are whole tiles.
     pub fn products(
         &self,
         (grads, o): (&[f32], usize),

@@ -1,4 +1,5 @@
-//! Products with a single row, as in online learning: every weight is used once, so the time is that of reading them in order.
+//! Products with a single row, as in online learning. Every weight is used once, so the time is that of reading the
+//! weights.
 
 use std::mem::MaybeUninit;
 
@@ -11,9 +12,9 @@ use crate::ops::activate::apply_to;
 use crate::parallel::filled;
 use crate::simd::simd;
 
-/// Rows of the weight that are used at once, so that what they share is loaded less often.
+/// Rows of the weight that are used at once, so that shared values are loaded less often.
 const ROWS: usize = 4;
-/// With more weights, waking a thread pays.
+/// With more weights, waking a thread is worth it.
 pub(super) const SHARE: usize = 1 << 18;
 
 /// `f(weight · x + bias)`, `o` values; `weight` is in rows as long as `x`.
@@ -23,7 +24,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, o: usize,
         let weight = &weight[first * i..][..ys.len() * i];
         let bias = bias.map(|bias| &bias[first..]);
         Arch::new().dispatch(Dots { x, weight, bias, ys });
-        // SAFETY: `Dots` has written all of them.
+        // SAFETY: `Dots` writes all of them.
         apply_to(f, unsafe { ys.assume_init_mut() });
     };
     // SAFETY: `Dots` writes every value.
@@ -47,7 +48,7 @@ impl WithSimd for Dots<'_> {
         for (k, ys) in self.ys.chunks_mut(ROWS).enumerate() {
             let mut rows = [self.x; ROWS];
             for (r, row) in rows.iter_mut().enumerate() {
-                // Where fewer rows are left, the last is computed more than once.
+                // If fewer rows are left, the last is computed more than once.
                 *row = &self.weight[(k * ROWS + r.min(ys.len() - 1)) * i..][..i];
             }
             let dots = dots(simd, self.x, rows);
@@ -60,7 +61,7 @@ impl WithSimd for Dots<'_> {
 
 /// The scalar products of `x` with rows of the same length, each summed in the lanes of two vectors.
 ///
-/// Without closures around vector instructions: one that is not inlined is compiled without them.
+/// Methods, not closures: a closure that is not inlined is compiled without vector instructions.
 #[inline(always)]
 fn dots<S: Simd>(simd: S, x: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
     let (vectors, rest) = S::as_simd_f32s(x);

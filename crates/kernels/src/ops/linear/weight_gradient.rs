@@ -13,7 +13,7 @@ use crate::simd::{Aligned, simd};
 use crate::sparse::{BLOCK, SIDE, Tiles};
 use crate::values::of_contiguous;
 
-/// The gradient of a weight, `(o, i)`, that is not multiplied out yet: `gradsᵀ · xs`.
+/// The gradient of a weight, `(o, i)`, as factors: `gradsᵀ · xs`.
 pub(super) struct WeightGradient {
     pub n: usize,
     pub i: usize,
@@ -23,25 +23,25 @@ pub(super) struct WeightGradient {
     pub factors: Factors,
 }
 
-/// What is multiplied.
+/// The factors.
 pub(super) enum Factors {
     /// All gradients with all inputs, a contiguous tensor.
     Dense(Tensor),
     /// The gradients of one sample with a copy of its inputs: an outer product.
     OneRow(Vec<f32>),
-    /// The gradients other than 0, by output, with all inputs.
+    /// The non-zero gradients, by output, and all inputs.
     SparseGradients(Tiles, Tensor),
-    /// All gradients, whose sums over the batch come second, with the inputs that are not the background.
+    /// All gradients and their sums over the batch, and the inputs that differ from the background.
     SparseInput(SparseColumns, Vec<f32>),
 }
 
-/// Outputs whose gradients are computed together by sums over gradients other than 0.
+/// Outputs whose gradients are computed together, as sums over non-zero gradients.
 const HEIGHT: usize = 4 * SIDE;
 /// Inputs whose gradients are computed together by sums over the input.
 const WIDTH: usize = 18 * SIDE;
 
 impl WeightGradient {
-    /// Into how many tiles the matrix is cut, of multiples of so many rows, and the same for columns.
+    /// The number of tiles of the rows, each a multiple of `unit` rows, and the same for columns.
     fn grid(&self) -> ((usize, usize), (usize, usize)) {
         let Self { n, i, o, .. } = *self;
         match &self.factors {
@@ -128,7 +128,7 @@ unsafe impl Pending for WeightGradient {
             values.clear();
             values.reserve(size);
             self.tile(rows.clone(), columns.clone(), &mut values.spare_capacity_mut()[..size]);
-            // SAFETY: `tile` has written all values.
+            // SAFETY: `tile` writes all values.
             unsafe { values.set_len(size) };
             op(rows, columns, Tile::Values(values));
         };
@@ -144,7 +144,7 @@ unsafe impl Pending for WeightGradient {
             Factors::OneRow(x) => largest(x),
             Factors::SparseInput(xs, _) => xs.largest(),
         };
-        // Bounds the sums over the batch, in any order, of products and of gradients alone, also with a background.
+        // A bound of the sums over the batch, in any order, of products and of gradients, with a background too.
         let bound = 4.0 * self.n as f64 * f64::from(largest(&self.grads)) * (1.0 + f64::from(largest_x));
         bound < f64::from(f32::MAX)
     }

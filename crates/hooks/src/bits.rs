@@ -1,6 +1,6 @@
-//! For serde's `with`: floats as the integers of their bits, so that a state comes back exactly.
+//! For serde's `with`: floats as the integers of their bits, so that a state is restored exactly.
 //!
-//! JSON has no NaN and no infinity, which a sum that went wrong, or the best loss before the first epoch, may be.
+//! JSON has no NaN and no infinity, but a sum can be NaN, and the best loss before the first epoch is infinite.
 //!
 //! ```
 //! #[derive(serde::Serialize, serde::Deserialize)]
@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serializer};
 /// Writes the bits of an `f64`.
 ///
 /// # Errors
-/// Those of the serialiser.
+/// Errors of the serialiser.
 pub fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u64(x.to_bits())
 }
@@ -28,7 +28,7 @@ pub fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
 /// Reads an `f64` from its bits.
 ///
 /// # Errors
-/// Where there is no `u64`.
+/// When the value is not a `u64`.
 pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     u64::deserialize(from).map(f64::from_bits)
 }

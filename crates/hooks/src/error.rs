@@ -1,10 +1,10 @@
 use taper_report::Split;
 
-/// What can be wrong with what a model shows to its observers.
+/// An invalid call of a model or an observer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Two places of a model have one name, so that their numbers would be mixed.
+    /// Two sites of a model have the same name, which would mix their numbers.
     #[error(
         "two sites are called '{0}': give each activation the name of the layer that feeds it, and make it once, not in \
          every pass"
@@ -29,7 +29,7 @@ pub enum Error {
         /// Its shape.
         found: Vec<usize>,
     },
-    /// What went into an activation function and what came out differ in shape.
+    /// The input and output of an activation function have different shapes.
     #[error("site '{site}': expected xs and ys of one shape, found {xs:?} and {ys:?}")]
     ShapesDiffer {
         /// The site.
@@ -39,7 +39,7 @@ pub enum Error {
         /// Shape of the post-activations.
         ys: Vec<usize>,
     },
-    /// A window of a recorder was to begin before the one before had ended.
+    /// A window of a recorder was begun while another is open.
     #[error(
         "expected a recorder with an empty window to record {} into, found one with {}: call finish between them, or use a \
          recorder for each",
@@ -47,34 +47,34 @@ pub enum Error {
         open.map_or("passes of your own loop".to_string(), |split| format!("passes over {}", split.name()))
     )]
     WindowOpen {
-        /// What it holds; `None` if it was never told.
+        /// The split of the open window; `None` if it has none.
         open: Option<Split>,
-        /// What was to begin.
+        /// The split of the new window.
         begins: Split,
     },
-    /// Recorders of different windows were to be merged.
+    /// Recorders of different windows were merged.
     #[error("recorders cannot be merged: site '{site}': {trouble}")]
     Merge {
         /// The site.
         site: String,
-        /// Why its numbers do not add up.
+        /// Why their numbers cannot be added.
         trouble: taper_report::Trouble,
     },
-    /// Recorders of different parts were to be merged, which would leave moments and the like of half the data.
+    /// Recorders with different parts were merged, which would leave moments of half the data.
     #[error("recorders of different parts cannot be merged: make both with the same Parts")]
     PartsDiffer,
-    /// A penalty that has more than one value.
+    /// A penalty with more than one value.
     #[error(
         "expected a term of one value to add to the loss, found shape {0:?}: take its mean with mean_all()"
     )]
     NotScalar(Vec<usize>),
-    /// Something random was asked for outside training.
+    /// A random number was drawn outside training.
     #[error("no random numbers in evaluation mode: dropout and its like do nothing there")]
     NoRng,
 }
 
 impl From<Error> for candle_core::Error {
-    /// As an I/O error: a variant of candle's that prints the value alone and keeps it within reach.
+    /// As an I/O error: the variant of candle's error that keeps the value and prints it unchanged.
     fn from(error: Error) -> Self {
         Self::Io(std::io::Error::other(error))
     }

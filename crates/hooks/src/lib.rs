@@ -1,9 +1,9 @@
 //! Observation of activations: sites, observers, and the recorder, which computes statistics.
 //!
-//! A model takes a [`Pass`] through its forward pass. Behind each activation function, or anywhere else, it calls
-//! [`Pass::see`] or [`Pass::tap`] (`taper_nn::Act` and `Tap` do this), and the pass calls an [`Observer`]. The [`Recorder`]
-//! is an observer that computes zeros, dead units, moments, a histogram and more in one pass over the values. Observers
-//! cannot change what is computed.
+//! A forward pass takes a [`Pass`]. After each activation function, or anywhere else, the model calls [`Pass::see`] or
+//! [`Pass::tap`] (`taper_nn::Act` and `Tap` do this), and the pass calls an [`Observer`]. The [`Recorder`] is an
+//! observer that computes zeros, dead units, moments, a histogram and more in one pass over the values. Observers
+//! cannot change the computation.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

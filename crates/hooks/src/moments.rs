@@ -29,7 +29,7 @@ impl Default for Moments {
 }
 
 impl Moments {
-    /// Of finite values, in two passes over each piece of them.
+    /// Moments of finite values, in two passes over each piece.
     pub fn of(ys: &[f32]) -> Self {
         let mut moments = Self::default();
         for ys in ys.chunks(CHUNK) {
@@ -48,8 +48,8 @@ impl Moments {
         moments
     }
 
-    /// Of `count` values, from the sums of the first four powers of their deviations from `shift`, which should be
-    /// near their mean (see [`Moments::keeps_digits`]), and from the smallest and the largest.
+    /// Moments of `count` values from the sums of the first four powers of their deviations from `shift`, which should
+    /// be near their mean (see [`Moments::keeps_digits`]), and from the smallest and the largest value.
     pub fn about(shift: f64, [p1, p2, p3, p4]: [f64; 4], count: u64, (min, max): (f32, f32)) -> Self {
         let e = p1 / count as f64;
         Self {
@@ -104,13 +104,13 @@ impl Moments {
         (self.count > 0).then(|| self.m2 / self.count as f64)
     }
 
-    /// `m3 / m2^1.5`, or `None` where the variance is 0.
+    /// `m3 / m2^1.5`, or `None` if the variance is 0.
     pub fn skewness(&self) -> Option<f64> {
         let variance = self.variance().filter(|v| *v > 0.0)?;
         Some(self.m3 / self.count as f64 / variance.powf(1.5))
     }
 
-    /// `m4 / m2² − 3`, or `None` where the variance is 0.
+    /// `m4 / m2² − 3`, or `None` if the variance is 0.
     pub fn excess_kurtosis(&self) -> Option<f64> {
         let variance = self.variance().filter(|v| *v > 0.0)?;
         Some(self.m4 / self.count as f64 / (variance * variance) - 3.0)
@@ -124,7 +124,7 @@ const CHUNK: usize = 704;
 mod tests {
     use super::*;
 
-    /// Numbers that look random: the fractional parts of multiples of the golden ratio.
+    /// Pseudo-random numbers: the fractional parts of multiples of the golden ratio.
     fn values(n: usize, mean: f32) -> Vec<f32> {
         (0..n).map(|i| mean + ((i as f64 * 0.618_033_988_749_894_9) % 1.0).powi(2) as f32).collect()
     }

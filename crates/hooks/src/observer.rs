@@ -4,23 +4,23 @@ use taper_report::{SiteSteps, Split};
 
 use crate::{Seen, StepSeen};
 
-/// Someone who watches activations go by.
+/// Receives the activations of a forward pass.
 ///
-/// `()` watches nothing, a pair `(A, B)` tells both, an `Option` may be `None`; `&mut T` and `Box<T>` are
-/// observers, and [`observer_fn`] makes one of a closure. An error ends the forward pass. Training may run on
-/// another thread, so an observer can be sent there.
+/// `()` ignores them, a pair `(A, B)` calls both, an `Option` may be `None`. `&mut T` and `Box<T>` are observers, and
+/// [`observer_fn`] makes one of a closure. An error ends the forward pass. Training may run on another thread, so an
+/// observer must be `Send`.
 pub trait Observer: Send {
-    /// Called once per site and batch, in the order of the forward pass, on the thread that makes it.
+    /// Called once per site and batch, in the order of the forward pass, on its thread.
     ///
     /// # Errors
-    /// The observer's own; the forward pass returns them.
+    /// Errors of the observer; the forward pass returns them.
     fn observe(&mut self, seen: &Seen<'_>) -> Result<()>;
 
-    /// Called before the first batch of a pass over a split; `continues` if the pass continues an epoch of training that
-    /// was begun before.
+    /// Called before the first batch of a pass over a split. `continues` is true if the pass continues an epoch of
+    /// training.
     ///
     /// # Errors
-    /// Those of the observer; then the pass does not run.
+    /// Errors of the observer; the pass then does not run.
     fn begin(&mut self, _split: Split, _continues: bool) -> Result<()> {
         Ok(())
     }
@@ -28,32 +28,32 @@ pub trait Observer: Send {
     /// Called with the input of the model, if the training step calls [`Pass::input`](crate::Pass::input).
     ///
     /// # Errors
-    /// The observer's own; the forward pass returns them.
+    /// Errors of the observer; the forward pass returns them.
     fn input(&mut self, _xs: &Tensor) -> Result<()> {
         Ok(())
     }
 
-    /// How many activations it has seen since it began to count that were NaN or infinite; 0 if it does not count
-    /// them; of a pair the sum. Training asks after every batch, to notice those that leave no trace in the loss.
+    /// The number of NaN and infinite activations so far; 0 if the observer does not count them; for a pair the sum.
+    /// Training reads it after every batch to find those without effect on the loss.
     fn non_finite(&self) -> u64 {
         0
     }
 
-    /// Called behind each step of the optimiser, with parameters and gradients.
+    /// Called after each step of the optimiser, with parameters and gradients.
     ///
     /// # Errors
-    /// The observer's own; they end training.
+    /// Errors of the observer; they end training.
     fn step(&mut self, _seen: &StepSeen<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// Whether [`Observer::step`] is to be shown the gradients at the sites too; they are copied in the backward pass.
+    /// Whether [`Observer::step`] also needs the gradients at the sites, which are copied in the backward pass.
     fn wants_site_gradients(&self) -> bool {
         false
     }
 
-    /// Ends a window of steps and begins the next: what each site did between; nothing if the observer keeps no such
-    /// windows. Training calls it once before the first window.
+    /// Ends a window of steps, returns its statistics by site, and begins the next window. Empty if the observer keeps
+    /// no such windows. Training calls it once before the first window.
     fn end_window(&mut self) -> Vec<SiteSteps> {
         Vec::new()
     }
@@ -183,8 +183,7 @@ impl<F: FnMut(&Seen<'_>) -> Result<()> + Send> Observer for ObserverFn<F> {
     }
 }
 
-/// Finds where a pass first holds NaN or an infinity: in its input, or at a site, in front of or behind its activation
-/// function.
+/// Finds the first NaN or infinity of a pass: in its input, or at a site, before or after its activation function.
 #[derive(Debug, Default)]
 pub struct FirstFault {
     found: Option<Found>,
@@ -197,7 +196,7 @@ enum Found {
 }
 
 impl FirstFault {
-    /// The first sample of the input that holds one, counted from 0, if the input does.
+    /// The first sample with a NaN or infinity in the input, counted from 0.
     pub fn sample(&self) -> Option<usize> {
         match &self.found {
             Some(Found::Input(sample)) => Some(*sample),
@@ -205,7 +204,7 @@ impl FirstFault {
         }
     }
 
-    /// The first site that holds one while the input does not, and its first such unit, counted from 0.
+    /// The first site with a NaN or infinity, and its first such unit, counted from 0, if the input has none.
     pub fn site(&self) -> Option<(&str, usize)> {
         match &self.found {
             Some(Found::Site(site, unit)) => Some((site, *unit)),

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-/// Optional statistics of a `Recorder`. It always counts zeros, signs and flat values, and per unit what dead, rare,
-/// always-on and dormant units are computed from.
+/// Optional statistics of a `Recorder`. It always counts zeros, signs and flat values, and per unit the numbers for
+/// dead, rare, always-on and dormant units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
     /// Mean, variance, skewness, kurtosis and extremes.
@@ -13,7 +13,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Counts alone.
+    /// Counts only.
     pub const COUNTS: Self = Self { moments: false, histogram: false, samples: false };
     /// Everything.
     pub const FULL: Self = Self { moments: true, histogram: true, samples: true };

@@ -6,28 +6,27 @@ use taper_kernels::{Activation, Draw, off_the_record};
 
 use crate::{Error, Mode, Observer, Seen, Site, Units};
 
-/// One forward pass: its mode, who watches it, and what its random layers draw from.
+/// One forward pass: its mode, its observer, and the seed of its random layers.
 ///
-/// A model hands it down through its layers. It borrows the observer, so nothing stays attached to the model
-/// when the pass is over.
+/// A model gives it to its layers. It borrows the observer, so nothing stays attached to the model after the pass.
 pub struct Pass<'a> {
     observer: &'a mut dyn Observer,
     random: Option<Random>,
-    /// The sites that came, and how often.
+    /// The sites so far, and their uses.
     sites: Vec<(Site, u32)>,
     added_loss: Option<Tensor>,
-    /// What the sites computed, if the observer wants the gradients there.
+    /// The outputs of the sites, if the observer wants their gradients.
     outputs: Option<Vec<(Site, Tensor)>>,
     observing: Duration,
 }
 
-/// What random layers of a training pass draw from.
+/// The seed of the random layers of a training pass.
 #[derive(Clone, Copy)]
 struct Random {
     seed: u64,
     step: u64,
     first_row: u64,
-    /// How many have drawn.
+    /// The number of draws so far.
     drawn: u64,
 }
 
@@ -45,9 +44,9 @@ impl<'a> Pass<'a> {
         Self { observer, random, sites, added_loss, outputs, observing: Duration::ZERO }
     }
 
-    /// The same for a part of a batch, which begins with row `first_row` of the whole: it draws what these rows would
-    /// draw in the whole batch. The first axis of the input of dropout must be the batch: if samples and positions
-    /// were flattened into one axis, the parts draw other masks than the whole batch.
+    /// The same for a part of a batch that begins with row `first_row` of the whole batch. It draws the numbers of
+    /// these rows in the whole batch. The first axis of the input of dropout must be the batch: if samples and
+    /// positions were flattened into one axis, the parts draw other masks than the whole batch.
     pub fn rows_from(mut self, first_row: u64) -> Self {
         if let Some(random) = &mut self.random {
             random.first_row = first_row;
@@ -60,26 +59,26 @@ impl<'a> Pass<'a> {
         if self.random.is_some() { Mode::Train } else { Mode::Eval }
     }
 
-    /// Shows the observer what the site's activation function made of `xs`.
+    /// Passes the input and output of the site's activation function to the observer.
     ///
-    /// Compute `ys` with `taper_kernels::activate`, or with anything else that hands NaN on: candle's own
-    /// `relu` makes zeros of NaN, which no observer can then tell from sparsity.
+    /// Compute `ys` with `taper_kernels::activate`, or another function that keeps NaN. candle's `relu` turns NaN into
+    /// zeros, which an observer cannot distinguish from sparsity.
     ///
     /// # Shapes
-    /// `xs` and `ys`: the same, `(N, units, ..)` or `(N, .., units)`; the site says which.
+    /// `xs` and `ys`: the same, `(N, units, ..)` or `(N, .., units)`, as the site says.
     ///
     /// # Errors
-    /// When `xs` and `ys` differ in shape, the unit axis is not known, another site of the same name came in this pass,
-    /// and what the observer returns.
+    /// When `xs` and `ys` differ in shape, the unit axis is unknown, or this pass has another site with the same name;
+    /// and errors of the observer.
     pub fn see(&mut self, site: &Site, xs: &Tensor, ys: &Tensor) -> Result<()> {
         site.check_shapes(xs, ys)?;
         self.see_with(site, site.activation(), None, &|| Ok(xs.clone()), ys)
     }
 
-    /// Shows the observer values at a site without an activation function, such as logits or an embedding.
+    /// Passes values without an activation function, such as logits or an embedding, to the observer.
     ///
     /// # Shapes
-    /// `ys`: `(N, units, ..)` or `(N, .., units)`; the site says which.
+    /// `ys`: `(N, units, ..)` or `(N, .., units)`, as the site says.
     ///
     /// # Errors
     /// As [`Pass::see`].
@@ -127,13 +126,13 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Shows the observer what the model was given, so that a fault in the data is not looked for in the model.
+    /// Passes the input of the model to the observer, which can then tell faults in the data from faults in the model.
     ///
     /// # Shapes
     /// `xs`: `(N, ..)`.
     ///
     /// # Errors
-    /// What the observer returns.
+    /// Errors of the observer.
     pub fn input(&mut self, xs: &Tensor) -> Result<()> {
         let start = Instant::now();
         off_the_record(|| self.observer.input(xs))?;
@@ -152,8 +151,7 @@ impl<'a> Pass<'a> {
         Ok(Draw { first_row: random.first_row, ..draw })
     }
 
-    /// Adds a differentiable scalar to what training minimises, as a penalty on activations. In evaluation mode it is
-    /// left out.
+    /// Adds a differentiable scalar to the training loss, as a penalty on activations. Ignored in evaluation mode.
     ///
     /// # Errors
     /// When `term` is not a scalar.
@@ -170,23 +168,23 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The sum of what was added to the loss, a scalar; `None` if nothing was.
+    /// The sum of the terms added to the loss, a scalar; `None` without terms.
     pub fn added_loss(&self) -> Option<&Tensor> {
         self.added_loss.as_ref()
     }
 
-    /// The sites and what they computed, in the order of the pass, if the observer
-    /// [wants the gradients](Observer::wants_site_gradients) there.
+    /// The sites and their outputs, in the order of the pass, if the observer [wants their
+    /// gradients](Observer::wants_site_gradients).
     pub fn take_outputs(&mut self) -> Vec<(Site, Tensor)> {
         self.outputs.take().unwrap_or_default()
     }
 
-    /// Wall-clock time that the observer has taken in this pass.
+    /// Wall-clock time of the observer in this pass.
     pub fn observing(&self) -> Duration {
         self.observing
     }
 
-    /// Runs `forward`, a model written for plain candle, with this pass as the current one of the thread: its layers get it
+    /// Runs `forward`, a model for plain candle, with this pass as the current one of the thread: its layers get it
     /// from [`Pass::current`].
     ///
     /// ```
@@ -223,20 +221,20 @@ impl<'a> Pass<'a> {
         result.expect("reborrow calls its argument once")
     }
 
-    /// Runs `op` outside of any scope. While a thread waits in a parallel loop it may be given any other work to do,
-    /// also another training: that must not find the pass of the one that waits.
+    /// Runs `op` outside of any scope. A thread that waits in a parallel loop may get work of another training, which
+    /// must not find the pass of the waiting one.
     pub fn outside<R>(op: impl FnOnce() -> R) -> R {
-        // Taken out while it is borrowed.
+        // Removed while it is borrowed.
         if CURRENT.is_set() { CURRENT.with(|_| op()) } else { op() }
     }
 }
 
 scoped_thread_local! {
-    /// The pass that layers without a pass of their own find: set within [`Pass::scope`] alone.
+    /// The pass for layers without a pass argument; set within [`Pass::scope`] only.
     static mut CURRENT: for<'p> &'p mut (dyn AnyPass + 'p)
 }
 
-/// A pass whose lifetime nobody names.
+/// A pass with an erased lifetime.
 trait AnyPass {
     fn reborrow(&mut self, f: &mut dyn FnMut(&mut Pass<'_>));
 }

@@ -13,31 +13,32 @@ use crate::tally::{Kind, Tally};
 use crate::window::SiteWindow;
 use crate::{Error, Mode, Observer, Parts, Seen, Site, UnitStats, Units};
 
-/// Watches every site and sums up what its activations do, exactly, over a window that [`Recorder::finish`]
-/// ends: all training batches of an epoch, or one evaluation pass.
+/// Observes every site and computes exact statistics over a window, which [`Recorder::finish`] ends: all training
+/// batches of an epoch, or one evaluation pass.
 ///
-/// A recorder lives as long as the run and has one window at a time; use one per split, so that `died` and
-/// `revived` compare like with like. Its memory grows with the number of units, up
-/// to 32-fold for large batches (a tally per block of samples), never with the number of samples or epochs.
-/// Recorders that saw different parts of a window [merge](Recorder::merge).
+/// A recorder lives as long as the run and has one window at a time. Use one per split, so that `died` and `revived`
+/// compare windows of the same split. Its memory grows with the number of units, up to 32-fold for large batches (a
+/// tally per block of samples), never with the number of samples or epochs. Recorders of different parts of a window
+/// [merge](Recorder::merge).
 ///
-/// It can be written down and read back with serde, in the middle of a window too, and goes on as if nothing had
-/// happened: counts are integers, sums the bits of floats. What contradicts itself is refused when it is read.
+/// It can be saved and restored exactly with serde, within a window too: counts are integers, sums are the bits of
+/// floats. Inconsistent data are refused.
 ///
-/// Beside a network on a CUDA device the sums stay on it, and nothing waits for them: they are fetched where a window ends, and
-/// where the recorder is asked, cloned or written down. Activations on other devices are copied and measured on the CPU.
+/// For activations on a CUDA device the sums stay there, and nothing waits for them. They are read at the end of a
+/// window, and when the recorder is queried, cloned or saved. Activations on other devices are copied and measured on
+/// the CPU.
 ///
-/// It never ends a pass. Where the units of a site change in number, training and evaluation mix within a window, or two
-/// sites of one name come, it stops recording that site and says why in [`LayerStats::trouble`].
+/// It never ends a pass. If the units of a site change in number, training and evaluation mix within a window, or two
+/// sites have the same name, it stops recording that site and says why in [`LayerStats::trouble`].
 ///
 /// # Errors
-/// [`Error::WindowOpen`] before a pass over a split, where a window was not [finished](Recorder::finish): only an epoch of
-/// training may be continued within one.
+/// [`Error::WindowOpen`] before a pass over a split if a window was not [finished](Recorder::finish). Only an epoch of
+/// training may continue an open window.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Recorder {
     parts: Parts,
-    /// The split that the window is about, if it was told.
+    /// The split of the window, if it is known.
     window: Option<Split>,
     sites: Vec<Watched>,
     /// Dead units of the window before, by site.
@@ -46,32 +47,32 @@ pub struct Recorder {
     steps: Option<Vec<SiteWindow>>,
     #[serde(skip)]
     faults: Faults,
-    /// Whether batches on the CPU are measured as those on a GPU are, for tests.
+    /// Whether batches on the CPU are measured like those on a GPU, for tests.
     #[serde(skip)]
     as_on_device: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Watched {
-    /// The site's.
+    /// The numbers of the site.
     name: String,
     activation: Option<String>,
     kind: Kind,
     uses: u32,
     trouble: Option<Trouble>,
-    /// Values that were not finite since there has been trouble: training is to notice them all the same.
+    /// Non-finite values since the trouble, which training must still notice.
     unrecorded_faults: u64,
-    /// `None` for what came by merging or from a file: the first site of that name takes the place.
+    /// `None` after merging or loading; then the first site with this name is used.
     #[serde(skip)]
     site: Option<Site>,
-    /// Of the function that was seen last.
+    /// Of the last activation function.
     #[serde(skip)]
     slopes: Option<Slopes>,
     mode: Mode,
     tallies: Tallies,
 }
 
-/// A recorder as it is read.
+/// A deserialised recorder.
 #[derive(Deserialize)]
 struct Written {
     parts: Parts,
@@ -87,7 +88,7 @@ impl TryFrom<Written> for Recorder {
     fn try_from(
         Written { parts, window, sites, previous, steps }: Written,
     ) -> std::result::Result<Self, String> {
-        // What is read is added up later, and more is added to it.
+        // The counts are added up later, and more are added, so they must be consistent.
         let counts =
             sites.iter().flat_map(|w| w.tallies.host.iter().map(|t| t.values).chain([w.unrecorded_faults]));
         if counts.map(u128::from).sum::<u128>() > i64::MAX as u128 {
@@ -133,7 +134,7 @@ impl Recorder {
         Self::of(Parts::FULL)
     }
 
-    /// Records counts and the given parts; the others are not computed.
+    /// Records counts and the given parts.
     pub fn of(parts: Parts) -> Self {
         Self {
             parts,
@@ -146,19 +147,19 @@ impl Recorder {
         }
     }
 
-    /// Measures activations on the CPU as those on a GPU are measured, in candle operations, for tests: slowly.
+    /// Measures activations on the CPU like those on a GPU, in candle operations, for tests. Slow.
     #[doc(hidden)]
     pub fn as_on_device(self) -> Self {
         Self { as_on_device: true, ..self }
     }
 
-    /// What it records beside the counts.
+    /// The parts it records.
     pub fn parts(&self) -> Parts {
         self.parts
     }
 
-    /// What every unit of a site did so far in this window, in the order of the units; `None` if the site was not
-    /// seen, or its sums cannot be read from the GPU. Ask before [`Recorder::finish`], which empties the window.
+    /// The statistics of every unit of a site so far in this window, in the order of the units. `None` if the window
+    /// does not have the site, or if its sums cannot be read from the GPU. [`Recorder::finish`] empties the window.
     pub fn units(&self, site: &str) -> Option<Vec<UnitStats>> {
         let watched = self.sites.iter().find(|w| w.name == site)?;
         let per = |sum: f64, n: u64| if n > 0 { sum / n as f64 } else { 0.0 };
@@ -175,11 +176,11 @@ impl Recorder {
         Some(tally.each_unit().zip(scores).map(stats).collect())
     }
 
-    /// Adds what another recorder saw of the same window: other batches of the same model or of a copy of it.
+    /// Adds the numbers of another recorder of the same window, with other batches of the same model or a copy of it.
     ///
     /// # Errors
-    /// When the other records other [`Parts`] or another split, or a site of the same name has another number of units or
-    /// another activation function there, or was watched in another mode. Nothing is added then.
+    /// When the other has other [`Parts`] or another split, or a site of the same name has another number of units,
+    /// another activation function or another mode there. Nothing is added then.
     pub fn merge(&mut self, other: &Self) -> std::result::Result<(), Error> {
         if self.parts != other.parts {
             return Err(Error::PartsDiffer);
@@ -206,7 +207,7 @@ impl Recorder {
         }
         for theirs in &other.sites {
             match self.sites.iter_mut().find(|w| w.name == theirs.name) {
-                // Its numbers are about what came before the trouble.
+                // Its numbers cover the part before the trouble.
                 Some(own) if own.trouble.is_some() => own.unrecorded_faults += theirs.non_finite(),
                 Some(own) => {
                     own.tallies.host[0].merge(&Tally::of(&read(theirs)?));
@@ -228,8 +229,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Ends the window: its numbers by site, in the order in which sites were first seen. The next window
-    /// starts empty and knows which units were dead in this one. A window of steps that is open goes on in it.
+    /// Ends the window and returns its numbers by site, in the order of first use. The next window starts empty and
+    /// remembers the dead units of this one. An open window of steps continues.
     pub fn finish(&mut self) -> Vec<LayerStats> {
         (self.window, self.faults) = (None, Faults::default());
         if let Some(steps) = &mut self.steps {
@@ -276,12 +277,12 @@ impl Watched {
         self.tallies.units()
     }
 
-    /// Values in memory that were not finite, also since there has been trouble.
+    /// Non-finite values in memory, including those since the trouble.
     fn non_finite(&self) -> u64 {
         self.tallies.host.iter().map(|tally| tally.nan + tally.infinite).sum::<u64>() + self.unrecorded_faults
     }
 
-    /// Why no more of this mode, with this number of units, with or without an f', may be added.
+    /// The reason why no more of this mode, number of units, or kind of function can be added.
     fn trouble_with(&self, mode: Mode, units: usize, has_slope: bool) -> Option<Trouble> {
         if self.mode != mode {
             return Some(Trouble::ModesMixed);
@@ -295,12 +296,12 @@ impl Watched {
 }
 
 impl Observer for Recorder {
-    /// Of the window so far.
+    /// The numbers of the window so far.
     fn non_finite(&self) -> u64 {
         self.sites.iter().map(Watched::non_finite).sum::<u64>() + self.faults.read()
     }
 
-    /// By differences of the sums of the window so far: it costs nothing between the ends of windows of steps.
+    /// Computed as differences of the running sums of the window, so steps between the ends of windows cost nothing.
     fn end_window(&mut self) -> Vec<SiteSteps> {
         let steps = self.steps.get_or_insert_default();
         for site in &self.sites {
@@ -381,7 +382,7 @@ impl Observer for Recorder {
             Some(f) if !f.slope_shows_in_value() => {
                 with_values(&seen.xs()?, |xs| with_values(seen.ys, |ys| add(xs, ys)))?
             }
-            // f'(x) can be told from f(x), so the values stand in for the inputs.
+            // f'(x) follows from f(x), so the values replace the inputs.
             _ => with_values(seen.ys, |ys| add(ys, ys)),
         }
     }

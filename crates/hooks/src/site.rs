@@ -5,20 +5,20 @@ use taper_kernels::Activation;
 
 use crate::{Error, Mode};
 
-/// Which axis of the tensors at a site are the units. The first axis is the batch; all others are positions.
+/// The unit axis of the tensors at a site. The first axis is the batch; all others are positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Units {
-    /// The second: `(N, units)` and `(N, units, ..)`, as behind a convolution.
+    /// The second: `(N, units)` and `(N, units, ..)`, as after a convolution.
     Second,
-    /// The last: `(N, units)` and `(N, .., units)`, as behind a linear layer.
+    /// The last: `(N, units)` and `(N, .., units)`, as after a linear layer.
     Last,
 }
 
-/// A named place in a model: behind an activation function, before any dropout, or anywhere else.
+/// A named place in a model: after an activation function, before any dropout, or anywhere else.
 ///
-/// It has the name of the layer that feeds it, as its weights have: `fc1`, `conv2`. Clones are the same
-/// place; two sites made apart are two places even if their names are equal, which is an error where both come in one
-/// pass. Make a site once, with the model, not in every pass.
+/// It has the name of the layer that feeds it: `fc1`, `conv2`. Sites are compared by identity: clones are the same
+/// site, and two sites made separately differ even with the same name, which is an error in one pass. Make a site once,
+/// with the model, not in every pass.
 #[derive(Clone, Debug)]
 pub struct Site(Arc<Place>);
 
@@ -31,27 +31,27 @@ struct Place {
 }
 
 impl Site {
-    /// A new place called `name`, with no activation function.
+    /// A new site without an activation function.
     pub fn new(name: impl Into<Box<str>>) -> Self {
         Self(Arc::new(Place { name: name.into(), activation: None, units: None, output: false }))
     }
 
-    /// The same, behind an activation function.
+    /// A new site after an activation function.
     pub fn behind(name: impl Into<Box<str>>, activation: Activation) -> Self {
         Self::new(name).with(|place| place.activation = Some(activation))
     }
 
-    /// A copy of this site with another name: another place.
+    /// A copy with another name, which is another site.
     pub fn named(&self, name: impl Into<Box<str>>) -> Self {
         self.clone().with(|place| place.name = name.into())
     }
 
-    /// The site with a unit axis, whatever the layer in front of it implies. Another place than before.
+    /// The site with a unit axis, which overrides that of the layer before it. Another site than before.
     pub fn units(self, units: Units) -> Self {
         self.with(|place| place.units = Some(units))
     }
 
-    /// The site as the output of the network, of which no unit is called dormant. Another place than before.
+    /// The site as the output of the network, which has no dormant units. Another site than before.
     pub fn output(self) -> Self {
         self.with(|place| place.output = true)
     }
@@ -67,7 +67,7 @@ impl Site {
         &self.0.name
     }
 
-    /// The activation function, as the model was built with it; `None` if there is none.
+    /// The activation function that the model was built with; `None` if there is none.
     pub fn activation(&self) -> Option<Activation> {
         self.0.activation
     }
@@ -77,13 +77,13 @@ impl Site {
         self.0.output
     }
 
-    /// Whether both are one place, not just two of one name.
+    /// Whether both are the same site, not just sites with the same name.
     pub fn is_same_place(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The unit axis of a tensor of this shape: as the site was told, else as the `layer` in front of it says, else
-    /// the second. Of three axes the second and the last are equally likely, so one of these must say it.
+    /// The unit axis of a tensor of this shape: that of the site, else that of the `layer` before it, else the second.
+    /// With three axes the second and the last are equally likely, so the site or the layer must say it.
     pub(crate) fn axis(&self, dims: &[usize], layer: Option<Units>) -> std::result::Result<Units, Error> {
         let (site, found) = (|| self.name().to_string(), || dims.to_vec());
         match (dims.len(), self.0.units.or(layer)) {
@@ -94,7 +94,7 @@ impl Site {
         }
     }
 
-    /// That pre- and post-activations have one shape.
+    /// Checks that pre- and post-activations have the same shape.
     pub(crate) fn check_shapes(&self, xs: &Tensor, ys: &Tensor) -> Result<()> {
         if xs.dims() == ys.dims() {
             return Ok(());
@@ -104,42 +104,42 @@ impl Site {
     }
 }
 
-/// What an observer is shown: one batch at one site.
+/// The arguments of an observer: one batch at one site.
 pub struct Seen<'a> {
-    /// Where.
+    /// The site.
     pub site: &'a Site,
-    /// The function that was applied; `None` where there is none, or its derivative is not that of `ys` any more.
+    /// The function that was applied; `None` if there is none, or if its derivative is not that of `ys` any more.
     ///
-    /// It differs from the site's own where a parameter is learned: a PReLU carries its slope of this moment.
+    /// It differs from the site's function if a parameter is learned: a PReLU has its current slope.
     pub activation: Option<Activation>,
     /// Train or evaluation mode.
     pub mode: Mode,
-    /// Which axis of `ys` the units are.
+    /// The unit axis of `ys`.
     pub units: Units,
-    /// How often the site has come in this pass, this time included.
+    /// The number of uses of the site so far in this pass, including this one.
     pub uses: u32,
-    /// The values at the site, post-activations `f(xs)` where there is a function: `(N, units, ..)` or `(N, .., units)`.
-    /// In train mode part of the graph: keep what was `detach()`ed only.
+    /// The values at the site, post-activations `f(xs)` if there is a function: `(N, units, ..)` or `(N, .., units)`.
+    /// In train mode they are part of the graph: keep only `detach()`ed tensors.
     pub ys: &'a Tensor,
     pub(crate) xs: &'a dyn Fn() -> Result<Tensor>,
 }
 
 impl Seen<'_> {
-    /// Pre-activations, of the shape of `ys`; in train mode part of the graph too. Where there is no activation
-    /// function, `ys` itself.
+    /// Pre-activations, of the shape of `ys`; in train mode part of the graph too. `ys` itself if there is no
+    /// activation function.
     ///
-    /// Where a layer computes its activation along with its products they were never written down: then they are
-    /// computed here, which takes as long as the layer itself.
+    /// A layer that applies its activation while it writes never stores them. Then they are computed here, which takes
+    /// as long as the layer.
     ///
     /// # Errors
-    /// Those of the layer; and when they have another shape than `ys`.
+    /// Errors of the layer, and when they have another shape than `ys`.
     pub fn xs(&self) -> Result<Tensor> {
         let xs = (self.xs)()?;
         self.site.check_shapes(&xs, self.ys)?;
         Ok(xs)
     }
 
-    /// How many units there are, and how many positions each has in a sample.
+    /// The number of units, and the number of positions of each in a sample.
     pub fn sizes(&self) -> (usize, usize) {
         let dims = &self.ys.dims()[1..];
         let units = match self.units {

@@ -3,8 +3,7 @@ use taper_kernels::Gradients;
 
 use crate::Site;
 
-/// What an observer is shown of a step of training, behind the optimiser's step: see
-/// [`Observer::step`](crate::Observer::step).
+/// The arguments of [`Observer::step`](crate::Observer::step): a step of training, after the optimiser's step.
 ///
 /// Tensors share memory with the model: keep copies only (`Tensor::copy`, or values).
 pub struct StepSeen<'a> {
@@ -14,11 +13,11 @@ pub struct StepSeen<'a> {
     pub loss: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
-    /// The parameters by name, as the step left them. What it changed is the difference to the step before.
+    /// The parameters by name, after the step. The update is the difference to the previous step.
     pub parameters: &'a [(&'a str, &'a Tensor)],
-    /// The outputs of the sites and the gradients of the loss with respect to them, both of one shape, in the order of the
-    /// forward pass; empty unless the observer [wants](crate::Observer::wants_site_gradients) them. A gradient is `None`
-    /// where none reached the site, or where it passed within candle's own operations.
+    /// The outputs of the sites and the gradients of the loss with respect to them, of the same shape, in the order of
+    /// the forward pass. Empty unless the observer [wants](crate::Observer::wants_site_gradients) them. A gradient is
+    /// `None` if none reached the site, or if it passed within candle's own operations.
     pub sites: &'a [(Site, Tensor, Option<Tensor>)],
     /// The gradients of the parameters, before clipping.
     pub gradients: &'a Gradients,

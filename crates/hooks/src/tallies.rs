@@ -9,16 +9,16 @@ use taper_report::Histogram;
 use crate::moments::Moments;
 use crate::tally::{PerSample, Tally, Units};
 
-/// The sums of a site's window: in memory, one tally for every block of a batch and one at least, and those of batches on a
-/// GPU, which stay there until somebody asks.
+/// The sums of a site's window: in memory, one tally for every block of a batch, at least one; and those of batches on
+/// a GPU, which stay there until they are read.
 ///
-/// Written down and cloned with what is on the GPU.
+/// Saved and cloned with the sums on the GPU.
 #[derive(Debug)]
 pub(crate) struct Tallies {
-    /// Blocks add to them side by side.
+    /// Blocks add to them in parallel.
     pub host: Vec<Tally>,
     device: Option<Window>,
-    /// Whether what was on a GPU could not be read where the sums were cloned.
+    /// Whether reading from the GPU failed when the sums were cloned.
     lost: bool,
 }
 
@@ -46,7 +46,7 @@ impl Tallies {
         }
     }
 
-    /// Adds a batch where it is.
+    /// Adds a batch on its device.
     pub fn add(&mut self, batch: &Observed<'_>, faults: &mut Faults) -> Result<()> {
         let device = batch.ys.device();
         let window = match &mut self.device {
@@ -59,7 +59,7 @@ impl Tallies {
 
 impl Clone for Tallies {
     fn clone(&self) -> Self {
-        // The kernels change a window in place: two must not share one.
+        // The kernels change a window in place, so two tallies must not share one.
         match self.read() {
             Ok(all) => Self { host: all.into_owned(), device: None, lost: false },
             Err(_) => Self { host: self.host.clone(), device: None, lost: true },
@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for Tallies {
     }
 }
 
-/// What a window on a device has come to, as a tally.
+/// The numbers of a window on a device, as a tally.
 fn of(window: Fetched) -> Tally {
     let [zeros, negatives, near_zeros, nan, infinite, flat_low, flat_high] = window.counts;
     let finite = window.values - nan - infinite;
@@ -119,12 +119,11 @@ fn of(window: Fetched) -> Tally {
     }
 }
 
-/// How many values of all sites on a GPU were not finite since it was empty: one number there, so that a batch costs one
-/// reading.
+/// The number of non-finite values of all sites on a GPU: one number there, so a batch costs one reading.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     count: Option<Tensor>,
-    /// The number as it was read last; [`Faults::UNKNOWN`] if more was added since.
+    /// The number at the last reading; [`Faults::UNKNOWN`] if more was added since.
     known: AtomicU64,
 }
 
@@ -144,7 +143,8 @@ impl Faults {
         add(count)
     }
 
-    /// Waits for the GPU. One that cannot be read counts as many, so that training looks and meets its error.
+    /// Waits for the GPU. If it cannot be read, the result is large, so training looks for the fault and finds the
+    /// error.
     pub fn read(&self) -> u64 {
         let Some(count) = &self.count else { return 0 };
         match self.known.load(Ordering::Relaxed) {
@@ -159,7 +159,7 @@ impl Faults {
 }
 
 impl Clone for Faults {
-    /// Empty: [`Tallies`] are cloned with what was on the GPU.
+    /// Empty, because [`Tallies`] are cloned with the sums on the GPU.
     fn clone(&self) -> Self {
         Self::default()
     }
@@ -179,7 +179,7 @@ mod tests {
         assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-3), "{what}: {a} against {b}");
     }
 
-    /// Values around 0, some of them 0; not so far out that candle's slope of GELU is rounded to 0.
+    /// Values around 0, some of them 0, within the range where candle's slope of GELU does not round to 0.
     fn values(n: usize, offset: f32) -> Vec<f32> {
         let at = |i: usize| ((i as f64 * 0.618_033_988_75).fract() as f32 - 0.5) * 4.0;
         (0..n).map(|i| if i % 7 == 3 { 0.0 } else { at(i) * at(i).abs() + offset }).collect()
@@ -209,7 +209,7 @@ mod tests {
                     [t.samples, t.values, t.zeros, t.negatives, t.positives, t.near_zeros, t.nan, t.infinite]
                 };
                 assert_eq!(counts(&a), counts(&b), "{what}");
-                // The slopes of the twin are candle's, whose rounding may differ where f' is next to flat.
+                // The twin's slopes are candle's, whose rounding may differ where f' is almost flat.
                 assert!(
                     a.flat_low.abs_diff(b.flat_low) <= 2 && a.flat_high.abs_diff(b.flat_high) <= 2,
                     "{what}"

@@ -6,10 +6,10 @@ use crate::{Parts, bits};
 
 /// A unit that fires on less than this share of observations is rare.
 pub(crate) const RARE: f64 = 0.01;
-/// Keeps dormancy scores defined where every unit is silent (Sokar et al. 2023).
+/// Keeps dormancy scores defined if every unit is silent (Sokar et al. 2023).
 const DORMANT_EPS: f64 = 1e-9;
 
-/// What decides which numbers a site has.
+/// The properties that decide which numbers a site has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kind {
     /// Whether there is an f', which dead and flat need.
@@ -20,9 +20,9 @@ pub(crate) struct Kind {
     pub output: bool,
 }
 
-/// Everything that is summed up at one site over a window. Tallies of the same site merge.
+/// All sums of one site over a window. Tallies of the same site merge.
 ///
-/// Its size grows with the number of units, never with that of samples.
+/// Its size grows with the number of units, not with the number of samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     pub samples: u64,
@@ -59,7 +59,7 @@ pub(crate) struct Units {
     pub sum_squares: Vec<f64>,
 }
 
-/// What is summed up for one unit. Only finite values count.
+/// The sums of one unit. Only finite values count.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Unit {
     pub observations: u64,
@@ -72,16 +72,16 @@ pub(crate) struct Unit {
     pub sum_squares: f64,
 }
 
-/// What is summed up over samples.
+/// The sums over samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PerSample {
-    /// Samples with a finite value: the others say nothing.
+    /// Samples with a finite value; others are ignored.
     pub counted: u64,
     pub active: u64,
     pub min_active: u64,
     pub max_active: u64,
     pub all_zero: u64,
-    /// Samples that have a sparseness, and the sums of theirs.
+    /// Samples that have a sparseness, and the sums of their sparseness.
     pub scored: u64,
     #[serde(with = "bits")]
     pub population: f64,
@@ -113,7 +113,7 @@ impl From<Units> for Vec<[u64; 6]> {
 }
 
 impl Units {
-    /// Nothing yet, for so many units.
+    /// An empty tally for this many units.
     pub fn new(units: usize) -> Self {
         let (none, nothing) = (|| vec![0; units], || vec![0.0; units]);
         Self {
@@ -130,7 +130,7 @@ impl Units {
         self.fired.len()
     }
 
-    /// Adds what was summed up elsewhere for the same units.
+    /// Adds the sums of another tally for the same units.
     #[inline(always)]
     pub fn add(&mut self, other: &Self) {
         add(&mut self.faulty, &other.faulty);
@@ -183,7 +183,7 @@ impl Tally {
         })
     }
 
-    /// The sum of all blocks; there is at least one.
+    /// The sum of all blocks, at least one.
     pub fn of(blocks: &[Self]) -> Self {
         let mut whole = blocks[0].clone();
         blocks[1..].iter().for_each(|block| whole.merge(block));
@@ -207,7 +207,7 @@ impl Tally {
         self.per_sample.merge(&other.per_sample);
     }
 
-    /// Checks deserialised counts for consistency: says what contradicts itself, if anything does.
+    /// Checks deserialised counts for consistency; returns the contradiction, if there is one.
     pub fn contradiction(&self) -> Option<&'static str> {
         let sum = |parts: &[u64]| parts.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n));
         let within = |parts: &[u64], whole: u64| sum(parts).is_some_and(|sum| sum <= whole);
@@ -246,7 +246,7 @@ impl Tally {
         self.each_unit().map(|u| u.observations > 0 && u.passed == 0).collect()
     }
 
-    /// The statistics of the window, without names and without those that compare it with the window before.
+    /// The statistics of the window, without names and comparisons with the previous window.
     pub fn stats(&self, parts: Parts, kind: Kind) -> LayerStats {
         let finite = self.values - self.nan - self.infinite;
         let flat = |n: u64| (kind.has_slope && finite > 0).then(|| n as f64 / finite as f64);
@@ -276,7 +276,7 @@ impl Tally {
             negatives: self.negatives,
             positives: self.positives,
             near_zeros: self.near_zeros,
-            // NEAR_ZERO in f64, written as it is said.
+            // NEAR_ZERO in f64, with the digits of 0.01.
             near_zero_bound: 0.01,
             nan: self.nan,
             infinite: self.infinite,
@@ -285,7 +285,7 @@ impl Tally {
             variance: moments.and_then(Moments::variance),
             skewness: moments.and_then(Moments::skewness),
             excess_kurtosis: moments.and_then(Moments::excess_kurtosis),
-            // Adding 0 makes -0 a plain 0: which of the two is met first depends on the order of merging.
+            // Adding 0 turns -0 into 0: the order of merging decides which of the two comes first.
             min: moments.map(|m| m.min as f64 + 0.0),
             max: moments.map(|m| m.max as f64 + 0.0),
             quantiles: histogram.as_ref().and_then(quantiles),
@@ -315,7 +315,7 @@ impl Tally {
         }
     }
 
-    /// Mean |activation| of each unit over the mean of that over the layer (Sokar et al. 2023); `None` for a unit
+    /// Mean |activation| of each unit, divided by its mean over the layer (Sokar et al. 2023); `None` for a unit
     /// without observations.
     pub fn dormancy(&self) -> Vec<Option<f64>> {
         let mean_abs = |u: Unit| (u.observations > 0).then(|| u.sum_abs / u.observations as f64);
@@ -393,8 +393,8 @@ impl PerSample {
     }
 }
 
-/// Treves–Rolls sparseness in Vinje and Gallant's form, and Hoyer's, of `n` values with these sums of
-/// magnitudes and squares; `None` where all are zero or there are fewer than two.
+/// Treves–Rolls sparseness in Vinje and Gallant's form, and Hoyer's, of `n` values with these sums of magnitudes and
+/// squares; `None` if all are zero or there are fewer than two.
 fn sparseness(n: u64, sum_abs: f64, sum_squares: f64) -> Option<(f64, f64)> {
     if n < 2 || sum_squares <= 0.0 {
         return None;

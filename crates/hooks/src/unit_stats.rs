@@ -1,19 +1,19 @@
 use crate::tally::RARE;
 
-/// What one unit did in a window.
+/// The statistics of one unit in a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UnitStats {
     /// (sample, position) pairs with a finite value.
     pub observations: u64,
     /// Observations with `ys > 0`.
     pub fired: u64,
-    /// Observations with `f'(xs) ≠ 0`; `None` where there is no activation function.
+    /// Observations with `f'(xs) ≠ 0`; `None` if there is no activation function.
     pub passed: Option<u64>,
     /// Mean of `ys`; 0 without observations.
     pub mean: f64,
     /// Mean of `|ys|`; 0 without observations.
     pub mean_abs: f64,
-    /// Dormancy score (Sokar et al. 2023): `mean_abs` over the mean of that over the layer; 0 without observations.
+    /// Dormancy score (Sokar et al. 2023): `mean_abs`, divided by its mean over the layer; 0 without observations.
     pub dormancy: f64,
 }
 

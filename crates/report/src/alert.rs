@@ -5,21 +5,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{EpochReport, Error, LayerStats, Result, STATISTICS, Score, Sink, Split, SplitReport, Statistic};
 
-/// A rule that ends a run: `fc2.dead_fraction>0.5`. A sink, to stand behind those that write the epoch down.
+/// A rule that ends a run: `fc2.dead_fraction>0.5`. A sink that comes after the sinks that write the epoch.
 ///
 /// Written `[SPLIT:]SITE.STATISTIC OP NUMBER` or `SPLIT.METRIC OP NUMBER`, with or without blanks around `OP`, one of
 /// `>`, `>=`, `<` and `<=`:
 ///
-/// - `SITE` is a site's name, or `*` for any site; `STATISTIC` the name of one of [`STATISTICS`](crate::STATISTICS),
-///   as in `layers.jsonl`. `SPLIT` is `train`, `validation` or `test`; without it the layers of the headline split are asked, which
-///   is `test` if there is one, else `validation`, else `train`.
+/// - `SITE` is a site's name, or `*` for any site; `STATISTIC` is the name of one of [`STATISTICS`](crate::STATISTICS),
+///   as in `layers.jsonl`. `SPLIT` is `train`, `validation` or `test`; the default is the headline split: `test` if
+///   there is one, else `validation`, else `train`.
 /// - `METRIC` is a metric of the split's score, such as `accuracy`, or another number of `metrics.jsonl` or
 ///   `timing.jsonl`: `loss`, `samples`, `learning_rate`, `nonfinite` (batches), `seconds`, `samples_per_second`,
 ///   `tracking_fraction`.
 ///
-/// A number that is NaN fires any rule about it: it is not on the good side of any bound. A number that there is none
-/// of, such as the skewness of a constant layer, fires none. Epoch 0, the untrained network, fires nothing: only the
-/// names in the rule are checked.
+/// A NaN fires any rule about it, because it satisfies no bound. A missing number, such as the skewness of a constant
+/// layer, fires none. Epoch 0, the untrained network, fires nothing: only the names in the rule are checked.
 ///
 /// ```
 /// use taper_report::{Alert, EpochReport, Score, Sink, Split, SplitReport};
@@ -57,7 +56,7 @@ enum Comparison {
     AtMost,
 }
 
-/// The longer of two that begin alike first.
+/// Longer operators first, because they share a beginning.
 const COMPARISONS: [(&str, Comparison); 4] = [
     (">=", Comparison::AtLeast),
     ("<=", Comparison::AtMost),
@@ -66,7 +65,7 @@ const COMPARISONS: [(&str, Comparison); 4] = [
 ];
 
 type Number = (&'static str, fn(&SplitReport) -> Option<f64>);
-/// What every split has, beside its metrics.
+/// The numbers of every split, in addition to its metrics.
 const NUMBERS: [Number; 7] = [
     ("loss", |of| Some(of.score.loss)),
     ("samples", |of| Some(of.score.samples as f64)),
@@ -80,25 +79,25 @@ const NUMBERS: [Number; 7] = [
 const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
 
 impl Alert {
-    /// The split that is named, if one is.
+    /// The split in the rule, if there is one.
     pub fn split(&self) -> Option<Split> {
         self.split
     }
 
-    /// Whether it asks about layers, so that without tracking it could never fire.
+    /// Whether it is about layers, so that it can never fire without tracking.
     pub fn asks_layers(&self) -> bool {
         matches!(self.what, What::Layer(..))
     }
 
-    /// Whether it asks about a number that is left out where a recorder only counts (`Parts::COUNTS`).
+    /// Whether it is about a number that a counting recorder leaves out (`Parts::COUNTS`).
     pub fn asks_more_than_counts(&self) -> bool {
         matches!(self.what, What::Layer(_, statistic) if !statistic.counted)
     }
 
-    /// Compares the site with those that there are.
+    /// Checks that the site exists.
     ///
     /// # Errors
-    /// [`Error::Rule`] with their names, if it is none of them, and for `*` if there are none.
+    /// [`Error::Rule`] with the names of the sites if it does not exist, and for `*` if there are none.
     pub fn check_site<S: AsRef<str>>(&self, sites: &[S]) -> Result<()> {
         match &self.what {
             What::Layer(Some(site), _) if sites.iter().all(|known| known.as_ref() != site) => {
@@ -111,10 +110,10 @@ impl Alert {
         }
     }
 
-    /// Compares the metric with those that a score has, of the split that is asked.
+    /// Checks that the score of the rule's split has the metric.
     ///
     /// # Errors
-    /// [`Error::Rule`] with their names, if it is none of them.
+    /// [`Error::Rule`] with the names of the metrics if it does not.
     pub fn check_metrics(&self, score: &Score) -> Result<()> {
         let What::Metric(name) = &self.what else { return Ok(()) };
         let own = score.metrics.iter().map(|metric| metric.name.as_str());
@@ -141,7 +140,7 @@ impl Alert {
             }
     }
 
-    /// What fires in this report: names and values.
+    /// The names and values that fire in this report.
     fn fired(&self, report: &EpochReport) -> Result<Vec<String>> {
         let found = |name: String, value: Option<f64>| {
             let fires = |value: &f64| report.epoch > 0 && self.fires(*value);
@@ -159,7 +158,7 @@ impl Alert {
             }
             What::Layer(site, statistic) => {
                 let of = self.split.map_or(report.observed(), |split| report.split(split));
-                // An epoch that was cut short has no layers.
+                // An interrupted epoch has no layers.
                 let Some(of) = of.filter(|of| !of.layers.is_empty()) else { return Ok(Vec::new()) };
                 let names: Vec<&str> = of.layers.iter().map(|layer| layer.site.as_str()).collect();
                 self.check_site(&names)?;
@@ -208,7 +207,7 @@ impl FromStr for Alert {
                     .into(),
             )
         };
-        // From behind: a site may be called anything.
+        // From the end, because a site can have any name.
         let at = text.rfind(['<', '>']).ok_or_else(form)?;
         let (what, rest) = text.split_at(at);
         let (sign, comparison) =
@@ -243,7 +242,7 @@ impl FromStr for Alert {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Alert {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

@@ -4,17 +4,17 @@ use crate::{
     table::{Align, Table},
 };
 
-/// Tables that set runs side by side, as text of at most `width` columns for usual names.
+/// Tables that compare runs, as text of at most `width` columns for usual names.
 ///
 /// One row per run: its labels, the primary metric (best of all epochs, and final), the other metrics and the loss of
-/// the last epoch, seconds over all passes, training samples per second and the share of time that tracking took.
-/// Statistics of every layer stand in the same rows where they fit, else in a second table, layer by layer. Where a row would
-/// be too long, times and tracking are left out.
-/// Runs that differ in nothing but the seed are also averaged: mean ± sample standard deviation over
-/// those that ended at least one epoch, with their number.
+/// the last epoch, seconds over all passes, training samples per second and the share of time for tracking. Statistics
+/// of every layer are in the same rows if they fit, else in a second table, layer by layer. If a row is too long, times
+/// and tracking are left out.
+/// Runs that differ only in the seed are also averaged: mean ± sample standard deviation over runs with at least one
+/// epoch, and their number.
 ///
-/// What all runs share stands in the title, the data set with it; what tells them apart is a column.
-/// A missing number, as of a run without epochs, is a dash.
+/// The title has what all runs share, such as the data set; differences are columns. A missing number, as of a run
+/// without epochs, is a dash.
 pub fn comparison(runs: &[Summary], width: usize) -> String {
     if runs.is_empty() {
         return "no runs to compare\n".into();
@@ -41,10 +41,10 @@ pub fn comparison(runs: &[Summary], width: usize) -> String {
     text
 }
 
-/// Runs that share a row: one, or several that differ in nothing but the seed.
+/// Runs that share a row: one, or several that differ only in the seed.
 struct Group<'a>(Vec<&'a Summary>);
 
-/// Every run in the set of its likes, where there are any, and without those that have no epoch.
+/// Groups of runs that differ only in the seed; runs without an epoch are left out if others have epochs.
 fn over_seeds(runs: &[Summary]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for run in runs.iter().filter(|run| run.score.is_some()) {
@@ -60,16 +60,16 @@ fn over_seeds(runs: &[Summary]) -> Vec<Group<'_>> {
     groups.retain(|group| {
         let mut seeds: Vec<u64> = group.0.iter().map(|run| run.run.seed).collect();
         seeds.sort_unstable();
-        // A seed twice: these runs differ in something else, and have no common mean.
+        // The same seed twice: these runs differ in something else, and have no common mean.
         seeds.len() > 1 && seeds.windows(2).all(|pair| pair[0] < pair[1])
     });
     groups
 }
 
-/// One kind of thing that a row is told apart by: its title, and its value in each run.
+/// A property that distinguishes rows: its title, and its value in each run.
 type Column<'a> = (&'a str, Box<dyn Fn(&Summary) -> String + 'a>);
 
-/// What all runs have in common, and what tells them apart.
+/// What all runs share, and what differs.
 struct Labels<'a> {
     /// A value, and the words before and after it.
     shared: Vec<(String, String, &'static str)>,
@@ -103,7 +103,7 @@ impl<'a> Labels<'a> {
             let value = move |r: &Summary| r.run.labels.get(name).map_or(number::NONE.into(), label_value);
             labels.columns.push((name, Box::new(value)));
         }
-        // Runs that differ in something else, as the learning rate, have nothing but their names.
+        // Runs that differ in another option, such as the learning rate, have only their names.
         let key = |r: &Summary| {
             let values = labels.columns.iter().map(|(_, value)| value(r));
             values.chain([r.run.seed.to_string()]).collect::<Vec<_>>()
@@ -167,7 +167,7 @@ fn blocks(text: &mut String, labels: &Labels<'_>, groups: &[Group<'_>], width: u
     }
     text.push('\n');
 
-    // Layer by layer, so that what is to be compared stands below each other.
+    // Layer by layer, so numbers to compare are below each other.
     let mut rows = Vec::new();
     let mut names = Vec::new();
     let mut cells = Vec::new();
@@ -201,7 +201,7 @@ fn scores(table: &mut Table, groups: &[Group<'_>]) {
     let kind = primary.as_ref().map_or(MetricKind::Share, |of| of.kind);
     let name = primary.map_or(String::new(), |of| of.name);
     let (unit, show) = written(kind);
-    // Of a run whose primary metric is another one there is no best by this.
+    // A run with another primary metric has no best value of this one.
     column("best", &|r| r.best.as_ref().filter(|best| best.name == name).map(|best| best.value), unit, &show);
     column("final", &|r| r.score.as_ref()?.metric(&name), unit, &show);
     for (metric, kind) in metrics(runs()).into_iter().filter(|(metric, _)| *metric != name) {
@@ -246,13 +246,13 @@ fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     distinct
 }
 
-/// One layer in every run of a group; nothing where one of them lacks it.
+/// One layer in every run of a group; none if one of them lacks it.
 fn layers_at<'a>(group: &Group<'a>, site: &str) -> Vec<&'a LayerStats> {
     let at = |run: &&'a Summary| run.layers.iter().find(|layer| layer.site == site);
     group.0.iter().map(at).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// Statistics of one layer, or of those that the rows name; empty cells are runs without it.
+/// Statistics of one layer, or of the layers in the rows; runs without it have empty cells.
 fn layer_columns(table: &mut Table, site: &str, rows: &[Vec<&LayerStats>]) {
     for (i, of) in Statistic::shown_in(Shown::Comparison).enumerate() {
         let cell = |layers: &Vec<&LayerStats>| {
@@ -284,7 +284,7 @@ fn merged_picture(layers: &[&LayerStats]) -> String {
     all.as_ref().map_or(number::NONE.into(), picture)
 }
 
-/// `97.71%` for one value, `97.71 ± 0.12%` for several, a dash where one is missing.
+/// `97.71%` for one value, `97.71 ± 0.12%` for several, a dash if one is missing.
 fn spread(values: impl Iterator<Item = Option<f64>>, unit: &str, show: &dyn Fn(f64) -> String) -> String {
     let Some(values) = values.collect::<Option<Vec<f64>>>() else { return number::NONE.into() };
     match values[..] {

@@ -11,7 +11,7 @@ use crate::{
 ///   1/5  0.2416   92.64%  0.1169   96.38%  63.7%    1  53.0%    2
 /// ```
 ///
-/// Widths follow from names and kinds alone, so that the rows of a run stand below each other.
+/// Widths depend on names and kinds only, so the rows of a run are aligned.
 #[derive(Debug, PartialEq)]
 pub(crate) struct EpochRow {
     groups: Vec<Group>,
@@ -31,18 +31,18 @@ struct Column {
     cell: Cell,
 }
 
-/// Between two groups, in characters; columns of a group are one apart.
+/// Space between two groups, in characters; columns of a group are one apart.
 const GAP: usize = 2;
 
 impl EpochRow {
-    /// The row of an epoch of so many; 0 where their number is unknown. Layers that do not fit into `width` characters share
-    /// the last group.
+    /// The row of an epoch out of `epochs`; 0 if their number is unknown. Layers that do not fit into `width`
+    /// characters share the last group.
     pub fn new(report: &EpochReport, epochs: u32, width: usize) -> Self {
         let planned = if epochs > 0 { format!("/{epochs}") } else { String::new() };
         let epoch = format!("{}{planned}", report.epoch);
         let mut groups =
             vec![Group::new("", vec![column("epoch", (2 * planned.len()).saturating_sub(1), epoch)])];
-        // The columns of the training that follows.
+        // Columns of the training, which follows.
         if let (0, None, Some(of)) = (report.epoch, report.split(Split::Train), report.headline()) {
             groups.push(scores(Split::Train, &of.score, false));
         }
@@ -85,7 +85,7 @@ impl EpochRow {
 }
 
 impl Group {
-    /// The first column is made wide enough for the title.
+    /// The first column is wide enough for the title.
     fn new(title: impl Into<String>, columns: Vec<Column>) -> Self {
         let mut group = Self { title: title.into(), columns };
         let missing = group.title.chars().count().saturating_sub(group.width());
@@ -106,10 +106,10 @@ fn column(title: &str, width: usize, cell: impl Into<Cell>) -> Column {
     Column { title: title.into(), width: width.max(title.chars().count()), cell: cell.into() }
 }
 
-/// Loss and metrics; dashes where nothing was measured.
+/// Loss and metrics; dashes without a measurement.
 fn scores(split: Split, score: &Score, measured: bool) -> Group {
     let cell = |text: String| if measured { text } else { number::NONE.into() };
-    // 6 characters, whatever the size.
+    // 6 characters for every size.
     let decimals = match score.loss.abs() {
         x if x < 10.0 => 4,
         x if x < 100.0 => 3,
@@ -122,7 +122,7 @@ fn scores(split: Split, score: &Score, measured: bool) -> Group {
     Group::new(split.name(), columns)
 }
 
-/// The share of zeros among all values of these layers, and how many of their units are dead.
+/// The share of zeros among all values of these layers, and the number of their dead units.
 fn layer_group(title: String, layers: &[&LayerStats]) -> Group {
     let (zeros, values) = layers.iter().fold((0, 0), |sum, of| (sum.0 + of.zeros, sum.1 + of.values));
     let zeros = if values == 0 { number::NONE.into() } else { number::share(zeros as f64 / values as f64) };

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use crate::FORMAT_VERSION;
 
-/// What can go wrong while results are written down. Each message is complete: it has no further `source`.
+/// Errors of writing results. Each message is complete: it has no further `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,17 +11,17 @@ pub enum Error {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         cause: std::io::Error,
     },
-    /// A record could not be turned into JSON or read back from it.
+    /// A record could not be serialised or parsed.
     #[error("{path}:{line}: not a valid record: {}", one_line(&cause.to_string(), 240), path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// The record's first line in it, from 1.
         line: usize,
-        /// What the parser said.
+        /// The error of the parser.
         cause: serde_json::Error,
     },
     /// A record was written in another version of the format.
@@ -38,10 +38,10 @@ pub enum Error {
         path: PathBuf,
         /// The record's first line in it, from 1.
         line: usize,
-        /// The version that the record names.
+        /// The version in the record.
         found: u32,
     },
-    /// Another process has the run.
+    /// Another process has locked the run.
     #[error("{path}: another process is writing to this run: wait until it has ended, or stop it", path = path.display())]
     Locked {
         /// The run's directory.
@@ -53,7 +53,7 @@ pub enum Error {
         /// The run's directory.
         path: PathBuf,
     },
-    /// A file of a run that goes on has lost something since it was saved.
+    /// A file of a resumed run is shorter than at the checkpoint.
     #[error(
         "{path}: expected at least the {expected} bytes that it had when the checkpoint was written, found {found}: it was \
          cut or replaced",
@@ -70,10 +70,10 @@ pub enum Error {
     /// An [`Alert`](crate::Alert) has fired: rule, epoch and values.
     #[error("{0}")]
     Alert(String),
-    /// The rule of an [`Alert`](crate::Alert) says nothing that can be asked.
+    /// The rule of an [`Alert`](crate::Alert) is invalid.
     #[error("{0}")]
     Rule(String),
-    /// A sink of the user's own failed.
+    /// A user's sink failed.
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -82,20 +82,20 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// For `map_err`: ties an I/O error to the path it happened at.
+    /// For `map_err`: adds the path to an I/O error.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |cause| Self::Io { path, cause }
     }
 
-    /// For `map_err`, where a record is written: ties an error of the serialiser to the file.
+    /// For `map_err` when a record is written: adds the file to an error of the serialiser.
     pub(crate) fn json(path: &std::path::Path) -> impl FnOnce(serde_json::Error) -> Self {
         move |cause| Self::Json { path: path.into(), line: 1, cause }
     }
 }
 
-/// Text from a file for a message: on one line, control characters escaped, and of more than `most` characters the middle left
-/// out, since a parser says at the end what it expected and where.
+/// Text from a file for a message: on one line, with control characters escaped. A text of more than `most` characters
+/// loses its middle, because a parser says at the end what it expected and where.
 pub fn one_line(text: &str, most: usize) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     match text.chars().count() {

@@ -10,13 +10,12 @@ const MIN_EXPONENT: i32 = -20;
 /// The first magnitude above the regular bins is 2^12.
 const MAX_EXPONENT: i32 = 12;
 
-/// How many values fell where, in signed log-linear bins with fixed edges.
+/// Counts of values in signed log-linear bins with fixed edges.
 ///
-/// Every octave `[2^e, 2^(e+1))`, `-20 <= e < 12`, is cut into eight equal parts, on both sides of zero.
-/// Exact zeros have a bin of their own; magnitudes below 2^-20 (about 1e-6) and from 2^12 (4096)
-/// upwards are counted in an underflow and an overflow bin per sign. Edges are the same for every
-/// layer, epoch, run and machine, so histograms add and subtract bin by bin, and the bin of a value
-/// is read from its bits: exponent and the first three bits of the mantissa.
+/// Every octave `[2^e, 2^(e+1))`, `-20 <= e < 12`, is cut into eight equal parts, on both sides of zero. Exact zeros
+/// have their own bin. Magnitudes below 2^-20 (about 1e-6) and from 2^12 (4096) are counted in an underflow and an
+/// overflow bin per sign. Edges are the same for every layer, epoch, run and machine, so histograms add and subtract
+/// bin by bin, and the bin of a value follows from its bits: the exponent and the first three bits of the mantissa.
 ///
 /// NaN and infinities are not counted here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +38,7 @@ impl Default for Histogram {
 impl Histogram {
     /// The magnitude bin of a finite, non-zero value, in `0..MAGNITUDES`.
     ///
-    /// The bin of zero is 0 too: count zeros apart.
+    /// The bin of zero is 0 too: count zeros separately.
     #[inline(always)]
     pub fn magnitude(x: f32) -> usize {
         let first = (127 + MIN_EXPONENT) << SUB_BITS;
@@ -72,8 +71,7 @@ impl Histogram {
         }
     }
 
-    /// Adds another histogram's counts to this one's. A count that would leave 64 bits, as only a file can claim
-    /// one, stays at their end and never wraps.
+    /// Adds another histogram's counts to this one's. Counts saturate at 2^64 − 1, which only a file can reach.
     pub fn merge(&mut self, other: &Self) {
         self.zeros = self.zeros.saturating_add(other.zeros);
         for (a, b) in self.positive.iter_mut().zip(&other.positive) {
@@ -84,7 +82,7 @@ impl Histogram {
         }
     }
 
-    /// How many values were counted; 2^64 − 1 where it is more.
+    /// The number of values; 2^64 − 1 if there are more.
     pub fn total(&self) -> u64 {
         let counts = self.positive.iter().chain(&self.negative);
         counts.fold(self.zeros, |total, n| total.saturating_add(*n))
@@ -95,7 +93,7 @@ impl Histogram {
     /// `½ Σ_b |h(b) − h(−b)| / Σ_b h(b)`: 0 for a symmetric distribution, 1 for a one-sided one without
     /// zeros, ½ for ReLU of a symmetric input. `None` when nothing was counted.
     pub fn asymmetry(&self) -> Option<f64> {
-        // Each pair of bins appears twice in the sum over signed bins, which takes up the factor ½.
+        // Each pair of bins appears twice in the sum over signed bins, which cancels the factor ½.
         let pairs = self.positive.iter().zip(&self.negative);
         let apart = pairs.fold(0_u64, |apart, (p, n)| apart.saturating_add(p.abs_diff(*n)));
         let total = self.total();
@@ -104,9 +102,9 @@ impl Histogram {
 
     /// The value below which a fraction `q` of the values lies, `q` in `[0, 1]`.
     ///
-    /// The sample of rank `⌈q·n⌉` (from 1) is found exactly; what is returned is the middle of its bin,
-    /// so the relative error is at most 1/16 (bins are at most an eighth of their lower edge wide) within
-    /// the regular range. Underflow answers ±2^-21, overflow ±2^12. `None` when nothing was counted.
+    /// The sample of rank `⌈q·n⌉` (from 1) is found exactly; the result is the middle of its bin, so in the regular
+    /// range the relative error is at most 1/16 (a bin is at most an eighth of its lower edge wide). Underflow returns
+    /// ±2^-21, overflow ±2^12. `None` without values.
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let total = self.total();
         if total == 0 {
@@ -130,7 +128,7 @@ impl Histogram {
     }
 }
 
-/// How a histogram is written: only bins that hold something, as `[bin, count]`.
+/// The serialised form of a histogram: non-empty bins, as `[bin, count]`.
 #[derive(Clone, Serialize, Deserialize)]
 struct Sparse {
     zeros: u64,

@@ -2,31 +2,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::Histogram;
 
-/// What one site's activations did over one window: a whole epoch of training, or one evaluation pass.
+/// The statistics of one site over one window: a whole epoch of training, or one evaluation pass.
 ///
-/// `ys` are the values at the site, `f` its activation function if it has one, `xs` what `f` was applied to. A *unit* is
+/// `ys` are the values at the site, `f` its activation function if it has one, and `xs` the input of `f`. A *unit* is
 /// one index of the site's unit axis: a neuron of `(N, F)` or `(N, T, F)`, a feature map of `(N, C, H, W)`. All other
-/// axes but the batch are *positions*; an *observation* of a unit is one (sample, position) pair. Counts are exact over
-/// the whole window. NaN and infinities are counted and left out of everything else. Fields that were not asked for, or
-/// have no meaning, are `None`; where there is no `f`, that is all that is said of it: `flat_low`, `flat_high`, `dead`,
-/// `rare`, `died`, `revived` and `still_dead`.
+/// axes except the batch are *positions*; an *observation* of a unit is one (sample, position) pair. Counts are exact
+/// over the whole window. NaN and infinities are counted and left out of all other numbers. Fields that were not
+/// measured, or have no meaning, are `None`; without `f` these are `flat_low`, `flat_high`, `dead`, `rare`, `died`,
+/// `revived` and `still_dead`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerStats {
     /// Name of the site, that of the weights that feed it: `conv1`.
     pub site: String,
-    /// The activation function, as text: `relu`; `None` where there is none.
+    /// The activation function, as text: `relu`; `None` if there is none.
     pub activation: Option<String>,
-    /// Maximum number of uses in one pass: 1, or more where one activation stands for several places. Each use counts
-    /// as samples of its own.
+    /// Maximum number of uses in one pass: 1, or more if one activation is used at several places. Each use counts its
+    /// own samples.
     pub uses: u32,
-    /// What kept the recorder from recording all of the window; the numbers are about what came before.
+    /// Why the recorder could not record all of the window; the numbers cover the part before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
     /// Number of units.
     pub units: u64,
-    /// Samples seen.
+    /// Number of samples.
     pub samples: u64,
-    /// Values seen: samples × units × positions.
+    /// Number of values: samples × units × positions.
     pub values: u64,
     /// Values equal to zero, of both signs.
     pub zeros: u64,
@@ -38,7 +38,7 @@ pub struct LayerStats {
     pub near_zeros: u64,
     /// The bound of `near_zeros`: 0.01.
     pub near_zero_bound: f64,
-    /// Values that are not a number: a fault, whatever else is reported.
+    /// NaN values: a fault.
     pub nan: u64,
     /// Infinite values: a fault.
     pub infinite: u64,
@@ -48,15 +48,15 @@ pub struct LayerStats {
     pub mean: Option<f64>,
     /// Population variance of the finite values.
     pub variance: Option<f64>,
-    /// `m3 / m2^1.5`; `None` where the variance is 0.
+    /// `m3 / m2^1.5`; `None` if the variance is 0.
     pub skewness: Option<f64>,
-    /// `m4 / m2² − 3`, at least −2, 0 for a normal distribution; `None` where the variance is 0.
+    /// `m4 / m2² − 3`, at least −2, 0 for a normal distribution; `None` if the variance is 0.
     pub excess_kurtosis: Option<f64>,
     /// Smallest finite value.
     pub min: Option<f64>,
     /// Largest finite value.
     pub max: Option<f64>,
-    /// Where the values lie, in fixed signed log-linear bins.
+    /// The distribution of the values, in fixed signed log-linear bins.
     pub histogram: Option<Histogram>,
     /// Quantiles from the histogram, each within 1/16 of its own value: see [`Histogram::quantile`].
     pub quantiles: Option<Quantiles>,
@@ -73,7 +73,7 @@ pub struct LayerStats {
     /// Units that are not dead and had `ys > 0` on fewer than 1 % of observations (Dohare et al. 2024); `None`
     /// unless the activation is 0 for every negative input.
     pub rare: Option<u64>,
-    /// Units with `ys > 0` at every observation: a ReLU that is merely linear on these data; every sigmoid.
+    /// Units with `ys > 0` at every observation: a ReLU that is linear on these data; every sigmoid.
     pub always_on: u64,
     /// Units with dormancy score 0 (Sokar et al. 2023): `s_i = E|h_i| / (mean_k E|h_k| + 1e-9)`; `None` at an
     /// output layer.
@@ -82,9 +82,9 @@ pub struct LayerStats {
     pub dormant_0_025: Option<u64>,
     /// Units with dormancy score at most 0.1.
     pub dormant_0_1: Option<u64>,
-    /// Units dead now that were not in the window before; `None` in the first window.
+    /// Units that are dead now and were not in the previous window; `None` in the first window.
     pub died: Option<u64>,
-    /// Units dead in the window before that are not now.
+    /// Units that were dead in the previous window and are not now.
     pub revived: Option<u64>,
     /// Units dead in both windows.
     pub still_dead: Option<u64>,
@@ -94,23 +94,23 @@ pub struct LayerStats {
     /// Indices of the rare units, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "ascending")]
     pub rare_units: Vec<u32>,
-    /// How the rate at which units fire (`ys > 0`) is spread over the units.
+    /// The distribution of the units' firing rates (`ys > 0`).
     pub firing_rate: FiringRates,
-    /// Number of non-zero values per sample, over units and positions; of samples with a finite value.
+    /// Number of non-zero values per sample, over units and positions, of samples with a finite value.
     pub active_per_sample: Option<ActivePerSample>,
     /// Mean over samples of `(1 − a) / (1 − 1/n)` with `a = (mean |ys|)² / mean ys²` over the sample's `n` values, in
     /// `[0, 1]`: Treves and Rolls' sparseness in the form of Vinje & Gallant (2000).
     pub population_sparseness: Option<f64>,
     /// Mean over the same samples of `(√n − l1/l2) / (√n − 1)`, in `[0, 1]` (Hoyer 2004).
     pub hoyer: Option<f64>,
-    /// Samples whose activations were all zero: they have no sparseness and are left out of those means.
+    /// Samples with only zeros: they have no sparseness and are left out of those means.
     pub samples_all_zero: Option<u64>,
-    /// Mean over units that are not silent of the same sparseness, with a unit's observations as the population.
+    /// Mean of the same sparseness over units that are not silent, over a unit's observations.
     pub lifetime_sparseness: Option<f64>,
 }
 
 impl LayerStats {
-    /// The site's name; where a pass comes by several times, with how often: `stem ×7`.
+    /// The site's name, with the number of its uses in a pass if there are several: `stem ×7`.
     pub fn title(&self) -> String {
         if self.uses > 1 { format!("{} ×{}", self.site, self.uses) } else { self.site.clone() }
     }
@@ -135,25 +135,25 @@ impl LayerStats {
     }
 }
 
-/// What keeps a recorder from recording a site.
+/// Why a recorder stopped recording a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Trouble {
     /// The number of units changed within the window.
     UnitsChanged {
-        /// Units so far.
+        /// Units before.
         expected: u64,
-        /// Units then.
+        /// Units after.
         found: u64,
     },
-    /// Training and evaluation passes came in one window.
+    /// Training and evaluation passes in one window.
     ModesMixed,
-    /// Another site of the same name came.
+    /// Another site with the same name.
     SiteTwice,
-    /// Values with and without an activation function came, or behind another one.
+    /// Values with and without an activation function, or with another one.
     ActivationChanged,
-    /// What was summed up on a GPU cannot be read from it.
+    /// The sums on a GPU cannot be read.
     Unreadable,
 }
 
@@ -207,7 +207,7 @@ pub struct Quantiles {
     pub q99: f64,
 }
 
-/// How many units fire how often. A unit's firing rate is the fraction of observations with `ys > 0`.
+/// The number of units by firing rate. A unit's firing rate is the fraction of observations with `ys > 0`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FiringRates {
     /// Units that never fired.

@@ -1,9 +1,9 @@
-//! What a training run reports: plain numbers, and the sinks that write them down.
+//! The results of a training run: plain numbers, and the sinks that write them.
 //!
-//! This crate knows no tensor library. A run is a [`Run`]; after each epoch the training loop makes
-//! an [`EpochReport`], and a [`StepReport`] for windows of steps, and hands them to a [`Sink`]: [`ConsoleSink`] prints it, [`RunDir`] writes it to
-//! files that [`read_lines`] reads back, [`TensorBoard`] writes event files for TensorBoard,
-//! [`TracingSink`] emits it as events, [`Watch`] looks for what usually keeps a network from learning, [`Summary`] keeps what a [`comparison`] of runs shows. Sinks
+//! This crate does not depend on a tensor library. A run is a [`Run`]. After each epoch the training loop makes an
+//! [`EpochReport`], and after windows of steps a [`StepReport`], and gives them to a [`Sink`]: [`ConsoleSink`] prints
+//! it, [`RunDir`] writes files that [`read_lines`] reads, [`TensorBoard`] writes event files, [`TracingSink`] emits
+//! events, [`Watch`] looks for problems of the training, [`Summary`] keeps a row for the [`comparison`] of runs. Sinks
 //! compose: `&mut S`, `Box<S>` and `Vec<S>` are sinks, and [`sink_fn`] makes one of a closure.
 //!
 //! ```

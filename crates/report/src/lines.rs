@@ -12,24 +12,23 @@ use crate::{
 
 /// The version of the format that [`RunDir`](crate::RunDir) writes, the `v` of every record.
 ///
-/// It goes up when a field changes its meaning or goes away; a new field alone does not raise it.
+/// It increases when a field changes its meaning or is removed, not for a new field.
 pub const FORMAT_VERSION: u32 = 2;
 
 /// The largest `config.json` that is written or read, in bytes: parsed, JSON can take a hundred times its own size.
 pub(crate) const MAX_CONFIG: u64 = 256 << 10;
 
-/// `config.json`: what the run is.
+/// `config.json`: the configuration of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfigRecord {
     /// [`FORMAT_VERSION`].
     pub v: u32,
-    /// The run; its fields stand beside `v`.
+    /// The run; its fields follow `v`.
     #[serde(flatten)]
     pub run: Run,
 }
 
-/// A line of `metrics.jsonl`, `layers.jsonl` or `timing.jsonl`: which run, epoch and split it is about, then its own
-/// fields.
+/// A line of `metrics.jsonl`, `layers.jsonl` or `timing.jsonl`: run, epoch and split, then its own fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line<T> {
     /// [`FORMAT_VERSION`].
@@ -42,21 +41,21 @@ pub struct Line<T> {
     pub seed: u64,
     /// Epochs count from 1; 0 is the untrained network.
     pub epoch: u32,
-    /// Which part of the data, and with it which window.
+    /// The part of the data, and so the window.
     pub split: Split,
-    /// What the line says; its fields stand beside the others.
+    /// The content of the line; its fields follow the others.
     #[serde(flatten)]
     pub of: T,
 }
 
-/// A line of `metrics.jsonl`: how well the model did on one split in one epoch.
+/// A line of `metrics.jsonl`: the scores of one split in one epoch.
 pub type MetricsLine = Line<Metrics>;
-/// A line of `layers.jsonl`: what one site's activations did over one split in one epoch.
+/// A line of `layers.jsonl`: the statistics of one site on one split in one epoch.
 pub type LayerLine = Line<LayerStats>;
-/// A line of `timing.jsonl`: how long one split took in one epoch.
+/// A line of `timing.jsonl`: the times of one split in one epoch.
 pub type TimingLine = Line<Timing>;
 
-/// A line of `steps.jsonl`: what one window of training steps says.
+/// A line of `steps.jsonl`: the content of one window of training steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// [`FORMAT_VERSION`].
@@ -67,12 +66,12 @@ pub struct StepLine {
     pub labels: Labels,
     /// The run's seed.
     pub seed: u64,
-    /// What the line says; its fields stand beside the others.
+    /// The content of the line; its fields follow the others.
     #[serde(flatten)]
     pub of: StepReport,
 }
 
-/// A line of `warnings.jsonl`: what usually keeps a network from learning was found.
+/// A line of `warnings.jsonl`: a problem of the training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WarningLine {
     /// [`FORMAT_VERSION`].
@@ -85,12 +84,12 @@ pub struct WarningLine {
     pub seed: u64,
     /// The warning as one line of text, for readers that do not know its kind.
     pub text: String,
-    /// What was found, and when; its fields stand beside the others.
+    /// The finding, and its time; its fields follow the others.
     #[serde(flatten)]
     pub of: Warning,
 }
 
-/// What a line of `metrics.jsonl` says.
+/// The content of a line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Loss and metrics; numbers that were not finite are NaN.
@@ -98,23 +97,23 @@ pub struct Metrics {
     pub score: Score,
     /// Learning rate of the last step of the epoch; `None` outside training.
     pub learning_rate: Option<f64>,
-    /// Batches that were not finite. The field is there only if there were some.
+    /// Batches that were not finite. Only present if there were some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonfinite: Option<NonFinite>,
 }
 
-/// What a line of `timing.jsonl` says.
+/// The content of a line of `timing.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Wall-clock seconds of the whole pass, tracking included.
     pub seconds: f64,
     /// Samples per second of wall-clock time.
     pub samples_per_second: f64,
-    /// Share of the time that observing took, in `[0, 1]`.
+    /// Share of the time for observing, in `[0, 1]`.
     pub tracking_fraction: f64,
 }
 
-/// What a line of `layers.jsonl` says: the statistics, and what readers would work out from them.
+/// The content of a line of `layers.jsonl`: the statistics, and numbers computed from them.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Layer<'a> {
     #[serde(flatten)]
@@ -171,13 +170,13 @@ impl<'a> From<&'a LayerStats> for Layer<'a> {
 /// Reads a JSON-lines file of a run: `T` is [`MetricsLine`], [`LayerLine`], [`TimingLine`], [`StepLine`] or
 /// [`WarningLine`].
 ///
-/// Unknown fields are passed over. A last line that breaks off, as a killed run may leave it, is
-/// dropped, and the lines before it are returned.
+/// Unknown fields are ignored. An incomplete last line, as a killed run may leave it, is dropped, and the lines before
+/// it are returned.
 ///
 /// # Errors
 ///
-/// The file cannot be read, a line was written in another version of the format, or a line before the last is no
-/// such record. The last two name the line.
+/// The file cannot be read, a line has another version of the format, or a line before the last is not such a record.
+/// The last two name the line.
 pub fn read_lines<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Vec<T>> {
     match read_lines_before_damage(path) {
         (records, None) => Ok(records),
@@ -185,7 +184,7 @@ pub fn read_lines<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Vec<T>>
     }
 }
 
-/// As [`read_lines`]; of a file that is damaged the records before the damage, and the error.
+/// As [`read_lines`]; for a damaged file it returns the records before the damage, and the error.
 pub fn read_lines_before_damage<T: DeserializeOwned>(path: impl AsRef<Path>) -> (Vec<T>, Option<Error>) {
     let path = path.as_ref();
     let bytes = match read(path, u64::MAX) {
@@ -205,7 +204,7 @@ pub fn read_lines_before_damage<T: DeserializeOwned>(path: impl AsRef<Path>) -> 
             }
         }
     }
-    // An object ends with its last byte, so a line that parses lacks nothing but its newline.
+    // An object ends with its last byte, so a line that parses lacks at most its newline.
     match parse(path, lines + 1, &bytes[complete..]) {
         Ok(last) => records.push(last),
         Err(other @ Error::Version { .. }) => return (records, Some(other)),
@@ -218,14 +217,14 @@ pub fn read_lines_before_damage<T: DeserializeOwned>(path: impl AsRef<Path>) -> 
 ///
 /// # Errors
 ///
-/// The file cannot be read, is larger than 256 KiB, was written in another version of the format, or is no such record.
+/// The file cannot be read, is larger than 256 KiB, has another version of the format, or is not such a record.
 pub fn read_config(path: impl AsRef<Path>) -> Result<Run> {
     let path = path.as_ref();
     let bytes = read(path, MAX_CONFIG)?;
     parse(path, 1, &bytes).map(|record: ConfigRecord| record.run)
 }
 
-/// The bytes of a file of at most `most` of them: a file, as a pipe or a device need not end.
+/// The bytes of a regular file of at most `most` bytes; a pipe or a device need not end.
 fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let refuse = |kind: ErrorKind, what: String| Error::io(path)(std::io::Error::new(kind, what));
     let meta = fs::metadata(path).map_err(Error::io(path))?;
@@ -239,7 +238,7 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
     let file = File::open(path).map_err(Error::io(path))?;
-    // No further than it was long: it may be growing.
+    // Not beyond its length at the start, because it may grow.
     file.take(meta.len()).read_to_end(&mut bytes).map_err(Error::io(path))?;
     Ok(bytes)
 }

@@ -1,9 +1,9 @@
-//! Numbers as they stand in a table: few digits, and never a value that looks like another.
+//! Numbers in a table: few digits, and different values look different.
 
-/// What stands where there is no number.
+/// The text for a missing number.
 pub(crate) const NONE: &str = "–";
 
-/// A share with one digit: `63.2%`. Only none at all is `0%`, only all of them is `100%`.
+/// A share with one digit: `63.2%`. `0%` is exactly none, `100%` is exactly all.
 pub fn share(fraction: f64) -> String {
     match fraction * 100.0 {
         p if p == 0.0 || p == 100.0 => format!("{p:.0}%"),
@@ -13,14 +13,14 @@ pub fn share(fraction: f64) -> String {
     }
 }
 
-/// A number with so many decimals, or in powers of ten where they would not do.
+/// A number with this many decimals, or in powers of ten if they are too few.
 pub fn fixed(x: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", if x == 0.0 { 0.0 } else { x });
     let lost = x != 0.0 && text.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'));
     if lost || x.is_finite() && x.abs() >= 1e5 { format!("{x:.1e}") } else { text }
 }
 
-/// A shape without a unit, as skewness: two decimals, and nothing nearer to zero than they show.
+/// A number without a unit, such as skewness: two decimals.
 pub(crate) fn rounded(x: f64) -> String {
     let text = format!("{x:.2}");
     if text == "-0.00" { "0.00".into() } else { text }

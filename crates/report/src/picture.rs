@@ -3,15 +3,15 @@ use crate::Histogram;
 /// Columns on each side of zero.
 const SIDE: usize = 8;
 
-/// Stands above the pictures: the column of ±1 holds `[1, 2)`, the outermost 8 and more.
+/// The title of the pictures: the column of ±1 holds `[1, 2)`, the outermost 8 and more.
 pub(crate) const PICTURE_TITLE: &str = "-8 -1    =0     1  8";
 
 /// A distribution in one line of 20 characters: negative values, the exact zeros, positive values.
 ///
-/// A column is an octave of magnitude: below ⅛ next to the middle, then `[⅛, ¼)` and so on to `[4, 8)`,
-/// and 8 and more at the outer end. Columns are drawn to the height of the tallest. The spike between
-/// the bars has a scale of its own, the share of zeros among all values, because beside a spike of
-/// 90 % the rest would be flat. A blank is no value at all; a single value is already `▁`.
+/// A column is an octave of magnitude: below ⅛ next to the middle, then `[⅛, ¼)` and so on to `[4, 8)`, and 8 and more
+/// at the outer end. The tallest column has full height. The zeros between the bars have their own scale, the share of
+/// all values, because next to a bar of 90 % the rest would be flat. A blank is no value at all; a single value is
+/// already `▁`.
 pub(crate) fn picture(histogram: &Histogram) -> String {
     let negative = octaves(&histogram.negative);
     let positive = octaves(&histogram.positive);

@@ -6,7 +6,7 @@ use crate::{
 
 /// Reads the reports of past epochs from the files of a run's directory, to replay them into a new sink.
 ///
-/// Losses and metrics that were not finite come back as NaN, whatever they were.
+/// Losses and metrics that were not finite are NaN.
 ///
 /// # Errors
 ///

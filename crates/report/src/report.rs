@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{LayerStats, number};
 
-/// What tells a run from the others of its grid: names and values, such as `act: "relu"` and `dropout: 0.5`.
+/// The labels that distinguish a run in its grid: names and values, such as `act: "relu"` and `dropout: 0.5`.
 ///
 /// Values are texts, numbers or truth values. Tables and pictures make columns, colours and line styles of the labels
 /// that differ between the runs they show.
@@ -17,35 +17,35 @@ pub type Labels = BTreeMap<String, serde_json::Value>;
 pub fn label_value(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
-        // JSON writes `0.0` where people write `0`.
+        // JSON writes `0.0` for 0.
         serde_json::Value::Number(x) if x.is_f64() => x.as_f64().unwrap_or(f64::NAN).to_string(),
         other => other.to_string(),
     }
 }
 
-/// A label where there is little room: `relu` for a text, `dropout 0.5` for anything else.
+/// A short form of a label: `relu` for a text, `dropout 0.5` for anything else.
 pub fn label_text(name: &str, value: &serde_json::Value) -> String {
     if value.is_string() { label_value(value) } else { format!("{name} {}", label_value(value)) }
 }
 
-/// What a run is: enough to name it, to tell it from others, and to repeat it.
+/// The description of a run: enough to name it, to distinguish it, and to repeat it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// A short name, unique within a grid of runs: `relu-dropout0.5-seed1`.
     pub name: String,
-    /// The data set that was really used: `mnist`, `digits`.
+    /// The data set that was used: `mnist`, `digits`.
     pub dataset: String,
     /// The model with its sizes, as text: `mlp 784-512-256-10`.
     pub model: String,
-    /// What tells the run from others: see [`Labels`].
+    /// The labels that distinguish the run: see [`Labels`].
     pub labels: Labels,
-    /// What the loss is, with its unit: `mean cross-entropy per sample, in nats`.
+    /// The loss and its unit: `mean cross-entropy per sample, in nats`.
     pub loss: String,
-    /// The seed every random number of the run comes from.
+    /// The seed of all random numbers of the run.
     pub seed: u64,
     /// Number of trainable parameters.
     pub parameters: u64,
-    /// How many epochs are planned.
+    /// Number of planned epochs.
     pub epochs: u32,
     /// Everything else that is needed to repeat the run: options and versions.
     pub config: serde_json::Value,
@@ -53,14 +53,14 @@ pub struct Run {
 
 /// Which part of the data a number describes.
 ///
-/// `train` is measured over the training batches of one epoch, in train mode, while the weights move.
-/// `validation` and `test` are one pass in evaluation mode over the whole split with fixed weights.
+/// `train` covers the training batches of one epoch, in train mode, while the weights change. `validation` and `test`
+/// are one pass in evaluation mode over the whole split with fixed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Training batches, while the weights move.
+    /// Training batches, while the weights change.
     Train,
-    /// Held back from training, for choosing.
+    /// Held back from training, for choosing between runs.
     Validation,
     /// Never trained on, for the headline number.
     Test,
@@ -77,7 +77,7 @@ impl Split {
     }
 }
 
-/// What kind of number a [`Metric`] is: which values are better, and how it is written.
+/// The kind of a [`Metric`]: which values are better, and how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MetricKind {
@@ -90,7 +90,7 @@ pub enum MetricKind {
 }
 
 impl MetricKind {
-    /// A value as tables have it: a share in percent with two decimals, other numbers with four.
+    /// A value in a table: a share in percent with two decimals, other numbers with four.
     pub fn text(self, value: f64) -> String {
         match self {
             Self::Share => format!("{:.2}%", 100.0 * value),
@@ -99,19 +99,19 @@ impl MetricKind {
     }
 }
 
-/// One number that says how well a model did, beside the loss.
+/// A number other than the loss that measures a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     /// Its name: `accuracy`, `mae`.
     pub name: String,
     /// Which values are better, and how it is written.
     pub kind: MetricKind,
-    /// The value over the whole split; NaN where there is none.
+    /// The value over the whole split; NaN if there is none.
     pub value: f64,
 }
 
 impl Metric {
-    /// The value, or its negative where less is better: of two metrics of one name the larger rank is the better one.
+    /// The value, or its negative if less is better: a larger rank is better.
     pub fn rank(&self) -> f64 {
         match self.kind {
             MetricKind::Share | MetricKind::Higher => self.value,
@@ -132,24 +132,26 @@ impl fmt::Display for Metric {
     }
 }
 
-/// The name of the metric that says what sites added to the loss: it is minimised with it, and no measure of success.
+/// The name of the metric for the terms that sites add to the loss. It is minimised with the loss, and measures no
+/// success.
 pub const ADDED_LOSS: &str = "added_loss";
 
-/// How well a model did on one split.
+/// The loss and metrics of a model on one split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Record", try_from = "Record")]
 pub struct Score {
     /// Mean loss per sample, of the kind that [`Run::loss`] names; NaN or infinite in a run that went wrong.
     pub loss: f64,
-    /// How many samples it is taken over.
+    /// The number of samples.
     pub samples: u64,
-    /// What the training step measured beside the loss, in its order.
+    /// The metrics of the training step, in its order.
     pub metrics: Vec<Metric>,
     /// Tables of counts that the training step added up, by name: `confusion`, row by row.
     pub counts: BTreeMap<String, Vec<Vec<u64>>>,
 }
 
-/// How a score is written: values and kinds of the metrics by name, in their order; a number that is not finite as null.
+/// The serialised form of a score: values and kinds of the metrics by name, in their order; non-finite numbers are
+/// null.
 #[derive(Clone, Serialize, Deserialize)]
 struct Record {
     loss: Option<f64>,
@@ -225,7 +227,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
 }
 
 impl Score {
-    /// The value of a metric; `None` if there is none of that name. The loss is called `loss`.
+    /// The value of a metric, or of `loss`; `None` if there is none of this name.
     pub fn metric(&self, name: &str) -> Option<f64> {
         match name {
             "loss" => Some(self.loss),
@@ -233,25 +235,26 @@ impl Score {
         }
     }
 
-    /// What runs and epochs are compared by: the first metric, or the loss where there is none but [`ADDED_LOSS`].
+    /// The number by which runs and epochs are compared: the first metric, or the loss if there is none except
+    /// [`ADDED_LOSS`].
     pub fn primary(&self) -> Metric {
         let loss = || Metric { name: "loss".into(), kind: MetricKind::Lower, value: self.loss };
         self.metrics.iter().find(|metric| metric.name != ADDED_LOSS).cloned().unwrap_or_else(loss)
     }
 }
 
-/// Batches of a split at which something was NaN or infinite: the loss, a metric, a gradient, or an activation.
+/// Batches of a split with a NaN or infinity in the loss, a metric, a gradient, or an activation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NonFinite {
-    /// How many batches; at least 1.
+    /// Their number, at least 1.
     pub batches: u64,
-    /// Those of them whose step was left out.
+    /// The number of skipped steps.
     pub skipped: u64,
     /// The first of them.
     pub first: Fault,
 }
 
-/// A batch at which something was NaN or infinite.
+/// A batch with a NaN or infinity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
     /// The batch within the pass, from 1.
@@ -269,7 +272,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Where NaN or an infinity was found, as near to its origin as can be told. Everything counts from 0.
+/// The place of a NaN or infinity, as near to its origin as possible. Indices count from 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -286,14 +289,14 @@ pub enum Place {
         /// The first such unit: the index of dimension 0.
         unit: u64,
     },
-    /// At a site, in front of or behind its activation function, while inputs and parameters are finite.
+    /// At a site, before or after its activation function, while inputs and parameters are finite.
     Site {
         /// The first such site of the forward pass.
         site: String,
         /// The first such unit there.
         unit: u64,
     },
-    /// Behind the last site: in the last layer or the loss.
+    /// After the last site: in the last layer or the loss.
     Loss,
     /// In a gradient, while the loss is finite.
     Gradient {
@@ -330,7 +333,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// For serde's `with`: a float that may be NaN or infinite, which JSON has no numbers for.
+/// For serde's `with`: a float that may be NaN or infinite, which JSON numbers cannot be.
 mod any_number {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -356,7 +359,7 @@ mod any_number {
     }
 }
 
-/// Everything that one epoch says about one split.
+/// All results of one split in one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SplitReport {
     /// Which split.
@@ -367,16 +370,16 @@ pub struct SplitReport {
     pub learning_rate: Option<f64>,
     /// Wall-clock seconds of the whole pass, tracking included.
     pub seconds: f64,
-    /// Wall-clock seconds that went into observing activations; part of `seconds`.
+    /// Wall-clock seconds of observing activations; part of `seconds`.
     pub tracking_seconds: f64,
-    /// One entry per observed site, in the order the model visits them; empty when nothing was tracked.
+    /// One entry per observed site, in the order of the forward pass; empty if nothing was tracked.
     pub layers: Vec<LayerStats>,
-    /// Batches that were not finite; `None` where all were.
+    /// Batches that were not finite; `None` if all were.
     pub nonfinite: Option<NonFinite>,
 }
 
 impl SplitReport {
-    /// A report without layers or timing; fill in what is known.
+    /// A report without layers or timing; fill in the known fields.
     pub fn new(split: Split, score: Score) -> Self {
         Self {
             split,
@@ -389,21 +392,21 @@ impl SplitReport {
         }
     }
 
-    /// Samples per second of wall-clock time; 0 when no time was measured.
+    /// Samples per second of wall-clock time; 0 without a time.
     pub fn samples_per_second(&self) -> f64 {
         if self.seconds > 0.0 { self.score.samples as f64 / self.seconds } else { 0.0 }
     }
 
-    /// Share of the time that observing took, in `[0, 1]`; 0 when no time was measured.
+    /// Share of the time for observing, in `[0, 1]`; 0 without a time.
     pub fn tracking_fraction(&self) -> f64 {
         if self.seconds > 0.0 { self.tracking_seconds / self.seconds } else { 0.0 }
     }
 }
 
-/// Everything that one epoch reports.
+/// All results of one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EpochReport {
-    /// Epochs count from 1; 0 is the untrained network, of which there is no `train`.
+    /// Epochs count from 1; 0 is the untrained network, which has no `train`.
     pub epoch: u32,
     /// The splits that were measured, `train` first.
     pub splits: Vec<SplitReport>,
@@ -420,7 +423,7 @@ impl EpochReport {
         self.splits.iter().max_by_key(|s| s.split)
     }
 
-    /// The split whose layers are shown first: the headline one of those that observed any.
+    /// The split whose layers are shown first: the headline split if it was observed.
     pub fn observed(&self) -> Option<&SplitReport> {
         self.splits.iter().filter(|s| !s.layers.is_empty()).max_by_key(|s| s.split)
     }

@@ -17,15 +17,15 @@ use crate::{
 /// # Format, version 2
 ///
 /// Every record is one JSON object whose first field is `v`, the [format version](FORMAT_VERSION).
-/// Readers pass over fields they do not know. Numbers that are not finite are written as `null`, and
-/// so is what was not measured. All text is UTF-8; lines end with one `\n`.
+/// Readers ignore unknown fields. Numbers that are not finite or were not measured are `null`. All text is UTF-8; lines
+/// end with one `\n`.
 ///
-/// `config.json`, written once, over several lines: `v` and the fields of [`Run`]: `name`, `dataset`,
-/// `model`, `labels` (an object), `loss` (what the loss is), `seed`, `parameters`, `epochs` (planned) and
-/// `config`, an object with everything else that is needed to repeat the run. At most 256 KiB.
+/// `config.json`, written once, over several lines: `v` and the fields of [`Run`]: `name`, `dataset`, `model`, `labels`
+/// (an object), `loss` (its description), `seed`, `parameters`, `epochs` (planned) and `config`, an object with
+/// everything else that is needed to repeat the run. At most 256 KiB.
 ///
-/// Every line of the other files begins with these fields, those of `steps.jsonl` and `warnings.jsonl` with the first four,
-/// so that it can be used alone:
+/// Every line of the other files begins with these fields (those of `steps.jsonl` and `warnings.jsonl` with the first
+/// four), so that it can be used alone:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
@@ -36,7 +36,7 @@ use crate::{
 /// | `epoch` | integer | from 1; 0 is the untrained network, which has no `train` |
 /// | `split` | string | `train` (train mode, while the weights move), `validation`, `test` (fixed weights) |
 ///
-/// `metrics.jsonl`, one line per epoch and split, goes on with:
+/// `metrics.jsonl`, one line per epoch and split, continues with:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
@@ -48,9 +48,9 @@ use crate::{
 /// | `learning_rate` | number, null | of the last step of the epoch; null outside training |
 /// | `nonfinite` | object | only where something was NaN or infinite: `batches` (how many), `skipped` (steps left out), `first`: [`Fault`](crate::Fault) |
 ///
-/// `layers.jsonl`, one line per epoch, split and site, sites in the order the model visits them, goes on with
-/// the fields of [`LayerStats`](crate::LayerStats) under the same names and in the same order, where each is
-/// defined, then `std` and `dead_fraction`, which follow from them. What is nested there is nested here:
+/// `layers.jsonl`, one line per epoch, split and site, sites in the order of the forward pass, continues with the
+/// fields of [`LayerStats`](crate::LayerStats) under the same names and in the same order, then `std` and
+/// `dead_fraction`. Nested fields:
 ///
 /// | field | type | meaning |
 /// |---|---|---|
@@ -62,23 +62,21 @@ use crate::{
 /// | `active_per_sample` | object, null | `mean`, `min`, `max` |
 /// | `trouble` | text or object | only where the recorder could not record all of the window: [`Trouble`](crate::Trouble) |
 ///
-/// `timing.jsonl`, one line per epoch and split, goes on with `seconds` (wall clock), `samples_per_second`,
-/// `tracking_fraction` (share of the time that observing took, in `[0, 1]`). Time stands here alone: the same
-/// numbers make the same bytes in the other files.
+/// `timing.jsonl`, one line per epoch and split, continues with `seconds` (wall clock), `samples_per_second`,
+/// `tracking_fraction` (share of the time for observing, in `[0, 1]`). Only this file has times: the same numbers make
+/// the same bytes in the other files.
 ///
-/// `steps.jsonl`, one line per window of training steps, goes on with `step`, `steps`, then `loss`, `samples`, `metrics`
-/// and `kinds` as in `metrics.jsonl`, `learning_rate`, and the arrays `sites` and `parameters`, all defined in
-/// [`StepReport`].
+/// `steps.jsonl`, one line per window of training steps, continues with `step`, `steps`, then `loss`, `samples`,
+/// `metrics` and `kinds` as in `metrics.jsonl`, `learning_rate`, and the arrays `sites` and `parameters`, all defined
+/// in [`StepReport`].
 ///
-/// `warnings.jsonl`, one line per [`Warning`], most often empty, goes on with `text` (the warning in words), `epoch` and
+/// `warnings.jsonl`, one line per [`Warning`], usually empty, continues with `text` (the warning in words), `epoch` and
 /// `step` (one of them is null), `kind`, and the fields of the [`Finding`](crate::Finding) of that kind.
 ///
-/// The lines of an epoch go to each file in one write, and all have left the process when
-/// [`Sink::epoch`] returns. A killed run leaves at worst a last line that breaks off, which
-/// [`read_lines`](crate::read_lines) drops.
+/// The lines of an epoch are written to each file at once, and all are written when [`Sink::epoch`] returns. A killed
+/// run can leave an incomplete last line, which [`read_lines`](crate::read_lines) drops.
 ///
-/// `lock` is empty, and locked as long as a process writes to the run; the system releases it when the process
-/// ends, however that happens.
+/// `lock` is empty, and locked while a process writes to the run; the system releases it when the process ends.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -87,15 +85,14 @@ pub struct RunDir {
     timing: Lines,
     steps: Lines,
     warnings: Lines,
-    /// The run, once it has begun.
+    /// The run, after `begin`.
     run: Option<Run>,
-    /// Whether there was a run in the directory before.
+    /// Whether the directory already had a run.
     resumed: bool,
     _lock: RunLock,
 }
 
-/// The right to write into a run's directory, which one process has at a time. The system takes it back when the
-/// process ends, however that happens.
+/// The lock of a run's directory, which one process can have at a time. The system releases it when the process ends.
 #[derive(Debug)]
 pub struct RunLock {
     dir: PathBuf,
@@ -103,7 +100,7 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Locks the file `lock` in the directory, which must be there.
+    /// Locks the file `lock` in the directory, which must exist.
     ///
     /// # Errors
     ///
@@ -122,7 +119,7 @@ impl RunLock {
     }
 }
 
-/// How long the files of a run are, in bytes: what a checkpoint relies on.
+/// The lengths of a run's files in bytes, for a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lengths {
     /// `metrics.jsonl`.
@@ -131,16 +128,16 @@ pub struct Lengths {
     pub layers: u64,
     /// `timing.jsonl`.
     pub timing: u64,
-    /// `steps.jsonl`; 0 in a checkpoint that was made before there was one.
+    /// `steps.jsonl`; 0 in a checkpoint from before this file existed.
     #[serde(default)]
     pub steps: u64,
-    /// `warnings.jsonl`; likewise.
+    /// `warnings.jsonl`; 0 as above.
     #[serde(default)]
     pub warnings: u64,
 }
 
 impl Lengths {
-    /// Brings to the disk what the files of the run in `dir` hold, and says how long they are.
+    /// Syncs the files of the run in `dir` to disk, and returns their lengths.
     ///
     /// # Errors
     ///
@@ -167,15 +164,15 @@ impl Lengths {
 impl RunDir {
     /// Creates the directory, and its parents, for one run.
     ///
-    /// Nothing is ever overwritten: where `path` exists and is anything but an empty directory,
-    /// `path-2`, `path-3` and so on are tried, and [`RunDir::path`] tells which one was taken.
-    /// Two processes that ask for the same path never share a directory.
+    /// Nothing is ever overwritten: if `path` exists and is not an empty directory, `path-2`, `path-3` and so on are
+    /// tried, and [`RunDir::path`] returns the one that was used. Two processes that ask for the same path never share
+    /// a directory.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] with the path that could not be created or written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        // An empty directory can be seen by two processes; only one of them can create its first file.
+        // Two processes can find the same empty directory; only one of them can create its first file.
         let (path, metrics) = take(path.as_ref(), |path| Lines::create(path.join("metrics.jsonl")))?;
         let lock = RunLock::take(&path)?;
         let layers = Lines::create(path.join("layers.jsonl"))?;
@@ -185,15 +182,15 @@ impl RunDir {
         Ok(Self { path, metrics, layers, timing, steps, warnings, run: None, resumed: false, _lock: lock })
     }
 
-    /// Opens the directory of a run that was interrupted, to go on with it. `known` is what the checkpoint knows
-    /// of its files: what was written behind, a last line that breaks off included, is cut away.
+    /// Opens the directory of an interrupted run to resume it. `known` are the lengths of its files at the checkpoint:
+    /// later data, an incomplete last line included, are truncated.
     ///
-    /// [`Sink::begin`] then writes `config.json` only if it would say something else than it does.
+    /// [`Sink::begin`] then writes `config.json` only if it changed.
     ///
     /// # Errors
     ///
-    /// [`Error::Short`] for a file that has lost something since, [`Error::Io`] with the path of what cannot be opened
-    /// or written. Nothing is cut then.
+    /// [`Error::Short`] for a file that is shorter than at the checkpoint, [`Error::Io`] with the path that cannot be
+    /// opened or written. Nothing is truncated then.
     pub fn resume(lock: RunLock, known: &Lengths) -> Result<Self> {
         let path = lock.dir.clone();
         let open = |name: &str, length| Lines::open(path.join(name), length);
@@ -209,7 +206,7 @@ impl RunDir {
         Ok(Self { path, metrics, layers, timing, steps, warnings, run: None, resumed: true, _lock: lock })
     }
 
-    /// The directory that was taken.
+    /// The directory in use.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -228,7 +225,7 @@ impl Sink for RunDir {
         match fs::read(&path) {
             Ok(_) if !self.resumed => return Err(Error::io(path)(ErrorKind::AlreadyExists.into())),
             Ok(same) if same == bytes => {}
-            // Whole or absent: without it a run cannot go on.
+            // Written atomically: without it a run cannot be resumed.
             _ => write_whole(&path, &bytes).map_err(Error::io(path))?,
         }
         self.run = Some(run.clone());
@@ -263,9 +260,9 @@ impl Sink for RunDir {
     }
 }
 
-/// Creates a directory that nothing else is in, and its parents: for a grid, whose runs each have one below.
+/// Creates a new or empty directory, and its parents: for a grid, whose runs have subdirectories in it.
 ///
-/// Where `path` exists and is anything but an empty directory, `path-2`, `path-3` and so on are tried.
+/// If `path` exists and is not an empty directory, `path-2`, `path-3` and so on are tried.
 ///
 /// # Errors
 ///
@@ -274,7 +271,7 @@ pub fn fresh_dir(path: impl AsRef<Path>) -> Result<PathBuf> {
     take(path.as_ref(), |_| Ok(())).map(|(path, ())| path)
 }
 
-/// The first of `path`, `path-2`, … that is new or empty and whose `claim` does not find it taken.
+/// The first of `path`, `path-2`, … that is new or empty and that `claim` can take.
 fn take<T>(path: &Path, claim: impl Fn(&Path) -> Result<T>) -> Result<(PathBuf, T)> {
     // `.` and `runs/..` have no name to add a number to.
     let path = match path.file_name() {
@@ -285,7 +282,7 @@ fn take<T>(path: &Path, claim: impl Fn(&Path) -> Result<T>) -> Result<(PathBuf, 
         return Err(Error::io(&path)(ErrorKind::AlreadyExists.into()));
     };
     if let Some(parent) = path.parent() {
-        // The system's answer to a file in the way is that it exists, which does not say what is wrong.
+        // For a file with the name of the directory the system only says that it exists.
         fs::create_dir_all(parent)
             .map_err(|e| if parent.is_file() { ErrorKind::NotADirectory.into() } else { e })
             .map_err(Error::io(parent))?;
@@ -305,7 +302,7 @@ fn take<T>(path: &Path, claim: impl Fn(&Path) -> Result<T>) -> Result<(PathBuf, 
     Err(Error::io(&path)(ErrorKind::AlreadyExists.into()))
 }
 
-/// Makes the directory; true where it is new or was there, and empty.
+/// Creates the directory; true if it is new, or existed and is empty.
 fn is_free(path: &Path) -> io::Result<bool> {
     match fs::create_dir(path) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => match fs::read_dir(path) {
@@ -331,7 +328,7 @@ impl Lines {
         Ok(Self { path, file })
     }
 
-    /// Opens a file that must have at least so many bytes; a run killed early may lack one.
+    /// Opens a file that must have at least this many bytes; it may be missing if the run was killed early.
     fn open(path: PathBuf, expected: u64) -> Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(&path).map_err(Error::io(&path))?;
         let found = file.metadata().map_err(Error::io(&path))?.len();
@@ -347,8 +344,8 @@ impl Lines {
             serde_json::to_writer(&mut bytes, &record).map_err(Error::json(&self.path))?;
             bytes.push(b'\n');
         }
-        // One write and no buffer: what was written outlives the process.
-        // A file that was deleted meanwhile would take it without a word, and lose it.
+        // One write without a buffer: the data survive the end of the process.
+        // Writing to a deleted file would succeed and lose the data.
         self.file.write_all(&bytes).and_then(|()| still_there(&self.path)).map_err(Error::io(&self.path))
     }
 }

@@ -1,15 +1,15 @@
 use crate::{EpochReport, Result, Run, StepReport, Warning};
 
-/// Where results go. Only [`Sink::epoch`] must be written.
+/// Receives results. Only [`Sink::epoch`] must be implemented.
 ///
-/// Sinks are told of a run once, then of windows of steps and of every epoch as it ends, then that the run is over; a
-/// sink that writes files has everything on disk when a call returns, so that a killed run keeps its past.
-/// A `Vec` of sinks tells every one of them, also after one has failed, and returns the first error.
+/// A sink is called at the beginning of the run, after windows of steps, after every epoch, and at the end. A sink that
+/// writes files has everything on disk when a call returns, so a killed run keeps its records. A `Vec` of sinks calls
+/// every one, also after one has failed, and returns the first error.
 ///
 /// # Errors
 ///
-/// What a sink cannot write down; [`Error::io`](crate::Error::io) ties it to a path, and
-/// [`Error::Other`](crate::Error::Other) takes anything else. Whoever trains decides whether that ends the run.
+/// [`Error::io`](crate::Error::io) ties an I/O error to a path, and [`Error::Other`](crate::Error::Other) takes any
+/// other error. The training loop decides whether it ends the run.
 pub trait Sink {
     /// A run starts.
     fn begin(&mut self, _run: &Run) -> Result<()> {
@@ -19,13 +19,12 @@ pub trait Sink {
     /// An epoch has ended.
     fn epoch(&mut self, report: &EpochReport) -> Result<()>;
 
-    /// A window of training steps has ended; some seconds may have passed since.
+    /// A window of training steps has ended, perhaps some seconds ago.
     fn step(&mut self, _report: &StepReport) -> Result<()> {
         Ok(())
     }
 
-    /// The records so far show what usually keeps a network from learning; told behind the window of steps or the epoch
-    /// that shows it.
+    /// The records show a problem of the training. Called after the window of steps or the epoch that shows it.
     fn warning(&mut self, _warning: &Warning) -> Result<()> {
         Ok(())
     }
@@ -38,13 +37,12 @@ pub trait Sink {
 
 /// A sink from a closure over reports.
 ///
-/// Closures are not sinks by themselves: `&mut F` and `Box<F>` are closures too, and could then not
-/// be sinks by forwarding.
+/// Closures are not sinks themselves: `&mut F` and `Box<F>` are closures too, and could then not forward as sinks.
 pub fn sink_fn<F: FnMut(&EpochReport) -> Result<()>>(epoch: F) -> SinkFn<F> {
     SinkFn(epoch)
 }
 
-/// What [`sink_fn`] makes: a sink that calls a closure with every report.
+/// The result of [`sink_fn`]: a sink that calls a closure with every report.
 #[derive(Clone, Copy, Debug)]
 pub struct SinkFn<F>(F);
 
@@ -120,7 +118,7 @@ impl<S: Sink> Sink for Vec<S> {
     }
 }
 
-/// Tells every sink: a console that has gone away must not cost the run its files.
+/// Calls every sink: a closed console must not cost the run its files.
 fn each<S>(sinks: &mut [S], mut tell: impl FnMut(&mut S) -> Result<()>) -> Result<()> {
     let mut first = Ok(());
     for sink in sinks {

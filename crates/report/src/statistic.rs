@@ -1,6 +1,6 @@
 use crate::{LayerStats, STATISTICS, number};
 
-/// One number of [`LayerStats`], declared once: tables, curves, alerts and records take everything about it from here.
+/// One number of [`LayerStats`], declared once: tables, curves, alerts and records read its properties here.
 #[derive(Debug)]
 pub struct Statistic {
     /// Its name in `layers.jsonl`, in rules of alerts and in TensorBoard's tags.
@@ -9,21 +9,21 @@ pub struct Statistic {
     pub title: &'static str,
     /// Its name above a column.
     pub column: &'static str,
-    /// What it means, in one sentence.
+    /// Its meaning, in one sentence.
     pub what: &'static str,
-    /// How it is written, and how its axis is scaled.
+    /// How it is written, and the scale of its axis.
     pub kind: StatisticKind,
-    /// What it is a number of: `values`, `units`, `samples`, `y` (has the scale of the activations), or nothing.
+    /// The unit: `values`, `units`, `samples`, `y` (the scale of the activations), or nothing.
     pub unit: &'static str,
-    /// Whether a recorder counts it in any case.
+    /// Whether a recorder always counts it.
     pub counted: bool,
-    /// Where it appears, beside records and alerts.
+    /// Where it appears, in addition to records and alerts.
     pub shown: &'static [Shown],
-    /// Its value; `None` where there is none.
+    /// Its value; `None` if there is none.
     pub value: fn(&LayerStats) -> Option<f64>,
 }
 
-/// How a [`Statistic`] is written.
+/// The format of a [`Statistic`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StatisticKind {
     /// A fraction in `[0, 1]`, written in percent.
@@ -60,7 +60,7 @@ impl Statistic {
         STATISTICS.iter().filter(move |of| of.shown.contains(&place))
     }
 
-    /// A value as a table in a terminal has it.
+    /// A value in a table of the terminal.
     pub fn text(&self, value: f64) -> String {
         match self.kind {
             StatisticKind::Share => number::share(value),

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Score;
 
-/// What one window of training steps says: curves of training from its first step on.
+/// The content of one window of training steps, for curves from the first step.
 ///
 /// Windows are a step long at first and a hundredth of the step number later; statistics are sums over all steps of a
 /// window, norms are those of its last step.
@@ -17,24 +17,24 @@ pub struct StepReport {
     pub score: Score,
     /// Learning rate of the last step.
     pub learning_rate: f64,
-    /// One entry per site that was observed in the window, in the order the model visits them.
+    /// One entry per site that was observed in the window, in the order of the forward pass.
     pub sites: Vec<SiteSteps>,
     /// One entry per parameter that had a gradient in the last step, in the optimiser's order.
     pub parameters: Vec<ParameterNorms>,
 }
 
-/// What one site's activations did in a window of steps. Names and definitions are those of
+/// The statistics of one site in a window of steps. Names and definitions are those of
 /// [`LayerStats`](crate::LayerStats).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteSteps {
     /// The site's name.
     pub site: String,
-    /// How many units it has.
+    /// The number of units.
     pub units: u64,
     /// Share of values that are exactly 0, in `[0, 1]`.
     pub zero_fraction: f64,
-    /// Units that no gradient reached in the window; `None` where there is no activation function. A unit that is
-    /// dead for a few steps is often alive in a whole epoch.
+    /// Units that no gradient reached in the window; `None` if there is no activation function. A unit that is dead for
+    /// a few steps is often alive in a whole epoch.
     pub dead: Option<u64>,
     /// Mean of the finite values.
     pub mean: Option<f64>,
@@ -49,15 +49,15 @@ impl SiteSteps {
     }
 }
 
-/// L2 norms of one parameter in one step; `None` where a value is not finite.
+/// L2 norms of one parameter in one step; `None` if a value is not finite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ParameterNorms {
     /// The parameter's name: `fc1.weight`.
     pub parameter: String,
     /// Of the gradient, after clipping.
     pub gradient_norm: Option<f64>,
-    /// Of the values behind the step.
+    /// Of the values after the step.
     pub weight_norm: Option<f64>,
-    /// Of what the step changed.
+    /// Of the update.
     pub update_norm: Option<f64>,
 }

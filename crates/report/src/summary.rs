@@ -1,17 +1,16 @@
 use crate::{EpochReport, LayerStats, Metric, Result, Run, Score, Sink, Split};
 
-/// What remains of a run in a table of runs: a sink that keeps the last epoch and adds up the time.
+/// A run's row in a comparison: a sink that keeps the last epoch and adds up the time.
 ///
-/// Numbers come from the headline split: test, else validation, else train. An epoch that was cut short and
-/// lacks the split of those before it adds its time, and leaves their numbers as they are; so does epoch 0, the
-/// untrained network.
+/// Numbers come from the headline split: test, else validation, else train. An interrupted epoch without that split
+/// adds its time only; so does epoch 0, the untrained network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// The run.
     pub run: Run,
     /// The last epoch that ended; 0 before the first.
     pub epoch: u32,
-    /// The split that the numbers are from.
+    /// The split of the numbers.
     pub split: Option<Split>,
     /// The best value of the [primary](Score::primary) metric on `split`, of any epoch.
     pub best: Option<Metric>,
@@ -19,13 +18,13 @@ pub struct Summary {
     pub score: Option<Score>,
     /// Wall-clock seconds of all epochs and splits.
     pub seconds: f64,
-    /// Those of them that went into observing activations.
+    /// Seconds of observing activations, part of these.
     pub tracking_seconds: f64,
-    /// Wall-clock seconds of the training passes alone.
+    /// Wall-clock seconds of the training passes.
     pub train_seconds: f64,
     /// Samples trained on, over all epochs.
     pub train_samples: u64,
-    /// The layers as they were in that epoch; empty when nothing was tracked.
+    /// The layers in that epoch; empty if nothing was tracked.
     pub layers: Vec<LayerStats>,
 }
 
@@ -46,19 +45,19 @@ impl Summary {
         }
     }
 
-    /// Samples per second of training, tracking included; `None` when no time was measured.
+    /// Samples per second of training, tracking included; `None` without a time.
     pub fn samples_per_second(&self) -> Option<f64> {
         (self.train_seconds > 0.0).then(|| self.train_samples as f64 / self.train_seconds)
     }
 
-    /// Share of the time that observing took, over all splits, in `[0, 1]`; `None` when no time was measured.
+    /// Share of the time for observing, over all splits, in `[0, 1]`; `None` without a time.
     pub fn tracking_fraction(&self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.tracking_seconds / self.seconds)
     }
 }
 
 impl Sink for Summary {
-    /// Starts over, as the summary of this run.
+    /// Starts again, as the summary of this run.
     fn begin(&mut self, run: &Run) -> Result<()> {
         *self = Self::new(run.clone());
         Ok(())
@@ -73,7 +72,7 @@ impl Sink for Summary {
             self.train_seconds += train.seconds;
             self.train_samples += train.score.samples;
         }
-        // Some(test) > Some(train) > None: a training score must not outbid those on test.
+        // Some(test) > Some(train) > None: a training score must not replace one on test.
         let trained = report.headline().filter(|_| report.epoch > 0);
         if let Some(of) = trained.filter(|of| Some(of.split) >= self.split) {
             self.epoch = report.epoch;

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use crate::number;
 
-/// How a piece of text stands out when colours are on.
+/// The style of a piece of text when colours are on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Paint {
     #[default]
@@ -39,7 +39,7 @@ impl Cell {
         Self { text: text.into(), paint }
     }
 
-    /// The text at the right end of so many characters.
+    /// The text, right-aligned in this many characters.
     pub fn right(&self, width: usize, color: bool) -> String {
         let pad = " ".repeat(width.saturating_sub(self.text.chars().count()));
         pad + &self.paint.apply(&self.text, color)
@@ -58,7 +58,7 @@ pub(crate) enum Align {
     Right,
 }
 
-/// Columns of text under a line of titles; every line of it is equally wide.
+/// Columns of text under a line of titles; all lines have the same width.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     columns: Vec<Column>,
@@ -73,11 +73,11 @@ struct Column {
     width: usize,
 }
 
-/// Between two columns, in characters.
+/// Space between two columns, in characters.
 const GAP: usize = 2;
 
 impl Table {
-    /// Adds a column; one with fewer cells than its neighbours is filled up with "no number".
+    /// Adds a column; missing cells at its end become "no number".
     pub fn column<C: Into<Cell>>(&mut self, align: Align, title: &str, cells: impl IntoIterator<Item = C>) {
         let cells: Vec<Cell> = cells.into_iter().map(Into::into).collect();
         let widths = cells.iter().map(|cell| cell.text.chars().count());
@@ -91,7 +91,7 @@ impl Table {
         self.columns.iter().map(|column| column.width).sum::<usize>() + gaps
     }
 
-    /// Leaves out columns of these titles, in this order, until a line has at most `width` characters.
+    /// Removes columns with these titles, in this order, until a line has at most `width` characters.
     pub fn fit(&mut self, width: usize, expendable: &[&str]) {
         for title in expendable {
             if self.width() <= width {
@@ -101,7 +101,7 @@ impl Table {
         }
     }
 
-    /// Whether it has a column of this title.
+    /// Whether it has a column with this title.
     pub fn has(&self, title: &str) -> bool {
         self.columns.iter().any(|column| column.title == title)
     }
@@ -133,7 +133,7 @@ impl Table {
     }
 }
 
-/// A text in lines of at most `width` characters, all but the first after `indent` spaces, broken behind `gaps` only.
+/// A text in lines of at most `width` characters, all but the first after `indent` spaces, broken at `gaps` only.
 pub(crate) fn wrap(text: &str, gaps: &str, width: usize, indent: usize) -> String {
     let mut wrapped = String::new();
     let mut taken = 0;

@@ -24,26 +24,25 @@ mod tags;
 
 /// A sink that writes event files for [TensorBoard](https://www.tensorflow.org/tensorboard).
 ///
-/// Show one run with `tensorboard --logdir RUN_DIR`, and a grid of runs, each in a directory of its own, with
-/// the directory above them. An epoch is written when [`Sink::epoch`] returns, in one piece: a running
-/// training can be watched.
+/// Show one run with `tensorboard --logdir RUN_DIR`, and a grid of runs with the directory above them. An epoch is
+/// written in one piece when [`Sink::epoch`] returns, so a running training can be watched.
 ///
 /// # Files
 ///
-/// TensorBoard makes a run of every directory. Splits are runs: below the run's directory, `train`,
-/// `validation` and `test` hold one file each, made when the split is first reported, and `steps` holds the windows of
-/// training steps. A file in the run's own directory holds the hyper-parameters. Files are called `events.out.tfevents.SECONDS.taper`, `SECONDS` since
-/// 1970, with `.2`, `.3`, … behind where that is taken; nothing is overwritten. Nothing else is written, and
-/// no site or run name ends up in a path.
+/// TensorBoard makes a run of every directory. Splits are runs: the run's directory has the subdirectories `train`,
+/// `validation` and `test` with one file each, made when the split is first reported, and `steps` with the windows of
+/// training steps. A file in the run's directory has the hyper-parameters. Files have the name
+/// `events.out.tfevents.SECONDS.taper`, with `SECONDS` since 1970, and the suffix `.2`, `.3`, … if it exists; nothing
+/// is overwritten. No site or run name becomes part of a path.
 ///
-/// A file is a sequence of records: length (`u64`), masked CRC-32C of these eight bytes (`u32`), data, masked
-/// CRC-32C of the data (`u32`), all little-endian. The data are an `Event` message; the first of a file says
-/// `brain.Event:2`, and each further one holds everything of one epoch or window. Step is the epoch, in `steps`
-/// the last step of the window; wall time is when it was written.
+/// A file is a sequence of records: length (`u64`), masked CRC-32C of these eight bytes (`u32`), data, masked CRC-32C
+/// of the data (`u32`), all little-endian. The data are an `Event` message. The first one of a file is `brain.Event:2`,
+/// and each other one has everything of one epoch or window. Step is the epoch, in `steps` the last step of the window;
+/// wall time is the time of writing.
 ///
 /// # Scalars
 ///
-/// In single precision, as `simple_value`. What was not measured is not written.
+/// In single precision, as `simple_value`. Missing numbers are not written.
 ///
 /// | tag | meaning |
 /// |---|---|
@@ -56,34 +55,32 @@ mod tags;
 /// `dead_fraction/SITE`, `mean/SITE`, `std/SITE`, `gradient_norm/PARAMETER`, `weight_norm/PARAMETER` and
 /// `update_norm/PARAMETER`.
 ///
-/// The statistic stands in front, so that TensorBoard shows one statistic of all layers side by side. The description of a
+/// A tag begins with the statistic, so TensorBoard shows one statistic of all layers side by side. The description of a
 /// tag is that of the [`Statistic`]; the description of `loss` is [`Run::loss`].
 ///
-/// `SITE` is the site's name with everything but letters, digits, `-`, `_`, `.` and `/` (not in front)
-/// replaced by `_`, and where that makes two sites equal, with `~2`, `~3`, … behind the later ones.
+/// `SITE` is the site's name in which `_` replaces everything except letters, digits, `-`, `_`, `.` and `/` (not
+/// first). If two sites become equal, the later ones get `~2`, `~3`, ….
 ///
 /// # Histograms
 ///
-/// Tags `activation/SITE` (see [`Histogram`](crate::Histogram)) and `firing_rate/SITE` (units by the rate at
-/// which they fire). In the tensor form of the histograms plugin: a `DT_DOUBLE` tensor of shape `(k, 3)`,
-/// rows `[left, right, count]`, neighbours sharing a limit. The older `HistogramProto` would not do:
-/// TensorBoard turns its counts into single precision, which is exact up to 2^24 only, and it cannot
-/// hold a bucket without width.
+/// Tags `activation/SITE` (see [`Histogram`](crate::Histogram)) and `firing_rate/SITE` (units by firing rate), in the
+/// tensor form of the histograms plugin: a `DT_DOUBLE` tensor of shape `(k, 3)`, rows `[left, right, count]`, with
+/// shared edges. The older `HistogramProto` is not used: TensorBoard converts its counts to single precision, which is
+/// exact only up to 2^24, and it has no bucket of width 0.
 ///
-/// - Rows are our bins from left to right, from the first to the last that holds something, with empty ones
-///   between them. Counts are ours, exact up to 2^53.
-/// - **Exact zeros** are the row `[0, 0, n]`, the only one without width there; the underflow bins
-///   `[-2^-20, 0]` and `[0, 2^-20]` stand beside it.
-/// - The outermost limits are `min` and `max` of the [`LayerStats`](crate::LayerStats): TensorBoard draws 30 equal
-///   bars between them. With them overflow has a finite limit; it is ±8192 where `min` and `max` are unknown.
+/// - Rows are the bins from left to right, from the first to the last non-empty one. Counts are exact up to 2^53.
+/// - **Exact zeros** are the row `[0, 0, n]`, the only one of width 0 there; the underflow bins `[-2^-20, 0]` and `[0,
+///   2^-20]` are next to it.
+/// - The outer edges are `min` and `max` of the [`LayerStats`](crate::LayerStats), between which TensorBoard draws 30
+///   equal bars. So the overflow bin has a finite edge, or ±8192 if `min` and `max` are unknown.
 /// - `firing_rate` always has 22 rows: `[0, 0, never]`, twenty of width 0.05, `[1, 1, always]`.
-/// - A histogram that counts nothing is not written.
+/// - An empty histogram is not written.
 ///
 /// # Hyper-parameters
 ///
-/// [`Sink::begin`] starts a session of the hparams plugin with the labels and `seed`: what tells runs apart. What is the
-/// same in all runs stands in `config.json`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite, otherwise as
-/// successful. A session without an end was killed, or still runs. The metrics of the HParams tab are all
+/// [`Sink::begin`] starts a session of the hparams plugin with the labels and `seed`, which distinguish runs; other
+/// options are in `config.json`. [`Sink::finish`] ends it: as failed if a loss of the last epoch was not finite,
+/// otherwise as successful. A session without an end was killed, or still runs. The metrics of the HParams tab are all
 /// scalars of the splits; it needs the directory *above* the runs to find them.
 ///
 /// ```no_run
@@ -107,7 +104,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Writes below `dir`, which is created where it is missing: the directory of one run.
+    /// Writes below `dir`, the directory of one run, which is created if it is missing.
     ///
     /// # Errors
     ///
@@ -126,8 +123,8 @@ impl TensorBoard {
         })
     }
 
-    /// The same for a run that is resumed behind epoch `done`, or from its beginning, and behind so many `steps`: later ones, and records that break
-    /// off, are cut from the files that are there, so that no step is there twice. New events go into files of their own.
+    /// For a run that is resumed after epoch `done` (or its beginning) and after this many `steps`: truncates later
+    /// records and incomplete ones in the existing files, so no step appears twice. New events go into new files.
     ///
     /// # Errors
     ///
@@ -186,13 +183,13 @@ impl Sink for TensorBoard {
     }
 }
 
-/// Where windows of steps go, below the run's directory.
+/// The directory for windows of steps, below the run's directory.
 const STEPS: &str = "steps";
 
-/// How to get a number from a part of a report.
+/// A function from a part of a report to a number.
 type Getter<T> = fn(&T) -> Option<f64>;
 
-/// What the norms of a window of steps are.
+/// The norms of a window of steps.
 const NORMS: [(&str, &str, Getter<ParameterNorms>); 3] = [
     ("gradient_norm", "L2 norm of the gradient in the window's last step, after clipping.", |of| {
         of.gradient_norm
@@ -201,7 +198,7 @@ const NORMS: [(&str, &str, Getter<ParameterNorms>); 3] = [
     ("update_norm", "L2 norm of what the window's last step changed.", |of| of.update_norm),
 ];
 
-/// The statistics of [`LayerStats`](crate::LayerStats) that windows of steps have.
+/// The statistics of [`LayerStats`](crate::LayerStats) in windows of steps.
 const OF_STEPS: [(&str, Getter<SiteSteps>); 4] = [
     ("zero_fraction", |of| Some(of.zero_fraction)),
     ("dead_fraction", SiteSteps::dead_fraction),
@@ -209,7 +206,7 @@ const OF_STEPS: [(&str, Getter<SiteSteps>); 4] = [
     ("std", |of| of.std),
 ];
 
-/// Everything that a window of steps says.
+/// All scalars of a window of steps.
 fn window(of: &StepReport, loss: &str, tags: &mut Tags) -> Vec<Value> {
     let mut values = scores(&of.score, loss);
     values.push(scalar("learning_rate", of.learning_rate, "Learning rate of the window's last step."));
@@ -231,7 +228,7 @@ fn window(of: &StepReport, loss: &str, tags: &mut Tags) -> Vec<Value> {
     values
 }
 
-/// Everything that one epoch says about one split.
+/// All scalars and histograms of one split in one epoch.
 fn values(of: &SplitReport, loss: &str, tags: &mut Tags) -> Vec<Value> {
     let mut values = scores(&of.score, loss);
     let timed = (of.seconds > 0.0).then(|| of.samples_per_second());
@@ -287,7 +284,7 @@ fn histogram(tag: String, rows: &[Bucket], what: &str) -> Option<Value> {
     (!rows.is_empty()).then_some(Value { tag, metadata: Some(metadata), value })
 }
 
-/// The hparams plugin keeps all it has to say in the metadata; its tensor is empty.
+/// The hparams plugin has all its data in the metadata; its tensor is empty.
 fn session(tag: &str, data: Session) -> Value {
     let content = HParams { data: Some(data) }.encode_to_vec();
     let metadata = Metadata {
@@ -303,7 +300,7 @@ fn session(tag: &str, data: Session) -> Value {
     Value { tag: tag.into(), metadata: Some(metadata), value: Some(Datum::Tensor(empty)) }
 }
 
-/// What tells a run from others: labels, which are numbers, texts or truth values, and the seed.
+/// The hyper-parameters of a run: labels, which are numbers, texts or truth values, and the seed.
 fn hparams(run: &Run) -> BTreeMap<String, HParam> {
     let kind = |value: &serde_json::Value| match value {
         serde_json::Value::Number(x) => x.as_f64().map(Kind::Number),
@@ -311,7 +308,7 @@ fn hparams(run: &Run) -> BTreeMap<String, HParam> {
         serde_json::Value::Bool(is) => Some(Kind::Bool(*is)),
         _ => None,
     };
-    // Doubles hold no larger whole numbers, and two seeds must not look like one.
+    // A double has no larger exact integers, and two seeds must not become equal.
     let seed = match run.seed {
         seed if seed <= 1 << 53 => Kind::Number(seed as f64),
         seed => Kind::String(seed.to_string()),

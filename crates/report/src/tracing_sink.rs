@@ -6,11 +6,11 @@ use crate::{EpochReport, LayerStats, Result, Run, Shown, Sink, Statistic, Warnin
 /// `split` for every split of an epoch: `epoch`, `split`, `loss`, `samples`, `metrics`, `learning_rate`,
 /// `seconds`, `samples_per_second`, `tracking_fraction`, and `nonfinite`, the number of batches that were not finite.
 /// `layer` for every site of a split: `epoch`, `split`, `site`, `activation`, `statistics`, `trouble`.
-/// `warning` for every [`Warning`]: `epoch`, `step`, `site`, `text`. At level `INFO` too, as whoever prints warnings has a
-/// sink for it.
+/// `warning` for every [`Warning`]: `epoch`, `step`, `site`, `text`. At level `INFO` too, because another sink prints
+/// warnings.
 ///
-/// `labels`, `metrics` and `statistics` are lists as text: `accuracy 97.71%, top5 99.90%`. A number that was not
-/// measured is left out.
+/// `labels`, `metrics` and `statistics` are lists as text: `accuracy 97.71%, top5 99.90%`. Numbers that were not
+/// measured are left out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingSink;
 

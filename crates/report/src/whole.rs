@@ -4,12 +4,12 @@ use std::{
     path::Path,
 };
 
-/// Writes a file that is either whole or as it was before, also if the process is killed or the machine loses its
-/// power meanwhile: written beside it as `NAME.part`, brought to the disk, and renamed.
+/// Writes a file atomically: after a kill or a power failure it is either complete or as before. It is written as
+/// `NAME.part` next to the file, synced, and renamed.
 ///
 /// # Errors
 ///
-/// What the system says. Nothing is left behind then.
+/// Errors of the system. `NAME.part` is removed then.
 pub fn write_whole(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
     let path = path.as_ref();
     let mut beside = path.as_os_str().to_owned();
@@ -22,22 +22,22 @@ pub fn write_whole(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     };
     write().inspect_err(|_| {
-        // A disk that is full should not stay so for a file that is of no use; it may not even be there.
+        // A full disk should not stay full because of an incomplete file, which may not even exist.
         let _ = fs::remove_file(&beside);
     })
 }
 
-/// Brings to the disk which files a directory holds.
+/// Syncs a directory: the names of the files in it.
 ///
 /// # Errors
 ///
-/// What the system says.
+/// Errors of the system.
 pub fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
-    // Elsewhere a directory cannot be opened like a file.
+    // On other systems a directory cannot be opened like a file.
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
-/// What a file that is there no more tells whoever wrote to it: the system itself would not say.
+/// An error for a file that was deleted while it was written; the system itself reports nothing.
 pub(crate) fn still_there(path: &Path) -> io::Result<()> {
     fs::metadata(path).map(drop).map_err(|cause| match cause.kind() {
         ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, "it was removed while the run went on"),

@@ -3,9 +3,9 @@ use crate::{FiringRates, Histogram, MAGNITUDES};
 /// `[left, right, count]`
 pub(super) type Bucket = [f64; 3];
 
-/// A histogram's bins from left to right, empty ones at the ends left away: none where nothing was counted.
+/// A histogram's bins from left to right, without empty ones at the ends; none if nothing was counted.
 ///
-/// The outermost limits are the smallest and largest value where these lie in the outermost bins.
+/// The outer edges are the smallest and largest value, if these are in the outermost bins.
 pub(super) fn of_values(histogram: &Histogram, min: Option<f64>, max: Option<f64>) -> Vec<Bucket> {
     let bin = |bin: usize, count: u64| {
         let (low, high) = Histogram::edges(bin);
@@ -30,7 +30,7 @@ pub(super) fn of_values(histogram: &Histogram, min: Option<f64>, max: Option<f64
     if let (Some(max), Some([left, right, _])) = (max, buckets.last_mut()) {
         *right = if (*left..=*right).contains(&max) { max } else { *right };
     }
-    // Only where no smallest or largest value is known.
+    // Only if the smallest or largest value is unknown.
     for [left, right, _] in &mut buckets {
         *left = if left.is_infinite() { 2.0 * *right } else { *left };
         *right = if right.is_infinite() { 2.0 * *left } else { *right };
@@ -38,7 +38,7 @@ pub(super) fn of_values(histogram: &Histogram, min: Option<f64>, max: Option<f64
     buckets
 }
 
-/// All 22 bins of the rates at which units fire, never first and always last; none where there are no units.
+/// All 22 bins of the units' firing rates, never first and always last; none without units.
 pub(super) fn of_rates(rates: &FiringRates) -> Vec<Bucket> {
     let between = rates.between.iter().enumerate().map(|(k, n)| {
         let k = k as f64;

@@ -11,17 +11,17 @@ use prost::Message;
 use super::proto::{Event, Summary, Value, What};
 use crate::{Error, Result};
 
-/// An event file that is being written: records of one [`Event`] each, in the framing of TFRecord.
+/// An event file: records of one [`Event`] each, in the framing of TFRecord.
 #[derive(Debug)]
 pub(super) struct EventFile {
     path: PathBuf,
     file: File,
-    /// Tags whose description is in the file.
+    /// Tags with a description in the file.
     described: BTreeSet<String>,
 }
 
 impl EventFile {
-    /// Creates the directory, its parents, and in it a file that was not there before.
+    /// Creates the directory, its parents, and a new file in it.
     pub(super) fn create(dir: &Path) -> Result<Self> {
         create_dir(dir)?;
         let wall_time = now();
@@ -56,12 +56,12 @@ impl EventFile {
     }
 
     fn append(&mut self, event: &Event) -> Result<()> {
-        // One write and no buffer: a reader sees whole epochs, and what was written outlives the process.
+        // One write without a buffer: readers see whole epochs, and the data survive the end of the process.
         self.file.write_all(&record(&event.encode_to_vec())).map_err(Error::io(&self.path))
     }
 }
 
-/// Cuts the event files of a directory where a record breaks off or belongs to a step behind `last`.
+/// Truncates the event files of a directory at an incomplete record or a record of a step after `last`.
 pub(super) fn cut(dir: &Path, last: i64) -> Result<()> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
     for entry in entries {
@@ -83,7 +83,7 @@ pub(super) fn cut(dir: &Path, last: i64) -> Result<()> {
     Ok(())
 }
 
-/// The event of the first record and the record's length, if it is whole.
+/// The event of the first record and the record's length, if it is complete.
 fn first(bytes: &[u8]) -> Option<(Event, usize)> {
     let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
     let data = bytes.get(12..length.checked_add(12)?)?;
@@ -94,7 +94,7 @@ fn first(bytes: &[u8]) -> Option<(Event, usize)> {
 
 /// Creates a directory and its parents.
 pub(super) fn create_dir(dir: &Path) -> Result<()> {
-    // The system's answer to a file in the way is that it exists, which does not say what is wrong.
+    // For a file with the name of the directory the system only says that it exists.
     let cause = |e| if dir.is_file() { ErrorKind::NotADirectory.into() } else { e };
     fs::create_dir_all(dir).map_err(cause).map_err(Error::io(dir))
 }
@@ -115,7 +115,7 @@ fn record(data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A CRC-32C that does not get trapped by data that hold CRCs themselves: rotated, and moved by a constant.
+/// A masked CRC-32C, for data that contain CRCs: rotated, plus a constant.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -124,7 +124,7 @@ fn masked_crc(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    // What `masked_crc32c` and `RecordWriter` of tensorboard 2.21 answer:
+    // Expected values from `masked_crc32c` and `RecordWriter` of tensorboard 2.21:
     //     record_writer.RecordWriter(w).write(
     //         event_pb2.Event(wall_time=1.5, file_version="brain.Event:2").SerializeToString())
     #[test]

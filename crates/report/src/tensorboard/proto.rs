@@ -1,7 +1,7 @@
-//! The messages of TensorBoard's event files, by hand: the fields that are written, under their numbers.
+//! The messages of TensorBoard's event files, written by hand: only the fields that are used, with their numbers.
 //!
 //! From `event.proto`, `summary.proto`, `tensor.proto`, `tensor_shape.proto` and the hparams plugin's
-//! `plugin_data.proto` of tensorboard 2.21, and protobuf's own `struct.proto`. Readers pass over what lacks.
+//! `plugin_data.proto` of tensorboard 2.21, and protobuf's own `struct.proto`. Readers accept missing fields.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Event {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub enum What {
-    /// Of the first record of a file: `brain.Event:2`.
+    /// In the first record of a file: `brain.Event:2`.
     #[prost(string, tag = "3")]
     FileVersion(String),
     #[prost(message, tag = "5")]
@@ -68,7 +68,7 @@ pub struct Metadata {
 pub struct PluginData {
     #[prost(string, tag = "1")]
     pub plugin_name: String,
-    /// A message of the plugin's own.
+    /// A message of the plugin.
     #[prost(bytes = "vec", tag = "2")]
     pub content: Vec<u8>,
 }

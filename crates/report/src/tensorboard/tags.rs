@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-/// The part of a tag that stands for a site: no two sites have the same.
+/// The part of a tag for a site; each site has a different one.
 #[derive(Debug, Default)]
 pub(super) struct Tags {
     of_site: BTreeMap<String, String>,
@@ -9,7 +9,7 @@ pub(super) struct Tags {
 impl Tags {
     /// Letters and digits of any script, `-`, `_`, `.` and `/` are kept, anything else becomes `_`.
     ///
-    /// A site whose tag another one has taken gets `~2`, `~3`, … behind it, in the order of first use.
+    /// If another site has the tag, `~2`, `~3`, … is appended, in the order of first use.
     pub(super) fn of(&mut self, site: &str) -> &str {
         if !self.of_site.contains_key(site) {
             let tag = self.free(sanitized(site));
@@ -20,17 +20,17 @@ impl Tags {
 
     fn free(&self, tag: String) -> String {
         let taken = |tag: &String| self.of_site.values().any(|other| other == tag);
-        // No site's own tag has a tilde.
+        // Tags of sites have no tilde otherwise.
         let numbered = (2_u32..).map(|n| format!("{tag}~{n}"));
         std::iter::once(tag.clone()).chain(numbered).find(|tag| !taken(tag)).unwrap_or(tag)
     }
 }
 
-/// The name with everything replaced that TensorBoard or a path could take amiss.
+/// Replaces every character of the name that TensorBoard or a path could misread.
 pub(super) fn sanitized(site: &str) -> String {
     let kept = |c: char| c.is_alphanumeric() || "-_./".contains(c);
     let tag: String = site.chars().map(|c| if kept(c) { c } else { '_' }).collect();
-    // TensorBoard groups by what stands before the first slash.
+    // TensorBoard groups by the text before the first slash.
     match tag.strip_prefix('/') {
         Some(rest) => format!("_{rest}"),
         None if tag.is_empty() => "_".into(),

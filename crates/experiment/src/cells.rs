@@ -5,7 +5,7 @@ use taper_report::{Labels, label_value};
 use crate::sweep::combinations;
 use crate::{Error, Options, Result};
 
-/// One run of the grid. Every sweep in its options has one value.
+/// One run of the grid; every sweep in its options has one value.
 pub(crate) struct Cell<A> {
     pub args: A,
     pub about: About,
@@ -21,7 +21,7 @@ pub(crate) struct About {
     pub json: Value,
 }
 
-/// Every combination of the sweeps in `options` with every seed. A combination that is given twice is one run.
+/// Every combination of the sweeps in `options` with every seed. Duplicate combinations are one run.
 ///
 /// # Errors
 /// If the options are not those of this program.
@@ -64,7 +64,7 @@ pub(crate) fn parse<T: DeserializeOwned>(options: &Value) -> Result<T> {
     })
 }
 
-/// The text with `_` for every character that a file system may refuse.
+/// The text with `_` instead of characters that a file system may refuse.
 pub(crate) fn file_name(text: &str) -> String {
     text.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }

@@ -16,8 +16,8 @@ pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T,
     number(text, "a whole number of at least 1", |n| *n >= T::from(1))
 }
 
-/// The size of a part of a network, or a number of things: 1 to 65536. A larger number is probably a typing error. Whether the
-/// whole network fits into memory is checked when its parameters are made.
+/// A size in a network, or a count: 1 to 65536. A larger number is probably a typing error. Making the parameters
+/// checks whether the whole network fits into memory.
 pub fn size(text: &str) -> Result<usize, String> {
     number(text, "a whole number from 1 to 65536", |n| (1..=65536).contains(n))
 }
@@ -37,12 +37,12 @@ pub fn positive(text: &str) -> Result<f64, String> {
     number(text, "a finite number above 0", |x: &f64| x.is_finite() && *x > 0.0)
 }
 
-/// Percent, above 1: 0.98 was probably meant as 98.
+/// Percent, above 1: 0.98 probably means 98.
 pub fn percent(text: &str) -> Result<f64, String> {
     number(text, "percent, above 1 and at most 100", |x| *x > 1.0 && *x <= 100.0)
 }
 
-/// Prints what clap found wrong as one line, `error: …`, and gives exit code 2; prints help as it is.
+/// Prints clap's error as one line, `error: …`, and returns exit code 2; prints help unchanged.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -68,7 +68,7 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error and its causes on one line. A cause that the text already contains is not repeated.
+/// An error and its causes on one line, without causes that the text already contains.
 pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -82,8 +82,7 @@ pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
     text.replace('\n', "; ")
 }
 
-/// A time as a part of a file name: `2026-08-01T120000`. Times before 1970 or after 9999 become the nearest one that can be
-/// written.
+/// A time as a part of a file name: `2026-08-01T120000`. Times before 1970 or after 9999 are clamped.
 pub(crate) fn file_time(time: SystemTime) -> String {
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799); // the end of the year 9999
     let time = time.clamp(SystemTime::UNIX_EPOCH, last);

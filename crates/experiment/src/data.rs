@@ -7,30 +7,31 @@ use taper_report::Split;
 pub struct Data<S> {
     /// The name of the data set: `mnist`.
     pub name: String,
-    /// What is trained on.
+    /// The training split.
     pub train: S,
-    /// What is held back for choosing between runs or epochs, if anything is.
+    /// The validation split, for choosing between runs or epochs, if there is one.
     pub validation: Option<S>,
-    /// What is never trained on, if there is something.
+    /// The test split, if there is one.
     pub test: Option<S>,
-    /// What identifies these samples, such as their checksum. It is written to `config.json` and compared when a run is resumed.
+    /// Identifies these samples, for example by their checksum. It is written to `config.json` and compared when a run
+    /// is resumed.
     pub identity: Value,
 }
 
 impl<S: Samples> Data<S> {
-    /// What is measured after each epoch.
+    /// The splits that are measured after each epoch.
     pub(crate) fn measured(&self) -> impl Iterator<Item = (Split, &S)> {
         let (validation, test) = (self.validation.as_ref(), self.test.as_ref());
         validation.map(|set| (Split::Validation, set)).into_iter().chain(test.map(|set| (Split::Test, set)))
     }
 
-    /// Samples that are measured after each epoch, and before the first.
+    /// The number of samples measured after each epoch, and before the first.
     pub(crate) fn measured_samples(&self) -> u64 {
         self.measured().map(|(_, set)| set.count() as u64).sum()
     }
 }
 
-/// Without a validation split.
+/// Data without a validation split.
 impl From<Dataset> for Data<Images> {
     fn from(data: Dataset) -> Self {
         let identity = json!({

@@ -1,6 +1,6 @@
 use taper_train::BoxError;
 
-/// What can end a program, or one run of it.
+/// Errors that end a program, or one run of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,19 +13,19 @@ pub enum Error {
     /// Records could not be read or written.
     #[error(transparent)]
     Report(#[from] taper_report::Error),
-    /// The value of an option cannot be used.
+    /// The value of an option is invalid.
     #[error("{option}: {cause}")]
     Option {
         /// The option.
         option: String,
-        /// Why.
+        /// The reason.
         #[source]
         cause: BoxError,
     },
-    /// Options that make no sense: exit code 2.
+    /// Invalid options: exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// An error of the program's own.
+    /// An error of the program.
     #[error(transparent)]
     Other(#[from] BoxError),
 }
@@ -33,7 +33,7 @@ pub enum Error {
 /// A result whose error is this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Of a model.
+/// An error of a model.
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::Train(error.into())
@@ -41,7 +41,7 @@ impl From<candle_core::Error> for Error {
 }
 
 impl Error {
-    /// For `map_err`: ties an error to the option that it is about.
+    /// For `map_err`: adds the option that an error is about.
     pub fn option<E: Into<BoxError>>(option: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |cause| Self::Option { option: option.into(), cause: cause.into() }
     }

@@ -21,22 +21,22 @@ use crate::stage::{Ended, Stage, live_page};
 use crate::trial::Trial;
 use crate::{Bars, Data, Error, Options, Result, target};
 
-/// All runs, one after the other or side by side, and what is said and written when they have ended.
+/// All runs, one after the other or in parallel, and the output after them.
 pub(crate) struct Grid<'a, A, S> {
     pub shared: &'a Shared<'a>,
     pub options: &'a Options,
     pub data: &'a Data<S>,
     pub cells: &'a [Cell<A>],
-    /// Where each run is written.
+    /// The directory of each run.
     pub paths: Vec<PathBuf>,
-    /// Where a grid is written, or a single run.
+    /// The directory of a grid, or of a single run.
     pub out: PathBuf,
     pub alone: bool,
-    /// The directory that `--out` named.
+    /// The directory in `--out`.
     pub wanted: Option<PathBuf>,
 }
 
-/// A run that has ended: its place in the grid, what it came to, and what went wrong.
+/// A run that has ended: its index in the grid, its result, and its error.
 struct Run {
     i: usize,
     ended: Ended,
@@ -44,10 +44,10 @@ struct Run {
 }
 
 impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
-    /// Makes all runs, compares them and says how it went.
+    /// Makes all runs, compares them and prints the result.
     ///
     /// # Errors
-    /// When a run cannot begin, or standard output or the page cannot be written.
+    /// When a run cannot start, or standard output or the page cannot be written.
     pub fn run<F: Into<BoxError>>(
         self,
         train: &(impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync),
@@ -65,7 +65,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         let jobs = self.options.running.jobs.min(n);
         let bars = shared.screen.bars(samples.saturating_mul(n as u64), jobs);
         let (next, runs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        // One run after the other, until there are none left or something is wrong with more than one of them.
+        // One run after the other, until none are left or an error concerns all of them.
         let work = |bars: &Bars| -> Result<()> {
             loop {
                 let i = next.fetch_add(1, Ordering::SeqCst);
@@ -94,7 +94,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                 }
                 let result = trained.and(finished);
                 match &result {
-                    // Whoever closed standard output has seen enough.
+                    // Standard output is closed, so nothing more is printed.
                     Err(_) if ended.closed => drop(shared.stop.ask(1)),
                     Err(error) => {
                         let (name, error) = (&cell.about.name, with_sources(error));
@@ -118,7 +118,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         self.end(runs, took, jobs)
     }
 
-    /// The comparison, the page, the last words and the exit code.
+    /// The comparison, the page, the last lines and the exit code.
     fn end(&self, runs: Vec<Run>, took: Duration, jobs: usize) -> Result<ExitCode> {
         let (screen, options) = (self.shared.screen, &self.options.running);
         let own = runs.first().and_then(|run| run.ended.path.as_ref()).filter(|_| self.alone);
@@ -149,7 +149,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         let on_console = !options.quiet && !screen.live().is_some_and(Live::is_open);
         screen.close_live();
         if self.alone && on_console && runs.iter().all(|run| !run.ended.was_finished) {
-            // The layers of a single run were printed where it ended.
+            // The layers of a single run were printed at its end.
             summaries.iter_mut().for_each(|of| of.layers.clear());
         }
         let mut text = comparison(&summaries, screen.width);
@@ -172,7 +172,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                 }
                 Ok(())
             };
-            // A full disk has been mentioned by then.
+            // A full disk was reported before.
             draw().or_else(|error| if failed { Ok(()) } else { Err(error) })?;
         }
         if !options.quiet {
@@ -195,8 +195,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
     }
 }
 
-/// Does `work` on a thread for each of `bars`, which has no other to share its work with. What ends one of them ends
-/// all.
+/// Runs `work` on a thread for each of `bars`, whose parallel loops have no other thread. A fatal error ends all.
 fn side_by_side(bars: &[Bars], stop: &Stop, work: impl Fn(&Bars) -> Result<()> + Sync) -> Result<()> {
     let job = |bars: &Bars| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
@@ -210,7 +209,7 @@ fn side_by_side(bars: &[Bars], stop: &Stop, work: impl Fn(&Bars) -> Result<()> +
         let join = |job: ScopedJoinHandle<'_, Result<()>>| {
             job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        // All are waited for, whatever the first came to.
+        // All are joined, whatever the first result.
         let made: Vec<_> = jobs.into_iter().map(join).collect();
         made.into_iter().collect()
     })

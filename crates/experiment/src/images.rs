@@ -10,15 +10,15 @@ use crate::{Data, Error, Result, Screen, Setup, at_least_one};
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Data")]
 pub struct ImageOptions {
-    /// auto (mnist, or digits where it cannot be had), mnist, fashion-mnist, kmnist, digits, emnist-letters (or
+    /// auto (mnist, or digits if it is not available), mnist, fashion-mnist, kmnist, digits, emnist-letters (or
     /// -balanced, -byclass, -bymerge, -digits, -mnist), or idx: your own four files under MNIST's names
     #[arg(long, default_value_t = Choice::Auto)]
     pub dataset: Choice,
     /// Directory with the data set's four files [default: $TAPER_DATA, else datasets/NAME, the cache or a download]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// raw: pixels as they are; unit: in [0, 1]; standard: the same minus their mean, over their standard deviation;
-    /// 0.5,0.5: with this mean and this standard deviation
+    /// raw: pixels from 0 to 255; unit: in [0, 1]; standard: in [0, 1], minus their mean, divided by their standard
+    /// deviation; 0.5,0.5: with this mean and this standard deviation
     #[arg(long, default_value_t = Scale::Standard)]
     pub scale: Scale,
     /// Use only the first N training and N test samples
@@ -33,7 +33,7 @@ impl ImageOptions {
     /// Loads the data set, onto the device of the program.
     ///
     /// # Errors
-    /// As [`load`]; if there is nothing to train on, or images of one class only.
+    /// As [`load`]; and if there are no training samples, or only images of one class.
     pub fn load(&self, setup: &Setup<'_>) -> Result<Data<Split>> {
         let loaded = load_images(self.dataset, self.data_dir.clone(), setup.screen);
         let mut data = loaded?.scaled(self.scale).on(setup.device);
@@ -50,7 +50,8 @@ impl ImageOptions {
     }
 }
 
-/// Loads a data set of images from this directory, else from `$TAPER_DATA` or the usual places, with a bar for downloads.
+/// Loads a data set of images from this directory, else from `$TAPER_DATA` or the usual places, with a progress bar for
+/// downloads.
 ///
 /// # Errors
 /// As [`load`].

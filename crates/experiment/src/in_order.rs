@@ -4,7 +4,7 @@ use taper_report::{EpochReport, Result, Run, Sink, Warning};
 
 /// Passes the reports of parallel runs to one sink, run by run.
 ///
-/// The reports of the first run that has not ended are passed on at once. The reports of later runs wait for their turn.
+/// The reports of the first run that has not ended are passed on at once. The reports of later runs wait.
 pub(crate) struct InOrder<'a> {
     state: Mutex<State<'a>>,
 }
@@ -16,7 +16,7 @@ struct State<'a> {
     runs: Vec<Waiting>,
 }
 
-/// The reports of a run that were not passed on yet.
+/// The waiting reports of a run.
 #[derive(Default)]
 struct Waiting {
     said: Vec<Said>,
@@ -36,7 +36,7 @@ pub(crate) struct Place<'o, 'a> {
 }
 
 impl<'a> InOrder<'a> {
-    /// So many runs, told to `sink`.
+    /// The sinks of this many runs, passed on to `sink`.
     pub fn new(runs: usize, sink: Box<dyn Sink + Send + 'a>) -> Self {
         let runs = std::iter::repeat_with(Waiting::default).take(runs).collect();
         Self { state: Mutex::new(State { sink, turn: 0, runs }) }
@@ -48,13 +48,13 @@ impl<'a> InOrder<'a> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'a>> {
-        // A run that panicked has said what it said.
+        // A run that panicked keeps its reports.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State<'_> {
-    /// Passes on everything whose turn has come.
+    /// Passes on all reports whose turn has come.
     fn pass_on(&mut self) -> Result<()> {
         while let Some(run) = self.runs.get_mut(self.turn) {
             for said in std::mem::take(&mut run.said) {
@@ -95,7 +95,7 @@ impl Sink for Place<'_, '_> {
         self.say(Said::Warning(warning.clone()))
     }
 
-    /// The runs behind this one may have their say.
+    /// The reports of the next runs follow.
     fn finish(&mut self) -> Result<()> {
         let mut state = self.order.lock();
         state.runs[self.run].ended = true;
@@ -105,7 +105,7 @@ impl Sink for Place<'_, '_> {
 
 impl Drop for Place<'_, '_> {
     fn drop(&mut self) {
-        // Whoever finished has been told already.
+        // A finished run has nothing left to pass on.
         let _ = self.finish();
     }
 }
@@ -114,7 +114,7 @@ impl Drop for Place<'_, '_> {
 mod tests {
     use super::*;
 
-    /// Writes down what it is told.
+    /// Records its calls.
     struct Notes<'a>(&'a Mutex<Vec<String>>);
 
     impl Notes<'_> {

@@ -1,8 +1,8 @@
 //! What a training program has around its model: options, grids of runs, parallel jobs, run directories, checkpoints,
 //! resuming, signals, progress, alerts, a live view, comparisons, a report page and exit codes.
 //!
-//! The program brings its own options, which flatten [`Options`], a function that loads its [`Data`], and one that builds a model
-//! for one run and trains it. [`run`] is the rest:
+//! The program has its own options, which flatten [`Options`], a function that loads its [`Data`], and a function that
+//! builds a model for one run and trains it. [`run`] does the rest:
 //!
 //! ```standalone_crate
 //! use std::process::ExitCode;
@@ -43,15 +43,15 @@
 //! }
 //! ```
 //!
-//! `--help` lists all options. `--act relu,selu --seeds 3 --jobs 2` trains six runs, two at a time; `--resume DIR` resumes one
-//! run or the unfinished ones of a grid, to the bytes of a run that was not interrupted.
+//! `--help` lists all options. `--act relu,selu --seeds 3 --jobs 2` trains six runs, two at a time. `--resume DIR`
+//! resumes one run or the unfinished runs of a grid, with the same bytes as an uninterrupted run.
 //!
-//! Options are values: `config.json` holds the program's options as `serde` writes them, and resuming reads them from there.
-//! What is given together with `--resume` takes the place of the stored value; a value that changes the result is refused
-//! unless `--force` is given.
+//! `config.json` has the program's options as `serde` writes them, and resuming reads them from there. An option that
+//! is given together with `--resume` replaces the stored value; a change that alters the result is refused without
+//! `--force`.
 //!
-//! As a part of programs, this crate reads environment variables that a library must not: `NO_COLOR`, `FORCE_COLOR`, `TERM`,
-//! `RUST_LOG`, `RAYON_NUM_THREADS`, and `TAPER_DATA` in [`ImageOptions::load`].
+//! This crate is part of programs, so it reads environment variables, unlike the libraries: `NO_COLOR`, `FORCE_COLOR`,
+//! `TERM`, `RUST_LOG`, `RAYON_NUM_THREADS`, and `TAPER_DATA` in [`ImageOptions::load`].
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -9,7 +9,7 @@ use taper_train::{Keep, OnNonFinite, OptimizerConfig, SaveEvery, Schedule, parse
 
 use crate::{Error, Result, at_least_one, not_negative, number, positive, size};
 
-/// Options that every training program has. A program flattens them into its own, for clap and for serde:
+/// Options of every training program. A program flattens them into its own options, for clap and for serde:
 ///
 /// ```
 /// #[derive(clap::Parser, serde::Serialize, serde::Deserialize)]
@@ -23,14 +23,14 @@ use crate::{Error, Result, at_least_one, not_negative, number, positive, size};
 /// }
 /// ```
 ///
-/// Another default for one of them: `#[command(mut_arg("epochs", |arg| arg.default_value("20")))]` on the struct.
+/// To change a default: `#[command(mut_arg("epochs", |arg| arg.default_value("20")))]` on the struct.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
     /// How the network is trained.
     #[command(flatten)]
     #[serde(flatten)]
     pub training: Training,
-    /// What is done with the runs. This changes no result: runs are resumed with other values too.
+    /// How the runs are executed. These options change no result, so a run can be resumed with other values.
     #[command(flatten)]
     pub running: Running,
     /// Which run is resumed.
@@ -39,7 +39,7 @@ pub struct Options {
     pub resuming: Resuming,
 }
 
-/// How a network is trained, and what is recorded of it.
+/// How a network is trained, and what is recorded.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Training")]
 pub struct Training {
@@ -72,37 +72,37 @@ pub struct Training {
     /// Scale every unit's incoming weights down to this norm
     #[arg(long, value_name = "NORM", value_parser = positive)]
     pub max_norm: Option<f64>,
-    /// Where a loss, gradient or activation is NaN or infinite: stop, skip the step of that batch, or continue
+    /// If a loss, gradient or activation is NaN or infinite: stop, skip the step of that batch, or continue
     #[arg(long, value_name = "WHAT", default_value_t = OnNonFinite::Stop)]
     pub on_nonfinite: OnNonFinite,
-    /// Seed of everything random; the same seed gives the same bits
+    /// Seed of all random numbers; the same seed gives the same bits
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Number of seeds, from --seed upwards; the comparison then shows mean ± sd
     #[arg(long, value_name = "N", default_value = "1", value_parser = size)]
     pub seeds: usize,
-    /// Start from these weights (safetensors, ours or PyTorch's)
+    /// Start from these weights (safetensors, of Taper or PyTorch)
     #[arg(long, value_name = "FILE")]
     pub load: Option<PathBuf>,
-    /// Accept weights in f16, bf16 or f64 there and convert them to f32
+    /// Accept weights in f16, bf16 or f64 for --load and convert them to f32
     #[arg(long, requires = "load")]
     pub convert: bool,
     /// cpu, cuda or metal (the latter two if built with the feature of that name)
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     pub device: DeviceKind,
-    /// What is recorded of the activations: full, counts (zeros, dead and dormant units; no distribution) or off
+    /// What to record of the activations: full, counts (zeros, dead and dormant units; no distribution) or off
     #[arg(long, value_enum, default_value_t = Track::Full, hide_possible_values = true, help_heading = "Recording")]
     pub track: Track,
 }
 
-/// What is done with runs, beside training them.
+/// How runs are executed.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Output")]
 pub struct Running {
-    /// Where to write what was measured; nothing there is overwritten [default: runs/TIME-NAME]
+    /// Output directory; nothing in it is overwritten [default: runs/TIME-NAME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Draw the training in the terminal while it runs, in place of the tables; Ctrl-C ends it, q leaves the view
+    /// Draw the training in the terminal while it runs, instead of the tables; Ctrl-C ends it, q closes the view
     #[arg(long)]
     pub live: bool,
     /// Also draw the main curves as SVG, into plots/ of the output directory
@@ -114,56 +114,57 @@ pub struct Running {
     /// Print the table of all layers after every epoch, not only at the end of a run
     #[arg(long, short, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Fail unless the best value of every run's first metric is at least this (at most, where less is better): accuracy in
-    /// percent
+    /// Fail unless the best value of every run's first metric is at least this (at most, if less is better); accuracy
+    /// in percent
     #[arg(long, value_name = "VALUE", value_parser = finite)]
     pub target: Option<f64>,
-    /// End a run, with exit code 3, at the first epoch at which this holds: 'fc2.dead_fraction>0.5',
+    /// End a run, with exit code 3, at the first epoch in which this holds: 'fc2.dead_fraction>0.5',
     /// '*.dead_fraction>0.5', 'train:fc1.zero_fraction>=0.99', 'test.loss>2'; may be given several times
     #[arg(long, value_name = "RULE", help_heading = "Recording")]
     pub alert: Vec<Alert>,
     /// Threads of a run, at most 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads, help_heading = "Training")]
     pub threads: Option<usize>,
-    /// Runs at a time; from 2 on each has one thread, and all are faster together. Results are the same to the bit
+    /// Runs at a time; with 2 or more each has one thread, and the whole grid is faster. Results are the same, bit for
+    /// bit
     #[arg(long, value_name = "N", default_value = "1", value_parser = threads, help_heading = "Training")]
     pub jobs: usize,
-    /// Save a checkpoint every N epochs; 0 for none [default: whenever a minute has gone by, and at the end]
+    /// Save a checkpoint every N epochs; 0 for none [default: every minute, and at the end]
     #[arg(long, value_name = "N", help_heading = "Resuming")]
     pub checkpoint_every: Option<u32>,
     /// Save a checkpoint every N batches too
     #[arg(long, value_name = "N", value_parser = at_least_one::<u64>, help_heading = "Resuming")]
     pub checkpoint_steps: Option<u64>,
-    /// Which checkpoints to keep: the newest N, and perhaps the N of the best score, as in last:3,best:1
+    /// Which checkpoints to keep: the newest N, and optionally the N with the best score, as in last:3,best:1
     #[arg(long, value_name = "last:N[,best:N]", default_value_t = Keep::default(), help_heading = "Resuming")]
     pub keep: Keep,
 }
 
-/// Which run is resumed. This is no property of a run, so no file has it.
+/// The run to resume. No file stores this option.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Resuming")]
 pub struct Resuming {
     /// Resume a run, or the unfinished runs of a grid, from its newest checkpoint, with its original options
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     pub resume: Option<PathBuf>,
-    /// Resume although options, data or version are others than they were; config.json lists the changes
+    /// Resume although options, data or version have changed; config.json lists the changes
     #[arg(long, requires = "resume")]
     pub force: bool,
 }
 
-/// How much is recorded of activations.
+/// How much is recorded of the activations.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Track {
     /// Everything.
     Full,
-    /// What can be counted: no distributions.
+    /// Counts only, no distributions.
     Counts,
     /// Nothing.
     Off,
 }
 
-/// What computes.
+/// The computing device.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
@@ -189,7 +190,7 @@ impl DeviceKind {
     /// The device.
     ///
     /// # Errors
-    /// Where there is none, or this build cannot use it.
+    /// If it does not exist, or this build cannot use it.
     pub fn open(self) -> Result<Device> {
         let (option, device) = match self {
             Self::Cpu => return Ok(Device::Cpu),
@@ -213,7 +214,7 @@ impl Options {
         SaveEvery { epochs: self.running.checkpoint_every, steps: self.running.checkpoint_steps }
     }
 
-    /// The optimiser, where an epoch has so many steps.
+    /// The optimiser, for epochs with this many steps.
     pub(crate) fn optimizer(&self, steps: u64) -> taper_train::Result<OptimizerConfig> {
         let of = &self.training;
         let (rule, learning_rate) = parse_rule(&of.optimizer, of.weight_decay)?;
@@ -226,7 +227,7 @@ impl Options {
         })
     }
 
-    /// What does not fit together, as far as options alone can say.
+    /// Checks combinations of options, as far as possible without data.
     pub(crate) fn check(&self) -> Result<()> {
         let Running { jobs, threads, live, alert, .. } = &self.running;
         let of = &self.training;
@@ -255,7 +256,7 @@ impl Options {
         }
     }
 
-    /// Asks whether every alert is about a split that is measured.
+    /// Checks that every alert is about a measured split.
     pub(crate) fn check_splits(&self, measured: &[Split]) -> Result<()> {
         let unmeasured = |alert: &&Alert| {
             alert.split().is_some_and(|split| split != Split::Train && !measured.contains(&split))

@@ -23,9 +23,9 @@ use crate::stored::{Stored, write_grid};
 use crate::trial::Trial;
 use crate::{Data, Error, Options, Result, Screen};
 
-/// What a program needs to load its data.
+/// The arguments of the function that loads the data.
 pub struct Setup<'a> {
-    /// Where tensors belong.
+    /// The device for tensors.
     pub device: &'a Device,
     pub(crate) screen: &'a Screen,
 }
@@ -37,18 +37,18 @@ impl Setup<'_> {
     }
 }
 
-/// What all runs of a program share.
+/// The state that all runs of a program share.
 pub(crate) struct Shared<'a> {
     pub device: &'a Device,
     pub screen: &'a Screen,
     pub stop: Arc<Stop>,
-    /// The command line, with the program in front.
+    /// The command line, with the program first.
     pub command: &'a [String],
     /// Whether the runs are resumed.
     pub resumes: bool,
     /// Whether a run is resumed although its options changed.
     pub force: bool,
-    /// The page of the run or the grid while it is under way.
+    /// The page of the running run or grid.
     pub page: OnceLock<Mutex<LivePage>>,
     started: Instant,
     first_batch: Once,
@@ -69,8 +69,8 @@ impl Shared<'_> {
 /// `load` loads the data once, for all runs, and may adjust options that do not go together. `train` is called for each run. In
 /// its options every [`Sweep`](crate::Sweep) has one value.
 ///
-/// The exit code is 0; 1 when something failed or `--target` was missed; 2 for wrong usage; 3 when an `--alert` fired; 128 and
-/// the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
+/// The exit code is 0; 1 for an error or a missed `--target`; 2 for wrong usage; 3 if an `--alert` fired; 128 plus the
+/// number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
 pub fn run<A, S, E, F>(
     load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
     train: impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync,
@@ -112,7 +112,7 @@ where
     let resume: Option<&PathBuf> = matches.get_one("resume");
     let stored = resume.map(|dir| Stored::find(dir)).transpose()?;
     let force = matches.get_flag("force");
-    // The command line is read once: what is resumed is values, with those that are given now in their place.
+    // The stored options are values; options on this command line replace them.
     let mut json = now;
     if let Some(stored) = &stored {
         let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -139,7 +139,7 @@ where
 
     let program = A::command().get_name().to_string();
     let mut cells: Vec<Cell<A>> = cells(&json, &program)?;
-    // A run of a grid may be resumed by itself.
+    // A run of a grid can be resumed alone.
     if let Some(name) = stored.as_ref().and_then(|stored| stored.only.as_ref()).filter(|_| cells.len() > 1) {
         cells.retain(|cell| cell.about.name == *name);
         if cells.is_empty() {
@@ -147,7 +147,7 @@ where
             return Err(Error::option("--resume")(why));
         }
     }
-    // A single run is written into `out` itself, a grid into a directory per run below it.
+    // A single run is written into `out` itself, a grid into one subdirectory per run.
     let alone = stored.as_ref().map_or(cells.len() == 1, |stored| stored.only.is_some());
     let place =
         |out: &Path, cell: &Cell<A>| if alone { out.to_path_buf() } else { out.join(&cell.about.name) };
@@ -163,7 +163,7 @@ where
         page: OnceLock::new(),
         first_batch: Once::new(),
     };
-    // All of them once before the first is trained: the last must not fail after hours on what is known now.
+    // Rehearses all runs before the first is trained: the last must not fail after hours for a known reason.
     for cell in &cells {
         let resumed = stored.as_ref().map(|stored| place(&stored.dir, cell));
         let stage = Stage::Rehearsal { resumed, run: None, begun: false };
@@ -178,7 +178,7 @@ where
     let stop = move |code: u8| {
         if seen.ask(code) {
             restore_terminal();
-            std::process::exit(code.into()); // asked twice
+            std::process::exit(code.into()); // a second signal
         }
     };
     on_signal(stop.clone()).map_err(Error::option("signals"))?;
@@ -215,7 +215,7 @@ where
 /// `RAYON_NUM_THREADS`, or else one for each core.
 pub fn prepare(threads: Option<usize>) {
     use tracing_subscriber::EnvFilter;
-    // A program that has set a subscriber of its own keeps it.
+    // A subscriber that the program has set is kept.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(|| HeldStderr)
@@ -227,7 +227,7 @@ pub fn prepare(threads: Option<usize>) {
     start_threads(threads.or_else(variable));
 }
 
-/// Whether an option that changes the result has changed.
+/// Whether an option that changes the result was changed.
 fn differs(was: &Value, is: &Value) -> bool {
     let values = |options: &Value| {
         let mut options = options.clone();

@@ -10,17 +10,16 @@ use taper_view::{HeldStderr, Live, LiveConfig};
 
 /// The terminal: progress bars on standard error, text on standard output.
 ///
-/// There are bars only if both are terminals. What is written to a screen goes to standard output. While a live view is open, it
-/// replaces both.
+/// There are bars only if both are terminals. A screen writes to standard output. A live view replaces both.
 #[derive(Debug)]
 pub struct Screen {
     bars: MultiProgress,
-    /// Whether there are bars where no live view is.
+    /// Whether there are bars without a live view.
     has_bars: bool,
     live: Arc<OnceLock<Live>>,
     /// Whether standard output takes colours.
     pub color: bool,
-    /// Characters in a line of standard output; 80 where it is no terminal.
+    /// Width of standard output in characters; 80 without a terminal.
     pub width: usize,
 }
 
@@ -29,16 +28,16 @@ pub struct Screen {
 pub(crate) struct Bars {
     pass: ProgressBar,
     all: ProgressBar,
-    /// Samples that the run has still to go through.
+    /// The remaining samples of the run.
     to_go: AtomicU64,
     live: Arc<OnceLock<Live>>,
-    /// Where the bars go once the live view is left, if there is one.
+    /// The target of the bars after the live view is closed, if there is one.
     behind: Option<MultiProgress>,
     left: AtomicBool,
 }
 
-/// Whether a stream gets colours: `NO_COLOR` set to anything asks for none (no-color.org), `FORCE_COLOR` for some wherever the
-/// stream leads (force-color.org); otherwise a terminal gets them.
+/// Whether a stream has colours: not if `NO_COLOR` is set (no-color.org), always if `FORCE_COLOR` is set
+/// (force-color.org), otherwise if it is a terminal.
 pub(crate) fn color_on(stream: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !set("NO_COLOR") && (set("FORCE_COLOR") || stream.is_terminal())
@@ -65,7 +64,7 @@ impl Screen {
         self.bars.add(ProgressBar::new(length).with_style(style))
     }
 
-    /// For the training and evaluation of `samples` in all, in so many runs at a time.
+    /// For the training and evaluation of `samples` in total, in this many runs at a time.
     pub(crate) fn bars(&self, samples: u64, at_a_time: usize) -> Vec<Bars> {
         let pass = || self.bar("{bar:24} {human_pos}/{human_len} samples  {speed}  {wide_msg}", 0);
         let passes: Vec<_> = std::iter::repeat_with(pass).take(at_a_time).collect();
@@ -81,25 +80,25 @@ impl Screen {
         passes.into_iter().map(bars).collect()
     }
 
-    /// For a file that comes in.
+    /// For a download.
     pub fn download_bar(&self) -> ProgressBar {
         self.bar("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left  {wide_msg}", 0)
     }
 
-    /// A line for standard error.
+    /// Prints a line to standard error.
     pub fn warn(&self, text: &str) {
-        // Nobody is left to be told that it could not be written.
+        // If this fails, there is no other place to report it.
         self.bars.suspend(|| drop(writeln!(HeldStderr, "{text}")));
     }
 
-    /// A line for standard output; what cannot be written there does not end the training.
+    /// Prints a line to standard output; an error does not end the training.
     pub(crate) fn say(&self, text: &str) {
         let mut out = self;
         let _ = writeln!(out, "{text}");
     }
 
-    /// Draws the training over the whole terminal, in place of the bars; says so where that cannot be.
-    /// `stop` is what Ctrl-C does.
+    /// Draws the training in the whole terminal, instead of the bars; prints a message if that is not possible. Ctrl-C
+    /// calls `stop`.
     pub(crate) fn open_live(&self, stop: impl Fn() + Send + 'static) {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let opened = match dumb {
@@ -109,19 +108,19 @@ impl Screen {
         match opened {
             Ok(live) => {
                 self.bars.set_draw_target(ProgressDrawTarget::hidden());
-                // Nobody opens two.
+                // The view is opened once.
                 let _ = self.live.set(live);
             }
             Err(error) => self.warn(&format!("--live: {error}; going on without it")),
         }
     }
 
-    /// The live view, to be told of runs and epochs.
+    /// The live view, for runs and epochs.
     pub(crate) fn live(&self) -> Option<&Live> {
         self.live.get()
     }
 
-    /// Ends the live view, if there is one still; its last picture stays.
+    /// Closes the live view, if it is open; its last picture stays.
     pub(crate) fn close_live(&self) {
         if let Some(live) = self.live() {
             live.close();
@@ -129,11 +128,10 @@ impl Screen {
     }
 }
 
-/// Time left at the average speed of the whole run. The current speed would mislead: training passes are slower than
-/// evaluation passes.
+/// Time left at the average speed of the whole run, because training passes are slower than evaluation passes.
 fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
     let (done, rest) = (state.pos() as f64, state.len().unwrap_or(0).saturating_sub(state.pos()) as f64);
-    // Nothing can be done about text that does not take it.
+    // A failed write cannot be reported here.
     let _ = match done > 0.0 {
         true => {
             let left = Duration::from_secs((state.elapsed().as_secs_f64() / done * rest).ceil() as u64);
@@ -148,7 +146,7 @@ fn speed(state: &ProgressState, out: &mut dyn std::fmt::Write) {
 }
 
 impl Bars {
-    /// Begins a pass of this run over so many samples.
+    /// Begins a pass of this run over this many samples.
     pub fn pass(&self, samples: usize, run: &Run, epoch: u32, split: Split) {
         self.pass.set_length(samples as u64);
         self.pass.set_message(format!("{} epoch {epoch}/{} {}", run.name, run.epochs, split.name()));
@@ -158,7 +156,7 @@ impl Bars {
         }
     }
 
-    /// So many more samples of the pass are done.
+    /// This many more samples of the pass are done.
     pub fn advance(&self, done: u64) {
         if let Some(live) = self.live.get() {
             live.advance(done);
@@ -173,7 +171,7 @@ impl Bars {
         self.to_go.store(self.to_go.load(Ordering::Relaxed).saturating_sub(done), Ordering::Relaxed);
     }
 
-    /// Begins run `run` of `of`, which goes through so many samples, as does each of those behind it.
+    /// Begins run `run` of `of`. It has this many samples, like each later run.
     pub fn run(&self, run: usize, of: usize, samples: u64) {
         self.to_go.store(samples, Ordering::Relaxed);
         self.all.set_message(format!("run {run} of {of}"));
@@ -182,23 +180,23 @@ impl Bars {
         }
     }
 
-    /// So many samples of this run have been gone through before.
+    /// This many samples of the run were done before it was resumed.
     pub fn skip(&self, samples: u64) {
         self.to_go.store(self.to_go.load(Ordering::Relaxed).saturating_sub(samples), Ordering::Relaxed);
         self.all.dec_length(samples);
     }
 
-    /// The run has ended, perhaps early: takes the samples that it skipped off the total.
+    /// The run has ended, perhaps early: subtracts its remaining samples from the total.
     pub fn ended(&self) {
         self.all.dec_length(self.to_go.swap(0, Ordering::Relaxed));
     }
 
-    /// No run follows on these bars; other jobs may still be running.
+    /// No run follows on these bars; other jobs may continue.
     pub fn rest(&self) {
         self.pass.finish_and_clear();
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub fn clear(&self) {
         self.rest();
         self.all.finish_and_clear();
@@ -208,7 +206,7 @@ impl Bars {
 impl Write for &Screen {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if self.live().is_some_and(Live::is_open) {
-            return Ok(bytes.len()); // it shows the same
+            return Ok(bytes.len()); // the same values
         }
         self.bars.suspend(|| std::io::stdout().write(bytes))
     }

@@ -3,23 +3,23 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// Whether the program was asked to stop, and the exit code for that. Threads share it.
+/// Whether the program was asked to stop, and its exit code. Shared by threads.
 #[derive(Debug, Default)]
 pub(crate) struct Stop(AtomicU8);
 
 impl Stop {
     /// Asks the program to stop, with the code of a signal, or 1 after an error. The first code stays. Returns whether
-    /// the program had been asked before.
+    /// the program was asked before.
     pub fn ask(&self, code: u8) -> bool {
         self.0.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst).is_err()
     }
 
-    /// Whether somebody has.
+    /// Whether it was asked to stop.
     pub fn is_asked(&self) -> bool {
         self.code() != 0
     }
 
-    /// The exit code; 0 as long as nobody has.
+    /// The exit code; 0 before that.
     pub fn code(&self) -> u8 {
         self.0.load(Ordering::SeqCst)
     }
@@ -28,8 +28,8 @@ impl Stop {
 /// The exit code of Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 128 + SIGINT as u8;
 
-/// Calls `stop`, on a thread of its own, with the exit code of every signal that asks the program to end: 128 and the
-/// signal's number, as shells have it. 130 is Ctrl-C, 143 is what `kill` sends, 129 a terminal that was closed.
+/// Calls `stop`, on its own thread, with the exit code of every signal that asks the program to end: 128 plus the
+/// signal's number, as in shells. 130 is Ctrl-C, 143 is `kill`, 129 is a closed terminal.
 ///
 /// # Errors
 /// When the system refuses.
@@ -45,7 +45,7 @@ pub(crate) fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// The same without Unix: two signals, which are polled, because there is no call that waits for one.
+/// Without Unix: two signals, which are polled, because no call waits for them.
 #[cfg(not(unix))]
 pub(crate) fn on_signal(stop: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     use std::sync::{Arc, atomic::AtomicBool};

@@ -9,36 +9,36 @@ use taper_view::LivePage;
 
 use crate::Bars;
 
-/// What becomes of the calls.
+/// The state of a trial.
 pub(crate) enum Stage<'a> {
-    /// Nothing is written: the directory of the run if it is resumed; whether epoch 0 has begun.
+    /// A rehearsal: the directory of the run if it is resumed, and whether epoch 0 has begun.
     Rehearsal { resumed: Option<PathBuf>, run: Option<Run>, begun: bool },
-    /// Not started yet: where the run is written, and whom it is told.
+    /// Not started: the directory of the run, and its sinks.
     Waiting { path: PathBuf, console: Box<dyn Sink + 'a>, bars: &'a Bars },
     /// Started.
     Started { session: Box<Session<'a>>, bars: &'a Bars, epoch: u32 },
-    /// Over.
+    /// Ended.
     Gone,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Default)]
 pub(crate) struct Ended {
     pub summary: Option<Arc<Mutex<Summary>>>,
-    /// Where it was written.
+    /// Its directory.
     pub path: Option<PathBuf>,
-    /// There was nothing left to do.
+    /// It was complete before.
     pub was_finished: bool,
     /// An alert ended it.
     pub alerted: bool,
-    /// Nobody reads standard output any more.
+    /// Standard output is closed.
     pub closed: bool,
-    /// Options that make no sense.
+    /// Invalid options.
     pub misused: Option<String>,
 }
 
 impl Ended {
-    /// Keeps in mind how an error ended the run.
+    /// Stores the error that ended the run.
     pub fn note(&mut self, error: &Error) {
         if let Error::Report(error) = error {
             self.alerted |= matches!(error, ReportError::Alert(_));
@@ -47,13 +47,13 @@ impl Ended {
         }
     }
 
-    /// What the run came to, once it has begun.
+    /// The result of the run, once it has begun.
     pub fn summary(&self) -> Option<Summary> {
         Some(self.summary.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-/// A step that moves the bars.
+/// A step that advances the bars.
 pub(crate) struct Counted<'a, F> {
     pub step: &'a F,
     pub bars: &'a Bars,
@@ -72,7 +72,7 @@ impl<B, F: StepFn<B>> StepFn<B> for Counted<'_, F> {
     }
 }
 
-/// A summary that is read after the session is gone.
+/// A summary that outlives the session.
 pub(crate) struct Told(pub Arc<Mutex<Summary>>);
 
 impl Sink for Told {
@@ -90,7 +90,7 @@ pub(crate) fn live_page(dir: &Path) -> Mutex<LivePage> {
 pub(crate) struct Paged<'a>(pub &'a Mutex<LivePage>);
 
 impl Paged<'_> {
-    /// A page that cannot be written now is written at the end, which says why it cannot.
+    /// If a page cannot be written now, the last one at the end reports the error.
     fn update(&self) {
         let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).update();
     }

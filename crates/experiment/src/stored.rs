@@ -7,14 +7,14 @@ use taper_report::{FORMAT_VERSION, read_config, write_whole};
 
 use crate::{Error, Result};
 
-/// What `--resume` found.
+/// The result of `--resume DIR`.
 #[derive(Debug)]
 pub(crate) struct Stored {
     /// The directory of a run, or of a grid of them.
     pub dir: PathBuf,
     /// The run's name, if it is one.
     pub only: Option<String>,
-    /// The options that it was started with.
+    /// The options of its start.
     pub options: Value,
 }
 
@@ -32,7 +32,7 @@ impl Stored {
     /// The run in this directory, or the runs below it.
     ///
     /// # Errors
-    /// When there is none, or it does not say how it was started.
+    /// If there is none, or its options are missing.
     pub fn find(dir: &Path) -> Result<Self> {
         let (config, grid) = (dir.join("config.json"), dir.join(GRID));
         if config.exists() {
@@ -68,7 +68,7 @@ impl Stored {
         Ok(Self { dir: dir.to_path_buf(), only: None, options })
     }
 
-    /// The stored options, but with what is given now (the fields of these names).
+    /// The stored options, with the values that are given now for these names.
     pub fn with(&self, now: &Value, given: &[&str]) -> Value {
         let mut options = self.options.clone();
         replace(&mut options, now, given);
@@ -80,7 +80,7 @@ fn wrong<T>(text: String) -> Result<T> {
     Err(Error::Other(text.into()))
 }
 
-/// Writes the options of a grid down.
+/// Writes the options of a grid.
 pub(crate) fn write_grid(dir: &Path, options: &Value) -> Result<()> {
     let path = dir.join(GRID);
     let record = GridRecord { v: FORMAT_VERSION, options: options.clone() };
@@ -89,7 +89,7 @@ pub(crate) fn write_grid(dir: &Path, options: &Value) -> Result<()> {
     Ok(write_whole(&path, text.as_bytes()).map_err(io)?)
 }
 
-/// Sets the fields of these names, at whatever depth they are in `now`.
+/// Replaces the fields with these names, at any depth of `now`.
 fn replace(options: &mut Value, now: &Value, given: &[&str]) {
     let Some(fields) = now.as_object() else { return };
     for (name, value) in fields {

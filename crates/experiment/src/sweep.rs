@@ -5,10 +5,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// An option that takes one value or a comma-separated list, which spans a grid of runs: `--act relu,selu`.
+/// An option with one value or a comma-separated list of values, which makes a grid of runs: `--act relu,selu`.
 ///
-/// Each run is given options in which every sweep has one value, to which a `Sweep` dereferences. The value is also a label of
-/// the run, under the name of the field. Sweeps in nested options count too.
+/// In the options of a run every sweep has one value, to which a `Sweep` dereferences. The value is also a label of the
+/// run, under the name of the field. Sweeps in nested options count too.
 ///
 /// ```
 /// use taper_experiment::Sweep;
@@ -36,7 +36,7 @@ impl<T> Sweep<T> {
     }
 }
 
-/// The value, in the options of one run; of a list the first.
+/// The value in the options of a run; of a list the first.
 impl<T> Deref for Sweep<T> {
     type Target = T;
 
@@ -63,7 +63,7 @@ pub fn sweep<T, E: Display>(
     }
 }
 
-/// How sweeps stand in JSON: as `{"sweep": [..]}`, so that they can be told from other lists.
+/// The JSON form of a sweep: `{"sweep": [..]}`, which distinguishes it from other lists.
 const KEY: &str = "sweep";
 
 impl<T: Serialize> Serialize for Sweep<T> {
@@ -90,8 +90,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Sweep<T> {
     }
 }
 
-/// Every combination of the values of all sweeps in `options`, the last sweep moving fastest: the options with single values,
-/// and the values by name.
+/// Every combination of the values of all sweeps in `options`, with the last sweep changing fastest: the options with
+/// single values, and the values by name.
 pub(crate) fn combinations(options: &Value) -> Vec<(Value, Vec<(String, Value)>)> {
     let mut sweeps = Vec::new();
     find(options, "", &mut sweeps);
@@ -111,7 +111,7 @@ pub(crate) fn combinations(options: &Value) -> Vec<(Value, Vec<(String, Value)>)
     all
 }
 
-/// Where the sweeps are, as JSON pointers.
+/// The positions of the sweeps, as JSON pointers.
 fn find(value: &Value, at: &str, found: &mut Vec<(String, Vec<Value>)>) {
     let Some(fields) = value.as_object() else { return };
     match fields.get(KEY).and_then(Value::as_array) {

@@ -2,7 +2,7 @@ use taper_report::{Metric, MetricKind, Summary};
 
 use crate::{Error, Result};
 
-/// Refuses a target that cannot be a value of this metric. A share is given in percent: 0.98 was probably meant as 98.
+/// Refuses an impossible target for this metric. A share is given in percent: 0.98 probably means 98.
 pub(crate) fn check(target: Option<f64>, metric: &Metric) -> Result<()> {
     match target {
         Some(target) if metric.kind == MetricKind::Share && !(target > 1.0 && target <= 100.0) => {
@@ -15,7 +15,7 @@ pub(crate) fn check(target: Option<f64>, metric: &Metric) -> Result<()> {
     }
 }
 
-/// What to say about a run that missed its target; `None` if it did not.
+/// The message about a run that missed its target; `None` if it did not.
 pub(crate) fn missed(target: Option<f64>, of: &Summary) -> Option<String> {
     let target = target?;
     let (run, set) = (&of.run.name, &of.run.dataset);
@@ -24,7 +24,7 @@ pub(crate) fn missed(target: Option<f64>, of: &Summary) -> Option<String> {
             "{run}: expected a best value to compare with the target of {target}, found no epoch"
         ));
     };
-    // Not by the last bit.
+    // With a tolerance for rounding.
     match kind {
         MetricKind::Share if 100.0 * value < target - 1e-9 || value.is_nan() => {
             Some(format!("{run}: best {set} {name} {:.2} % is below the target of {target} %", 100.0 * value))

@@ -16,10 +16,10 @@ use crate::program::Shared;
 use crate::stage::{Counted, Ended, Paged, Stage, Told, live_page};
 use crate::{Bars, Data, Error, Result};
 
-/// One run of a program: its seed's parameters, the data, and the loop's calls.
+/// One run of a program: its parameters, its data, and the calls of its loop.
 ///
-/// The training function builds its model with [`Trial::params`], calls [`Trial::start`] and then either [`Trial::fit`] or a
-/// loop of its own:
+/// The training function builds its model with [`Trial::params`], calls [`Trial::start`] and then [`Trial::fit`] or its
+/// own loop:
 ///
 /// ```
 /// # use taper_experiment::{Result, Trial};
@@ -36,16 +36,16 @@ use crate::{Bars, Data, Error, Result};
 /// # Ok(()) }
 /// ```
 ///
-/// The function is called twice for each run. Before anything is written, all runs of a grid are rehearsed: epoch 0 on
-/// one sample. So a mistake in the last run of a grid is found before the first is trained.
+/// The function is called twice for each run. The first call is a rehearsal: epoch 0 on one sample, before anything is
+/// written. So an error in the last run of a grid appears before the first is trained.
 pub struct Trial<'a, S> {
     /// For the model's parameters, drawn from the run's seed.
     pub params: Params,
-    /// What is trained and measured on; shared by all runs.
+    /// The data for training and evaluation; shared by all runs.
     pub data: &'a Data<S>,
-    /// Where tensors belong.
+    /// The device for tensors.
     pub device: &'a Device,
-    /// The optimiser that the options ask for. Change it before [`Trial::start`] for groups or a schedule of one's own.
+    /// The optimiser from the options. Change it before [`Trial::start`] for groups or your own schedule.
     pub optimizer: OptimizerConfig,
     about: &'a About,
     shared: &'a Shared<'a>,
@@ -73,12 +73,13 @@ impl<'a, S: Samples> Trial<'a, S> {
         })
     }
 
-    /// Begins the run, or resumes it, once the parameters are those of the model. `model` is the model with its sizes as text,
-    /// `mlp 784-512-256-10`; `loss` what the loss is, with its unit.
+    /// Starts or resumes the run, after the model has made its parameters. `model` is the model with its sizes as text,
+    /// `mlp 784-512-256-10`; `loss` is the loss with its unit.
     ///
     /// # Errors
-    /// If the run in the directory is another one, the weights of `--load` do not fit, files cannot be written, or an option of
-    /// the program has a name that `config.json` needs: `data`, `command`, `threads`, `taper`, `candle`, `os` or `arch`.
+    /// If the directory has another run, the weights of `--load` do not fit, files cannot be written, or an option of
+    /// the program has a name that `config.json` needs: `data`, `command`, `threads`, `taper`, `candle`, `os` or
+    /// `arch`.
     pub fn start(&mut self, model: impl Into<String>, loss: impl Into<String>) -> Result<()> {
         let run = self.run(model.into(), loss.into())?;
         match std::mem::replace(&mut self.stage, Stage::Gone) {
@@ -101,7 +102,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         Ok(())
     }
 
-    /// What is written down about the run.
+    /// The configuration of the run.
     fn run(&self, model: String, loss: String) -> Result<Run> {
         let About { name, labels, options, json } = self.about;
         let mut config = json.clone();
@@ -137,14 +138,14 @@ impl<'a, S: Samples> Trial<'a, S> {
         })
     }
 
-    /// Sets the weights that a run starts from, if they come from a file.
+    /// Loads the initial weights of a run, if it has a file of them.
     fn load_start(&self) -> Result<()> {
         let options = &self.about.options.training;
         let config = LoadConfig { convert: options.convert, ..LoadConfig::default() };
         Ok(options.load.as_ref().map_or(Ok(()), |path| config.load(&self.params, path).map(drop))?)
     }
 
-    /// Makes the directory of the run, or finds where the run in it goes on.
+    /// Creates the directory of the run, or opens it to resume the run.
     fn session_at(&self, path: &Path, run: Run) -> Result<Session<'a>> {
         let options = &self.about.options;
         let optimizer = Optimizer::new(self.params.vars(), self.optimizer.clone())?;
@@ -193,7 +194,7 @@ impl<'a, S: Samples> Trial<'a, S> {
             if let Some(live) = self.shared.screen.live() {
                 session.sink_with_past(live);
             }
-            // Behind the others: what fires is on disk by then.
+            // After the other sinks, so an alert fires when the records are on disk.
             for alert in &self.about.options.running.alert {
                 session.sink(alert.clone());
             }
@@ -223,8 +224,8 @@ impl<'a, S: Samples> Trial<'a, S> {
         Ok(())
     }
 
-    /// Starts the next epoch and returns its number, from 0, the untrained network; `None` after the last, and if the program
-    /// was asked to stop.
+    /// Starts the next epoch and returns its number, from 0, the untrained network; `None` after the last, and if the
+    /// program was asked to stop.
     ///
     /// # Errors
     /// Before [`Trial::start`]; as [`Session::next_epoch`].
@@ -248,7 +249,8 @@ impl<'a, S: Samples> Trial<'a, S> {
         self.noted(next)
     }
 
-    /// Trains on the training split, in a new order; does nothing in epoch 0. After Ctrl-C it ends behind the current batch.
+    /// Trains on the training split, in a new order; does nothing in epoch 0. After Ctrl-C it ends after the current
+    /// batch.
     ///
     /// # Errors
     /// As [`Session::train`].
@@ -271,7 +273,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         self.noted(trained)
     }
 
-    /// Measures the validation and the test split, those that there are.
+    /// Measures the validation and the test split, if they exist.
     ///
     /// # Errors
     /// As [`Session::evaluate`].
@@ -301,8 +303,8 @@ impl<'a, S: Samples> Trial<'a, S> {
         self.noted(measured)
     }
 
-    /// Ends an epoch: reports it, and saves a checkpoint if one is due. `None` if there is nothing to report, since the program
-    /// was asked to stop within the epoch.
+    /// Ends an epoch: reports it, and saves a checkpoint if one is due. `None` if there is nothing to report, because
+    /// the program was asked to stop within the epoch.
     ///
     /// # Errors
     /// As [`Session::end_epoch`], and if an alert fires.
@@ -324,7 +326,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         }
     }
 
-    /// The session of the run, for what a trial does not offer; `None` in a rehearsal.
+    /// The session of the run, for other calls; `None` in a rehearsal.
     pub fn session(&mut self) -> Option<&mut Session<'a>> {
         match &mut self.stage {
             Stage::Started { session, .. } => Some(session),
@@ -339,7 +341,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         }
     }
 
-    /// Whatever ended the run, what it came to is kept.
+    /// The result is kept, whatever ended the run.
     pub(crate) fn finish(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Started { mut session, .. } if !self.ended.was_finished => {
@@ -351,7 +353,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         }
     }
 
-    /// Nothing happens in a rehearsal, but a call out of order is a mistake there too.
+    /// A rehearsal does nothing, but a call out of order is an error there too.
     fn rehearsed(&self) -> Result<()> {
         match self.stage {
             Stage::Rehearsal { begun: true, .. } => Ok(()),
@@ -359,7 +361,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         }
     }
 
-    /// Asks whether every site and metric that an alert names is there, and what the target is about: one sample tells.
+    /// Checks with one sample that the sites and metrics of all alerts exist, and that the target fits its metric.
     fn rehearse(&self, step: &impl StepFn<S::Batch>) -> Result<()>
     where
         S: Sync,
@@ -382,7 +384,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         crate::target::check(target, &report.score.primary())
     }
 
-    /// Keeps in mind how the run was ended.
+    /// Stores how the run was ended.
     fn noted<T>(&mut self, result: taper_train::Result<T>) -> Result<T> {
         Ok(result.inspect_err(|error| self.ended.note(error))?)
     }
@@ -394,7 +396,7 @@ fn not_started() -> Error {
     )
 }
 
-/// The error, with the option that would accept what it is about.
+/// The error, with the option that accepts the difference.
 fn with_option(error: taper_train::Error) -> Error {
     match &error {
         taper_train::Error::OtherRun { path, changes } => Error::Other(

@@ -12,26 +12,26 @@ use taper_report::{sync_dir, warn};
 use crate::weights::{Origin, pack, set, tensors, unpack, values};
 use crate::{Error, Keep, Optimizer, OptimizerState, Result};
 
-/// The version of `state.json`. It goes up when a field changes its meaning or goes away.
+/// The version of `state.json`. It increases when a field changes its meaning or is removed.
 const VERSION: u32 = 2;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const SUMS: &str = "SHA256SUMS";
-/// What a directory is called that is being written or removed.
+/// The suffix of a directory that is being written or removed.
 const PART: &str = ".part";
 
-/// Where in a run a checkpoint stands. Its directory is called `epoch-3`, or `epoch-3-batch-17` within an epoch.
+/// The position of a checkpoint in a run. Its directory is `epoch-3`, or `epoch-3-batch-17` within an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Point {
-    /// Epochs that are done.
+    /// Number of complete epochs.
     pub epoch: u32,
-    /// Batches that were trained on in the epoch behind them.
+    /// Number of batches done in the next epoch.
     pub batch: u64,
 }
 
-/// The checkpoints of a run: a directory with one below it for each [`Point`] that was saved and is kept.
+/// The checkpoints of a run: a directory with a subdirectory for each [`Point`] that was saved and kept.
 ///
 /// # Format, version 2
 ///
@@ -42,11 +42,11 @@ pub struct Point {
 /// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `learning_rate`: the base that the loop has set, or null; `waiting`: batches and samples whose gradients wait for a step; `rank`, what checkpoints are compared by, or null; `state`: what the caller needs to go on |
 /// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
 ///
-/// A checkpoint is either whole or absent: it is written as `epoch-3.part`, brought to the disk, and renamed. One that
-/// is removed is renamed first. So whatever ends in `.part` is nobody's, and [`Checkpoints::open`] removes it.
+/// A checkpoint is complete or absent: it is written as `epoch-3.part`, synced, and renamed; for removal it is renamed
+/// first. So a directory that ends in `.part` is incomplete, and [`Checkpoints::open`] removes it.
 ///
-/// What belongs into `state` is whatever else the loop changes: generators, recorders,
-/// [`Progress`](crate::Progress), the best score. Floats that may not be finite go through [`taper_hooks::bits`].
+/// `state` is everything else that the loop changes: generators, recorders, [`Progress`](crate::Progress), the best
+/// score. Floats that may not be finite go through [`taper_hooks::bits`].
 ///
 /// ```
 /// # use candle_core::Device;
@@ -81,26 +81,26 @@ pub struct Point {
 pub struct Checkpoints {
     dir: PathBuf,
     keep: Keep,
-    /// What is there, and with what rank.
+    /// The existing checkpoints and their ranks.
     kept: Vec<(Point, Option<f64>)>,
-    /// The one that was read or written last.
+    /// The last one that was read or written.
     current: Option<Point>,
-    /// What its weights say that they are of.
+    /// The origin that its weight file names.
     pub(crate) origin: Option<Origin>,
 }
 
-/// A checkpoint that was read and is whole.
+/// A complete checkpoint from the disk.
 #[derive(Debug)]
 pub struct Checkpoint<S> {
     /// Its directory.
     pub path: PathBuf,
-    /// Where it stands.
+    /// Its position.
     pub at: Point,
     /// The version of Taper that wrote it.
     pub taper: String,
-    /// What was saved beside weights and optimiser.
+    /// The state of the loop.
     pub state: S,
-    /// Newer ones that are not whole, and what is wrong with them.
+    /// Newer checkpoints that are incomplete, with the reasons.
     pub passed_over: Vec<Error>,
     model: Vec<u8>,
     slots: Vec<u8>,
@@ -125,12 +125,12 @@ struct Written<S> {
 }
 
 impl Checkpoints {
-    /// The checkpoints in `dir`, which is made when the first is saved; the directory above it must be there.
+    /// The checkpoints in `dir`, which is created by the first save; its parent must exist.
     ///
-    /// Removes what a killed process left of others, so nobody else may be writing here: hold the run's lock.
+    /// Removes the incomplete directories of killed processes, so no other process may write here: hold the run's lock.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] with the path of what cannot be read or removed.
+    /// [`Error::Checkpoint`] with the path that cannot be read or removed.
     pub fn open(dir: impl Into<PathBuf>, keep: Keep) -> Result<Self> {
         let mut own = Self { dir: dir.into(), keep, kept: Vec::new(), current: None, origin: None };
         let entries = match fs::read_dir(&own.dir) {
@@ -150,12 +150,12 @@ impl Checkpoints {
         Ok(own)
     }
 
-    /// Saves a checkpoint, then removes those that are not to be kept. Saving where the last was saved or read does
-    /// nothing. Returns the checkpoint's directory. `rank` is what [`Keep::best`] compares; higher is better:
+    /// Saves a checkpoint, then removes those that need not be kept, and returns its directory. Does nothing if this
+    /// point was saved or read last. `rank` is compared by [`Keep::best`]; higher is better:
     /// [`Metric::rank`](taper_report::Metric::rank).
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] with the path of what cannot be written. The others stay then.
+    /// [`Error::Checkpoint`] with the path that cannot be written. The other checkpoints stay then.
     pub fn save<S: Serialize>(
         &mut self,
         at: Point,
@@ -187,7 +187,7 @@ impl Checkpoints {
 
         let part = self.dir.join(format!("{at}{PART}"));
         let write = || -> Result<()> {
-            // Not its parents: a run whose directory was removed has to notice.
+            // Not its parents: if the directory of the run was removed, that must be an error.
             let made = fs::create_dir(&self.dir);
             made.or_else(ignore(ErrorKind::AlreadyExists)).map_err(fault(&self.dir, "make"))?;
             fs::create_dir(&part).map_err(fault(&part, "make"))?;
@@ -198,13 +198,13 @@ impl Checkpoints {
                 written.map_err(fault(&path, "write"))?;
             }
             sync_dir(&part).map_err(fault(&part, "write"))?;
-            // What is there already is not whole, or the run would have gone on from it.
+            // An existing one is incomplete; otherwise the run would have resumed from it.
             fs::remove_dir_all(&path).or_else(ignore(ErrorKind::NotFound)).map_err(fault(&path, "remove"))?;
             fs::rename(&part, &path).map_err(fault(&path, "make"))?;
             sync_dir(&self.dir).map_err(fault(&self.dir, "write"))
         };
         write().inspect_err(|_| {
-            // A full disk should not stay so for what is of no use; it may not even be there.
+            // A full disk should not stay full because of an incomplete directory, which may not even exist.
             let _ = fs::remove_dir_all(&part);
         })?;
         self.current = Some(at);
@@ -219,16 +219,16 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Removes one, which is never there in part under its name.
+    /// Removes a checkpoint, which never exists incomplete under its name.
     fn remove(&self, point: Point) -> Result<()> {
         let (path, part) = (self.dir.join(point.to_string()), self.dir.join(format!("{point}{PART}")));
         fs::rename(&path, &part).and_then(|()| fs::remove_dir_all(&part)).map_err(fault(&path, "remove"))
     }
 
-    /// Reads the newest checkpoint that is whole; `None` if there is none at all.
+    /// Reads the newest complete checkpoint; `None` if there is no checkpoint.
     ///
     /// # Errors
-    /// When there are some and none is whole: that of the newest.
+    /// If there are checkpoints and none is complete: the error of the newest.
     pub fn newest<S: DeserializeOwned>(&mut self) -> Result<Option<Checkpoint<S>>> {
         let mut passed_over = Vec::new();
         self.kept.sort_unstable_by_key(|(point, _)| *point);
@@ -240,7 +240,7 @@ impl Checkpoints {
                 }
                 Err(error) => passed_over.push(error),
             }
-            // It must not push out one that is whole.
+            // It must not replace a complete one.
             self.kept.pop();
         }
         if passed_over.is_empty() { Ok(None) } else { Err(passed_over.swap_remove(0)) }
@@ -251,7 +251,7 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// Reads the checkpoint in this directory.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] with the path of what is missing, torn, changed, or written by a newer version.
+    /// [`Error::Checkpoint`] with the path of a file that is missing, truncated, changed, or of a newer version.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let wrong = |name: &str, message: String| Error::Checkpoint { path: path.join(name), message };
@@ -284,10 +284,10 @@ impl<S: DeserializeOwned> Checkpoint<S> {
 }
 
 impl<S> Checkpoint<S> {
-    /// Gives model and optimiser what they had when it was saved.
+    /// Restores model and optimiser to the saved state.
     ///
     /// # Errors
-    /// When they are others than those that were saved; nothing is changed then.
+    /// When they differ from the saved ones; nothing is changed then.
     pub fn restore(&self, params: &Params, optimizer: &mut Optimizer) -> Result<()> {
         let wrong = |name: &'static str| {
             move |message: String| Error::Checkpoint { path: self.path.join(name), message }
@@ -311,7 +311,7 @@ impl Point {
         let rest = name.strip_prefix("epoch-")?;
         let (epoch, batch) = rest.split_once("-batch-").unwrap_or((rest, "0"));
         let point = Self { epoch: epoch.parse().ok()?, batch: batch.parse().ok()? };
-        // `epoch-+3` and `epoch-03` are somebody else's.
+        // `epoch-+3` and `epoch-03` belong to other programs.
         (point.to_string() == name).then_some(point)
     }
 }

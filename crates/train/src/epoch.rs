@@ -116,7 +116,7 @@ fn train_on<B>(
         let through: Vec<&Tensor> = outputs.iter().map(|(_, ys)| ys).collect();
         tape.backward_through(&total, &optimizer.frozen(), &through)
     };
-    // A GPU is given the whole backward pass before anything waits for the loss.
+    // The whole backward pass is submitted to a GPU before anything waits for the loss.
     let (mut backward, mut gradients) = (Some(backward), None);
     if !total.device().is_cpu() {
         gradients = backward.take().map(|backward| backward(optimizer)).transpose()?;
@@ -146,7 +146,7 @@ fn train_on<B>(
     let faulty = lost || gradient.is_some();
     let skipped = faulty && policy == OnNonFinite::Skip;
     if faulty {
-        // Called for the first such batch only, as it repeats the forward pass. The weights have not changed since.
+        // Called for the first such batch only, because it repeats the forward pass. The weights are unchanged since.
         let after = optimizer.buffer_values()?;
         let find = || -> Result<Fault> {
             let place = match gradient {
@@ -176,8 +176,8 @@ fn train_on<B>(
     Ok(())
 }
 
-/// Makes a step of the gradients that wait for those of other batches, if there are any: at the end of an epoch whose number
-/// of batches [`OptimizerConfig::accumulate`](crate::OptimizerConfig::accumulate) does not divide. [`train_epoch`] and
+/// Makes a step of accumulated gradients, if there are any: at the end of an epoch whose number of batches is not
+/// divisible by [`OptimizerConfig::accumulate`](crate::OptimizerConfig::accumulate). [`train_epoch`] and
 /// [`Session`](crate::Session) do this themselves.
 ///
 /// # Errors
@@ -189,7 +189,7 @@ pub fn flush(optimizer: &mut Optimizer, observer: &mut dyn Observer, progress: &
     }
 }
 
-/// Makes a step, shows it to the observer, and ends the window of steps that ends with it.
+/// Makes a step, calls the observer, and ends the window of steps if this step is its last.
 fn make_step(
     optimizer: &mut Optimizer,
     gradients: &Gradients,
@@ -225,10 +225,10 @@ fn make_step(
 
 /// Evaluates the model on every batch of a split, in evaluation mode.
 ///
-/// The step runs within [`no_grad`](taper_kernels::no_grad): no layer of Taper keeps a graph. Layers of candle do, from one
-/// layer of Taper to the next; a model built with [`Params::frozen`](taper_nn::Params::frozen) keeps none.
+/// The step runs within [`no_grad`](taper_kernels::no_grad): no layer of Taper keeps a graph. Layers of candle keep one
+/// up to the next layer of Taper; a model built with [`Params::frozen`](taper_nn::Params::frozen) keeps none.
 ///
-/// A loss that is NaN or infinite is not an error here: `nonfinite` of the report counts such batches and locates the first.
+/// A NaN or infinite loss is not an error here: `nonfinite` of the report counts such batches and locates the first.
 ///
 /// # Errors
 /// [`Error::NoBatches`] if `batches` is empty, and errors of the batches, the step and the observer: a
@@ -291,7 +291,7 @@ pub struct Progress {
     metrics: Metrics,
     /// Of the last step.
     learning_rate: Option<f64>,
-    /// Of the last batch that was trained on.
+    /// Of the last training batch.
     #[serde(with = "bits", default)]
     last_loss: f64,
     #[serde(with = "bits")]
@@ -306,41 +306,41 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a training that records windows of steps: see [`StepReport`]. The observer must be told of every batch from its
-    /// first on.
+    /// For a training that records windows of steps: see [`StepReport`]. The observer must receive every batch from the
+    /// first.
     pub fn with_windows() -> Self {
         Self { window: Some(Box::default()), ..Self::default() }
     }
 
-    /// Begins or ends recording windows of steps, unless it is so already.
+    /// Turns recording of windows of steps on or off.
     pub(crate) fn record_windows(&mut self, on: bool) {
         self.window = on.then(|| self.window.take().unwrap_or_default());
     }
 
-    /// The windows of steps that have ended since this was called last. Without [`Progress::with_windows`] there are none.
+    /// The windows of steps that ended since the last call. Without [`Progress::with_windows`] there are none.
     pub fn take_windows(&mut self) -> Vec<StepReport> {
         self.window.as_mut().map(|window| std::mem::take(&mut window.ended)).unwrap_or_default()
     }
 
-    /// Progress of the next epoch: its sums are 0, and the window of steps goes on.
+    /// Progress of the next epoch: its sums are 0, and the window of steps continues.
     pub fn next_epoch(self) -> Self {
         Self { window: self.window, ..Self::default() }
     }
 
-    /// Batches trained on.
+    /// Number of training batches.
     pub fn batches(&self) -> u64 {
         self.batches
     }
 
-    /// Samples trained on.
+    /// Number of training samples.
     pub fn samples(&self) -> u64 {
         self.samples
     }
 
-    /// The report over the batches so far, as [`train_epoch`] returns it.
+    /// The report over the batches so far, as returned by [`train_epoch`].
     pub fn report(&self) -> SplitReport {
         let loss = match self.samples - self.without_loss {
-            // All batches were skipped: there is no loss, which is not a loss of 0.
+            // All batches were skipped: there is no loss, which differs from a loss of 0.
             0 => f64::NAN,
             counted => self.loss / counted as f64,
         };
@@ -368,7 +368,7 @@ impl Progress {
         self.observing += observing.as_secs_f64();
     }
 
-    /// Counts a batch that is not finite, and locates the first one.
+    /// Counts a non-finite batch, and locates the first one.
     fn not_finite(&mut self, skipped: bool, find: impl FnOnce() -> Result<Fault>) -> Result<()> {
         let of = match &mut self.nonfinite {
             Some(of) => of,

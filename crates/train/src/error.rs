@@ -4,32 +4,32 @@ use taper_report::{Fault, Place, Split};
 
 use crate::step;
 
-/// Any error: what batches and steps of one's own may fail with.
+/// Any error: the type for errors of the user's batches and steps.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can end a training run.
+/// Errors that end a training run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A tensor operation failed; candle's error, without a backtrace.
     #[error("{}", .0.to_string().replace('\n', ": "))]
     Tensor(candle_core::Error),
-    /// An argument of a layer or operation of Taper makes no sense.
+    /// An argument of a layer or operation of Taper is invalid.
     #[error(transparent)]
     Argument(taper_kernels::Error),
-    /// What a model showed could not be observed.
+    /// A site cannot be observed.
     #[error(transparent)]
     Observe(taper_hooks::Error),
     /// The data could not be read.
     #[error(transparent)]
     Data(taper_data::Error),
-    /// A sink could not write.
+    /// A sink failed.
     #[error(transparent)]
     Report(#[from] taper_report::Error),
-    /// What a batch or a step of the user's own failed with.
+    /// An error of the user's batch or step.
     #[error(transparent)]
     Other(BoxError),
-    /// What a training step returned cannot be used.
+    /// The result of a training step cannot be used.
     #[error("training step, batch {batch}: {fault}")]
     Step {
         /// The batch within the pass, from 1.
@@ -38,7 +38,7 @@ pub enum Error {
         #[source]
         fault: step::StepError,
     },
-    /// There was no batch.
+    /// There were no batches.
     #[error("expected at least one batch of {}, found none: was the iterator used up, or the data set empty?", .0.name())]
     NoBatches(Split),
     /// The loss, a metric, a gradient or an activation became NaN or infinite.
@@ -57,12 +57,12 @@ pub enum Error {
         }
     )]
     NotFinite {
-        /// The epoch, from 1, where it is known.
+        /// The epoch, from 1, if it is known.
         epoch: Option<u32>,
-        /// The batch, its loss, and where the first such number was found.
+        /// The batch, its loss, and the place of the first such number.
         fault: Fault,
     },
-    /// Parameters that no gradient reaches in the first step: they would never be trained.
+    /// Parameters without a gradient in the first step, which would never be trained.
     #[error(
         "no gradient reaches {}, which would never be trained: forward does not use {}, or candle has no backward pass for \
          an operation behind (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use those of taper_nn); if it \
@@ -79,10 +79,10 @@ pub enum Error {
     NoGradient {
         /// Their names.
         parameters: Vec<String>,
-        /// Whether the optimiser has no others.
+        /// Whether these are all parameters of the optimiser.
         all: bool,
     },
-    /// An option that makes no sense.
+    /// An invalid option.
     #[error("{0}")]
     Config(String),
     /// A file of weights could not be read, written, or does not fit the model.
@@ -93,7 +93,7 @@ pub enum Error {
         /// Expected, found, and what to do.
         message: String,
     },
-    /// A checkpoint could not be written, or is not whole.
+    /// A checkpoint could not be written, or is incomplete.
     #[error("{path}: {message}", path = path.display())]
     Checkpoint {
         /// The file or directory.
@@ -101,12 +101,12 @@ pub enum Error {
         /// Expected, found, and what to do.
         message: String,
     },
-    /// The run in a directory is another one.
+    /// The directory has another run.
     #[error("{path}: {}: leave the change out, or set force to accept another result", changes.join("; "), path = path.display())]
     OtherRun {
         /// The directory of the run.
         path: PathBuf,
-        /// What is different, in words.
+        /// The differences, in words.
         changes: Vec<String>,
     },
 }
@@ -115,7 +115,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Any error, as the variant that it belongs to: for a step whose own errors do not convert by themselves.
+    /// Any error, as its variant: for a step whose own errors do not convert automatically.
     pub fn other(error: impl Into<BoxError>) -> Self {
         fn known(error: BoxError) -> Result<Error, BoxError> {
             let error = match error.downcast::<Error>() {
@@ -135,7 +135,7 @@ impl Error {
         known(error.into()).unwrap_or_else(Self::Other)
     }
 
-    /// Names the epoch in which a number was lost.
+    /// Adds the epoch to a non-finite number's error.
     pub fn in_epoch(self, epoch: u32) -> Self {
         match self {
             Self::NotFinite { fault, .. } => Self::NotFinite { epoch: Some(epoch), fault },
@@ -146,7 +146,7 @@ impl Error {
 
 impl From<candle_core::Error> for Error {
     fn from(mut error: candle_core::Error) -> Self {
-        // candle adds a backtrace of many lines where RUST_BACKTRACE is set; users get the one line.
+        // candle adds a backtrace of many lines if RUST_BACKTRACE is set; users get the first line.
         while let candle_core::Error::WithBacktrace { inner, .. } = error {
             error = *inner;
         }

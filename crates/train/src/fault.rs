@@ -10,15 +10,15 @@ use taper_report::Place;
 
 use crate::{Error, Result};
 
-/// What training does about a batch whose loss, metrics, gradient or activations hold NaN or an infinity; read from and
-/// written as `stop`, `skip` or `continue`.
+/// What training does with a batch whose loss, metrics, gradient or activations have NaN or an infinity. Parsed from
+/// and printed as `stop`, `skip` or `continue`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnNonFinite {
     /// Ends the epoch with [`Error::NotFinite`], before the batch changes the weights.
     #[default]
     Stop,
-    /// Skips the optimiser's step and counts the batch; running statistics are restored, if the optimiser knows them
-    /// ([`Optimizer::buffers`](crate::Optimizer::buffers)). A loss or metric that is not finite is left out of the means.
+    /// Skips the optimiser's step and counts the batch; running statistics are restored, if the optimiser has them
+    /// ([`Optimizer::buffers`](crate::Optimizer::buffers)). A non-finite loss or metric is left out of the means.
     Skip,
     /// Makes the step, and counts the batch.
     Continue,
@@ -44,7 +44,7 @@ impl FromStr for OnNonFinite {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for OnNonFinite {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
@@ -57,13 +57,13 @@ impl<'de> Deserialize<'de> for OnNonFinite {
     }
 }
 
-/// The index of dimension 0 at which the first value is that is not finite.
+/// The index of dimension 0 of the first non-finite value.
 pub(crate) fn first_unit(tensor: &Tensor) -> Result<Option<u64>> {
     let per_unit: usize = tensor.dims().iter().skip(1).product();
     Ok(first_non_finite(tensor)?.map(|at| (at / per_unit.max(1)) as u64))
 }
 
-/// Where a forward pass that was not finite went wrong: `pass` makes it once more.
+/// Finds the fault of a non-finite forward pass, which `pass` repeats.
 pub(crate) fn locate<'a>(
     loss: f64,
     metric: Option<&str>,

@@ -3,12 +3,12 @@ use taper_report::{EpochReport, Sink, Split, SplitReport, Watch};
 
 use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, StepFn, evaluate, train_epoch};
 
-/// How long to train, and from which seed.
+/// The length and the seed of a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     /// Passes over the training data.
     pub epochs: u32,
-    /// What the order of the samples and dropout are drawn from.
+    /// The seed of the order of the samples and of dropout.
     pub seed: u64,
 }
 
@@ -18,15 +18,15 @@ impl Default for Fit {
     }
 }
 
-/// Trains, evaluates and reports, recording everything in both windows: the loop to start from.
+/// The simplest loop: trains, evaluates and reports, with both windows recorded.
 ///
 /// `train` returns the training batches of an epoch; it receives the generator to shuffle with. `test` returns the batches of
 /// the test split. Epoch 0 is the untrained network. The sink receives each epoch and each warning; the caller calls its `begin`
 /// and `finish`. Returns the last report.
 ///
 /// # Errors
-/// Those of [`train_epoch`], [`evaluate`] and the sink. [`Error::NotFinite`] if the test split gives NaN or infinity, after the
-/// epoch is reported, unless the optimiser [skips or continues](crate::OnNonFinite).
+/// Errors of [`train_epoch`], [`evaluate`] and the sink. [`Error::NotFinite`] if the test split gives NaN or infinity,
+/// after the epoch is reported, unless the optimiser [skips or continues](crate::OnNonFinite).
 pub fn fit<B, E, I, J>(
     step: &impl StepFn<B>,
     optimizer: &mut Optimizer,
@@ -69,8 +69,8 @@ where
     Ok(last)
 }
 
-/// An error for the first evaluation of an epoch that was not finite, where that is to end the run: the last step went too
-/// far, and no batch of training was left to notice.
+/// An error for the first non-finite evaluation of an epoch, if it ends the run: the last step caused it, and no
+/// training batch followed.
 pub(crate) fn stop_at_fault(report: &EpochReport, optimizer: &Optimizer) -> Result<()> {
     let stop = optimizer.on_nonfinite() == OnNonFinite::Stop;
     match report.splits.iter().find_map(|of| of.nonfinite.as_ref()) {

@@ -6,25 +6,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Error, Point};
 
-/// Which checkpoints stay when a new one has been written; the others are removed. Parsed from and printed as
-/// `last:3,best:1`.
+/// Which checkpoints to keep after a new one; the others are removed. Parsed from and printed as `last:3,best:1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// The newest; at least 1.
+    /// The number of newest ones, at least 1.
     pub last: usize,
-    /// Those of the highest rank, of the checkpoints that were saved with one; the earlier of two equals.
+    /// The number of those with the highest rank; of two equal ranks the earlier one.
     pub best: usize,
 }
 
 impl Default for Keep {
-    /// The newest alone.
+    /// Only the newest.
     fn default() -> Self {
         Self { last: 1, best: 0 }
     }
 }
 
 impl Keep {
-    /// What has to go, of all that there are with their ranks.
+    /// The checkpoints to remove, of all with their ranks.
     pub(crate) fn superfluous(self, all: &[(Point, Option<f64>)]) -> Vec<Point> {
         let mut newest: Vec<Point> = all.iter().map(|(point, _)| *point).collect();
         newest.sort_unstable_by(|a, b| b.cmp(a));
@@ -66,7 +65,7 @@ impl FromStr for Keep {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Keep {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

@@ -1,10 +1,10 @@
-//! Training and evaluation: two verbs, optimisers whose state can be read, schedules, weight files, and checkpoints.
+//! Training and evaluation, optimisers with serialisable state, schedules, weight files, and checkpoints.
 //!
-//! A training step is a closure: what is computed of a batch, the loss to minimise, and what else is worth knowing
-//! ([`Step`]); [`classify`], [`regress`], [`reconstruct`] and [`binary`] are such closures. The user holds the loop: early
-//! stopping, schedules and progress are plain Rust around [`train_epoch`] and [`evaluate`]. Batches are any iterator, so
-//! `.inspect(..)` draws a progress bar and `.take_while(..)` stops early. [`fit`] is that loop written down once, and
-//! [`Session`] is what a loop needs to be written down, interrupted and resumed.
+//! A training step is a closure that returns the loss to minimise, and metrics, for a batch ([`Step`]); [`classify`],
+//! [`regress`], [`reconstruct`] and [`binary`] are such closures. The user holds the loop: early stopping, schedules
+//! and progress are plain Rust around [`train_epoch`] and [`evaluate`]. Batches are any iterator, so `.inspect(..)`
+//! draws a progress bar and `.take_while(..)` stops early. [`fit`] is the simplest loop, and [`Session`] records,
+//! interrupts and resumes a loop.
 //!
 //! ```
 //! use candle_core::Device;

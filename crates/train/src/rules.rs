@@ -3,11 +3,11 @@ use taper_kernels::Rule;
 
 use crate::{Error, Result};
 
-/// A rule by name, with PyTorch's defaults, and the learning rate to start from: `sgd`, `momentum` (0.9),
-/// `nesterov`, `adam`, `adamw`, `rmsprop` or `adadelta`. `weight_decay` replaces the default where it is given.
+/// A rule by name, with PyTorch's defaults, and its default learning rate: `sgd`, `momentum` (0.9), `nesterov`, `adam`,
+/// `adamw`, `rmsprop` or `adadelta`. `weight_decay` replaces the default.
 ///
 /// # Errors
-/// For any other name, and for weight decay with a rule that has none.
+/// For any other name, and for weight decay with a rule without it.
 pub fn parse_rule(name: &str, weight_decay: Option<f64>) -> Result<(Rule, f64)> {
     if let Some(decay) = weight_decay.filter(|d| !(d.is_finite() && *d >= 0.0)) {
         return Err(Error::Config(format!("weight decay: expected a number of at least 0, found {decay}")));
@@ -39,7 +39,7 @@ pub fn parse_rule(name: &str, weight_decay: Option<f64>) -> Result<(Rule, f64)> 
 /// The rule with another weight decay.
 ///
 /// # Errors
-/// When the rule has none.
+/// When the rule has no weight decay.
 pub(crate) fn with_weight_decay(mut rule: Rule, decay: f64) -> Result<Rule> {
     match &mut rule {
         Rule::Sgd { weight_decay, .. } | Rule::Adam { weight_decay, .. } => *weight_decay = decay,
@@ -53,7 +53,7 @@ pub(crate) fn with_weight_decay(mut rule: Rule, decay: f64) -> Result<Rule> {
     Ok(rule)
 }
 
-/// What runs are compared by.
+/// The form in which runs are compared.
 pub(crate) fn rule_options(rule: &Rule) -> Value {
     match rule {
         Rule::Sgd { momentum, nesterov, weight_decay } => {

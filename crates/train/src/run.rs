@@ -9,22 +9,22 @@ use crate::{Result, Step};
 ///
 /// In a closure, write the types of both arguments: `|pass: &mut Pass<'_>, batch: &Batch| { .. }`.
 pub trait StepFn<B> {
-    /// Calls `op` with the step, on the thread on which the step may run.
+    /// Calls `op` with the step, on a thread on which the step may run.
     fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R;
 }
 
-/// A step as the loops see it.
+/// A training step in the form that the loops use.
 pub type AnyStep<'a, B> = dyn Fn(&mut Pass<'_>, &B) -> Result<Step> + 'a;
 
 impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for F {
-    /// On a thread of rayon's pool, where handing work to the other threads costs least. From the first loss on the CPU
-    /// until the end these threads spin: they look for work instead of falling asleep.
+    /// Runs on a thread of rayon's pool, where parallel work starts fastest. From the first loss on the CPU until the
+    /// end the pool's other threads spin: they look for work instead of sleeping.
     fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R {
         in_pool(|| {
             let spin = OnceCell::new();
             op(&|pass: &mut Pass<'_>, batch: &B| {
                 let step = self(pass, batch)?;
-                // Beside a GPU, threads that spin would only use power.
+                // With a GPU, spinning threads would only use power.
                 spin.get_or_init(|| step.loss.device().is_cpu().then(Spin::start));
                 Ok(step)
             })
@@ -37,7 +37,7 @@ fn in_pool<R: Send>(op: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| Pass::outside(op))
 }
 
-/// A step whose other threads sleep while they have no work: slower, but it leaves the cores to other programs.
+/// A step whose idle threads sleep: slower, but it leaves the cores to other programs.
 ///
 /// ```
 /// # use taper_nn::{Mlp, MlpConfig, Params};
@@ -59,10 +59,9 @@ impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for NoSpin<F>
     }
 }
 
-/// A step that runs on the calling thread: for a model that is not `Sync`, as candle's `Sequential`.
+/// A step that runs on the calling thread: for a model that is not `Sync`, such as candle's `Sequential`.
 ///
-/// Kernels still use all threads, which sleep while they have no work: handing work over and waking them takes some
-/// microseconds for each parallel section.
+/// Kernels still use all threads, which sleep while idle: starting each parallel section takes some microseconds.
 ///
 /// ```
 /// # use candle_core::{Device, Module, Tensor};

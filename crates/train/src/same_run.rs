@@ -5,11 +5,11 @@ use taper_report::{Run, read_config};
 
 use crate::{Error, Result};
 
-/// Compares a run with the one that a directory holds. Returns the stored run if they are equal, `run` if there is none or
+/// Compares a run with the run in a directory. Returns the stored run if they are equal, and `run` if there is none or
 /// `force` accepts the changes, which are then listed in `config.forced`.
 ///
 /// # Errors
-/// [`Error::OtherRun`] when it is another run than the one that began there, and those of [`read_config`].
+/// [`Error::OtherRun`] if the directory has another run, and errors of [`read_config`].
 pub fn same_run(path: &Path, mut run: Run, force: bool) -> Result<Run> {
     let config = path.join("config.json");
     if !config.exists() {
@@ -32,8 +32,8 @@ pub fn same_run(path: &Path, mut run: Run, force: bool) -> Result<Run> {
     Ok(run)
 }
 
-/// The differences between two runs, in words. The entries `command`, `data_dir`, `running` and `threads` of a configuration
-/// are not compared: they say how it is run, not what it computes. With any number of threads the bits are the same.
+/// The differences between two runs, in words. The entries `command`, `data_dir`, `running` and `threads` of a
+/// configuration are not compared, because they do not change the result: any number of threads gives the same bits.
 pub(crate) fn changes(was: &Run, is: &Run) -> Vec<String> {
     let values = |run: &Run| {
         let mut run = run.clone();
@@ -67,7 +67,7 @@ pub(crate) fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<Str
         _ => {
             let why = if name == "epochs" { ", on which the learning rate depends" } else { "" };
             let change = format!("{name} was {was} and is {is}{why}");
-            // An option may be a part of the run, as the number of epochs is.
+            // An option can be a field of the run, such as the number of epochs.
             if !found.contains(&change) {
                 found.push(change);
             }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{Error, Result};
 
-/// How the learning rate changes over the steps of a run. Steps count from 0.
+/// The learning rate over the steps of a run. Steps count from 0.
 ///
 /// ```
 /// use taper_train::Schedule;
@@ -15,34 +15,33 @@ use crate::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Schedule {
-    /// It does not.
+    /// Constant.
     Constant,
     /// Multiplied by `factor` after every `every` steps.
     Step {
         /// Steps between changes; at least 1.
         every: u64,
-        /// What it is multiplied with.
+        /// The factor of each change.
         factor: f64,
     },
-    /// Up from 0 over `warm_up` steps in a straight line, then down to 0 at `steps` along half a cosine
-    /// (Loshchilov & Hutter 2017).
+    /// Linear from 0 over `warm_up` steps, then down to 0 at `steps` along half a cosine (Loshchilov & Hutter 2017).
     Cosine {
-        /// Steps of the way up; 0 for none.
+        /// Steps of the warm-up; 0 for none.
         warm_up: u64,
-        /// Steps altogether.
+        /// Total number of steps.
         steps: u64,
     },
-    /// Up from 0 over `steps` steps in a straight line, then constant.
+    /// Linear from 0 over `steps` steps, then constant.
     WarmUp {
-        /// Steps of the way up.
+        /// Steps of the warm-up.
         steps: u64,
     },
-    /// A function of one's own: [`Schedule::custom`].
+    /// A user-defined function: [`Schedule::custom`].
     Custom(CustomSchedule),
 }
 
-/// A factor as a function of the step, with a name. Two are equal if their names are, and their values at the steps 0, 1, 10,
-/// 100, … 10⁷: that is how a resumed run knows its schedule again.
+/// A named function from the step to a factor. Two are equal if their names and their values at the steps 0, 1, 10,
+/// 100, … 10⁷ are equal; a resumed run compares its schedule in this way.
 #[derive(Clone)]
 pub struct CustomSchedule {
     name: String,
@@ -52,7 +51,7 @@ pub struct CustomSchedule {
 impl CustomSchedule {
     fn options(&self) -> Value {
         let steps = [0].into_iter().chain((0..8).map(|power| 10_u64.pow(power)));
-        // As text, because JSON has neither NaN nor infinities.
+        // As text, because JSON has no NaN and no infinity.
         let factors: Vec<String> = steps.map(|step| format!("{step}: {:?}", (self.factor)(step))).collect();
         json!({ "name": self.name, "factors": factors })
     }
@@ -71,13 +70,13 @@ impl fmt::Debug for CustomSchedule {
 }
 
 impl Schedule {
-    /// A function of the step, counted from 0, that depends on nothing else: a resumed run goes on with the same factors. Its
-    /// values must be finite and at least 0. `name` is what checkpoints say of it.
+    /// A pure function of the step, counted from 0, so a resumed run continues with the same factors. Its values must
+    /// be finite and at least 0. `name` appears in checkpoints.
     pub fn custom(name: impl Into<String>, factor: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Self {
         Self::Custom(CustomSchedule { name: name.into(), factor: Arc::new(factor) })
     }
 
-    /// What runs are compared by.
+    /// The form in which runs are compared.
     pub(crate) fn options(&self) -> Value {
         match self {
             Self::Constant => "constant".into(),
@@ -90,10 +89,10 @@ impl Schedule {
         }
     }
 
-    /// What the base learning rate is multiplied with at `step`, counted from 0; in `[0, 1]`, but for
-    /// [`Schedule::Step`] with a factor above 1 and [`Schedule::Custom`].
+    /// The factor of the base learning rate at `step`, counted from 0; in `[0, 1]`, except for [`Schedule::Step`] with
+    /// a factor above 1 and [`Schedule::Custom`].
     pub fn factor(&self, step: u64) -> f64 {
-        // The first step already moves: (step + 1) / n.
+        // The first step has a factor above 0: (step + 1) / n.
         let up = |n: u64| if step < n { (step + 1) as f64 / n as f64 } else { 1.0 };
         match *self {
             Self::Constant => 1.0,
@@ -108,8 +107,8 @@ impl Schedule {
         }
     }
 
-    /// From text, where times are in epochs: `constant`, `step:5` or `step:5:0.1`, `warmup:2`, `cosine`, or
-    /// `cosine:2` with a warm-up.
+    /// Parses a text with times in epochs: `constant`, `step:5` or `step:5:0.1`, `warmup:2`, `cosine`, or `cosine:2`
+    /// with a warm-up.
     ///
     /// # Errors
     /// When the text is none of these.

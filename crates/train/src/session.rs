@@ -15,25 +15,25 @@ mod open;
 /// How often a [`Session`] saves a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SaveEvery {
-    /// Every so many epochs, and at the end; 0 for never. `None`: an epoch that ends a minute after the last checkpoint, and
-    /// the last one.
+    /// Every N epochs, and at the end; 0 for never. `None`: at the end of an epoch if the last checkpoint is older than
+    /// a minute, and at the end.
     pub epochs: Option<u32>,
-    /// Also every so many steps of the optimiser, at least 1.
+    /// Also every N steps of the optimiser, at least 1.
     pub steps: Option<u64>,
 }
 
 /// Options of a [`Session`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SessionConfig {
-    /// What recorders record; `None` for nothing. If something is, windows of steps are recorded too.
+    /// What recorders record; `None` for nothing. Otherwise windows of steps are recorded too.
     pub record: Option<Parts>,
     /// How often checkpoints are saved.
     pub save: SaveEvery,
-    /// Which of them stay.
+    /// Which checkpoints are kept.
     pub keep: Keep,
     /// Write event files for TensorBoard too.
     pub tensorboard: bool,
-    /// Resume even if the run, the optimiser or what is recorded has changed; changes of the run are written to
+    /// Resume even if the run, the optimiser or the recorded parts have changed; changes of the run are written to
     /// `config.forced`.
     pub force: bool,
 }
@@ -50,11 +50,11 @@ impl Default for SessionConfig {
     }
 }
 
-/// Manages the directory of a run for a training loop: records, checkpoints, recorders, generators and sinks. A run that is
-/// interrupted or killed at any batch is resumed to the same bits.
+/// Manages the directory of a run for a training loop: records, checkpoints, recorders, generators and sinks. A run
+/// that is interrupted or killed at any batch resumes with the same bits.
 ///
-/// The program keeps the loop. [`Session::open`] starts a run if the directory is missing or empty, else it resumes the run.
-/// Epoch 0 is the untrained network: [`Session::train`] does nothing then.
+/// The loop stays in the program. [`Session::open`] starts a run if the directory is missing or empty, else it resumes
+/// the run. Epoch 0 is the untrained network: [`Session::train`] does nothing then.
 ///
 /// ```
 /// # use candle_core::Device;
@@ -83,13 +83,13 @@ impl Default for SessionConfig {
 /// # Ok::<(), taper_train::Error>(())
 /// ```
 pub struct Session<'a> {
-    /// The optimiser, as it is now.
+    /// The optimiser.
     pub optimizer: Optimizer,
     /// The program's own state, saved in each checkpoint: set it before [`Session::end_epoch`]. Null at first.
     pub own: Value,
-    /// The checkpoint that the run was resumed from, if it was.
+    /// The checkpoint from which the run was resumed, if it was.
     pub resumed_from: Option<Point>,
-    /// Newer checkpoints that were not whole, and what is wrong with them.
+    /// Newer checkpoints that were incomplete, with the reasons.
     pub passed_over: Vec<Error>,
     params: Params,
     run: Run,
@@ -101,55 +101,55 @@ pub struct Session<'a> {
     checkpoints: Checkpoints,
     saved: Instant,
     state: State,
-    /// The last epoch that was reported; `None` before the untrained network was.
+    /// The last reported epoch; `None` before epoch 0 is reported.
     done: Option<u32>,
-    /// What checkpoints of that epoch are compared by.
+    /// The rank of that epoch's checkpoints.
     rank: Option<f64>,
-    /// Whether a pass or a record of steps has failed: recorders may hold half a batch, and files half a line, so nothing
-    /// is saved any more.
+    /// Whether a pass or writing step records has failed. Recorders may then have half a batch, and files half a line,
+    /// so nothing is saved any more.
     failed: bool,
-    /// Whether the run had ended when it was opened.
+    /// Whether the run was complete when it was opened.
     was_finished: bool,
     current: Current,
 }
 
-/// What a sink is told of the epochs before a run was resumed.
+/// The epochs before a run was resumed, for new sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Past {
     Told,
     Untold,
 }
 
-/// The epoch that is being made.
+/// The current epoch.
 #[derive(Default)]
 struct Current {
-    /// `None` before the first, and between two.
+    /// `None` before the first epoch, and between two.
     epoch: Option<u32>,
-    /// The generator behind this epoch's order.
+    /// The generator after this epoch's shuffle.
     order: Option<Rng>,
     splits: Vec<SplitReport>,
-    /// Recorders before this epoch's evaluations: one that is cut short is made again.
+    /// The recorders before this epoch's evaluations, which are repeated if they are interrupted.
     before: Vec<(Split, Option<Recorder>)>,
-    /// In epoch 0, the recorder of passes of one's own.
+    /// In epoch 0, the recorder for the program's own passes.
     untrained: Option<Recorder>,
-    /// Whether sinks know of the run.
+    /// Whether sinks have received the run.
     begun: bool,
 }
 
-/// What a run changes while it trains, beside weights and optimiser.
+/// The state that a run changes while it trains, in addition to weights and optimiser.
 #[derive(Serialize, Deserialize)]
 struct State {
-    /// The generator that shuffles, as it was when the epoch began: whoever resumes within one draws its order again.
+    /// The generator that shuffles, as at the start of the epoch: resuming within it shuffles again.
     order: Rng,
-    /// What the epoch that is running has come to.
+    /// The progress of the current epoch.
     progress: Progress,
-    /// The windows, and what was dead in those before.
+    /// The recorders, with the dead units of the previous windows.
     train: Option<Recorder>,
     validation: Option<Recorder>,
     test: Option<Recorder>,
-    /// The best score so far by [`Metric::rank`](taper_report::Metric::rank), and the epoch it is from.
+    /// The best score so far by [`Metric::rank`](taper_report::Metric::rank), and its epoch.
     best: Option<(u32, f64)>,
-    /// How long the run's files were.
+    /// The lengths of the run's files.
     files: Lengths,
     run: Run,
     /// The optimiser's options.
@@ -168,7 +168,7 @@ impl State {
 }
 
 impl<'a> Session<'a> {
-    /// Adds a sink, which receives the run and every epoch from now on.
+    /// Adds a sink, which receives the run and every epoch from now.
     pub fn sink(&mut self, sink: impl Sink + 'a) {
         self.sinks.push((Box::new(sink), Past::Untold));
     }
@@ -183,17 +183,17 @@ impl<'a> Session<'a> {
         self.dir.path()
     }
 
-    /// What the run is; that of the directory, if it was resumed.
+    /// The run; that of the directory, if it was resumed.
     pub fn run(&self) -> &Run {
         &self.run
     }
 
-    /// Whether all epochs were done, and the weights written, when it was opened.
+    /// Whether the run was complete, with its weights written, when it was opened.
     pub fn was_finished(&self) -> bool {
         self.was_finished
     }
 
-    /// The last epoch that is done; 0 is the untrained network, `None` before that.
+    /// The last complete epoch; 0 is the untrained network, `None` before that.
     pub fn done(&self) -> Option<u32> {
         self.done
     }
@@ -209,8 +209,8 @@ impl<'a> Session<'a> {
         self.state.best
     }
 
-    /// The recorder of a split, for passes of one's own, whose windows the program finishes; `None` where nothing is
-    /// recorded. In epoch 0 it is one of its own, as nothing can have died by training before epoch 2.
+    /// The recorder of a split, for the program's own passes, whose windows it finishes; `None` if nothing is recorded.
+    /// In epoch 0 it is a separate one, because `died` must not compare with the untrained network.
     pub fn recorder(&mut self, split: Split) -> Option<&mut Recorder> {
         if self.current.epoch == Some(0) {
             let new = || self.config.record.map(Recorder::of);
@@ -221,8 +221,8 @@ impl<'a> Session<'a> {
         own.as_mut()
     }
 
-    /// Saves where the run is: so many whole epochs and what the next has come to. What was reported before is on the
-    /// disk then too.
+    /// Saves the position of the run: the number of complete epochs and the progress of the next. Earlier reports are
+    /// then on disk too.
     fn save(&mut self, epoch: u32, rank: Option<f64>) -> Result<()> {
         if self.failed || self.config.save.epochs == Some(0) && self.config.save.steps.is_none() {
             return Ok(());

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// While it exists, the other threads of rayon's pool look for work instead of falling asleep.
+/// While it exists, the other threads of rayon's pool spin instead of sleeping.
 ///
-/// A step is a few hundred parallel sections of about ten microseconds each. Waking a thread takes as long, and a thread
-/// falls asleep in every gap between two sections.
+/// A step has a few hundred parallel sections of about ten microseconds each. Waking a thread takes as long, and a
+/// thread falls asleep in every gap between two sections.
 pub(crate) struct Spin(Arc<AtomicBool>);
 
 impl Spin {
-    /// Does nothing outside a pool, and where a thread of the pool has no core of its own.
+    /// Does nothing outside a pool, and if the pool has more threads than cores.
     pub fn start() -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -16,7 +16,7 @@ impl Spin {
             && (2..=cores).contains(&rayon::current_num_threads())
         {
             let done = Arc::clone(&done);
-            // Nobody waits for these tasks: one that has taken work of another training ends with that work.
+            // Nobody waits for these tasks: one that has stolen work of another training ends with that work.
             rayon::spawn_broadcast(move |context| {
                 if context.index() != own {
                     look_for_work(&done);
@@ -34,7 +34,7 @@ impl Drop for Spin {
 }
 
 fn look_for_work(done: &AtomicBool) {
-    /// Idle rounds, about ten microseconds in all, after which the thread yields its core to other processes.
+    /// Idle rounds, about ten microseconds in total, before the thread yields its core to other processes.
     const PATIENCE: u32 = 200;
     let mut idle = 0;
     while !done.load(Ordering::Acquire) {
@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    /// Far longer than any of these tests takes: a test that fails shall not hang.
+    /// Much longer than these tests take: a failing test must not hang.
     const LIMIT: Duration = Duration::from_secs(60);
 
     fn in_pool_of_two<R: Send>(op: impl FnOnce() -> R + Send) -> R {
@@ -72,7 +72,7 @@ mod tests {
             == (true, true)
     }
 
-    /// Whether no thread holds the flag any more; a thread that spins holds it.
+    /// Whether no thread holds the flag any more; a spinning thread holds it.
     fn stops(flag: &Weak<AtomicBool>) -> bool {
         let start = Instant::now();
         while flag.strong_count() > 0 && start.elapsed() < LIMIT {

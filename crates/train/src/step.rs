@@ -8,9 +8,9 @@ use taper_report::{ADDED_LOSS, Metric, MetricKind, Score};
 
 use crate::{Error, Result};
 
-/// What a training step computed of one batch: a loss to minimise, and what else is worth knowing.
+/// The result of a training step for one batch: a loss to minimise, and metrics.
 ///
-/// Every number is summed up over the batches of a pass, weighted by samples, and then stands in each record, table and
+/// Every number is summed over the batches of a pass, weighted by samples, and appears in each record, table and
 /// picture under its name.
 ///
 /// ```
@@ -33,12 +33,13 @@ pub struct Step {
     pub(crate) loss: Tensor,
     pub(crate) samples: u64,
     pub(crate) metrics: Metrics,
-    /// Shares whose part is a scalar on the loss's device, by the index of their sum: read together with the loss.
+    /// Shares whose part is a scalar on the loss's device, by the index of their sum; they are read together with the
+    /// loss.
     parts: Vec<(usize, Tensor)>,
 }
 
 impl Step {
-    /// A mean loss over so many samples.
+    /// A mean loss over this many samples.
     ///
     /// # Shapes
     /// `loss`: a scalar of a floating-point type.
@@ -46,12 +47,12 @@ impl Step {
         Self { loss, samples: samples as u64, metrics: Metrics::default(), parts: Vec::new() }
     }
 
-    /// How many samples the loss is the mean of.
+    /// The number of samples of the mean.
     pub fn samples(&self) -> u64 {
         self.samples
     }
 
-    /// A metric of which less is better: its mean over the samples, as a mean absolute error.
+    /// A metric of which less is better: its mean over the samples, such as a mean absolute error.
     pub fn lower(self, name: impl Into<Cow<'static, str>>, mean: f64) -> Self {
         let weight = self.samples as f64;
         self.with(name, MetricKind::Lower, Sums::Mean { sum: mean * weight, weight })
@@ -63,13 +64,13 @@ impl Step {
         self.with(name, MetricKind::Higher, Sums::Mean { sum: mean * weight, weight })
     }
 
-    /// A fraction of which more is better, as accuracy: `part` of `whole`, both summed up over the batches. Written in
-    /// percent.
+    /// A fraction of which more is better, such as accuracy: `part` of `whole`, both summed over the batches. Written
+    /// in percent.
     pub fn share(self, name: impl Into<Cow<'static, str>>, part: u64, whole: u64) -> Self {
         self.with(name, MetricKind::Share, Sums::Mean { sum: part as f64, weight: whole as f64 })
     }
 
-    /// As [`Step::share`], of a part that may still be on its way: a scalar in f32.
+    /// As [`Step::share`], for a part that may still be computed on a GPU: a scalar in f32.
     pub(crate) fn share_of(mut self, name: &'static str, part: Tensor, whole: u64) -> Self {
         self.parts.push((self.metrics.sums.len(), part));
         self.share(name, 0, whole)
@@ -78,10 +79,10 @@ impl Step {
     /// The coefficient of determination R², over all values of the pass: 1 − Σ(t − y)² / Σ(t − mean t)².
     ///
     /// # Shapes
-    /// `ys` and `targets`: as many values.
+    /// `ys` and `targets`: the same number of values.
     ///
     /// # Errors
-    /// When they are not.
+    /// When the numbers differ.
     pub fn r2(self, name: impl Into<Cow<'static, str>>, ys: &Tensor, targets: &Tensor) -> Result<Self> {
         let (mut of, same) = (Spread::default(), ys.elem_count() == targets.elem_count());
         if !same {
@@ -101,7 +102,7 @@ impl Step {
         Ok(self.with(name, MetricKind::Higher, Sums::R2(of)))
     }
 
-    /// A table of counts, added up over the batches: a confusion matrix.
+    /// A table of counts, summed over the batches: a confusion matrix.
     pub fn counts(mut self, name: impl Into<String>, rows: Vec<Vec<u64>>) -> Self {
         self.metrics.counts.insert(name.into(), rows);
         self
@@ -112,7 +113,7 @@ impl Step {
         self
     }
 
-    /// Whether training, or evaluation, can use the loss. Reads no value.
+    /// Checks whether training, or evaluation, can use the loss. Reads no value.
     pub(crate) fn check(&self, training: bool) -> Result<(), StepError> {
         let loss = &self.loss;
         if self.samples == 0 {
@@ -130,8 +131,8 @@ impl Step {
         self.metrics.check_names()
     }
 
-    /// The value of the loss, and of `flag`, a scalar. Metrics that wait for a value get it, and what sites `added` to the loss
-    /// becomes the metric [`ADDED_LOSS`]. One reading if all is on a GPU.
+    /// The value of the loss, and of the scalar `flag`. Metrics that wait for a value get it, and the terms that sites
+    /// `added` to the loss become the metric [`ADDED_LOSS`]. One transfer if all are on a GPU.
     pub(crate) fn read(
         &mut self,
         added: Option<&Tensor>,
@@ -154,7 +155,7 @@ impl Step {
         Ok((values[0], flag))
     }
 
-    /// The loss together with what sites added to it in this pass.
+    /// The loss plus the terms of the sites in this pass.
     pub(crate) fn total(&self, pass: &Pass<'_>) -> Result<Tensor> {
         match pass.added_loss() {
             Some(added) => Ok((&self.loss + added.to_dtype(self.loss.dtype())?)?),
@@ -163,12 +164,13 @@ impl Step {
     }
 }
 
-/// A scalar of any floating-point type; converted on the CPU, as some devices have no f64.
+/// A scalar of any floating-point type; converted on the CPU, because some devices have no f64.
 pub(crate) fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()
 }
 
-/// Scalars of any floating-point type. Those of one device and type are read at once, since each reading of a GPU waits for it.
+/// Scalars of any floating-point type. Those of one device and type are read in one transfer, because each waits for
+/// the GPU.
 fn scalars<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> candle_core::Result<Vec<f64>> {
     let tensors: Vec<&Tensor> = tensors.collect();
     let together = |t: &&Tensor| t.dtype() == DType::F32 && t.device().same_device(tensors[0].device());
@@ -179,7 +181,7 @@ fn scalars<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> candle_core::Result
     Ok(values.into_iter().map(f64::from).collect())
 }
 
-/// What is wrong with what a training step returned.
+/// An invalid result of a training step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
@@ -195,13 +197,13 @@ pub enum StepError {
          model?"
     )]
     Detached,
-    /// There was no sample in the batch.
+    /// The batch had no samples.
     #[error("expected at least one sample, found none: leave empty batches out")]
     NoSamples,
-    /// Two metrics have one name.
+    /// Two metrics have the same name.
     #[error("expected a name of its own for each metric, found '{0}' twice")]
     MetricTwice(String),
-    /// A metric has the name of a number that every record has.
+    /// A metric has the name of a number in every record.
     #[error("expected a metric with a name of its own, found '{0}', which every report has")]
     MetricReserved(String),
     /// The loss cannot be read.
@@ -234,7 +236,7 @@ enum Sums {
     R2(Spread),
 }
 
-/// Squared deviations of targets from their mean, and of outputs from targets.
+/// Squared deviations of the targets from their mean, and of the outputs from the targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Spread {
     #[serde(with = "bits")]
@@ -248,17 +250,17 @@ struct Spread {
 }
 
 impl Sum {
-    /// NaN where nothing was counted.
+    /// NaN without counts.
     fn value(&self) -> f64 {
         match self.sums {
             Sums::Mean { sum, weight } => sum / weight,
-            // Of targets that are all equal there is none.
+            // Undefined for equal targets.
             Sums::R2(Spread { squares: 0.0, .. }) => f64::NAN,
             Sums::R2(Spread { squares, errors, .. }) => 1.0 - errors / squares,
         }
     }
 
-    /// Whether it counts something and that is NaN or infinite.
+    /// Whether it has samples and is NaN or infinite.
     fn is_faulty(&self) -> bool {
         match self.sums {
             Sums::Mean { sum, .. } => !sum.is_finite(),
@@ -292,7 +294,7 @@ impl Metrics {
         self.sums.iter().find(|sum| sum.is_faulty()).map(|sum| &*sum.name)
     }
 
-    /// That every metric has a name of its own.
+    /// Checks that every metric has a different name.
     fn check_names(&self) -> Result<(), StepError> {
         const RESERVED: [&str; 7] = [
             "loss",
@@ -314,7 +316,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// Adds a batch; of one whose step was left out, only what is finite.
+    /// Adds a batch; for a skipped step, only its finite numbers.
     pub fn add(&mut self, batch: &Self, skipped: bool) {
         for sum in batch.sums.iter().filter(|sum| !(skipped && sum.is_faulty())) {
             match self.sums.iter_mut().find(|own| own.name == sum.name) {
@@ -332,7 +334,7 @@ impl Metrics {
         }
     }
 
-    /// What they come to.
+    /// The metrics of these sums.
     pub fn score(&self, loss: f64, samples: u64) -> Score {
         let metric = |sum: &Sum| Metric { name: sum.name.to_string(), kind: sum.kind, value: sum.value() };
         Score { loss, samples, metrics: self.sums.iter().map(metric).collect(), counts: self.counts.clone() }

@@ -1,4 +1,4 @@
-//! Training steps for the usual losses. Each returns a closure, as one would write it oneself.
+//! Training steps for common losses. Each is a closure.
 
 use candle_core::Tensor;
 use taper_data::Batch;
@@ -16,7 +16,7 @@ pub trait Pair {
     /// `(N, ..)`
     fn inputs(&self) -> &Tensor;
 
-    /// What the outputs are compared with.
+    /// The targets of the outputs.
     fn targets(&self) -> &Tensor;
 }
 
@@ -50,11 +50,11 @@ impl Pair for Tensor {
     }
 }
 
-/// What [`classify`] measures: the text for [`Run::loss`](taper_report::Run::loss).
+/// The loss of [`classify`]: the text for [`Run::loss`](taper_report::Run::loss).
 pub const CROSS_ENTROPY: &str = "mean cross-entropy per sample, in nats";
-/// What [`regress`] and [`reconstruct`] minimise.
+/// The loss of [`regress`] and [`reconstruct`].
 pub const MSE: &str = "mean squared error";
-/// What [`binary`] minimises.
+/// The loss of [`binary`].
 pub const BINARY_CROSS_ENTROPY: &str = "mean binary cross-entropy per label, in nats";
 
 /// The model's outputs for the inputs of a batch.
@@ -66,10 +66,10 @@ fn outputs<B: Pair>(model: &(impl Model + ?Sized), pass: &mut Pass<'_>, batch: &
 /// Options of [`classify_with`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Classify {
-    /// How much of each target is spread evenly over all classes (Szegedy et al. 2016), in `[0, 1)`.
+    /// The share of each target that is spread evenly over all classes (Szegedy et al. 2016), in `[0, 1)`.
     pub label_smoothing: f64,
-    /// How much the samples of each class count in the loss; `None` for all the same. At least 0, a weight per class. The
-    /// loss is normalised by the weights of each batch, as PyTorch's, so it depends on how samples are batched.
+    /// The weight of the samples of each class in the loss, at least 0; `None` for equal weights. The loss is
+    /// normalised by the weights of each batch, as in PyTorch, so it depends on how samples are batched.
     pub class_weights: Option<Vec<f32>>,
     /// Also measure the accuracy of each class, `accuracy/0` and so on, and count the confusion matrix: `confusion`, a row
     /// for each true class, a column for each predicted one.
@@ -79,7 +79,7 @@ pub struct Classify {
 /// One class for each sample: cross-entropy, and the metric `accuracy`.
 ///
 /// # Shapes
-/// The model gives logits `(N, K)`; targets are `(N)`, class indices as u32.
+/// The model returns logits `(N, K)`; targets are `(N)`, class indices as u32.
 pub fn classify<B: Pair>(model: &(impl Model + ?Sized)) -> impl Fn(&mut Pass<'_>, &B) -> Result<Step> {
     move |pass, batch| {
         let logits = outputs(model, pass, batch)?;
@@ -93,7 +93,7 @@ pub fn classify<B: Pair>(model: &(impl Model + ?Sized)) -> impl Fn(&mut Pass<'_>
 /// The same with [`Classify`] options. Label smoothing and class weights are those of PyTorch's `CrossEntropyLoss`.
 ///
 /// # Errors
-/// When a number in `options` makes no sense.
+/// When a number in `options` is invalid.
 pub fn classify_with<B: Pair>(
     model: &(impl Model + ?Sized),
     options: Classify,
@@ -141,7 +141,7 @@ pub fn classify_with<B: Pair>(
     })
 }
 
-/// The weight of every class in the loss of every sample, so that their mean over the samples is PyTorch's loss.
+/// The weight of every class in the loss of every sample; the mean over the samples is then PyTorch's loss.
 fn soft_targets(labels: &[u32], classes: usize, options: &Classify) -> Result<Vec<f32>> {
     let ones = vec![1.0; classes];
     let weights = options.class_weights.as_ref().unwrap_or(&ones);
@@ -172,7 +172,7 @@ fn soft_targets(labels: &[u32], classes: usize, options: &Classify) -> Result<Ve
 /// Numbers for each sample: mean squared error, and the metrics `r2` and `mae` (mean absolute error).
 ///
 /// # Shapes
-/// Outputs and targets have one shape, any.
+/// Outputs and targets have the same shape.
 pub fn regress<B: Pair>(model: &(impl Model + ?Sized)) -> impl Fn(&mut Pass<'_>, &B) -> Result<Step> {
     move |pass, batch| {
         let (ys, targets) = (outputs(model, pass, batch)?, batch.targets());
@@ -182,7 +182,7 @@ pub fn regress<B: Pair>(model: &(impl Model + ?Sized)) -> impl Fn(&mut Pass<'_>,
     }
 }
 
-/// The inputs themselves, as of an autoencoder: mean squared error.
+/// The inputs as targets, for an autoencoder: mean squared error.
 ///
 /// # Shapes
 /// Outputs have as many values as inputs, sample by sample.
@@ -194,11 +194,11 @@ pub fn reconstruct<B: Pair>(model: &(impl Model + ?Sized)) -> impl Fn(&mut Pass<
     }
 }
 
-/// Labels that are independent of each other, each with a logit of its own: binary cross-entropy, and the metric `accuracy`,
-/// the fraction of labels that are predicted correctly. `positive_weight` is how much more a label of 1 counts than one of 0.
+/// Independent labels with a logit each: binary cross-entropy, and the metric `accuracy`, the fraction of labels that
+/// are predicted correctly. `positive_weight` is the weight of a label of 1 relative to a label of 0.
 ///
 /// # Shapes
-/// Logits and targets have one shape, any; targets are in `[0, 1]`.
+/// Logits and targets have the same shape; targets are in `[0, 1]`.
 pub fn binary<B: Pair>(
     model: &(impl Model + ?Sized),
     positive_weight: f64,

@@ -4,12 +4,12 @@ use std::thread;
 
 use taper_report::warn;
 
-/// Starts rayon's pool for the process with so many threads, or with one for each core, and says how many there are. Call it
+/// Starts rayon's pool for the process with this many threads, or one for each core, and returns their number. Call it
 /// once, first in `main`.
 ///
-/// The system may refuse to start so many threads, because of `ulimit -u` or the pids limit of a container. Then the pool has
-/// the threads that could be started, or only the calling thread, and a [warning](taper_report::warn) says so. Without this
-/// call the first parallel loop would panic. Results do not depend on the number of threads.
+/// The system may refuse to start so many threads, because of `ulimit -u` or the pids limit of a container. Then the
+/// pool has the threads that could be started, or only the calling thread, with a [warning](taper_report::warn).
+/// Without this call the first parallel loop would panic. Results do not depend on the number of threads.
 ///
 /// ```
 /// assert_eq!(taper_train::start_threads(Some(2)), 2);
@@ -17,7 +17,7 @@ use taper_report::warn;
 pub fn start_threads(threads: Option<usize>) -> usize {
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let wanted = threads.unwrap_or_else(cores).max(1);
-    // rayon's global pool can be built only once, so the threads are started first, and then wait for work from the pool.
+    // rayon's global pool can be built only once, so the threads are started first and then wait for work.
     let (sender, receiver) = mpsc::channel::<rayon::ThreadBuilder>();
     let receiver = Arc::new(Mutex::new(receiver));
     let start = || {

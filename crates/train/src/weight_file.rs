@@ -10,16 +10,16 @@ use taper_report::warn;
 use crate::weights::{LoadConfig, Loaded, Misshapen, Origin, listed, quoted, short};
 use crate::{Error, Result};
 
-/// Longer headers are not read: one layer takes a few hundred bytes, and what a header says can take many times its
-/// own size in memory.
+/// Longer headers are refused: a layer takes a few hundred bytes, and parsing a header can take many times its size in
+/// memory.
 const MAX_HEADER: u64 = 256 << 10;
 
-/// A safetensors file whose header has been read, and fits the size of the file.
+/// A safetensors file whose header was read, and matches the size of the file.
 pub(crate) struct WeightFile<'a, R> {
     path: &'a Path,
     reader: R,
     header: Metadata,
-    /// Where the values begin.
+    /// The offset of the values.
     start: u64,
 }
 
@@ -27,7 +27,7 @@ impl<'a> WeightFile<'a, File> {
     pub fn open(path: &'a Path) -> Result<Self> {
         let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
         let cannot = |e: std::io::Error| fault(format!("cannot read weights: {e}"));
-        // Asked before opening: opening a named pipe would wait for a writer, and a device need not end.
+        // Checked before opening: opening a named pipe would wait for a writer, and a device need not end.
         let meta = std::fs::metadata(path).map_err(cannot)?;
         if !meta.is_file() {
             let found = if meta.is_dir() { "a directory" } else { "a device or a pipe" };
@@ -38,7 +38,7 @@ impl<'a> WeightFile<'a, File> {
 }
 
 impl<'a> WeightFile<'a, Cursor<&'a [u8]>> {
-    /// One whose checksum was right: its header is as long as it has to be.
+    /// A file with a correct checksum may have a header of any length.
     pub fn in_memory(bytes: &'a [u8]) -> Result<Self> {
         let size = bytes.len() as u64;
         Self::header(Path::new("checkpoint"), Cursor::new(bytes), size, size)
@@ -46,7 +46,7 @@ impl<'a> WeightFile<'a, Cursor<&'a [u8]>> {
 }
 
 impl<'a, R: Read + Seek> WeightFile<'a, R> {
-    /// Reads the header of a file of `size` bytes, unless it is longer than `most`.
+    /// Reads the header of a file of `size` bytes, if it has at most `most` bytes.
     fn header(path: &'a Path, mut reader: R, size: u64, most: u64) -> Result<Self> {
         let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
         let cannot = |e: std::io::Error| fault(format!("cannot read weights: {e}"));
@@ -82,7 +82,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         self.header.offset_keys().into_iter().filter_map(shape).collect()
     }
 
-    /// What the metadata say that the weights are of.
+    /// The origin of the weights in the metadata.
     pub fn origin(&self) -> Result<Option<Origin>> {
         let Some(text) = self.header.metadata().as_ref().and_then(|of| of.get("taper")) else {
             return Ok(None);
@@ -97,7 +97,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         names.into_iter().map(|name| Ok((name.clone(), self.tensor(&name)?.to_device(device)?))).collect()
     }
 
-    /// What the file says about the variables of a model, in their order.
+    /// The values of a model's variables, in their order.
     pub fn read(
         &mut self,
         vars: &[(String, Var)],
@@ -109,7 +109,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         let names: Vec<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
         let mut report = Loaded::default();
         for (name, mapped) in names.iter().zip(&mapped) {
-            // A counter that PyTorch's batch normalisation uses for one kind of average, which a model may leave out.
+            // A counter of PyTorch's batch normalisation, which a model may leave out.
             let counts = mapped.strip_suffix("num_batches_tracked").map(|norm| format!("{norm}running_mean"));
             if !own.contains(mapped) && !counts.is_some_and(|beside| own.contains(&beside)) {
                 report.unexpected.push(name.to_string());
@@ -125,7 +125,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         let mut found = Vec::new();
         for (name, var) in vars {
             let Some(at) = mapped.iter().position(|mapped| mapped == name) else {
-                // Old versions of PyTorch did not write this counter, which has no part in evaluation.
+                // Old versions of PyTorch did not write this counter, which evaluation does not use.
                 if name.ends_with("num_batches_tracked") {
                     continue;
                 }
@@ -170,16 +170,16 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         Ok((values, report))
     }
 
-    /// An error unless a tensor has the type that is wanted, or one that may be converted to it.
+    /// An error unless a tensor has the wanted type, or a type that may be converted to it.
     fn check_type(&self, name: &str, wanted: DType, convert: bool) -> Result<()> {
         let Some(info) = self.header.info(name) else { return Ok(()) };
         let found = candle_type(info.dtype);
         let is_float = |dtype: DType| !dtype.is_int();
         match found {
             Some(found) if found == wanted => Ok(()),
-            // Who converts all tensors of a file converts this counter too.
+            // If all tensors of a file are converted, this counter is too.
             Some(_) if name.ends_with("num_batches_tracked") => Ok(()),
-            // f32 fits any float that a model may have chosen.
+            // f32 is acceptable for a model in any float type.
             Some(DType::F32) if is_float(wanted) => Ok(()),
             Some(found) if convert && is_float(found) => Ok(()),
             _ => {
@@ -211,7 +211,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         Ok(())
     }
 
-    /// One tensor, which the header has, in its own type.
+    /// One tensor of the header, in its own type.
     fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let info = self.header.info(name).ok_or_else(|| self.fault(format!("no tensor {}", quoted(name))))?;
         let (shape, (from, to)) = (info.shape.clone(), info.data_offsets);
@@ -230,7 +230,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
     }
 }
 
-/// The types that weights, counters and masks have.
+/// The types of weights, counters and masks.
 fn candle_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),
@@ -244,7 +244,7 @@ fn candle_type(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// What a file is that begins like this, with the cure.
+/// The kind of a file with this beginning, and the cure.
 fn kind(start: &[u8; 8]) -> Option<&'static str> {
     match start {
         [b'P', b'K', 3, 4, ..] => Some(

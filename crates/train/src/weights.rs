@@ -11,9 +11,9 @@ use taper_report::{Labels, Run, write_whole};
 use crate::weight_file::WeightFile;
 use crate::{Error, Result};
 
-/// Writes all parameters and buffers to a safetensors file that `safetensors.torch.load_file` and `load_state_dict` take
-/// as it is: PyTorch's names and layouts, each tensor in its own type, metadata `{"format": "pt"}`. Written beside and
-/// renamed, so that the file is either whole or as it was before.
+/// Writes all parameters and buffers to a safetensors file for `safetensors.torch.load_file` and `load_state_dict`:
+/// PyTorch's names and layouts, each tensor in its own type, metadata `{"format": "pt"}`. Writes another file and
+/// renames it, so the file is complete or as before.
 ///
 /// # Errors
 /// [`Error::Weights`] when the file cannot be written.
@@ -21,7 +21,7 @@ pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
     write(params, None, path)
 }
 
-/// As [`save_weights`], with the [`Origin`] among the metadata.
+/// As [`save_weights`], with the [`Origin`] in the metadata.
 pub(crate) fn save_weights_of(run: &Run, params: &Params, path: &Path) -> Result<()> {
     write(params, Some(&run.into()), path)
 }
@@ -32,17 +32,17 @@ fn write(params: &Params, origin: Option<&Origin>, path: &Path) -> Result<()> {
     write_whole(path, &bytes).map_err(|e| fault(format!("cannot write weights: {e}")))
 }
 
-/// What the weights of a run cannot say about themselves, which a [`Session`](crate::Session) writes into the metadata of its
-/// weight files: so a copy of such a file is as good as the file.
+/// The origin of weights, which a [`Session`](crate::Session) writes into the metadata of its weight files, so that a
+/// copy of the file is enough.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// [`Run::dataset`].
     pub dataset: String,
     /// [`Run::model`].
     pub model: String,
-    /// [`Run::labels`], the activation function among them.
+    /// [`Run::labels`], which have the activation function.
     pub labels: Labels,
-    /// `scale` of [`Run::config`], if there is one: how the input was scaled.
+    /// `scale` of [`Run::config`], the scale of the inputs, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<String>,
 }
@@ -61,22 +61,22 @@ impl From<&Run> for Origin {
 /// The [`Origin`] in the metadata of a weight file; `None` for a file of another program, or of [`save_weights`].
 ///
 /// # Errors
-/// [`Error::Weights`] when the file is missing or not safetensors, or its metadata `taper` are not those of an origin.
+/// [`Error::Weights`] when the file is missing or not safetensors, or its metadata `taper` are invalid.
 pub fn weight_origin(path: &Path) -> Result<Option<Origin>> {
     WeightFile::open(path)?.origin()
 }
 
-/// Reads parameters and buffers from a safetensors file, written by [`save_weights`] or by PyTorch. The file must have
-/// exactly the model's tensors; if it does not, nothing is changed. [`LoadConfig`] has more.
+/// Reads parameters and buffers from a safetensors file of [`save_weights`] or PyTorch. The file must have exactly the
+/// model's tensors; otherwise nothing is changed. [`LoadConfig`] has more options.
 ///
 /// # Errors
-/// [`Error::Weights`] when the file is missing, not safetensors, or has missing, extra or misshapen tensors, or tensors of
-/// another type.
+/// [`Error::Weights`] when the file is missing, not safetensors, or has missing, extra or misshapen tensors, or tensors
+/// of another type.
 pub fn load_weights(params: &Params, path: &Path) -> Result<()> {
     LoadConfig::default().load(params, path).map(drop)
 }
 
-/// Reads the parameters and buffers that a file has in the model's shapes, and says which those are: for fine-tuning.
+/// Reads the parameters and buffers whose shapes match the model, and returns which those are: for fine-tuning.
 ///
 /// ```
 /// # use candle_core::Device;
@@ -103,33 +103,33 @@ pub fn load_matching(params: &Params, path: &Path) -> Result<Loaded> {
     LoadConfig { matching: true, ..LoadConfig::default() }.load(params, path)
 }
 
-/// How weights are loaded. The default is strict: all tensors, no others, of the same shapes and types.
+/// Options for loading weights. The default is strict: all tensors, no others, of the same shapes and types.
 ///
-/// Names may be those of other programs: behind `module.`, `_orig_mod.` or another prefix that all share; and, for a network
-/// of this crate's [`Mlp`](taper_nn::Mlp) or [`Cnn`](taper_nn::Cnn) names, those that
-/// [`layer_names`](taper_nn::layer_names) knows (`0.weight`, `linear1.weight`, `fc.weight`).
+/// Names of other programs are accepted: with the prefix `module.`, `_orig_mod.` or another common one; and, for an
+/// [`Mlp`](taper_nn::Mlp) or [`Cnn`](taper_nn::Cnn), the names of [`layer_names`](taper_nn::layer_names) (`0.weight`,
+/// `linear1.weight`, `fc.weight`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadConfig {
-    /// Load what matches in name and shape, and leave the rest of the model as it is.
+    /// Load tensors whose name and shape match, and leave the others of the model unchanged.
     pub matching: bool,
     /// Convert tensors of other types: f16 and bf16 to f32 exactly, f64 rounded.
     pub convert: bool,
 }
 
-/// What was loaded from a file of weights, and what was not.
+/// The result of loading a file of weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// The model's tensors that were set, in its order.
     pub loaded: Vec<String>,
     /// The model's tensors that the file does not have.
     pub missing: Vec<String>,
-    /// The file's tensors that the model does not have, by the names of the file.
+    /// The file's tensors that the model does not have, with the names of the file.
     pub unexpected: Vec<String>,
-    /// Tensors of the model that the file has in another shape.
+    /// Tensors of the model with another shape in the file.
     pub misshapen: Vec<Misshapen>,
 }
 
-/// A tensor that has another shape in a file than in the model.
+/// A tensor with different shapes in a file and in the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misshapen {
     /// Its name in the model.
@@ -141,7 +141,7 @@ pub struct Misshapen {
 }
 
 impl fmt::Display for Loaded {
-    /// One line, however many names there are.
+    /// One line for any number of names.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} tensors loaded", self.loaded.len())?;
         let shapes = |of: &Misshapen| format!("{} {:?} (file: {:?})", of.name, of.expected, of.found);
@@ -159,8 +159,8 @@ impl fmt::Display for Loaded {
 impl LoadConfig {
     /// Reads parameters from a safetensors file.
     ///
-    /// The header is read first, and no more of the file than the model has room for. Values that are NaN or infinite are
-    /// loaded as they are; a [warning](taper_report::warn) says where they are.
+    /// Reads the header first, and at most as much of the file as the model needs. NaN and infinite values are loaded,
+    /// with a [warning](taper_report::warn) that names them.
     ///
     /// # Errors
     /// [`Error::Weights`] as [`load_weights`] and [`load_matching`]; nothing is changed then.
@@ -171,12 +171,12 @@ impl LoadConfig {
     }
 }
 
-/// What a file of weights holds, in the order of the file.
+/// The content of a file of weights, in the order of the file.
 fn variables(params: &Params) -> Vec<(String, Var)> {
     params.state()
 }
 
-/// Parameters and buffers as they are.
+/// Parameters and buffers.
 pub(crate) fn tensors(params: &Params) -> Vec<(String, Tensor)> {
     variables(params).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect()
 }
@@ -199,8 +199,8 @@ pub(crate) fn pack(tensors: &[(String, Tensor)], origin: Option<&Origin>) -> Res
     }
 }
 
-/// A file with the metadata `taper` behind `format`. They are put in by hand because two entries of a hash map have no fixed
-/// order, and the same run has to give the same bytes.
+/// A file with the metadata `taper` after `format`. They are inserted by hand, because two entries of a hash map have
+/// no fixed order, and the same run must write the same bytes.
 fn described(file: &[u8], origin: &Origin) -> Result<Vec<u8>, String> {
     const START: &[u8] = br#"{"__metadata__":{"format":"pt""#;
     let text = serde_json::to_string(origin).and_then(|json| serde_json::to_string(&json));
@@ -216,7 +216,7 @@ fn described(file: &[u8], origin: &Origin) -> Result<Vec<u8>, String> {
     Ok([&(header.len() as u64).to_le_bytes()[..], &header, &file[8 + length..]].concat())
 }
 
-/// Longer ones are left out, so that a header stays one that is read.
+/// Longer ones are left out, because a longer header is not read.
 const MAX_ORIGIN: usize = 64 << 10;
 
 /// The bytes of a tensor, little-endian.
@@ -232,7 +232,7 @@ fn raw(tensor: &Tensor) -> candle_core::Result<(Dtype, Vec<u8>)> {
         DType::I64 => (Dtype::I64, bytes!(flat, i64)),
         DType::U32 => (Dtype::U32, bytes!(flat, u32)),
         DType::U8 => (Dtype::U8, bytes!(flat, u8)),
-        // candle's half floats have no bytes of their own here; PyTorch widens them as exactly.
+        // candle's half floats have no bytes here; PyTorch widens them exactly too.
         _ => (Dtype::F32, bytes!(flat.to_dtype(DType::F32)?, f32)),
     })
 }
@@ -242,13 +242,13 @@ pub(crate) fn unpack(bytes: &[u8], device: &Device) -> Result<Vec<(String, Tenso
     WeightFile::in_memory(bytes).and_then(|mut file| file.all(device)).map_err(message)
 }
 
-/// What a checkpoint says about each parameter and buffer.
+/// The values of each parameter and buffer in a checkpoint.
 pub(crate) fn values(params: &Params, bytes: &[u8]) -> Result<Vec<(Var, Tensor)>, String> {
     let read = |mut file: WeightFile<'_, _>| file.read(&variables(params), LoadConfig::default());
     WeightFile::in_memory(bytes).and_then(read).map(|(values, _)| values).map_err(message)
 }
 
-/// Without the path, which those who have the bytes alone know.
+/// Without the path, which callers with only the bytes do not have.
 fn message(error: Error) -> String {
     match error {
         Error::Weights { message, .. } => message,
@@ -261,8 +261,8 @@ pub(crate) fn set(values: &[(Var, Tensor)]) -> Result<()> {
     Ok(values.iter().try_for_each(|(var, value)| var.set(value))?)
 }
 
-/// Name and shape of every tensor of a safetensors file, in the order of the file: what
-/// [`Architecture::new`](taper_nn::Architecture::new) asks for. Only the header is read.
+/// Name and shape of every tensor of a safetensors file, in the order of the file, for
+/// [`Architecture::new`](taper_nn::Architecture::new). Reads only the header.
 ///
 /// # Errors
 /// [`Error::Weights`] when the file is missing or not safetensors.
@@ -270,7 +270,7 @@ pub fn weight_shapes(path: &Path) -> Result<Vec<(String, Vec<usize>)>> {
     Ok(WeightFile::open(path)?.shapes())
 }
 
-/// A name from a file, in quotes and on one line whatever it holds.
+/// A name from a file, in quotes and on one line.
 pub(crate) fn quoted(name: &str) -> String {
     format!("'{}'", short(name))
 }
@@ -279,7 +279,7 @@ pub(crate) fn short(text: &str) -> String {
     taper_report::one_line(text, 200)
 }
 
-/// Names from a file or of a model, as many as one line holds.
+/// Names of a file or a model, as many as fit on one line.
 pub(crate) fn listed<S: AsRef<str>>(names: &[S]) -> String {
     const MOST: usize = 40;
     let shown: Vec<String> = names.iter().take(MOST).map(|name| short(name.as_ref())).collect();

@@ -3,22 +3,22 @@ use taper_report::{ParameterNorms, Score, SiteSteps, StepReport};
 
 use crate::Progress;
 
-/// How many windows of steps have ended when so many `steps` are done: one a step up to step 100, then a hundred
-/// for each factor of e, ⌊100 + 100 ln(steps / 100)⌋. So the window that ends with step s is at most ⌈s / 100⌉ steps long.
+/// The number of windows of steps that have ended after `steps` steps: one per step up to step 100, then a hundred for
+/// each factor of e, ⌊100 + 100 ln(steps / 100)⌋. So the window that ends with step s has at most ⌈s / 100⌉ steps.
 ///
-/// A function of the step's number alone, so that runs that are interrupted have the same windows as others.
+/// A function of the step number only, so resumed runs have the same windows.
 pub(crate) fn windows(steps: u64) -> u64 {
     match steps {
         0..=100 => steps,
-        // No whole number of steps is so near to a border that rounding could decide.
+        // No integer step is so near to an edge that rounding could matter.
         _ => (100.0 + 100.0 * (steps as f64 / 100.0).ln()) as u64,
     }
 }
 
-/// The window of steps that is open, and the ones before that nobody has taken yet.
+/// The open window of steps, and earlier ones that were not taken yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
-    /// Whether the observer has been told where the first window begins.
+    /// Whether the observer has begun the first window.
     pub begun: bool,
     /// Steps of the optimiser in the open window.
     pub steps: u64,
@@ -36,7 +36,7 @@ impl Window {
         sites: Vec<SiteSteps>,
         parameters: Vec<ParameterNorms>,
     ) {
-        // Tables of counts are too large for every window.
+        // Tables of counts are too large for windows.
         let score = Score { counts: Default::default(), ..self.sums.report().score };
         self.ended.push(StepReport { step, steps: self.steps, score, learning_rate, sites, parameters });
         (self.steps, self.sums) = (0, Progress::default());

@@ -8,19 +8,20 @@ use crate::fit::stop_at_fault;
 use crate::weights::save_weights_of;
 use crate::{BoxError, Error, Result, StepFn, evaluate, flush, train_batches};
 
-/// When no option says how often: an epoch that ends this long after the last checkpoint is saved. Writing one takes
-/// milliseconds, so this costs next to nothing however short the epochs are, and loses little however long.
+/// The default: an epoch that ends this long after the last checkpoint is saved. Writing one takes milliseconds, so
+/// this costs almost nothing for short epochs, and loses little with long ones.
 const USUALLY: Duration = Duration::from_secs(60);
 
-/// Sinks are told of windows of steps at the latest after this long, and at the end of each epoch: soon enough for somebody
-/// who watches.
+/// Sinks receive windows of steps at most this long after their end, and at the end of each epoch, which is soon enough
+/// for a live view.
 const TELL: Duration = Duration::from_secs(1);
 
 impl Session<'_> {
     /// Starts the next epoch and returns its number, from 0, the untrained network; `None` after the last.
     ///
     /// # Errors
-    /// [`Error::Config`] if the epoch before has not ended; those of the sinks, which receive the run before the first epoch.
+    /// [`Error::Config`] if the epoch before has not ended; and errors of the sinks, which receive the run before the
+    /// first epoch.
     pub fn next_epoch(&mut self) -> Result<Option<u32>> {
         if let Some(epoch) = self.current.epoch {
             return Err(Error::Config(format!(
@@ -38,7 +39,7 @@ impl Session<'_> {
 
     fn begin(&mut self) -> Result<()> {
         let past = if self.done.is_some() { read_reports(self.dir.path())? } else { Vec::new() };
-        // What was warned of before is in the file, and is not said again.
+        // Earlier warnings are in the file, and are not repeated.
         if self.resumed_from.is_some() {
             let steps: Vec<StepLine> = read_lines(self.dir.path().join("steps.jsonl"))?;
             steps.iter().for_each(|line| drop(self.watch.step(&line.of)));
@@ -57,8 +58,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Trains on an epoch's batches, and saves checkpoints within it if that is wanted. `batches` is given the generator to
-    /// shuffle with and the number of batches to leave out, which were trained on before the run was interrupted. In epoch 0
+    /// Trains on an epoch's batches, and saves checkpoints within it if that is wanted. `batches` receives the
+    /// generator to shuffle with and the number of batches to skip, which were done before the interruption. In epoch 0
     /// nothing happens.
     ///
     /// # Errors
@@ -101,7 +102,7 @@ impl Session<'_> {
             let State { train, progress, .. } = &mut self.state;
             let trained = train_batches(step, &mut self.optimizer, piece, train, self.run.seed, progress);
             self.failed |= trained.is_err();
-            // Also of what came before an error.
+            // Also the windows before an error.
             let told = self.tell_windows();
             trained.map_err(|error| error.in_epoch(epoch))?;
             told?;
@@ -114,11 +115,11 @@ impl Session<'_> {
         }
     }
 
-    /// Measures the validation or test split; its report becomes part of the epoch's.
+    /// Measures the validation or test split and adds its report to the epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] for the training split, and those of [`evaluate`](crate::evaluate()), after which the split may be
-    /// measured again.
+    /// [`Error::Config`] for the training split, and errors of [`evaluate`](crate::evaluate()), after which the split
+    /// may be measured again.
     pub fn evaluate<B, E: Into<BoxError>>(
         &mut self,
         step: &impl StepFn<B>,
@@ -138,7 +139,7 @@ impl Session<'_> {
             )));
         }
         self.flush()?;
-        // The untrained network has a recorder of its own: nothing dies by training before epoch 2.
+        // The untrained network has its own recorder, so `died` compares trained networks.
         let mut untrained = self.config.record.map(Recorder::of);
         let recorder = match epoch {
             0 => &mut untrained,
@@ -159,7 +160,7 @@ impl Session<'_> {
         }
     }
 
-    /// Makes a step of what the epoch's last batches accumulated, once it is trained.
+    /// Makes a step of the accumulated gradients of the epoch's last batches, after its training.
     fn flush(&mut self) -> Result<()> {
         if self.current.order.is_some() {
             let State { train, progress, .. } = &mut self.state;
@@ -168,7 +169,7 @@ impl Session<'_> {
         self.tell_windows()
     }
 
-    /// Adds the report of a pass of one's own to the epoch's.
+    /// Adds the report of a pass of the program to the epoch.
     pub fn add(&mut self, report: SplitReport) {
         self.current.splits.push(report);
     }
@@ -176,8 +177,8 @@ impl Session<'_> {
     /// Ends an epoch: reports it to all sinks, and saves a checkpoint if one is due.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], after the epoch was reported, if an evaluation was not finite and the optimiser does not go on
-    /// then; those of the sinks, after the checkpoint was saved; [`Error::NoBatches`] where nothing was trained.
+    /// [`Error::NotFinite`], after the epoch was reported, if an evaluation was not finite and the optimiser stops
+    /// then; errors of the sinks, after the checkpoint was saved; [`Error::NoBatches`] if there was no training batch.
     pub fn end_epoch(&mut self) -> Result<EpochReport> {
         let epoch = self.current.epoch.ok_or_else(no_epoch)?;
         let trains = epoch > 0 && self.current.splits.iter().all(|of| of.split != Split::Train);
@@ -214,7 +215,7 @@ impl Session<'_> {
         told.map(|()| report)
     }
 
-    /// Tells all sinks but the directory, also behind one that fails; returns the first error.
+    /// Calls all sinks except the directory, also after one that fails; returns the first error.
     fn tell(&mut self, report: &EpochReport) -> Result<()> {
         let mut first = self.board.as_mut().map_or(Ok(()), |board| board.epoch(report));
         for (sink, _) in &mut self.sinks {
@@ -226,7 +227,7 @@ impl Session<'_> {
         warned
     }
 
-    /// Writes down what the watch has found, and tells all sinks.
+    /// Writes new warnings, and passes them to all sinks.
     fn warn(&mut self, warnings: &[Warning]) -> Result<()> {
         let mut first = Ok(());
         for warning in warnings {
@@ -238,11 +239,11 @@ impl Session<'_> {
         Ok(first?)
     }
 
-    /// Writes the windows of steps that have ended, and tells all sinks; returns the first error.
+    /// Writes the windows of steps that have ended, and passes them to all sinks; returns the first error.
     fn tell_windows(&mut self) -> Result<()> {
         let (mut first, mut warned) = (Ok(()), Ok(()));
         for report in self.state.progress.take_windows() {
-            // A line may be half written, and the windows behind it are lost.
+            // A line may be incomplete, and the windows after it are lost.
             self.dir.step(&report).inspect_err(|_| self.failed = true)?;
             first = first.and(self.board.as_mut().map_or(Ok(()), |board| board.step(&report)));
             for (sink, _) in &mut self.sinks {
@@ -255,7 +256,7 @@ impl Session<'_> {
         warned
     }
 
-    /// Keeps the best score in mind; returns what checkpoints are compared by.
+    /// Stores the best score; returns the rank for checkpoints.
     fn rank(&mut self, report: &EpochReport) -> Option<f64> {
         let of = report.split(Split::Validation).or(report.split(Split::Test))?;
         let rank = Some(of.score.primary().rank()).filter(|rank| rank.is_finite())?;
@@ -265,17 +266,17 @@ impl Session<'_> {
         Some(rank)
     }
 
-    /// Ends an epoch that was cut short, in training or in an evaluation: saves a checkpoint within the epoch, unless
+    /// Ends an interrupted epoch, in training or in an evaluation: saves a checkpoint within the epoch, unless
     /// checkpoints are off or a pass has failed, and reports partial training progress. Resuming completes the epoch.
     ///
     /// # Errors
-    /// Those of the sinks and of [`Checkpoints::save`](crate::Checkpoints::save).
+    /// Errors of the sinks and of [`Checkpoints::save`](crate::Checkpoints::save).
     pub fn interrupt(&mut self) -> Result<()> {
         let current = std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
         let Some(epoch) = current.epoch.filter(|epoch| *epoch > 0) else { return Ok(()) };
         let partial = self.state.progress.batches() > 0;
         for (split, before) in current.before.into_iter().rev() {
-            // The training window of an epoch that is resumed within goes on.
+            // The training window continues when the epoch is resumed.
             if split != Split::Train || !partial {
                 *self.state.recorder(split) = before;
             }
@@ -284,17 +285,17 @@ impl Session<'_> {
         if !partial {
             return Ok(());
         }
-        // No window of it is whole, so only the score of what was trained on is worth showing.
+        // Its windows are incomplete, so only the score of the training batches is reported.
         let report = EpochReport { epoch, splits: vec![self.state.progress.report()] };
         self.dir.epoch(&report)?;
         self.tell(&report)
     }
 
-    /// Ends the run, as planned or early: tells the sinks, writes the weights to `model.safetensors`, and saves a checkpoint
-    /// of the last epoch. All of it is tried; the first error is returned.
+    /// Ends the run, complete or early: calls the sinks, writes the weights to `model.safetensors`, and saves a
+    /// checkpoint of the last epoch. It tries all of this and returns the first error.
     ///
     /// # Errors
-    /// Those of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`](crate::Checkpoints::save).
+    /// Errors of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`](crate::Checkpoints::save).
     pub fn finish(&mut self) -> Result<()> {
         let mut first = self.board.as_mut().map_or(Ok(()), Sink::finish);
         for (sink, _) in &mut self.sinks {
@@ -302,7 +303,7 @@ impl Session<'_> {
         }
         let written = save_weights_of(&self.state.run, &self.params, &self.weights());
         let saved = match (self.current.epoch.filter(|epoch| *epoch > 0), self.done) {
-            // An epoch that was neither ended nor interrupted: its training is kept.
+            // An epoch that was neither ended nor interrupted: its training is saved.
             (Some(epoch), _) if self.state.progress.batches() > 0 && self.current.before.is_empty() => {
                 self.save(epoch - 1, None)
             }

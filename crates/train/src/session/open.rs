@@ -17,12 +17,12 @@ use crate::{Checkpoint, Checkpoints, Error, Optimizer, Progress, Result};
 impl Session<'_> {
     /// Starts a run in a missing or empty directory, or resumes the run in it from its newest checkpoint.
     ///
-    /// Pass new parameters and a new optimiser; resuming overwrites both. Create the parameters with [`Params::of_run`],
-    /// since shuffling and dropout draw from the run's seed as well.
+    /// Pass new parameters and a new optimiser; resuming overwrites both. Create the parameters with
+    /// [`Params::of_run`], because shuffling and dropout also draw from the run's seed.
     ///
     /// # Errors
-    /// [`Error::OtherRun`] if the run, the optimiser or the recorded parts differ, unless `force`; [`Error::Config`] if the
-    /// directory holds other files or a finished run without a checkpoint; and as [`RunDir`], [`Checkpoints`] and
+    /// [`Error::OtherRun`] if the run, the optimiser or the recorded parts differ, unless `force`; [`Error::Config`] if
+    /// the directory has other files or a complete run without a checkpoint; and as [`RunDir`], [`Checkpoints`] and
     /// [`Checkpoint::restore`].
     pub fn open(
         path: impl AsRef<Path>,
@@ -139,7 +139,7 @@ impl Session<'_> {
     ) -> Self {
         checkpoints.origin = Some((&run).into());
         let mut order = rng(run.seed);
-        order.next_u64(); // what `Params::of_run` is drawn from
+        order.next_u64(); // `Params::of_run` draws from this
         let recorder = || config.record.map(Recorder::of);
         let mut progress = Progress::default();
         progress.record_windows(config.record.is_some());
@@ -180,7 +180,7 @@ impl Session<'_> {
 }
 
 impl State {
-    /// What of the optimiser and of the recording has changed since, in words.
+    /// The changes of the optimiser and of the recording, in words.
     fn changes(&self, optimizer: &Optimizer, config: &SessionConfig) -> Vec<String> {
         let parts = |parts: Option<Parts>| parts.map_or("nothing".to_string(), |parts| format!("{parts:?}"));
         let recorded = self.train.as_ref().map(Recorder::parts);

@@ -3,7 +3,7 @@ use candle_core::Tensor;
 use rand::{Rng, seq::SliceRandom};
 use std::iter::FusedIterator;
 
-/// Some samples, ready for a model.
+/// A batch of samples for a model.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// `(N, C, H, W)`, `f32`, scaled.
@@ -18,7 +18,7 @@ impl Batch {
         self.labels.elem_count()
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -77,8 +77,8 @@ impl<S: Samples + ?Sized> Samples for &S {
 
 /// Iterates over a data set once, batch by batch. Each sample occurs exactly once; the last batch may be smaller.
 ///
-/// An item is an error if the batch cannot be made: the device is out of memory, or the batch size is 0. The iterator owns the
-/// samples and the order, so nothing stays borrowed. `len()` is the number of remaining batches.
+/// An item is an error if the batch cannot be made: the device is out of memory, or the batch size is 0. The iterator
+/// owns the samples and the order, so it borrows nothing. `len()` is the number of remaining batches.
 #[derive(Debug, Clone)]
 pub struct Batches<S = Split> {
     samples: S,

@@ -1,4 +1,4 @@
-//! Reading a file that may or may not be gzipped, never further than it is allowed to go.
+//! Reads plain or gzipped files, up to a limit.
 
 use crate::{Error, Result};
 use flate2::bufread::GzDecoder;
@@ -10,18 +10,18 @@ use std::{
 
 const CURE_MISSING: &str = "check the path, or download the file again";
 
-/// A file that is being read, uncompressed where it is gzipped.
+/// An open file, decompressed if it is gzipped.
 pub(crate) struct Source<'a> {
     reader: Box<dyn Read + Send + 'a>,
-    /// How many bytes there can be, where that is known: a gzip file does not say.
+    /// The maximum number of bytes, if it is known: a gzip file does not say.
     left: Option<u64>,
 }
 
 impl Source<'_> {
-    /// Reads to the end or to `limit` bytes, whichever comes first. Every piece is shown to `seen` while the next is read.
+    /// Reads to the end or to `limit` bytes, whichever comes first. `seen` receives every piece while the next is read.
     ///
-    /// The memory taken is at most about twice what was really read, however large `limit` is; or the `expected` bytes, if
-    /// it is not known how many there can be.
+    /// The memory is at most about twice the bytes read, however large `limit` is; or the `expected` bytes, if the
+    /// maximum is unknown.
     pub fn read_at_most(
         &mut self,
         limit: u64,
@@ -32,7 +32,7 @@ impl Source<'_> {
         let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         let (mut piece, mut next, mut to_go) = (Vec::new(), Vec::new(), limit);
         loop {
-            // Little of a short file: two pieces are in memory beside what was read.
+            // Small pieces for a short file: two pieces are in memory in addition to the result.
             let size = (bytes.len() as u64 / 8).clamp(1 << 16, 1 << 20);
             let mut reader = (&mut self.reader).take(to_go.min(size));
             let keep = || {
@@ -58,7 +58,7 @@ impl Read for Source<'_> {
     }
 }
 
-/// Opens a file for reading, uncompressed if it starts like a gzip file, whatever its name.
+/// Opens a file for reading, decompressed if it starts like a gzip file, whatever its name.
 pub(crate) fn open(path: &Path) -> Result<Source<'static>> {
     let absent = |found: &str| Error::BadFile {
         path: path.to_owned(),
@@ -66,7 +66,7 @@ pub(crate) fn open(path: &Path) -> Result<Source<'static>> {
         found: found.to_owned(),
         cure: CURE_MISSING.to_owned(),
     };
-    // Asked before opening: opening a named pipe would wait for a writer.
+    // Checked before opening: opening a named pipe would wait for a writer.
     let size = match std::fs::metadata(path) {
         Ok(meta) if meta.is_file() => meta.len(),
         Ok(meta) if meta.is_dir() => return Err(absent("a directory")),
@@ -78,7 +78,7 @@ pub(crate) fn open(path: &Path) -> Result<Source<'static>> {
     uncompressed(BufReader::with_capacity(1 << 16, file), size).map_err(Error::io(path, "read"))
 }
 
-/// The `size` bytes themselves, or what they say once unzipped if they start with gzip's two magic bytes.
+/// The `size` bytes, decompressed if they start with gzip's two magic bytes.
 pub(crate) fn uncompressed<'a>(mut reader: impl BufRead + Send + 'a, size: u64) -> io::Result<Source<'a>> {
     let zipped = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     Ok(match zipped {
@@ -117,7 +117,7 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Whether an error says that the compressed data is broken, not that the disk is.
+/// Whether an error means that the compressed data are broken, and not the disk.
 pub(crate) fn is_broken_gzip(e: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
     matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof)

@@ -3,13 +3,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
-/// Which data set is wanted; parsed from and printed as its [`name`](Choice::name).
+/// A data set by name; parsed from and printed as its [`name`](Choice::name).
 ///
-/// The splits of EMNIST (G. Cohen and others, 2017) are handwritten characters, 28×28: found and not downloaded, since they are
-/// published as one archive. The images stand upright, and classes count from 0, whatever the files say.
+/// The splits of EMNIST (G. Cohen and others, 2017) are handwritten characters, 28×28. They are not downloaded, because
+/// they are published as one archive. In memory the images are upright and classes count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// MNIST if it can be had, otherwise `digits` with a warning.
+    /// MNIST if it is available, otherwise `digits` with a warning.
     #[default]
     Auto,
     /// 70,000 handwritten digits, 28×28.
@@ -24,20 +24,20 @@ pub enum Choice {
     EmnistBalanced,
     /// EMNIST: 814,255 characters of 62 classes: digits, capital and small letters.
     EmnistByclass,
-    /// EMNIST: the same in 47 classes, without those small letters that look like their capitals.
+    /// EMNIST: the same in 47 classes, without the small letters that look like their capitals.
     EmnistBymerge,
     /// EMNIST: 280,000 digits.
     EmnistDigits,
     /// EMNIST: 145,600 letters of 26 classes, capital and small ones together. `a` is class 0.
     EmnistLetters,
-    /// EMNIST: 70,000 digits, MNIST made anew.
+    /// EMNIST: 70,000 digits, a new version of MNIST.
     EmnistMnist,
-    /// A set of one's own: four IDX files under MNIST's names, of any size and any number of classes.
+    /// Your own set: four IDX files under MNIST's names, of any size and any number of classes.
     Idx,
 }
 
 impl Choice {
-    /// Every choice, in the order in which a help text lists them.
+    /// Every choice, in the order of help texts.
     pub const ALL: [Choice; 12] = [
         Choice::Auto,
         Choice::Mnist,
@@ -53,7 +53,7 @@ impl Choice {
         Choice::Idx,
     ];
 
-    /// The name that is parsed and printed.
+    /// The name.
     pub fn name(self) -> &'static str {
         match self {
             Choice::Auto => "auto",
@@ -90,7 +90,7 @@ impl FromStr for Choice {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Choice {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

@@ -7,15 +7,15 @@ use std::sync::Arc;
 /// A training and a test split of the same kind of images.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// The name of the set that was really loaded, such as `mnist`.
+    /// The name of the set that was loaded, such as `mnist`.
     pub name: String,
-    /// What is trained on.
+    /// The training split.
     pub train: Split,
-    /// What is never trained on.
+    /// The test split.
     pub test: Split,
     /// Number of classes; labels are below it.
     pub classes: usize,
-    /// Mean of `pixel / white` over all pixels of the training split as it was loaded, before any limit.
+    /// Mean of `pixel / white` over all pixels of the training split as loaded, before any limit.
     pub mean: f64,
     /// Standard deviation (divided by `n`) of `pixel / white` over the same pixels.
     pub std: f64,
@@ -50,9 +50,9 @@ impl Dataset {
         Ok(Self { name: name.to_owned(), train, test, classes, mean, std }.scaled(Scale::default()))
     }
 
-    /// Sets how pixels become numbers in both splits.
+    /// Sets the scale of the pixels in both splits.
     ///
-    /// Splits already taken out of the set keep the scale they had.
+    /// Splits that were taken out of the set before keep their scale.
     pub fn scaled(mut self, scale: Scale) -> Self {
         let table = Arc::new(scale.table(self.train.white(), self.mean, self.std));
         self.train.put_table(&table);
@@ -60,18 +60,18 @@ impl Dataset {
         self
     }
 
-    /// SHA-256 of both splits as they are now, in hexadecimal digits: shapes, white, number of classes, pixels and labels.
+    /// SHA-256 of both splits, in hexadecimal digits: shapes, white, number of classes, pixels and labels.
     ///
-    /// By it a run that goes on knows that it sees the samples that it began with, wherever they were read from. Neither the
-    /// scale nor the device is part of it.
+    /// A resumed run compares it to detect other samples. It does not depend on the files' location, the scale or the
+    /// device.
     pub fn checksum(&self) -> String {
         let hash = self.train.add_labels(self.train.pixels_hash());
         let hash = self.test.add_labels(self.test.add_pixels(hash));
         hex::encode(hash.finalize())
     }
 
-    /// Sets where the images of both splits' batches are put; the CPU if never called. On a GPU all pixels are kept there, as
-    /// bytes, from the first batch on.
+    /// Sets the device of both splits' batches; the default is the CPU. On a GPU all pixels are kept there as bytes,
+    /// from the first batch.
     pub fn on(mut self, device: &Device) -> Self {
         self.train.put_on(device);
         self.test.put_on(device);
@@ -90,11 +90,11 @@ fn moments(pixels: &[u8], white: u8) -> (f64, f64) {
     (sum as f64 / scale, ((n * squares - sum * sum) as f64).sqrt() / scale)
 }
 
-/// How often each value occurs.
+/// The count of each value.
 fn counts(pixels: &[u8]) -> [u64; 256] {
     let add = |a: [u64; 256], b: [u64; 256]| std::array::from_fn(|value| a[value] + b[value]);
     let parts = pixels.par_chunks(1 << 20).map(|pixels| {
-        // The next pixel is often the same and would wait for the count of this one: so they take turns.
+        // Several histograms in turn: adjacent pixels are often equal, and a count would wait for the one before.
         let mut counts = [[0_u32; 256]; 8];
         for pixels in pixels.chunks(8) {
             counts.iter_mut().zip(pixels).for_each(|(counts, &pixel)| counts[usize::from(pixel)] += 1);

@@ -9,8 +9,8 @@ const WHITE: u8 = 16;
 
 /// The bundled data set `digits`: 1,797 real handwritten digits, rows 0..1437 for training and 1437..1797 for testing.
 ///
-/// UCI "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998), CC BY 4.0. Part of the program: it needs
-/// no file and no network.
+/// UCI "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998), CC BY 4.0. The data are part of the
+/// program: no file and no network are needed.
 ///
 /// # Shapes
 ///
@@ -18,7 +18,7 @@ const WHITE: u8 = 16;
 ///
 /// # Errors
 ///
-/// None but a fault in the program: the same bytes are read every time.
+/// None in practice: the same bytes are read every time.
 pub fn digits() -> Result<Dataset> {
     let mut text = String::new();
     uncompressed(FILE, FILE.len() as u64)

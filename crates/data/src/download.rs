@@ -1,4 +1,4 @@
-//! Fetching the files of a set over HTTPS: resumed where possible, verified, then put in place by a rename.
+//! Downloads the files of a set over HTTPS: resumes if possible, verifies, then renames into place.
 
 use crate::{Checksum, Error, FileSet, Options, RemoteFile, Result};
 use std::{
@@ -9,23 +9,23 @@ use std::{
 };
 use ureq::{Agent, Body, config::Config, http};
 
-/// Nothing larger is downloaded; MNIST's largest file has 10 MB.
+/// The size limit of a download; MNIST's largest file has 10 MB.
 const MAX_BYTES: u64 = 64 << 20;
-/// A server that sends a byte now and then never runs into the stall time-out.
+/// A slow server that sends a byte now and then never reaches the stall time-out, so there is a total one.
 const MAX_TIME: Duration = Duration::from_secs(3600);
 
-/// How far the download of one file is.
+/// The progress of one file's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress<'a> {
     /// The file's name, without `.gz`.
     pub file: &'a str,
-    /// Bytes here, those of an earlier, interrupted run included.
+    /// Bytes so far, including those of an earlier, interrupted run.
     pub received: u64,
-    /// Bytes in all, if the server says.
+    /// Total bytes, if the server says.
     pub total: Option<u64>,
 }
 
-/// Puts the four files of `set` into `dir` and says where they are; those already there and right are kept.
+/// Puts the four files of `set` into `dir` and returns their paths; correct files that exist are kept.
 pub(crate) fn download(
     set: &FileSet,
     dir: &Path,
@@ -59,7 +59,7 @@ pub(crate) fn download(
     Ok(paths)
 }
 
-/// Makes a second process wait until the first has its files; where the file system has no locks, it does not.
+/// Makes a second process wait for the first; without effect on file systems without locks.
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(".lock");
     let file = File::create(&path).map_err(Error::io(path, "create"))?;
@@ -70,10 +70,10 @@ fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Downloads `url` to `path` by way of `path.part`.
+/// Downloads `url` to `path` through `path.part`.
 ///
-/// Whatever stops the transfer, the part stays for the next attempt to go on from; a part that is complete and wrong is
-/// removed, and if its beginning came from another attempt, the whole file is fetched once more.
+/// If the transfer stops, the part stays for the next attempt. A complete and wrong part is removed, and if its
+/// beginning came from another attempt, the whole file is fetched again.
 fn fetch(
     url: &str,
     (file, checksum): (&RemoteFile, &Checksum),
@@ -94,7 +94,7 @@ fn fetch(
     fs::rename(&part, path).map_err(Error::io(path, "rename the finished download to"))
 }
 
-/// Appends to `part` what is missing; says whether any of it was there before.
+/// Appends the missing bytes to `part`; returns whether any were there before.
 fn transfer(
     agent: &Agent,
     url: &str,
@@ -105,7 +105,7 @@ fn transfer(
 ) -> Result<bool> {
     let too_long = |found: u64| http_error(url, format!("at most {MAX_BYTES} bytes"), found.to_string());
     let mut have = fs::metadata(part).map_or(0, |meta| meta.len());
-    // Whoever would unzip it on the way would make the MD5 of the archive wrong.
+    // Decompression in transit would change the MD5 of the archive.
     let mut request = agent.get(url).header("Accept-Encoding", "identity");
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
@@ -114,7 +114,7 @@ fn transfer(
     match response.status().as_u16() {
         200 => have = 0,
         206 if have > 0 && content_range_start(&response) == Some(have) => {}
-        // The part is as long as the file or longer, or the server sends another range: begin again, without one.
+        // The part is as long as the file or longer, or the server sends another range: start again, without a range.
         206 | 416 if have > 0 => {
             fs::remove_file(part).map_err(Error::io(part, "remove"))?;
             return transfer(agent, url, file, part, options, progress);
@@ -163,7 +163,7 @@ fn content_range_start(response: &http::Response<Body>) -> Option<u64> {
     value.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
 }
 
-/// A client that speaks HTTPS only, through redirects too; on this machine HTTP, without redirects and proxies.
+/// A client for HTTPS only, through redirects too; on this machine also HTTP, without redirects and proxies.
 fn agent(url: &str, options: &Options) -> Result<Agent> {
     let uri: http::Uri = url
         .parse()

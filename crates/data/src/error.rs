@@ -1,19 +1,19 @@
 use std::{io, path::PathBuf};
 
-/// What goes wrong between a file and a batch; each prints as one line.
+/// Errors between a file and a batch; each prints as one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or directory is there but is not what it should be, or is not there.
+    /// A file or directory is missing or has the wrong content.
     #[error("{}: expected {expected}, found {found}: {cure}", path.display())]
     BadFile {
         /// The file or directory.
         path: PathBuf,
-        /// What it should be.
+        /// The expected content.
         expected: String,
-        /// What it is.
+        /// The content found.
         found: String,
-        /// What to do about it.
+        /// The cure.
         cure: String,
     },
 
@@ -22,52 +22,52 @@ pub enum Error {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was attempted: "open", "write", ...
+        /// The operation: "open", "write", ...
         action: &'static str,
-        /// What the system answered.
+        /// The error of the system.
         cause: io::Error,
     },
 
-    /// A server was not reached or did not send what it should.
+    /// A server was not reached or sent a wrong answer.
     #[error("{url}: expected {expected}, found {found}")]
     Http {
-        /// The address asked for.
+        /// The requested address.
         url: String,
-        /// What should have come.
+        /// The expected answer.
         expected: String,
-        /// What came.
+        /// The answer.
         found: String,
     },
 
-    /// A data set is in none of the places where it was looked for.
+    /// A data set was not found in any place.
     #[error("data set {dataset} not found; tried {}: {cure}", tried.join("; "))]
     NotFound {
         /// The data set's name.
         dataset: String,
-        /// Each place, with the reason why it gave nothing.
+        /// Each place, with the reason.
         tried: Vec<String>,
-        /// What to do about it.
+        /// The cure.
         cure: String,
     },
 
-    /// The caller asked for something that makes no sense: an unknown name, a batch of nothing.
+    /// An invalid argument: an unknown name, a batch of size 0.
     #[error("expected {expected}, found {found}: {cure}")]
     Usage {
-        /// What would make sense, and for what.
+        /// The valid values, and of what.
         expected: String,
-        /// What was asked for.
+        /// The value found.
         found: String,
-        /// What to do about it.
+        /// The cure.
         cure: String,
     },
 
-    /// A tensor could not be made, for instance because the device is out of memory.
+    /// A tensor could not be made, for example because the device is out of memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
 impl Error {
-    /// For `map_err`: adds the path and the verb that every I/O error must carry.
+    /// For `map_err`: adds the path and the operation to an I/O error.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| Error::Io { path, action, cause }

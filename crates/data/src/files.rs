@@ -12,21 +12,21 @@ use std::{
     path::{Component, Path},
 };
 
-/// A data set in four IDX files: what they are called, where they are, how to know them.
+/// A data set in four IDX files: their names, addresses and checksums.
 ///
-/// Plain data, so that a set this crate does not know can be described and loaded with [`load_files`](crate::load_files).
+/// Plain data, so that a program can describe its own set and load it with [`load_files`](crate::load_files).
 #[derive(Debug, Clone)]
 pub struct FileSet {
     /// The name of the set and of its directory in the cache.
     pub name: String,
-    /// Addresses below which the files lie as `NAME.gz`, in the order in which they are tried. HTTPS, or HTTP on this machine.
-    /// A file is downloaded only if its checksum is known.
+    /// Base addresses of the files `NAME.gz`, in the order in which they are tried. HTTPS, or HTTP on this machine. A
+    /// file is downloaded only if its checksum is known.
     pub mirrors: Vec<String>,
     /// Training images, training labels, test images, test labels.
     pub files: [RemoteFile; 4],
     /// Height and width of the images in the files; `None` for any.
     pub image_size: Option<(usize, usize)>,
-    /// Number of classes; `None` for what the files have, up to the largest label.
+    /// Number of classes; `None` to use the largest label.
     pub classes: Option<usize>,
     /// The first class label in the files (1 for EMNIST letters). It is subtracted, so labels in memory start at 0.
     pub first_label: u8,
@@ -39,22 +39,22 @@ pub struct FileSet {
 pub struct RemoteFile {
     /// The name without `.gz`.
     pub name: String,
-    /// Its size once unzipped, if that is known: no more is read.
+    /// Its uncompressed size, if it is known: the maximum that is read.
     pub content_bytes: Option<u64>,
-    /// What a download must match, if that is known.
+    /// The checksum of a download, if it is known.
     pub checksum: Option<Checksum>,
 }
 
 /// A published checksum, in lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checksum {
-    /// SHA-256 of the bytes once unzipped.
+    /// SHA-256 of the uncompressed bytes.
     Sha256OfContent(String),
     /// MD5 of the `.gz` file itself.
     Md5OfArchive(String),
 }
 
-/// The names and sizes that MNIST set and the others took over.
+/// MNIST's names and sizes, which other sets also use.
 const FILES: [(&str, u64); 4] = [
     ("train-images-idx3-ubyte", 47_040_016),
     ("train-labels-idx1-ubyte", 60_008),
@@ -63,7 +63,7 @@ const FILES: [(&str, u64); 4] = [
 ];
 
 impl FileSet {
-    /// The files of a choice, if it has any.
+    /// The files of a choice, if it has files.
     pub(crate) fn of(choice: Choice) -> Option<Self> {
         Some(match choice {
             Choice::Digits => return None,
@@ -80,7 +80,7 @@ impl FileSet {
         })
     }
 
-    /// Any four files under MNIST's names: images of any size, as many classes as there are labels up to the largest.
+    /// Four files under MNIST's names: images of any size, and as many classes as the largest label says.
     pub fn idx() -> Self {
         let files =
             FILES.map(|(name, _)| RemoteFile { name: name.to_owned(), content_bytes: None, checksum: None });
@@ -95,10 +95,10 @@ impl FileSet {
         }
     }
 
-    /// A split of EMNIST (G. Cohen and others, 2017), handwritten letters and digits. Its files are published as one archive,
-    /// so they are found and not downloaded.
+    /// A split of EMNIST (G. Cohen and others, 2017), handwritten letters and digits. Its files are published as one
+    /// archive, so they are not downloaded.
     ///
-    /// They hold the images column by column, and `letters` counts its classes from 1; in memory images stand upright and
+    /// They store images column by column, and `letters` counts its classes from 1. In memory images are upright and
     /// classes count from 0.
     fn emnist(choice: Choice, classes: usize, first_label: u8, counts: [u64; 2]) -> Self {
         let file = |part: &str, kind: &str, content_bytes: u64| RemoteFile {
@@ -169,7 +169,7 @@ impl FileSet {
         Self::like_mnist(Choice::Kmnist, &mirrors, sums.map(|sum| Checksum::Md5OfArchive(sum.to_owned())))
     }
 
-    /// Whether the names, which become parts of paths, are nothing but names.
+    /// Checks that the names, which become parts of paths, are plain file names.
     pub(crate) fn check(&self) -> Result<()> {
         let is_name = |name: &str| {
             let mut parts = Path::new(name).components();
@@ -205,9 +205,9 @@ impl FileSet {
 }
 
 impl RemoteFile {
-    /// `None` if the file at `path` is this one, otherwise what was found instead of `checksum`.
+    /// `None` if the file at `path` matches, otherwise what was found instead of `checksum`.
     ///
-    /// Unzips at most one byte more than the file should have.
+    /// Decompresses at most one byte more than the expected size.
     pub(crate) fn mismatch(&self, checksum: &Checksum, path: &Path) -> Result<Option<String>> {
         let (expected, found) = match checksum {
             Checksum::Md5OfArchive(sum) => {
@@ -236,7 +236,7 @@ impl fmt::Display for Checksum {
     }
 }
 
-/// The digest of all that `reader` gives, in hexadecimal digits.
+/// The digest of all bytes of `reader`, in hexadecimal digits.
 fn digest<D: Digest>(mut reader: impl Read) -> io::Result<String> {
     let (mut hash, mut chunk) = (D::new(), vec![0; 1 << 16]);
     loop {

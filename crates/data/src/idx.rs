@@ -1,7 +1,7 @@
 //! The IDX format: `0, 0, type, rank`, then `rank` big-endian `u32` sizes, then the values.
 //!
-//! Only unsigned bytes (type 8) of rank 3 (images) and rank 1 (labels) are read. The size is known from the header, so a
-//! file is read to that size and one byte further, to notice excess, and no more.
+//! Only unsigned bytes (type 8) of rank 3 (images) and rank 1 (labels) are read. The header gives the size, so at most
+//! one more byte is read, to detect excess.
 
 use crate::{
     Error, Result,
@@ -10,7 +10,7 @@ use crate::{
 use rayon::prelude::*;
 use std::{io, path::Path};
 
-/// No file with more is read: EMNIST, the largest set in this format, has half of it.
+/// The size limit of a file: EMNIST, the largest set in this format, has half of it.
 const MAX_VALUES: u64 = 1 << 30;
 const CURE: &str = "download the file again, or remove it";
 
@@ -28,7 +28,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// Exchanges rows and columns of every image.
+    /// Transposes every image.
     pub(crate) fn transpose(&mut self) {
         let (h, w) = (self.height, self.width);
         self.pixels.par_chunks_mut(h * w).for_each_init(Vec::new, |old, image| {
@@ -46,14 +46,13 @@ impl Images {
 ///
 /// # Errors
 ///
-/// A file that is missing, cut off, empty, not IDX, of another rank or type than images have, with zero images, longer than
-/// its header says or longer than 1 GiB. Memory stays in proportion to the file, whatever the header claims.
+/// A file that is missing, truncated, empty, not IDX, of another rank or type than images, with zero images, longer
+/// than its header says or longer than 1 GiB. Memory is proportional to the file, whatever the header claims.
 pub fn read_images(path: &Path) -> Result<Images> {
     images_up_to(path, None, |_, _| {})
 }
 
-/// The same for a file of which it is known how many values it has at most, whatever it claims. `seen` gets the sizes with
-/// every piece of the pixels.
+/// The same with a known maximum number of values. `seen` receives the sizes with every piece of the pixels.
 pub(crate) fn images_up_to(
     path: &Path,
     most: Option<u64>,
@@ -73,8 +72,8 @@ pub fn read_labels(path: &Path, classes: usize) -> Result<Vec<u8>> {
     labels_up_to(path, 0, Some(classes), None)
 }
 
-/// The same for a file of which it is known how many values it has at most, whatever it claims, and whose classes are
-/// counted from `first`; any number of them for `None`. The labels returned are counted from 0.
+/// The same with a known maximum number of values, and classes counted from `first`; any number of classes for `None`.
+/// The returned labels count from 0.
 pub(crate) fn labels_up_to(
     path: &Path,
     first: u8,
@@ -102,8 +101,8 @@ pub(crate) fn labels_up_to(
     Ok(labels)
 }
 
-/// The sizes and the values of an IDX stream of unsigned bytes whose rank is `RANK`, at most `most` of them: a header
-/// that claims more is refused before anything is read for it, one that claims less is believed.
+/// The sizes and values of an IDX stream of unsigned bytes of rank `RANK`, at most `most` values: a header that claims
+/// more is refused before anything is read.
 fn decode<const RANK: usize>(
     path: &Path,
     source: &mut Source<'_>,
@@ -166,7 +165,7 @@ fn decode<const RANK: usize>(
         let expected = format!("{} bytes ({product} + {header})", values + header);
         return Err(bad(expected, more.to_owned(), CURE));
     }
-    // `values` fits: that many bytes are in memory.
+    // `values` fits, because this many bytes are in memory.
     Ok((sizes, data))
 }
 

@@ -37,9 +37,9 @@ pub enum Division {
 ///
 /// # Errors
 ///
-/// A directory that is missing or holds no class; a class without images, or of one split alone; a file beside the
-/// classes; a file that is no PNG or JPEG, is broken, or has another size than the first; a `test` outside `(0, 1)`, or one
-/// that leaves a split empty.
+/// A directory that is missing or has no class; a class without images, or in one split only; a file next to the
+/// classes; a file that is not PNG or JPEG, is broken, or has another size than the first; a `test` outside `(0, 1)`,
+/// or one that leaves a split empty.
 pub fn load_images(dir: &Path, division: Division) -> Result<(Dataset, Vec<String>)> {
     let (train, test, seed) = match division {
         Division::Folders => {
@@ -183,7 +183,7 @@ impl Decoded {
 
 /// Decodes all files in parallel and checks that they have the same size.
 fn decode_all(paths: &[&Path]) -> Result<Vec<Decoded>> {
-    // Collected first, so that the error reported is that of the first file in order, whichever thread fails first.
+    // Collected first, so the reported error is that of the first file in order, whichever thread fails first.
     let images: Vec<Result<Decoded>> = paths.par_iter().map(|path| decode(path)).collect();
     let images: Vec<Decoded> = images.into_iter().collect::<Result<_>>()?;
     let size = |image: &Decoded| format!("{} × {} pixels", image.size.0, image.size.1);

@@ -35,8 +35,8 @@
 //!
 //! # What is read, and from where
 //!
-//! [`load`] says where it looks. No environment variable is read here, with one exception that is the HTTP client's: a
-//! download goes through the proxy that `HTTPS_PROXY` or `ALL_PROXY` names.
+//! [`load`] lists the places it searches. This crate reads no environment variables, except that the HTTP client uses
+//! the proxy in `HTTPS_PROXY` or `ALL_PROXY`.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -11,22 +11,22 @@ use std::{
     time::Duration,
 };
 
-/// Where data may be found and how it may be fetched.
+/// Where data are searched and how they are downloaded.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the files are. It is used or refused: there is no search elsewhere.
+    /// The directory with the files. If it is set, there is no search elsewhere.
     pub data_dir: Option<PathBuf>,
-    /// The same, where `data_dir` is `None`; for a program that reads an environment variable.
+    /// The same, used if `data_dir` is `None`; for a program that reads an environment variable.
     pub env_dir: Option<PathBuf>,
-    /// Where downloads are kept, a directory per data set; `taper` in the user's cache directory if `None`.
+    /// The directory for downloads, with a subdirectory per data set; `taper` in the user's cache directory if `None`.
     pub cache_dir: Option<PathBuf>,
-    /// Whether what is not found may be downloaded.
+    /// Whether missing files may be downloaded.
     pub download: bool,
     /// If not empty, addresses that replace the data set's own [`mirrors`](FileSet::mirrors).
     pub mirrors: Vec<String>,
-    /// How long finding a server and connecting to it may take, each.
+    /// Time limit for resolving a server's name, and for connecting to it.
     pub connect_timeout: Duration,
-    /// How long a server may send nothing.
+    /// Time limit for silence of a server.
     pub stall_timeout: Duration,
 }
 
@@ -46,14 +46,14 @@ impl Default for Options {
 
 /// Loads a data set by name, on the CPU and scaled by [`Scale::Standard`](crate::Scale::Standard).
 ///
-/// [`Choice::Auto`] is MNIST wherever [`load_files`] finds it; if it finds nothing, one warning (`tracing`) says why and
-/// [`digits`] is used instead. The [`name`](Dataset::name) is that of the set really loaded.
+/// [`Choice::Auto`] is MNIST if [`load_files`] finds it; otherwise one warning (`tracing`) gives the reason, and
+/// [`digits`] is used. The [`name`](Dataset::name) is that of the loaded set.
 ///
 /// `progress` is called with each piece of a download; `&mut |_| {}` ignores it.
 ///
 /// # Errors
 ///
-/// As [`load_files`]. With [`Choice::Auto`] it is no error if the files are nowhere, unless a directory was given. A `data_dir`
+/// As [`load_files`]. With [`Choice::Auto`] missing files are not an error, unless a directory was given. A `data_dir`
 /// for [`Choice::Digits`], which has no files.
 pub fn load(choice: Choice, options: &Options, progress: &mut dyn FnMut(&Progress<'_>)) -> Result<Dataset> {
     let Some(files) = FileSet::of(choice) else {
@@ -75,7 +75,7 @@ pub fn load(choice: Choice, options: &Options, progress: &mut dyn FnMut(&Progres
     }
 }
 
-/// A `tracing` event, or a line on standard error if the program has set no subscriber, where the event would be lost.
+/// A `tracing` event, or a line on standard error if the program has set no subscriber.
 fn warn(message: &str) {
     let is_lost = |subscriber: &tracing::Dispatch| subscriber.is::<tracing::subscriber::NoSubscriber>();
     match tracing::dispatcher::get_default(is_lost) {
@@ -89,16 +89,16 @@ fn warn(message: &str) {
 /// Reads the files in `data_dir`, or else in `env_dir`. Without either it looks in `datasets/NAME` below the current directory and
 /// in `cache_dir/NAME`, then downloads into the latter.
 ///
-/// The files may lie in the directory itself, in one called `NAME` in it, where torchvision puts them (`MNIST/raw`) or in
-/// `gzip`, plain or gzipped. Names may be written in capitals, with `.` or `_` in place of `-`, and with `test` in place of
-/// `t10k` (`train-images.idx3-ubyte`). Checksums are compared after a download; files found may have fewer images than the set
-/// has, but not more.
+/// The files are in the directory itself, in a subdirectory `NAME`, in that of torchvision (`MNIST/raw`) or in `gzip`,
+/// plain or gzipped. Names may be in capitals, with `.` or `_` instead of `-`, and with `test` instead of `t10k`
+/// (`train-images.idx3-ubyte`). Checksums are compared after a download; existing files may have fewer images than the
+/// set, but not more.
 ///
 /// # Errors
 ///
-/// A name of the set or of a file that leads out of its directory. A `data_dir` or `env_dir` that does not exist, lacks a file (the
-/// error lists what it holds and lacks), belongs to another set or holds a broken file. [`Error::NotFound`] lists every place tried
-/// and why it gave nothing; there a broken file is a reason to go on.
+/// A name of the set or of a file that is not a plain name. A `data_dir` or `env_dir` that does not exist, lacks a file
+/// (the error lists its files), belongs to another set or has a broken file. [`Error::NotFound`] lists every searched
+/// place with the reason; there a broken file does not stop the search.
 pub fn load_files(
     set: &FileSet,
     options: &Options,
@@ -109,7 +109,7 @@ pub fn load_files(
     let cache = cache.map(|dir| dir.join(&set.name));
     let mut tried = Vec::new();
 
-    // Named by the user: used or refused, never passed over.
+    // Named by the user: no search elsewhere.
     if let Some(dir) = options.data_dir.as_ref().or(options.env_dir.as_ref()) {
         if !dir.is_dir() {
             return Err(Error::BadFile {
@@ -146,7 +146,7 @@ pub fn load_files(
     })
 }
 
-/// Reads four files and compares them with each other and with what the set should be.
+/// Reads four files and checks them against each other and against the set.
 fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
     // Without its header, of 4 bytes and 4 for each size.
     let most = |file: usize, rank: u64| Some(set.files[file].content_bytes?.saturating_sub(4 + 4 * rank));
@@ -161,7 +161,7 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
         let (images_path, labels_path) = (&paths[first], &paths[first + 1]);
         let mut hash = None;
         let mut images = images_up_to(images_path, most(first, 3), |[count, h, w], pixels| {
-            // The checksum begins with the training images, and they are most of it.
+            // The checksum begins with the training images, which are most of the data.
             if first == 0 && !set.transposed {
                 let begin = || add_kind(Sha256::new(), (1, h, w), 255, classes, count);
                 hash.get_or_insert_with(begin).update(pixels);
@@ -201,7 +201,7 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
         data.test.len(),
         dir.display()
     );
-    // Where the classes are known, a part of a set may lack some.
+    // With known classes, a part of a set may lack some.
     if set.classes.is_none()
         && let Some(class) = data.train.label_counts().iter().position(|&count| count == 0)
     {

@@ -1,4 +1,4 @@
-//! Finds the four files of a data set in a directory, under the names and in the layouts that other programs use.
+//! Finds the four files of a data set in a directory, with the names and layouts of other programs.
 
 use crate::{Choice, Error, FileSet};
 use std::{
@@ -7,14 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Most file names that an error message lists.
+/// The maximum number of file names in an error message.
 const LISTED: usize = 8;
 
 /// A directory in which files of a data set are missing.
 pub(crate) struct Absent {
     dir: PathBuf,
     found: String,
-    /// The set that is there instead.
+    /// The other set in the directory.
     other: Option<String>,
     lacking: usize,
 }
@@ -42,8 +42,8 @@ impl fmt::Display for Absent {
     }
 }
 
-/// The four files of `set`, in `dir` itself, in a directory of the set's name, where torchvision puts them (`MNIST/raw`), or
-/// where EMNIST's archive has them (`gzip`).
+/// The four files of `set`, in `dir` itself, in a subdirectory with the set's name, in torchvision's (`MNIST/raw`), or
+/// in EMNIST's (`gzip`).
 pub(crate) fn locate(dir: &Path, set: &FileSet) -> Result<[PathBuf; 4], Absent> {
     let dirs = ["", &set.name, torchvision(&set.name), "raw", "gzip"];
     let mut closest: Option<Absent> = None;
@@ -59,7 +59,7 @@ pub(crate) fn locate(dir: &Path, set: &FileSet) -> Result<[PathBuf; 4], Absent> 
     Err(closest.expect("a directory was looked into"))
 }
 
-/// The directory below a data root in which torchvision keeps a set.
+/// torchvision's subdirectory for a set.
 fn torchvision(name: &str) -> &str {
     match name {
         "mnist" => "MNIST/raw",
@@ -108,14 +108,14 @@ fn locate_in(dir: &Path, set: &FileSet) -> Result<[PathBuf; 4], Absent> {
     }
 }
 
-/// What `dir` holds, sorted: all names, and the path of every file by what its name means.
+/// The sorted content of `dir`: all names, and the path of every file by its normalised name.
 fn list(dir: &Path) -> Result<(Vec<String>, BTreeMap<String, PathBuf>), String> {
     let entries = fs::read_dir(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "no such directory".to_owned(),
         _ => error.to_string(),
     })?;
     let mut entries: Vec<_> = entries.flatten().map(|entry| (entry.file_name(), entry.path())).collect();
-    // Of a plain and a gzipped file the plain one is taken.
+    // A plain file is preferred to a gzipped one.
     entries.sort_by_key(|(name, _)| (name.to_string_lossy().ends_with(".gz"), name.clone()));
     let (mut names, mut paths) = (Vec::new(), BTreeMap::new());
     for (name, path) in entries {
@@ -130,7 +130,7 @@ fn list(dir: &Path) -> Result<(Vec<String>, BTreeMap<String, PathBuf>), String> 
     Ok((names, paths))
 }
 
-/// The four paths of `set`, or the names of the files that are not there.
+/// The four paths of `set`, or the names of the missing files.
 fn pick<'a>(set: &'a FileSet, paths: &BTreeMap<String, PathBuf>) -> Result<[PathBuf; 4], Vec<&'a str>> {
     let found = set.files.each_ref().map(|file| paths.get(&meaning(&file.name)));
     match found {
@@ -155,8 +155,8 @@ fn meaning(name: &str) -> String {
     name.replace("t10k-", "test-")
 }
 
-/// The set that these files belong to if it is known and not `set`: MNIST and its followers name their files alike, and the
-/// test labels tell them apart.
+/// The known set of these files if it is not `set`: MNIST and its successors use the same names, and the test labels
+/// distinguish them.
 fn looks_like_another(set: &FileSet, paths: &[PathBuf; 4]) -> Option<String> {
     // A set without a known number of classes accepts any files.
     set.classes?;

@@ -3,7 +3,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
-/// How a pixel becomes a number; parsed from and printed as `raw`, `unit`, `standard` or mean and standard deviation, `0.5,0.5`.
+/// The conversion of a pixel to a number; parsed from and printed as `raw`, `unit`, `standard` or mean and standard
+/// deviation, `0.5,0.5`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Scale {
     /// The pixel itself, in `[0, white]`: 0 to 255 in MNIST.
@@ -12,14 +13,14 @@ pub enum Scale {
     Unit,
     /// `(pixel / white - mean) / std` with the data set's [`mean`](crate::Dataset::mean) and [`std`](crate::Dataset::std).
     ///
-    /// Where every pixel is the same (`std` is 0) only the mean is taken away.
+    /// If all pixels are equal (`std` is 0), only the mean is subtracted.
     #[default]
     Standard,
     /// `(pixel / white - mean) / std` with these numbers, as torchvision's `Normalize((mean,), (std,))`.
     Normalize {
-        /// Taken from each value.
+        /// Subtracted from each value.
         mean: f64,
-        /// What the rest is divided by; above 0.
+        /// The divisor; above 0.
         std: f64,
     },
 }
@@ -69,7 +70,7 @@ impl FromStr for Scale {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Scale {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

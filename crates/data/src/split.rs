@@ -20,17 +20,18 @@ pub struct Split {
     shape: (usize, usize, usize),
     white: u8,
     classes: usize,
-    /// What each pixel value becomes in a batch.
+    /// The number for each pixel value.
     table: Arc<[f32; 256]>,
     device: Device,
-    /// All pixels and the table on another device than the CPU, from the first batch on.
+    /// All pixels and the table on another device than the CPU, from the first batch.
     resident: Arc<OnceLock<[Tensor; 2]>>,
-    /// What [`pixels_hash`](Split::pixels_hash) is for all rows, if it was made while they were read.
+    /// The result of [`pixels_hash`](Split::pixels_hash) for all rows, if it was computed while they were read.
     pub(crate) hash: Option<Sha256>,
 }
 
 impl Split {
-    /// Images in memory, in `[0, 1]` and on the CPU until [`Dataset::new`](crate::Dataset::new) or the caller says otherwise.
+    /// Images in memory, scaled to `[0, 1]` and on the CPU until [`Dataset::new`](crate::Dataset::new) or the caller
+    /// changes that.
     ///
     /// `name` is for messages (`mnist train`), `white` is the pixel value of full intensity.
     ///
@@ -40,7 +41,7 @@ impl Split {
     ///
     /// # Errors
     ///
-    /// Counts that do not fit together, an empty shape, a pixel above `white`, a label of `classes` or above.
+    /// Inconsistent counts, an empty shape, a pixel above `white`, a label of `classes` or above.
     pub fn new(
         name: &str,
         shape: (usize, usize, usize),
@@ -63,7 +64,7 @@ impl Split {
             let expected = format!("{} images of {c} × {h} × {w} for as many labels", labels.len());
             return Err(usage(expected, format!("{} pixels", pixels.len())));
         }
-        // No byte is above 255: then it takes time and finds nothing.
+        // No byte is above 255, so the check is skipped.
         if white < u8::MAX
             && let Some(pixel) = pixels.iter().find(|&&pixel| pixel > white)
         {
@@ -87,12 +88,12 @@ impl Split {
         })
     }
 
-    /// Sets what each pixel value becomes in a batch.
+    /// Sets the scale of the pixels.
     pub(crate) fn put_table(&mut self, table: &Arc<[f32; 256]>) {
         (self.table, self.resident) = (Arc::clone(table), Arc::default());
     }
 
-    /// Sets where batches are put.
+    /// Sets the device of the batches.
     pub(crate) fn put_on(&mut self, device: &Device) {
         (self.device, self.resident) = (device.clone(), Arc::default());
     }
@@ -126,7 +127,7 @@ impl Split {
         self.rows.len()
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -153,7 +154,7 @@ impl Split {
         &self.pixels[self.rows.start * size..self.rows.end * size]
     }
 
-    /// SHA-256 that has seen what the samples are and the pixels, as the checksum of a data set begins.
+    /// A SHA-256 of the shape and the pixels, the beginning of a data set's checksum.
     pub(crate) fn pixels_hash(&self) -> Sha256 {
         match &self.hash {
             Some(hash) if self.len() == self.labels.len() => hash.clone(),
@@ -161,12 +162,12 @@ impl Split {
         }
     }
 
-    /// Adds the same to a checksum that goes on.
+    /// Adds the same to an existing checksum.
     pub(crate) fn add_pixels(&self, hash: Sha256) -> Sha256 {
         add_kind(hash, self.shape, self.white, self.classes, self.len()).chain_update(self.pixels())
     }
 
-    /// Adds the labels: one byte each where that is enough.
+    /// Adds the labels, one byte each if that is enough.
     pub(crate) fn add_labels(&self, hash: Sha256) -> Sha256 {
         let bytes = if self.classes <= 256 { 1 } else { 4 };
         let labels = self.labels().iter().flat_map(|label| label.to_le_bytes().into_iter().take(bytes));
@@ -178,7 +179,7 @@ impl Split {
         &self.labels[self.rows.clone()]
     }
 
-    /// How many samples each class has; one count for each of [`classes`](Split::classes).
+    /// The number of samples of each class, for all [`classes`](Split::classes).
     pub fn label_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
         self.labels().iter().for_each(|&label| counts[label as usize] += 1);
@@ -191,13 +192,13 @@ impl Split {
         self
     }
 
-    /// Sets the last `n` samples aside for validation: `(training, validation)`.
+    /// Holds back the last `n` samples for validation: `(training, validation)`.
     ///
-    /// Both keep the scale of the whole. Always the same rows, whatever the seed.
+    /// Both keep the scale of the whole. The rows do not depend on the seed.
     ///
     /// # Errors
     ///
-    /// If nothing would be left to train on.
+    /// If no training sample would be left.
     pub fn split_last(self, n: usize) -> Result<(Self, Self)> {
         if n >= self.len() {
             return Err(too_many(n, self.len(), &self.name));
@@ -224,7 +225,7 @@ impl Split {
         Batches::shuffled(self.clone(), rng, batch_size)
     }
 
-    /// Asks whether one can train on this split in batches of `batch_size`.
+    /// Checks that this split can be used for training with this `batch_size`.
     ///
     /// # Errors
     ///
@@ -290,7 +291,7 @@ impl Samples for Split {
     }
 }
 
-/// Adds to a checksum of what kind the pixels are that follow.
+/// Adds the format of the following pixels to a checksum.
 pub(crate) fn add_kind(
     hash: Sha256,
     (c, h, w): (usize, usize, usize),
@@ -302,7 +303,7 @@ pub(crate) fn add_kind(
     [c, h, w, usize::from(white), classes, len].into_iter().fold(hash, add)
 }
 
-/// More samples are to be set aside than there can be.
+/// More samples are held back than exist.
 pub(crate) fn too_many(n: usize, len: usize, name: &str) -> Error {
     Error::Usage {
         expected: format!("a validation split below the {len} samples of {name}"),

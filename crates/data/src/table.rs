@@ -111,7 +111,7 @@ impl<C: Columns> Table<C> {
         self.len
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -124,16 +124,16 @@ impl<C: Columns> Table<C> {
     /// The first `n` samples, or all if there are fewer.
     ///
     /// # Errors
-    /// Those of candle.
+    /// Errors of candle.
     pub fn take(self, n: usize) -> Result<Self> {
         let n = n.min(self.len);
         self.rows(0, n)
     }
 
-    /// Sets the last `n` samples aside, for instance for validation: `(training, validation)`.
+    /// Holds back the last `n` samples, for example for validation: `(training, validation)`.
     ///
     /// # Errors
-    /// If nothing would be left to train on.
+    /// If no training sample would be left.
     pub fn split_last(self, n: usize) -> Result<(Self, Self)> {
         if n >= self.len {
             return Err(too_many(n, self.len, "the table"));
@@ -142,11 +142,10 @@ impl<C: Columns> Table<C> {
         Ok((self.rows(0, rest)?, self.rows(rest, n)?))
     }
 
-    /// The same with `n` samples that are drawn from `rng`, for data that are sorted: `(training, validation)`, each in an order
-    /// of its own.
+    /// The same with `n` random samples, for sorted data: `(training, validation)`, each shuffled.
     ///
     /// # Errors
-    /// If nothing would be left to train on.
+    /// If no training sample would be left.
     pub fn split_random<R: Rng + ?Sized>(self, n: usize, rng: &mut R) -> Result<(Self, Self)> {
         let mut order: Vec<usize> = (0..self.len).collect();
         order.shuffle(rng);
@@ -167,11 +166,11 @@ impl<C: Columns> Table<C> {
         Batches::shuffled(self.clone(), rng, batch_size)
     }
 
-    /// SHA-256 of the samples in hexadecimal digits: of every column its type, shape and values, by which a run that is resumed
-    /// knows its data again. The device is no part of it.
+    /// SHA-256 of the samples in hexadecimal digits: type, shape and values of every column, for a resumed run to
+    /// compare. It does not depend on the device.
     ///
     /// # Errors
-    /// A type whose values candle cannot write (those of less than 8 bits).
+    /// A type whose values candle cannot write (those with less than 8 bits).
     pub fn checksum(&self) -> Result<String> {
         let mut hash = Hash(Sha256::new());
         self.columns.map(&mut |column| {
@@ -202,7 +201,7 @@ impl<C: Columns> Samples for Table<C> {
     }
 }
 
-/// A checksum of what is written.
+/// A checksum of the written bytes.
 struct Hash(Sha256);
 
 impl std::io::Write for Hash {

@@ -7,11 +7,11 @@ use crate::action::Action;
 
 /// An activation function whose results are recorded under a name: it computes them and passes them to the [`Pass`].
 ///
-/// Put it directly behind a layer and before any dropout, and give it the layer's builder: its [`Site`] then has the
-/// name of the layer.
+/// Put it after a layer and before any dropout, and give it the layer's builder: its [`Site`] then has the name of the
+/// layer.
 ///
-/// It is also a [`Module`], to replace an activation in a model written for plain candle: within [`Pass::scope`] its
-/// results are recorded, elsewhere it only computes them.
+/// It is also a [`Module`], to replace an activation in a model for plain candle: within [`Pass::scope`] its results
+/// are recorded; elsewhere it only computes them.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -42,7 +42,7 @@ impl Act {
     /// `activation` at the site named by `vb`'s prefix. A PReLU's slope is the parameter `<prefix>.slope`.
     ///
     /// # Errors
-    /// When the prefix is empty, as the site would have no name.
+    /// When the prefix is empty, because the site needs a name.
     pub fn new(activation: Activation, vb: VarBuilder<'_>) -> Result<Self> {
         let name = site_name(&vb)?;
         let slope = match activation {
@@ -69,8 +69,8 @@ impl Act {
     /// Runs `action` on the results before they are recorded: it may add a term to the loss ([`Pass::add_to_loss`]) or
     /// return other values. It also runs in evaluation mode; see [`Pass::mode`].
     ///
-    /// The values that it returns are recorded. `dead` and `flat` are then null, unless f' can be told from the value
-    /// alone, as for ReLU.
+    /// The returned values are recorded. `dead` and `flat` are then null, unless f' follows from the value, as for
+    /// ReLU.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
@@ -96,7 +96,7 @@ impl Act {
         self
     }
 
-    /// The site that it reports to.
+    /// Its site.
     pub fn site(&self) -> &Site {
         &self.site
     }
@@ -107,7 +107,7 @@ impl Act {
     /// `xs`: `(N, units, ..)` or `(N, .., units)`; the result has the same shape.
     ///
     /// # Errors
-    /// As [`activate`] and [`Pass::see`]: with three axes, [`Act::units`] must say which one holds the units.
+    /// As [`activate`] and [`Pass::see`]: with three axes, [`Act::units`] must set the unit axis.
     pub fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         self.apply(pass, None, xs)
     }
@@ -132,8 +132,8 @@ impl Act {
         self.show(pass, now, layer, &|| Ok(xs.clone()), ys)
     }
 
-    /// `f(layer)`, where `layer(g)` computes a layer and applies `g` to its results, whose units are `units`. If f can be
-    /// applied while the results are written, pre-activations are computed only for an observer that asks for them.
+    /// `f(layer)`, where `layer(g)` computes a layer and applies `g` to its results, whose units are `units`. If f can
+    /// be applied while the results are written, pre-activations are computed only for an observer that needs them.
     pub(crate) fn fused(
         &self,
         pass: &mut Pass<'_>,
@@ -148,7 +148,7 @@ impl Act {
         self.show(pass, self.activation, Some(units), &plain, ys)
     }
 
-    /// Runs the action and reports the result.
+    /// Runs the action and calls the observer.
     fn show(
         &self,
         pass: &mut Pass<'_>,
@@ -158,7 +158,7 @@ impl Act {
         ys: Tensor,
     ) -> Result<Tensor> {
         let (ys, activation) = match &self.action {
-            // The action may have changed the values, so f'(xs) no longer belongs to them.
+            // The action may have changed the values, so f'(xs) does not belong to them.
             Some(action) => (action.run(pass, &ys)?, Some(activation).filter(|f| f.slope_shows_in_value())),
             None => (ys, Some(activation)),
         };

@@ -6,7 +6,7 @@ use taper_hooks::Pass;
 
 type Function = dyn Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync;
 
-/// What a site does with its values before they are shown: see [`Act::then`](crate::Act::then).
+/// A function of a site's values, called before they are recorded: see [`Act::then`](crate::Act::then).
 #[derive(Clone)]
 pub(crate) struct Action(Arc<Function>);
 

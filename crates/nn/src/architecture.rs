@@ -13,10 +13,10 @@ use crate::{
     Linear, LinearConfig,
 };
 
-/// A network as its [`Layers`] and the names and shapes of its tensors tell it, such as those of a file of weights.
+/// A network from its [`Layers`] and the names and shapes of its tensors, such as those of a file of weights.
 ///
-/// Written as text it is `mlp 784-512-256-10`, `cnn 32-64-pool-128-10` or, without a hidden layer, `linear 784-10`, where it
-/// is an [`Mlp`](crate::Mlp) or a [`Cnn`](crate::Cnn); any other is written as its layers.
+/// Its text is `mlp 784-512-256-10`, `cnn 32-64-pool-128-10` or, without a hidden layer, `linear 784-10`, if it is an
+/// [`Mlp`](crate::Mlp) or a [`Cnn`](crate::Cnn); otherwise its layers.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -38,18 +38,18 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     layers: Layers,
-    /// Of each of `layers` its tensors, if it has some.
+    /// The tensors of each of `layers`, if it has any.
     groups: Vec<Option<Group>>,
     names: Vec<(String, String)>,
     classes: usize,
 }
 
 impl Architecture {
-    /// The network of these layers, whose tensors have these names and shapes, for images of shape `input`, `(C, H, W)`.
+    /// The network of these layers and tensors, for images of shape `input`, `(C, H, W)`.
     ///
-    /// The convolutions of `layers` take those of the file in the order of their names, and so do linear layers and batch
-    /// normalisations: see [`layer_names`](crate::layer_names). A PReLU takes the `slope` of the layer in front of it, or in
-    /// order a layer of its own with one weight, as in PyTorch.
+    /// The convolutions of `layers` use those of the file in the order of their names, and so do linear layers and
+    /// batch normalisations: see [`layer_names`](crate::layer_names). A PReLU uses the `slope` of the layer before it,
+    /// or the next layer with a single weight, as in PyTorch.
     ///
     /// # Errors
     /// When the tensors do not fit the layers; the message names the one that does not.
@@ -61,12 +61,12 @@ impl Architecture {
         Self::fit(layers, groups(tensors)?, input)
     }
 
-    /// The arrangements of layers that fit these names and shapes, for images of shape `input`, with `activation` behind every
-    /// layer but the last. Shapes do not say how a network pools; where several fit, somebody who knows has to choose.
+    /// The arrangements of layers that fit these names and shapes, for images of shape `input`, with `activation` after
+    /// every layer except the last. Shapes do not show how a network pools; if several fit, the user must choose.
     ///
-    /// All convolutions have stride 1 and the same padding: none, or half the kernel, which keeps the size. Max-pooling is
-    /// nowhere, behind each convolution, or behind the last. Batch normalisation is in front of all activations or behind all
-    /// of them.
+    /// All convolutions have stride 1 and the same padding: none, or half the kernel, which keeps the size. Max-pooling
+    /// is nowhere, after each convolution, or after the last. Batch normalisation is before all activations or after
+    /// all of them.
     ///
     /// ```
     /// use taper_nn::{Activation, Architecture};
@@ -79,7 +79,7 @@ impl Architecture {
     /// ```
     ///
     /// # Errors
-    /// When none fits; the message says why the simplest does not.
+    /// When none fits; the message gives the reason for the simplest.
     pub fn arrangements<N: AsRef<str>, S: AsRef<[usize]>>(
         tensors: impl IntoIterator<Item = (N, S)>,
         input: (usize, usize, usize),
@@ -100,8 +100,8 @@ impl Architecture {
         }
     }
 
-    /// The activation function that names and shapes tell: PReLU where there are slopes, the identity where there is but one
-    /// layer and so none; `None` where they do not tell it.
+    /// The activation function that follows from names and shapes: PReLU if there are slopes, the identity if there is
+    /// only one layer; otherwise `None`.
     ///
     /// # Errors
     /// As [`layer_names`](crate::layer_names).
@@ -119,12 +119,12 @@ impl Architecture {
     }
 
     fn fit(layers: &Layers, groups: Vec<Group>, (c, h, w): (usize, usize, usize)) -> Result<Self> {
-        // Linear layers come behind all convolutions, as in the order of the groups.
+        // Linear layers come after all convolutions, in the order of the groups.
         let names = own_and_theirs(&groups);
         let mut left = groups;
         let mut sample = Sample::Maps(c, h, w);
         let mut groups = Vec::new();
-        // The layer whose slope a PReLU has to take.
+        // The layer whose slope a PReLU uses.
         let mut slope: Option<Group> = None;
         for (i, layer) in layers.0.iter().enumerate() {
             let of_layer = if let Layer::Act(Activation::Prelu { .. }) = layer { slope.take() } else { None };
@@ -195,8 +195,8 @@ impl Architecture {
         self.classes
     }
 
-    /// The model; it asks `vb` for parameters under the names of the file. The site behind the convolution `conv1` is called
-    /// `conv1`; a second one behind it is `conv1-2`, and one in front of all layers `input`.
+    /// The model; it reads its parameters from `vb` under the names of the file. The site after the convolution `conv1`
+    /// has the name `conv1`; a second one is `conv1-2`, and one before all layers `input`.
     ///
     /// # Errors
     /// When `vb` has no such parameters.
@@ -253,8 +253,8 @@ impl Architecture {
         Ok(Network::new(parts))
     }
 
-    /// The text of an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn), if it is one: if its layers are those that its first
-    /// convolution, activation and pooling make.
+    /// The text of an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn), if it is one: its layers are then determined by its
+    /// first convolution, activation and pooling.
     fn short(&self) -> Option<String> {
         let layers = &self.layers.0;
         let first = |is: fn(&&Layer) -> bool| layers.iter().find(is).copied();
@@ -296,7 +296,7 @@ impl Architecture {
     }
 }
 
-/// Whether the outputs of a layer are as many as its weights say.
+/// Whether a layer's number of outputs matches its weights.
 fn has_width(layer: &Layer) -> bool {
     matches!(layer, Layer::Conv { .. } | Layer::Linear)
 }

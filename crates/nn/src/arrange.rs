@@ -4,7 +4,7 @@ use taper_kernels::{Activation, Conv2dGeometry};
 use crate::names::{Group, Kind, fault, place};
 use crate::{Layer, Layers};
 
-/// Where max-pooling is.
+/// The places of max-pooling.
 #[derive(Clone, Copy)]
 enum Pooling {
     Nowhere,
@@ -39,7 +39,7 @@ pub(crate) fn arrange(
     let behind = norms_behind(&convolutions, &linears, &norms)?;
 
     let mut poolings = vec![Pooling::Nowhere];
-    // A window that is larger than the image, even padded, fits nowhere.
+    // A window that is larger than the padded image never fits.
     let windows = 2..=if convolutions.is_empty() { 1 } else { h.min(w) };
     poolings.extend(windows.clone().map(Pooling::BehindLast));
     if convolutions.len() > 1 {
@@ -85,8 +85,8 @@ pub(crate) fn arrange(
     Ok(found)
 }
 
-/// An error when a layer is missing by its number: `fc1`, `fc3`. Those of `nn.Sequential`, which are numbers alone, may have
-/// activations between them; a count may begin at 0, at 1, or go on behind the `before` layers of another kind.
+/// An error if a layer's number is missing: `fc1`, `fc3`. Layers of `nn.Sequential`, whose names are numbers, may have
+/// activations between them. A count may begin at 0, at 1, or after the `before` layers of another kind.
 fn numbered(groups: &[&Group], before: u64) -> Result<()> {
     let mut before_it = None;
     for group in groups {
@@ -111,8 +111,8 @@ fn numbered(groups: &[&Group], before: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whether batch normalisation is behind each convolution and linear layer: each goes to the next layer with as many
-/// channels.
+/// Whether batch normalisation comes after each convolution and linear layer: each must match the next layer with as
+/// many channels.
 fn norms_behind(convolutions: &[&Group], linears: &[&Group], norms: &[&Group]) -> Result<Vec<bool>> {
     let mut rest = norms.iter().peekable();
     let outputs = |group: &Group| group.weight.as_ref().map(|shape| shape[0]);

@@ -12,7 +12,7 @@ use crate::Act;
 pub struct BatchNormConfig {
     /// Added to the variance; finite and at least 0.
     pub eps: f64,
-    /// The share of a batch in the running statistics, in `[0, 1]`. `None`: they are the mean over all batches.
+    /// The weight of a batch in the running statistics, in `[0, 1]`. `None`: they are the mean over all batches.
     pub momentum: Option<f64>,
 }
 
@@ -22,7 +22,7 @@ impl Default for BatchNormConfig {
     }
 }
 
-/// Parameters, buffers and what is done with them, for inputs of any number of axes.
+/// Parameters, buffers and computation, for inputs of any number of axes.
 #[derive(Clone, Debug)]
 struct BatchNorm {
     config: BatchNormConfig,
@@ -97,8 +97,7 @@ impl BatchNorm {
         Ok(ys)
     }
 
-    /// Brings the moments of a batch into the running ones: `running + momentum · (batch − running)`, with the unbiased
-    /// variance.
+    /// Updates the running moments: `running + momentum · (batch − running)`, with the unbiased variance.
     fn update(&self, xs: &Tensor, of_batch: Option<Moments>) -> Result<()> {
         let Some(Moments { mean, variance }) = of_batch else { return Ok(()) };
         let batches = (self.num_batches_tracked.as_detached_tensor() + 1.0)?;
@@ -118,7 +117,7 @@ impl BatchNorm {
     }
 }
 
-/// The layers differ in the axes of their inputs alone.
+/// The layers differ only in the axes of their inputs.
 macro_rules! layer {
     ($(#[$doc:meta])* $name:ident, $ranks:pat, $shapes:literal) => {
         $(#[$doc])*
@@ -148,11 +147,11 @@ macro_rules! layer {
                 self.0.forward(pass.mode(), xs)
             }
 
-            /// [`Act::forward`] of the layer, to the bit, in less time and memory: the function is applied where the normalised
-            /// values are written.
+            /// [`Act::forward`] of the layer, with the same bits, in less time and memory: the function is applied
+            /// while the normalised values are written.
             ///
             /// # Errors
-            /// Those of both.
+            /// Errors of both.
             pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
                 Self::check(xs)?;
                 self.0.forward_act(pass, xs, act)
@@ -174,7 +173,7 @@ macro_rules! layer {
         }
 
         impl Module for $name {
-            /// In the mode of the pass whose [`Pass::scope`] it is in; elsewhere in evaluation mode.
+            /// In the mode of the current [`Pass::scope`]; elsewhere in evaluation mode.
             fn forward(&self, xs: &Tensor) -> Result<Tensor> {
                 Self::check(xs)?;
                 let mode = Pass::current(|pass| pass.map_or(Mode::Eval, |pass| pass.mode()));
@@ -187,14 +186,14 @@ macro_rules! layer {
 layer!(
     /// Batch normalisation of features (Ioffe & Szegedy 2015): see [`taper_kernels::batch_norm`].
     ///
-    /// Give the buffers to the optimiser if batches that are not finite are to be skipped: see [`BatchNorm2d`].
+    /// Give the buffers to the optimiser if non-finite batches are skipped: see [`BatchNorm2d`].
     BatchNorm1d, 2 | 3, "`(N, C)` or `(N, C, T)`"
 );
 layer!(
     /// Batch normalisation of feature maps (Ioffe & Szegedy 2015): see [`taper_kernels::batch_norm`].
     ///
-    /// The bias of a layer in front has no effect: leave it out. What the running statistics are trained to be belongs to the
-    /// model: `Params::buffers`, which an optimiser is given (`Optimizer::buffers`) so that a skipped batch leaves no trace in
+    /// The bias of a layer before it has no effect: leave it out. The running statistics belong to the model:
+    /// `Params::buffers`. Give them to the optimiser (`Optimizer::buffers`), so that a skipped batch does not change
     /// them.
     ///
     /// ```

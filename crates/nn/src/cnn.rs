@@ -14,17 +14,17 @@ pub struct CnnConfig {
     pub channels: Vec<usize>,
     /// Side of the kernels, in pixels; no padding.
     pub kernel: usize,
-    /// Side of the pooling window behind the last convolution, in pixels; 1 pools nothing.
+    /// Side of the pooling window after the last convolution, in pixels; 1 for no pooling.
     pub pool: usize,
     /// Units of every hidden fully connected layer.
     pub widths: Vec<usize>,
     /// Logits.
     pub classes: usize,
-    /// Behind every convolution and hidden layer.
+    /// The activation after every convolution and hidden layer.
     pub activation: Activation,
-    /// How weights start; `None` takes what suits the activation.
+    /// The initialisation of the weights; `None` chooses by the activation.
     pub init: Option<Init>,
-    /// Dropout rate behind pooling and every hidden layer, in `[0, 1)`.
+    /// Dropout rate after pooling and every hidden layer, in `[0, 1)`.
     pub dropout: f64,
 }
 
@@ -59,8 +59,8 @@ pub struct Cnn {
 }
 
 impl Cnn {
-    /// A network with parameters `conv1.weight`, …, `fc1.weight`, … under `vb`'s prefix and a site behind every
-    /// convolution and hidden layer, named likewise.
+    /// A network with parameters `conv1.weight`, …, `fc1.weight`, … under `vb`'s prefix and a site with the same name
+    /// after every convolution and hidden layer.
     ///
     /// # Errors
     /// When a size is 0, the kernels or the pooling window do not fit the image, or the dropout rate is
@@ -71,7 +71,7 @@ impl Cnn {
         let mut convolutions = Vec::new();
         for (i, &channels) in config.channels.iter().enumerate() {
             let kernel = config.kernel;
-            // Before any weight is made: kernels that do not fit may not fit into memory either.
+            // Checked before any weight is made: kernels that do not fit the image may not fit into memory either.
             if h < kernel || w < kernel {
                 return too_small(format!(
                     "conv{}: kernels of {kernel}×{kernel} do not fit an input of {h}×{w}",

@@ -5,10 +5,10 @@ use taper_kernels::{Conv2dGeometry, Error, conv2d, conv2d_act};
 
 use crate::{Act, Init};
 
-/// A 2-d convolution (cross-correlation, as everywhere in this field).
+/// A 2-d convolution (cross-correlation, as usual in this field).
 ///
-/// Stride and padding are the same in both directions; pad with `Tensor::pad_with_zeros` where they must differ. There is no
-/// dilation and there are no groups: use `candle_nn::Conv2d` for these, whose gradients are computed by a scalar loop.
+/// Stride and padding are the same in both directions; use `Tensor::pad_with_zeros` for other paddings. There is no
+/// dilation and there are no groups: `candle_nn::Conv2d` has them, but computes its gradients in a scalar loop.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     /// `(O, C, kH, kW)`.
@@ -19,16 +19,16 @@ pub struct Conv2d {
     pub geometry: Conv2dGeometry,
 }
 
-/// How a [`Conv2d`] is made.
+/// Options of a [`Conv2d`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dConfig {
     /// (rows, columns) of a kernel, in pixels; at least 1.
     pub kernel: (usize, usize),
     /// Stride and padding.
     pub geometry: Conv2dGeometry,
-    /// How weights and bias start.
+    /// The initialisation of weights and bias.
     pub init: Init,
-    /// Whether there is a bias. In front of batch normalisation it has no effect.
+    /// Whether there is a bias. It has no effect before batch normalisation.
     pub bias: bool,
 }
 
@@ -72,11 +72,11 @@ impl Conv2d {
         conv2d(xs, &self.weight, self.bias.as_ref(), self.geometry)
     }
 
-    /// [`Act::forward`] of [`Conv2d::forward`], to the bit, in less time and memory: see
+    /// [`Act::forward`] of [`Conv2d::forward`], with the same bits, in less time and memory: see
     /// [`taper_kernels::conv2d_act`].
     ///
     /// # Errors
-    /// Those of both.
+    /// Errors of both.
     pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
         act.fused(pass, Units::Second, |f| conv2d_act(xs, &self.weight, self.bias.as_ref(), self.geometry, f))
     }

@@ -3,7 +3,7 @@ use candle_nn::Module;
 use taper_hooks::{Mode, Pass};
 use taper_kernels::{Activation, Error, alpha_dropout, dropout};
 
-/// Sets random activations aside in train mode, and does nothing in evaluation mode.
+/// Drops random activations in train mode, and does nothing in evaluation mode.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     rate: f64,
@@ -22,8 +22,8 @@ impl Dropout {
         Ok(Self { rate, alpha: false })
     }
 
-    /// The kind that keeps what `activation` keeps: alpha-dropout behind SELU, whose mean of 0 and variance
-    /// of 1 it preserves (Klambauer et al. 2017), inverted dropout elsewhere.
+    /// The kind that suits `activation`: alpha-dropout after SELU, which keeps mean 0 and variance 1 (Klambauer et al.
+    /// 2017), inverted dropout elsewhere.
     ///
     /// # Errors
     /// As [`Dropout::new`].
@@ -31,7 +31,8 @@ impl Dropout {
         Ok(Self { alpha: activation == Activation::Selu, ..Self::new(rate)? })
     }
 
-    /// Drops values in train mode, each sample's by the pass's seed, its step, and the sample's row in the batch; hands `xs` on in evaluation mode.
+    /// Drops values in train mode; the mask is a function of the pass's seed, its step, and the sample's row in the
+    /// batch. Returns `xs` in evaluation mode.
     ///
     /// # Shapes
     /// Any; the result has the shape of `xs`.
@@ -47,7 +48,7 @@ impl Dropout {
 }
 
 impl Module for Dropout {
-    /// Within [`Pass::scope`] as [`Dropout::forward`], elsewhere the identity.
+    /// Within [`Pass::scope`] as [`Dropout::forward`]; elsewhere the identity.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         Pass::current(|pass| pass.map_or_else(|| Ok(xs.clone()), |pass| self.forward(pass, xs)))
     }

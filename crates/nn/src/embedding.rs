@@ -10,8 +10,8 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// For ids below `ids`, with `features` for each; the parameter `weight`, drawn from N(0, 1) as in PyTorch, under `vb`'s
-    /// prefix.
+    /// For ids below `ids`, with `features` each; the parameter `weight`, drawn from N(0, 1) as in PyTorch, under
+    /// `vb`'s prefix.
     ///
     /// # Errors
     /// When either number is 0.

@@ -5,12 +5,12 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use taper_kernels::{Activation, Error};
 
-/// How weights start. Biases start at 0, but for [`Init::PyTorch`].
+/// The initialisation of weights. Biases start at 0, except with [`Init::PyTorch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Init {
-    /// Normal with variance `2 / fan_in` (He et al. 2015): keeps the scale behind ReLU and its family.
+    /// Normal with variance `2 / fan_in` (He et al. 2015): keeps the scale after ReLU and similar functions.
     He,
-    /// Normal with variance `1 / fan_in` (LeCun et al. 1998): what SELU's fixed point needs.
+    /// Normal with variance `1 / fan_in` (LeCun et al. 1998): for SELU's fixed point.
     LeCun,
     /// Uniform with variance `2 / (fan_in + fan_out)` (Glorot & Bengio 2010): for tanh and sigmoid.
     Glorot,
@@ -19,7 +19,7 @@ pub enum Init {
 }
 
 impl Init {
-    /// The initialisation that suits a layer in front of `activation`.
+    /// The initialisation for a layer before `activation`.
     pub fn of(activation: Activation) -> Self {
         use Activation as A;
         match activation {
@@ -31,8 +31,7 @@ impl Init {
 
     /// The distribution of a weight, for candle's `VarBuilder`.
     ///
-    /// `fan_in` and `fan_out` are the numbers of values that one output is computed from, and that one input
-    /// goes to.
+    /// `fan_in` and `fan_out` are the numbers of inputs of an output, and of outputs of an input.
     pub fn weight(self, fan_in: usize, fan_out: usize) -> candle_nn::Init {
         let (fan_in, fan_out) = (fan_in as f64, fan_out as f64);
         let normal = |variance: f64| candle_nn::Init::Randn { mean: 0.0, stdev: variance.sqrt() };
@@ -74,7 +73,7 @@ impl FromStr for Init {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Init {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

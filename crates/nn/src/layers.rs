@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use taper_kernels::{Activation, Conv2dGeometry, Error};
 
-/// One layer of a network without its sizes, which its tensors tell.
+/// One layer of a network without its sizes, which follow from its tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Layer {
     /// A 2-d convolution: `conv 5 pad 2 stride 1`, `conv 3x5` for 3 rows and 5 columns.
@@ -13,7 +13,7 @@ pub enum Layer {
         /// Stride and zero padding, the same in both directions.
         geometry: Conv2dGeometry,
     },
-    /// A fully connected layer: `linear`. Feature maps are flattened in front of it.
+    /// A fully connected layer: `linear`. Feature maps are flattened before it.
     Linear,
     /// Batch normalisation of channels or features: `batch_norm eps 1e-5`.
     BatchNorm {
@@ -24,19 +24,19 @@ pub enum Layer {
     MaxPool {
         /// Side of the window, in pixels.
         window: usize,
-        /// Step between windows, in pixels; that of the window unless it is given.
+        /// Step between windows, in pixels; the default is the window.
         stride: usize,
     },
     /// Average pooling: `avg_pool 2`, `avg_pool 3 stride 2`.
     AvgPool {
         /// Side of the window, in pixels.
         window: usize,
-        /// Step between windows, in pixels; that of the window unless it is given.
+        /// Step between windows, in pixels; the default is the window.
         stride: usize,
     },
     /// The mean of each map: `global_avg_pool`.
     GlobalAvgPool,
-    /// Maps to features: `flatten`. In front of a linear layer it may be left out.
+    /// Maps to features: `flatten`. It may be left out before a linear layer.
     Flatten,
     /// Inverted dropout: `dropout 0.5`; the identity in evaluation mode.
     Dropout {
@@ -47,9 +47,9 @@ pub enum Layer {
     Act(Activation),
 }
 
-/// The layers of a network in the order in which they are applied: what the tensors of a file cannot say.
+/// The layers of a network in their order, which the tensors of a file do not show.
 ///
-/// Read from and written as text, layers separated by commas; an option that has its default is not written.
+/// Parsed from and printed as text, with commas between layers and without default options.
 ///
 /// ```
 /// use taper_nn::Layers;
@@ -64,7 +64,7 @@ pub enum Layer {
 pub struct Layers(pub Vec<Layer>);
 
 const LAYERS: &str = "conv, linear, batch_norm, max_pool, avg_pool, global_avg_pool, flatten, dropout or an activation function";
-/// Sizes beyond this are typing errors.
+/// Larger sizes are typing errors.
 const LARGEST: usize = 65_536;
 /// PyTorch's default.
 const EPS: f64 = 1e-5;
@@ -73,7 +73,7 @@ impl FromStr for Layers {
     type Err = Error;
 
     /// # Errors
-    /// Says at which column of the text, from 1, something else was expected.
+    /// An error with the column of the text, from 1.
     fn from_str(text: &str) -> Result<Self, Error> {
         let mut start = 0;
         let layer = |item: &str| {
@@ -85,11 +85,11 @@ impl FromStr for Layers {
     }
 }
 
-/// The words of one layer that are still to be read.
+/// The remaining words of one layer.
 struct Words<'a> {
     text: &'a str,
     rest: &'a str,
-    /// Where `rest` begins in `text`, in bytes.
+    /// The offset of `rest` in `text`, in bytes.
     at: usize,
 }
 
@@ -130,7 +130,7 @@ impl<'a> Words<'a> {
             }
             _ => match name.parse() {
                 Ok(activation) => Layer::Act(activation),
-                // A name with a parameter is that of an activation; what is wrong with it is said there.
+                // A name with a parameter is an activation, whose parser reports errors.
                 Err(error) if name.contains(':') || error.to_string().contains("did you mean") => {
                     return self.fault(name, &error.to_string());
                 }
@@ -199,7 +199,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// An error at `word`, the next or the one before.
+    /// An error at `word`, the next or the previous one.
     fn fault<T>(&self, word: &str, message: &str) -> Result<T, Error> {
         let at = if self.rest.starts_with(word) { self.at } else { self.at - word.len() };
         let column = self.text[..at].chars().count() + 1;

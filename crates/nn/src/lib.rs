@@ -1,8 +1,8 @@
 //! Layers and models on candle whose activations can be observed.
 //!
-//! A model implements [`Model`]: its forward pass carries a [`Pass`], which each [`Act`] and [`Tap`] shows what it
-//! computed and from which each [`Dropout`] learns whether to do anything. Everything else is candle:
-//! parameters come from a `VarBuilder`, and layers of `candle_nn` fit in as they are.
+//! A model implements [`Model`]: its forward pass takes a [`Pass`], which [`Act`] and [`Tap`] call with their values,
+//! and which has the mode for [`Dropout`]. The rest is candle: parameters come from a `VarBuilder`, and layers of
+//! `candle_nn` work unchanged.
 //!
 //! ```
 //! use candle_core::{Device, Result, Tensor};

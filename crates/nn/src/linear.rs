@@ -14,10 +14,10 @@ pub struct Linear {
     pub bias: Option<Tensor>,
 }
 
-/// How a [`Linear`] is made. An [`Init`] alone stands for one with a bias.
+/// Options of a [`Linear`]. An [`Init`] converts to one with a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinearConfig {
-    /// How weights and bias start.
+    /// The initialisation of weights and bias.
     pub init: Init,
     /// Whether there is a bias.
     pub bias: bool,
@@ -69,11 +69,11 @@ impl Linear {
         linear(xs, &self.weight, self.bias.as_ref())
     }
 
-    /// [`Act::forward`] of [`Linear::forward`], to the bit, in less time and memory: see
+    /// [`Act::forward`] of [`Linear::forward`], with the same bits, in less time and memory: see
     /// [`taper_kernels::linear_act`].
     ///
     /// # Errors
-    /// Those of both.
+    /// Errors of both.
     pub fn forward_act(&self, pass: &mut Pass<'_>, xs: &Tensor, act: &Act) -> Result<Tensor> {
         act.fused(pass, Units::Last, |f| linear_act(xs, &self.weight, self.bias.as_ref(), f))
     }

@@ -10,15 +10,15 @@ use crate::{Act, Dropout, Init, Linear, Model};
 pub struct MlpConfig {
     /// Input features: pixels × channels of an image.
     pub inputs: usize,
-    /// Units of every hidden layer; none at all is softmax regression.
+    /// Units of every hidden layer; none makes softmax regression.
     pub widths: Vec<usize>,
     /// Logits.
     pub classes: usize,
-    /// Behind every hidden layer.
+    /// The activation after every hidden layer.
     pub activation: Activation,
-    /// How weights start; `None` takes what suits the activation.
+    /// The initialisation of the weights; `None` chooses by the activation.
     pub init: Option<Init>,
-    /// Dropout rate behind every hidden layer, in `[0, 1)`.
+    /// Dropout rate after every hidden layer, in `[0, 1)`.
     pub dropout: f64,
 }
 
@@ -39,8 +39,8 @@ impl Default for MlpConfig {
 /// A multi-layer perceptron: `fc1`, activation, dropout, `fc2`, and so on, up to the logits.
 ///
 /// # Shapes
-/// Images `(N, C, H, W)` with `C·H·W = inputs`, or anything else that flattens to `(N, inputs)`; the result is
-/// `(N, classes)`.
+/// Images `(N, C, H, W)` with `C·H·W = inputs`, or any tensor that flattens to `(N, inputs)`; the result is `(N,
+/// classes)`.
 #[derive(Clone, Debug)]
 pub struct Mlp {
     hidden: Vec<(Linear, Act)>,
@@ -49,14 +49,14 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// A network with parameters `fc1.weight`, `fc1.bias`, `fc2.weight`, … under `vb`'s prefix, and a site
-    /// `fc1`, `fc2`, … behind every hidden layer.
+    /// A network with parameters `fc1.weight`, `fc1.bias`, `fc2.weight`, … under `vb`'s prefix, and a site `fc1`,
+    /// `fc2`, … after every hidden layer.
     ///
     /// # Errors
     /// When a width is 0 or the dropout rate is outside `[0, 1)`.
     pub fn new(config: &MlpConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let init = config.init.unwrap_or(Init::of(config.activation));
-        // Nothing follows the logits, so their layer keeps the scale as it is.
+        // No activation follows the logits, so their layer keeps the scale.
         let out_init = config.init.unwrap_or(Init::LeCun);
         let mut inputs = config.inputs;
         let mut hidden = Vec::new();

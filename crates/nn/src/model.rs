@@ -1,8 +1,8 @@
 use candle_core::{Result, Tensor};
 use taper_hooks::Pass;
 
-/// A network: one tensor in, one tensor out. One of other inputs or outputs needs no trait: a training step calls it
-/// as it is.
+/// A network: one tensor in, one tensor out. Another signature needs no trait, because a training step calls the
+/// network directly.
 pub trait Model {
     /// One forward pass.
     ///
@@ -10,7 +10,7 @@ pub trait Model {
     /// Those of the model; the first axis is the batch.
     ///
     /// # Errors
-    /// When `xs` does not have the shape that the model is made for, or an observer fails.
+    /// When `xs` has the wrong shape, or an observer fails.
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor>;
 }
 

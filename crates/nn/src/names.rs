@@ -3,16 +3,16 @@ use std::collections::BTreeMap;
 use candle_core::Result;
 use taper_kernels::Error;
 
-/// The layers of a network as this crate's models call them, and as the file does whose tensors have these names and shapes,
-/// in the order in which they are applied: `("conv1", "features.0")`, `("fc1", "features.3")`.
+/// The layers with their names in this crate's models and in a file with tensors of these names and shapes, in the
+/// order of the network: `("conv1", "features.0")`, `("fc1", "features.3")`.
 ///
-/// Convolutions are called `conv1`, `conv2`, … and linear layers `fc1`, `fc2`, …. In the file they may be called by one word
-/// and ascending numbers (`fc1`, `linear2`, `l3`), by numbers alone, as in PyTorch's `nn.Sequential`, or by several of these
-/// (`features.0`, `layer1.0`, `classifier.2`). A last linear layer may go without a number: `fc`, `linear`, `out`, `output`,
+/// Convolutions have the names `conv1`, `conv2`, … and linear layers `fc1`, `fc2`, …. In the file a name is a word and
+/// ascending numbers (`fc1`, `linear2`, `l3`), a number, as in PyTorch's `nn.Sequential`, or several of these
+/// (`features.0`, `layer1.0`, `classifier.2`). The last linear layer needs no number: `fc`, `linear`, `out`, `output`,
 /// `head` or `classifier`.
 ///
 /// # Errors
-/// When a tensor is not part of such a layer, of a batch normalisation or of a PReLU, or the names do not say the order; the
+/// When a tensor does not belong to such a layer, a batch normalisation or a PReLU, or the names give no order; the
 /// message names it.
 pub fn layer_names<N: AsRef<str>, S: AsRef<[usize]>>(
     tensors: impl IntoIterator<Item = (N, S)>,
@@ -35,9 +35,9 @@ pub(crate) fn own_and_theirs(groups: &[Group]) -> Vec<(String, String)> {
     groups.iter().filter_map(number).collect()
 }
 
-/// The name in a model, whose names are `own`, of every tensor of a file: as it stands; without `module.` and `_orig_mod.`,
-/// which wrappers of PyTorch put in front of all names; or by [`layer_names`]. The way that finds the most names is taken, the
-/// first of them if several do.
+/// Maps every tensor of a file to a name in a model with the names `own`: unchanged; without `module.` and
+/// `_orig_mod.`, the prefixes of PyTorch's wrappers; or by [`layer_names`]. The mapping that finds the most names is
+/// used, the first of equals.
 pub fn own_names(file: &[(String, Vec<usize>)], own: &[String]) -> Vec<String> {
     let plain: Vec<String> = file.iter().map(|(name, _)| name.clone()).collect();
     let mut bare = plain.clone();
@@ -55,7 +55,7 @@ pub fn own_names(file: &[(String, Vec<usize>)], own: &[String]) -> Vec<String> {
         ways.extend(file.iter().map(renamed).collect::<Option<Vec<_>>>());
     }
     let known = |names: &Vec<String>| names.iter().filter(|name| own.contains(name)).count();
-    // Of equal ones `max_by_key` takes the last.
+    // `max_by_key` returns the last of equals.
     ways.into_iter().rev().max_by_key(known).unwrap_or_default()
 }
 
@@ -72,25 +72,25 @@ pub(crate) struct Group {
     is_norm: bool,
 }
 
-/// What the shapes say that a layer is.
+/// The kind of a layer, from its shapes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     #[default]
     Conv,
     Linear,
     Norm,
-    /// A PReLU that is a layer of its own, as in PyTorch.
+    /// A PReLU as its own layer, as in PyTorch.
     Slope,
 }
 
-/// The layers of a file, those of each kind in the order in which they are applied.
+/// The layers of a file, those of each kind in their order.
 pub(crate) fn groups<N: AsRef<str>, S: AsRef<[usize]>>(
     tensors: impl IntoIterator<Item = (N, S)>,
 ) -> Result<Vec<Group>> {
     let mut found: BTreeMap<String, Group> = BTreeMap::new();
     for (name, shape) in tensors {
         let (name, shape) = (name.as_ref(), shape.as_ref().to_vec());
-        // From here on names can stand in messages and tables.
+        // From here names can be printed in messages and tables.
         if name.len() > 256 || name.chars().any(char::is_control) {
             let start: String = name.chars().take(32).collect();
             return fault(format!(
@@ -151,12 +151,12 @@ fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// Whether a layer comes behind those with numbers.
+/// Whether a layer comes after those with numbers.
 fn is_last(name: &str) -> bool {
     ["fc", "linear", "out", "output", "head", "classifier"].contains(&last(name))
 }
 
-/// What puts names in order: of every part of a path its word and its number, as 10 comes after 9.
+/// The sort key of a name: the word and the number of every part of its path, so that 10 comes after 9.
 pub(crate) fn place(name: &str) -> Vec<(String, u64)> {
     let part = |part: &str| {
         let word = part.trim_end_matches(|c: char| c.is_ascii_digit());

@@ -7,7 +7,7 @@ use crate::{Act, BatchNorm1d, BatchNorm2d, Conv2d, Dropout, Linear, Model};
 /// The layers of an [`Architecture`](crate::Architecture) with their parameters, applied one after the other.
 ///
 /// # Shapes
-/// Images `(N, C, H, W)` of the shape that the architecture was made for; the result is `(N, classes)`.
+/// Images `(N, C, H, W)` of the architecture's input shape; the result is `(N, classes)`.
 #[derive(Clone, Debug)]
 pub struct Network {
     parts: Vec<Part>,
@@ -43,7 +43,7 @@ impl Model for Network {
             if let Part::Linear(_) = part {
                 xs = xs.flatten_from(1)?;
             }
-            // A layer and its activation are computed at once where that can be.
+            // A layer and its activation are computed together if possible.
             if let [Part::Act(act), behind @ ..] = more {
                 let fused = match part {
                     Part::Conv(conv) => Some(conv.forward_act(pass, &xs, act)?),

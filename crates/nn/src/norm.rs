@@ -9,12 +9,12 @@ pub struct LayerNorm {
     pub weight: Tensor,
     /// `(F)`.
     pub bias: Tensor,
-    /// Added to the variance; 1e-5, as in PyTorch, unless it is set.
+    /// Added to the variance; 1e-5 by default, as in PyTorch.
     pub eps: f64,
 }
 
 impl LayerNorm {
-    /// Of `features`; parameters `weight`, which starts at 1, and `bias`, at 0, under `vb`'s prefix.
+    /// For `features`; parameters `weight`, initially 1, and `bias`, initially 0, under `vb`'s prefix.
     ///
     /// # Errors
     /// When there are no features.
@@ -54,7 +54,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Of `features`; the parameter `weight`, which starts at 1, under `vb`'s prefix.
+    /// For `features`; the parameter `weight`, initially 1, under `vb`'s prefix.
     ///
     /// # Errors
     /// When there are no features.

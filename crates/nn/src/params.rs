@@ -7,16 +7,16 @@ use rand::Rng as _;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use taper_hooks::{Rng, rng};
 
-/// Values that one parameter may have: 4 GiB of f32, beyond which a typing error is more likely than a plan.
+/// The largest number of values of a parameter: 4 GiB of f32. More is probably a typing error.
 const LARGEST: usize = 1 << 30;
 
-/// A model's parameters and buffers: made on first request, seeded, in the order of the requests.
+/// A model's parameters and buffers: created on first request, seeded, in the order of the requests.
 ///
-/// A buffer is a tensor that is not trained but is part of the model: one whose name ends in `running_mean`, `running_var` or
-/// `num_batches_tracked`, as PyTorch calls those of batch normalisation. Weight files and checkpoints hold both.
+/// A buffer is an untrained tensor of the model. Its name ends in `running_mean`, `running_var` or
+/// `num_batches_tracked`, PyTorch's names for batch normalisation. Weight files and checkpoints have both.
 ///
-/// The difference to candle's `VarMap`: the same seed gives the same values, the order is fixed, and a path
-/// asked for twice is an error instead of a weight silently shared. Clones share the parameters.
+/// Differences to candle's `VarMap`: the same seed gives the same values, the order is fixed, and a repeated path is an
+/// error instead of a shared weight. Clones share the parameters.
 #[derive(Clone, Debug)]
 pub struct Params {
     inner: Arc<Mutex<Inner>>,
@@ -30,32 +30,32 @@ struct Inner {
     rng: Rng,
 }
 
-/// Whether a name is that of a buffer.
+/// Whether a name is the name of a buffer.
 fn is_buffer(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     ["running_mean", "running_var", "num_batches_tracked"].contains(&last)
 }
 
 impl Params {
-    /// No parameters yet; those to come are drawn from `seed` and live on `device`, in f32.
+    /// An empty set; parameters are drawn from `seed` and are on `device`, in f32.
     pub fn new(seed: u64, device: &Device) -> Self {
         let inner = Inner { vars: Vec::new(), rng: rng(seed) };
         Self { inner: Arc::new(Mutex::new(inner)), device: device.clone() }
     }
 
-    /// The parameters of a run with this seed: drawn from the first number of the seed's generator, so that a
-    /// `taper_train::Session`, which draws the order of the samples from the numbers behind it, is independent of them.
+    /// The parameters of a run with this seed. They are drawn from the first number of the seed's generator, so they
+    /// are independent of the order of the samples, which `taper_train::Session` draws from the later numbers.
     pub fn of_run(seed: u64, device: &Device) -> Self {
         Self::new(rng(seed).next_u64(), device)
     }
 
-    /// A builder for the layers of a model, ours or candle's; what they ask for becomes a parameter or a buffer.
+    /// A builder for layers of Taper or candle; each request creates a parameter or a buffer.
     pub fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), DType::F32, self.device.clone())
     }
 
-    /// A builder for the same model once more, for evaluation: it shares the values of these parameters and builds no graph,
-    /// also not in layers of candle. Parameters must have been made before; what is trained afterwards shows in both models.
+    /// A builder for a second model that shares these parameters and keeps no graph, in layers of candle too, for
+    /// evaluation. The parameters must exist; later training changes both models.
     ///
     /// ```
     /// use candle_core::{Device, Module, Tensor};
@@ -75,22 +75,22 @@ impl Params {
         VarBuilder::from_backend(Box::new(Frozen(self.clone())), DType::F32, self.device.clone())
     }
 
-    /// Names and variables of what is trained, in the order in which they were asked for.
+    /// Names and variables of the parameters, in the order of their requests.
     pub fn vars(&self) -> Vec<(String, Var)> {
         self.state().into_iter().filter(|(name, _)| !is_buffer(name)).collect()
     }
 
-    /// Names and variables of what is not trained, in the same order.
+    /// Names and variables of the buffers, in the same order.
     pub fn buffers(&self) -> Vec<(String, Var)> {
         self.state().into_iter().filter(|(name, _)| is_buffer(name)).collect()
     }
 
-    /// Parameters and buffers, in the same order: what a weight file holds.
+    /// Parameters and buffers, in the same order, as in a weight file.
     pub fn state(&self) -> Vec<(String, Var)> {
         self.lock().vars.clone()
     }
 
-    /// Names of what is trained, in the same order.
+    /// Names of the parameters, in the same order.
     pub fn names(&self) -> Vec<String> {
         self.vars().into_iter().map(|(name, _)| name).collect()
     }
@@ -100,13 +100,13 @@ impl Params {
         self.vars().iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// The device they live on.
+    /// The device.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic elsewhere cannot leave the list half changed: it is only pushed to.
+        // A panic elsewhere cannot leave the list inconsistent: it only grows.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,7 +144,7 @@ impl SimpleBackend for Params {
     }
 }
 
-/// Hands out what there is instead of making it.
+/// Returns existing values and creates none.
 struct Frozen(Params);
 
 impl SimpleBackend for Frozen {
@@ -161,7 +161,7 @@ impl SimpleBackend for Frozen {
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
         match self.0.lock().vars.iter().find(|(own, _)| own == name) {
-            // Layers copy a buffer that is no variable, and would not see what it becomes.
+            // Layers copy a buffer that is not a variable, and would not see its later values.
             Some((_, var)) if is_buffer(name) => Ok(var.as_tensor().clone()),
             Some((_, var)) => Ok(var.as_detached_tensor()),
             None => bail!("parameter '{name}' was not made yet: build the model that is trained first"),

@@ -13,7 +13,7 @@ pub(crate) enum Sample {
 }
 
 impl Sample {
-    /// The shape behind a layer with these tensors.
+    /// The shape after a layer with these tensors.
     pub(crate) fn behind(self, layer: &Layer, group: Option<&Group>) -> Result<Self> {
         let name = group.map_or("", |group| group.name.as_str());
         let shape = group.and_then(|group| group.weight.as_deref()).unwrap_or_default();
@@ -46,7 +46,7 @@ impl Sample {
                 Self::Maps(outputs, h, w)
             }
             (_, Layer::Linear, &[outputs, inputs]) => {
-                // Sizes come from a file: their product may be too large for any integer.
+                // Sizes come from a file, so their product may overflow.
                 let (values, text) = match self {
                     Self::Features(n) => (Some(n), n.to_string()),
                     Self::Maps(c, h, w) => {

@@ -5,10 +5,10 @@ use taper_hooks::{Pass, Site, Units};
 use crate::act::site_name;
 use crate::action::Action;
 
-/// A place to watch that no activation function makes: logits, a residual stream, an embedding, the output of any layer.
+/// Records values without an activation function: logits, a residual stream, an embedding, the output of any layer.
 ///
-/// It hands on what it is given. Zeros, moments, the distribution and firing rates are recorded; what needs the slope of an
-/// activation function (`flat`, `dead`, `rare`, `died`, `revived`) is null.
+/// It returns its input. Zeros, moments, the distribution and firing rates are recorded; numbers that need the slope of
+/// an activation function (`flat`, `dead`, `rare`, `died`, `revived`) are null.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -30,12 +30,12 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A place called `name`.
+    /// A site called `name`.
     pub fn new(name: &str) -> Self {
         Self { site: Site::new(name), action: None }
     }
 
-    /// A place that has the name of the layer in front of it.
+    /// A site with the name of the layer before it.
     ///
     /// # Errors
     /// When the prefix is empty.
@@ -43,13 +43,13 @@ impl Tap {
         Ok(Self::new(&site_name(&vb)?))
     }
 
-    /// Says which axis the units are; of three axes one must be named.
+    /// Sets the unit axis, which three axes need.
     pub fn units(mut self, units: Units) -> Self {
         self.site = self.site.units(units);
         self
     }
 
-    /// Marks the site as the output of the network: none of its units is counted as dormant.
+    /// Marks the site as the output of the network, which has no dormant units.
     pub fn output(mut self) -> Self {
         self.site = self.site.output();
         self

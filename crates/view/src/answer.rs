@@ -1,4 +1,4 @@
-//! What the page says first: how sparse every layer is, which of its units are dead, what the labels change.
+//! The first section of the page: how sparse every layer is, which of its units are dead, what the labels change.
 
 use std::fmt::Write;
 
@@ -11,11 +11,11 @@ use crate::{
     text::{self, NONE, html},
 };
 
-/// From this share of dead units on their number is red.
+/// A number of dead units is red from this share of the layer.
 const MANY: f64 = 0.1;
-/// Numbers of units that a cell shows; the others stand in its explanation.
+/// Numbers of units in a cell; its tooltip has the others.
 const NAMED: usize = 12;
-/// Layers that a sentence names at most.
+/// The largest number of layers in a sentence.
 const LAYERS: usize = 4;
 
 /// One site in one group, averaged over its seeds, in the last epoch of each.
@@ -23,7 +23,7 @@ struct Cell<'a> {
     group: usize,
     site: &'a str,
     zeros: f64,
-    /// `None` where there is no activation function.
+    /// `None` if there is no activation function.
     dead: Option<f64>,
     units: u64,
     of: Vec<(&'a RunData, &'a LayerStats)>,
@@ -66,7 +66,7 @@ pub(crate) fn answer(groups: &Groups<'_>) -> String {
     out + &layers(groups, &cells)
 }
 
-/// What usually keeps a network from learning, run by run, and what usually helps.
+/// The warnings of each run, with their cures.
 fn warnings(groups: &Groups<'_>) -> Vec<String> {
     let mut items = Vec::new();
     for group in &groups.groups {
@@ -88,13 +88,13 @@ fn warnings(groups: &Groups<'_>) -> Vec<String> {
     items
 }
 
-/// One plain sentence about all layers of all runs.
+/// One sentence about all layers of all runs.
 fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     let epochs: Vec<u32> = groups.runs().map(RunData::epoch).collect();
     let (first, last) =
         (epochs.iter().min().copied().unwrap_or(0), epochs.iter().max().copied().unwrap_or(0));
     if last == 0 {
-        // Nothing but the untrained network: what training has done so far stands in its windows of steps.
+        // Only the untrained network: the training so far is in the windows of steps.
         return match groups.runs().filter_map(|run| run.steps.last()).max_by_key(|line| line.of.step) {
             Some(line) => {
                 let sites = line.of.sites.iter().take(LAYERS);
@@ -174,8 +174,9 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     format!("{when}: {label} is the sparsest (zeros: {layers}); there {}.", dead(&of_group(best)))
 }
 
-/// The group that a group is compared with: it differs in one label, which has its first value there. That is the line style;
-/// where this has its first value already the colour, and where that has too the panel. So every group but one has one.
+/// The group that a group is compared with: it has the first value of one label, and the same values of the others.
+/// That label is the line style; if the group has its first value, the colour; and else the panel. So only one group
+/// has no baseline.
 fn baseline(groups: &Groups<'_>, group: &Group<'_>) -> Option<usize> {
     let first = lowest_hue(groups);
     let place = match (group.dash, group.hue, group.panel) {
@@ -187,7 +188,7 @@ fn baseline(groups: &Groups<'_>, group: &Group<'_>) -> Option<usize> {
     groups.groups.iter().position(|of| (of.dash, of.hue, of.panel) == place)
 }
 
-/// Where colours stand for numbers the smallest, else the first.
+/// If the colours are numbers, the smallest, else the first.
 fn lowest_hue(groups: &Groups<'_>) -> usize {
     let number = |name: &str| name.split(", ").next()?.rsplit(' ').next()?.parse::<f64>().ok();
     let numbers: Option<Vec<f64>> = groups.hues.iter().map(|name| number(name)).collect();
@@ -214,18 +215,18 @@ fn mean(units: f64) -> String {
     if units.fract() == 0.0 { text::count(units as u64) } else { text::plain(units, 1) }
 }
 
-/// The change of zeros of a cell against the same site in the baseline of its group, and that group.
+/// The change of zeros of a cell from the same site in its group's baseline, and that baseline.
 fn change(groups: &Groups<'_>, cells: &[Cell<'_>], cell: &Cell<'_>) -> Option<(f64, usize)> {
     let base = baseline(groups, &groups.groups[cell.group])?;
     let of = cells.iter().find(|other| other.group == base && other.site == cell.site)?;
     Some((cell.zeros - of.zeros, base))
 }
 
-/// What each label changes: a sentence for each group, groups of one change in one.
+/// The effect of each label: a sentence for each group; groups with equal changes share a sentence.
 fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
     const MOST: usize = 6;
     let label = |group: usize| text::shorten(&groups.groups[group].label, text::LABEL);
-    // Groups, and what they have in common: baseline and changes.
+    // Groups with the same baseline and changes.
     let mut effects: Vec<(Vec<String>, usize, String)> = Vec::new();
     let mut same: Vec<String> = Vec::new();
     for i in 0..groups.groups.len() {
@@ -337,7 +338,7 @@ fn layers(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     table.render(if several { "answer-of-runs" } else { "answer-of-run" })
 }
 
-/// The dead units by number: the first few, and all of them.
+/// The numbers of the dead units: the first few, and all of them.
 fn named(cell: &Cell<'_>) -> (String, String) {
     let list = |most: usize| {
         let of_run = |(run, layer): &(&RunData, &LayerStats)| {

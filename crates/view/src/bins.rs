@@ -1,18 +1,18 @@
 use taper_report::{Histogram, MAGNITUDES};
 
-/// The smallest magnitude that a picture resolves is 2^-10: smaller ones share the bin next to zero.
+/// The smallest magnitude that a picture resolves is 2^-10; smaller magnitudes share the bin next to zero.
 const NEAREST: i32 = -10;
-/// Octaves that this bin takes on the axis. Values around zero that are spread evenly fill it about as densely as the
-/// octave above, so that it makes no peak of its own.
+/// The width of this bin on the axis, in octaves. Values evenly spread around zero have about the same density there as
+/// in the octave above, so the bin is not a peak.
 const NEXT_TO_ZERO: f64 = 2.0;
-/// The histogram's magnitude bins below 2^-10: the underflow and ten octaves of eight.
+/// The histogram's magnitude bins below 2^-10: the underflow bin and ten octaves of eight.
 const NEAR: usize = 1 + 10 * 8;
 
-/// Signed logarithmic bins of pictures, wide enough for a set of histograms: four in every octave, each two of the
-/// histogram's.
+/// Signed logarithmic bins for pictures, wide enough for a set of histograms: four per octave, each of two bins of the
+/// histogram.
 ///
-/// The axis counts octaves of magnitude, from [`NEXT_TO_ZERO`] octaves below 2^-10, to the right for positive values and
-/// to the left for negative ones. Exact zeros are in none of them.
+/// The axis is in octaves of magnitude, from [`NEXT_TO_ZERO`] octaves below 2^-10, to the right for positive values and
+/// to the left for negative ones. It does not have exact zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bins {
     /// Number of bins for negative values.
@@ -21,12 +21,12 @@ pub(crate) struct Bins {
     pub positive: usize,
 }
 
-/// The bin in which a magnitude bin of the histogram is drawn.
+/// The picture's bin for a magnitude bin of the histogram.
 fn coarse(bin: usize) -> usize {
     if bin < NEAR { 0 } else { 1 + (bin - NEAR) / 2 }
 }
 
-/// The magnitudes that a bin of the picture covers.
+/// The magnitudes of a bin of the picture.
 fn magnitudes(bin: usize) -> (f64, f64) {
     match bin {
         0 => (0.0, 2_f64.powi(NEAREST)),
@@ -38,12 +38,12 @@ fn magnitudes(bin: usize) -> (f64, f64) {
     }
 }
 
-/// Where a magnitude lies on the axis.
+/// The position of a magnitude on the axis.
 fn position(magnitude: f64) -> f64 {
     (magnitude.log2() - f64::from(NEAREST) + NEXT_TO_ZERO).max(0.0)
 }
 
-/// Where a bin starts and ends on the axis. The last has no upper end and is drawn an octave wide.
+/// Start and end of a bin on the axis. The last has no upper end and is drawn an octave wide.
 fn extent(bin: usize) -> (f64, f64) {
     let (low, high) = magnitudes(bin);
     let low = position(low);
@@ -58,13 +58,13 @@ impl Bins {
         self.positive = self.positive.max(used(&histogram.positive));
     }
 
-    /// What `of` says of each bin, ascending: `of(sign, bin)`.
+    /// The values of `of(sign, bin)` for each bin, ascending.
     fn each<T>(self, of: impl Fn(f64, usize) -> T) -> Vec<T> {
         let negative = (0..self.negative).rev().map(|m| of(-1.0, m));
         negative.chain((0..self.positive).map(|m| of(1.0, m))).collect()
     }
 
-    /// Where the bins start and end on the axis, in octaves, ascending.
+    /// The edges of the bins on the axis, in octaves, ascending.
     pub fn extents(self) -> Vec<(f64, f64)> {
         self.each(|sign, m| {
             let (low, high) = extent(m);
@@ -106,7 +106,7 @@ impl Bins {
         counts
     }
 
-    /// The share of all values that a bin holds, zeros counted in, over its width in octaves, for every bin, ascending.
+    /// The density of every bin: its share of all values, zeros included, divided by its width in octaves, ascending.
     ///
     /// Bins are narrower at the upper end of an octave than at the lower one: undivided counts would show a peak in
     /// every octave.
@@ -116,7 +116,7 @@ impl Bins {
         counts.map(|(n, (low, high))| n as f64 / total / (high - low)).collect()
     }
 
-    /// Where the axis has its ticks, and what they say: powers of ten within the range, and zero.
+    /// The ticks of the axis and their labels: powers of ten within the range, and zero.
     pub fn ticks(self) -> Vec<(f64, String)> {
         let mut ticks = vec![(0.0, "0".to_string())];
         let reach = |bins: usize| bins.checked_sub(1).map_or(0.0, |last| extent(last).1);
@@ -175,7 +175,7 @@ mod tests {
         let (bins, histogram) = of(normal(400_000).map(|x| x.max(0.0)));
         let density = bins.density(&histogram);
         assert_eq!(maxima(&density), 1, "{density:?}");
-        // Counts themselves have one in every octave: that is what the division is for.
+        // Undivided counts have a peak in every octave, which the division removes.
         assert!(maxima(&bins.counts(&histogram).iter().map(|n| *n as f64).collect::<Vec<_>>()) > 3);
         let share: f64 = density.iter().zip(bins.extents()).map(|(d, (low, high))| d * (high - low)).sum();
         assert!((share - 0.5).abs() < 1e-4, "{share}");

@@ -9,10 +9,10 @@ use crate::{
 
 /// Curves on one pair of axes, as the page's script draws them.
 pub(crate) struct Chart {
-    /// What the horizontal axis counts.
+    /// The unit of the horizontal axis.
     x: &'static str,
     kind: Kind,
-    /// Ends of the vertical axis.
+    /// The range of the vertical axis.
     range: (f64, f64),
     /// The curves of every window that the chart can show.
     windows: Vec<(&'static str, Vec<Curve>)>,
@@ -21,13 +21,13 @@ pub(crate) struct Chart {
 /// A curve of one group.
 struct Curve {
     group: usize,
-    /// Points that stand alone: values at the ends of epochs above those of steps.
+    /// Separate points: values at the ends of epochs, above those of steps.
     dots: bool,
     xs: Vec<f64>,
     series: Series,
     /// Whether low and high are drawn as a band.
     band: bool,
-    /// What stands behind each value in the hover box.
+    /// The text after each value in the tooltip.
     notes: Vec<String>,
 }
 
@@ -39,12 +39,12 @@ impl Curve {
     }
 }
 
-/// The lists of numbers that charts share, each of them once.
+/// The lists of numbers that charts share, each stored once.
 #[derive(Default)]
 pub(crate) struct Axes(Vec<Vec<f64>>);
 
 impl Axes {
-    /// The number of this list.
+    /// The index of this list.
     fn number(&mut self, xs: &[f64]) -> usize {
         let known = self.0.iter().position(|known| known == xs);
         known.unwrap_or_else(|| {
@@ -105,8 +105,8 @@ pub(crate) fn score(groups: &Groups<'_>, panel: usize, split: Split, kind: Kind,
             run.scores(split).filter_map(at).collect()
         })
     };
-    // One range for all splits, so that train and test can be compared by eye. The untrained network may be so much worse
-    // that nothing else could be told apart: its point may lie outside.
+    // One range for all splits, so that train and test can be compared. It may leave out the untrained network, whose
+    // value can be so much worse that the others could not be distinguished.
     let mut all: Vec<Series> = groups
         .scored()
         .into_iter()
@@ -153,7 +153,7 @@ pub(crate) fn statistic_by_step(
             epochs.filter_map(|(epoch, stats)| Some((run.step_of(epoch)?, (of.value)(stats)?))).collect()
         })
     };
-    // One range for all layers, as over the epochs.
+    // One range for all layers, as in charts over the epochs.
     let mut all: Vec<Series> = Vec::new();
     for (site, group) in
         groups.sites.iter().flat_map(|site| groups.groups.iter().map(move |group| (site, group)))
@@ -215,7 +215,7 @@ pub(crate) fn statistic(groups: &Groups<'_>, panel: usize, site: &str, of: &Stat
     Chart { x: "epoch", kind: of.kind, range: range(&all, of.kind, false), windows }
 }
 
-/// The mean activation of a site, with mean ± standard deviation for a range.
+/// The mean activation of a site, with mean ± standard deviation as the range.
 fn deviation(group: &Group<'_>, site: &str, split: Split) -> Series {
     let mean = group.layer(site, split, |l| l.std().and(l.mean));
     let std = group.layer(site, split, LayerStats::std);
@@ -223,7 +223,7 @@ fn deviation(group: &Group<'_>, site: &str, split: Split) -> Series {
     Series { low: around(-1.0), high: around(1.0), ..mean }
 }
 
-/// What stands behind the value in the hover box: the range of the seeds, or how many units the share is.
+/// The text after the value in the tooltip: the range of the seeds, or the number of units of a share.
 fn notes(group: &Group<'_>, site: &str, split: Split, statistic: &Statistic, series: &Series) -> Vec<String> {
     let show = |x: f64| measure::show(statistic.kind, x);
     let units = |of: fn(&LayerStats) -> Option<f64>| group.layer(site, split, of).mean;
@@ -246,12 +246,11 @@ fn notes(group: &Group<'_>, site: &str, split: Split, statistic: &Statistic, ser
     }
 }
 
-/// How the firing rates of a site's units are spread in the last epoch: twenty bins, and beside them the units that
-/// never or always fire.
+/// The firing rates of a site's units in the last epoch: twenty bins, and the units that never or always fire.
 pub(crate) fn firing(groups: &Groups<'_>, panel: usize, site: &str) -> Chart {
     let curve = |split: Split, (i, group): (usize, &Group<'_>)| {
         let last = group.last(site, split);
-        // As files can claim any numbers, they are not summed up in integers.
+        // Files can have any numbers, so they are not summed as integers.
         let sum = |n: &dyn Fn(&LayerStats) -> u64| last.iter().map(|(_, l)| n(l) as f64).sum::<f64>();
         let units = sum(&|l| l.units);
         let of = |n: &dyn Fn(&LayerStats) -> u64| sum(n) / units;
@@ -273,8 +272,7 @@ pub(crate) fn firing(groups: &Groups<'_>, panel: usize, site: &str) -> Chart {
     Chart { x: "rate", kind: Kind::Share, range: range(&all, Kind::Share, false), windows }
 }
 
-/// From the lowest to the highest value of all series, with some air; shares and counts start at zero
-/// unless `loose`.
+/// The range of all series, with a margin; shares and counts start at zero unless `loose`.
 fn range(all: &[Series], kind: Kind, loose: bool) -> (f64, f64) {
     let values = || all.iter().flat_map(|series| series.low.iter().chain(&series.high)).copied();
     let (Some(mut low), Some(mut high)) = (values().reduce(f64::min), values().reduce(f64::max)) else {
@@ -285,6 +283,6 @@ fn range(all: &[Series], kind: Kind, loose: bool) -> (f64, f64) {
         high = high.max(if kind == Kind::Share { 0.05 } else { 1.0 });
     }
     let air = (0.05 * (high - low)).max(1e-3 * high.abs()).max(1e-9);
-    // A line along the ground stays visible.
+    // A line at zero stays visible.
     (low - air, high + air)
 }

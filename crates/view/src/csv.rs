@@ -4,16 +4,17 @@ use taper_report::{STATISTICS, label_value};
 
 use crate::RunData;
 
-/// All numbers of runs as one table in CSV (RFC 4180), one row per run, epoch, split and site: what pandas, polars and DuckDB
-/// read without an option, and group, filter and draw without a join.
+/// All numbers of runs as one table in CSV (RFC 4180), one row per run, epoch, split and site. pandas, polars and
+/// DuckDB read it without options, and group, filter and plot it without a join.
 ///
-/// The columns are `run`, `seed`, the labels of the runs (`act`, `dropout`), `epoch`, `split`, `samples`, `loss`, the metrics
-/// (`accuracy`), `learning_rate`, `site`, `units`, `values` and every [statistic](STATISTICS). Loss and metrics are those of
-/// the split, and stand in the rows of all its sites; a split without recorded sites has one row, in which `site` is empty. A
-/// label or metric that has the name of another column gets `label_` or `metric_` in front. What was not measured is empty, as
-/// are numbers that are not finite. Histograms and lists of units are in `layers.jsonl` alone, and time in `timing.jsonl`.
+/// The columns are `run`, `seed`, the labels of the runs (`act`, `dropout`), `epoch`, `split`, `samples`, `loss`, the
+/// metrics (`accuracy`), `learning_rate`, `site`, `units`, `values` and every [statistic](STATISTICS). Loss and metrics
+/// are those of the split, repeated in the rows of all its sites; a split without recorded sites has one row with an
+/// empty `site`. A label or metric with the name of another column gets the prefix `label_` or `metric_`. Missing and
+/// non-finite numbers are empty. Only `layers.jsonl` has histograms and lists of units, and only `timing.jsonl` has
+/// times.
 ///
-/// Numbers are written so that they read back as they were; lines end with `\n`.
+/// Numbers are written without loss; lines end with `\n`.
 pub fn csv(runs: &[RunData]) -> String {
     let mut taken: BTreeSet<&str> =
         ["run", "seed", "epoch", "split", "samples", "loss", "learning_rate", "site", "units", "values"]
@@ -73,7 +74,7 @@ pub fn csv(runs: &[RunData]) -> String {
     text
 }
 
-/// The shortest text that reads back as the number.
+/// The shortest text that parses to the same number.
 fn number(x: Option<f64>) -> String {
     x.filter(|x| x.is_finite()).map_or(String::new(), |x| x.to_string())
 }

@@ -8,7 +8,7 @@ use crate::{
     text::{brief, count, share},
 };
 
-/// What the pictures of a site have in common, so that groups can be compared by eye.
+/// The bins and axes that all pictures of a site share, so that groups can be compared.
 pub(crate) struct Common {
     bins: Bins,
     /// Whether any value of any group is exactly zero.
@@ -43,10 +43,10 @@ impl Common {
 
 /// Densities are written in units of 1e-5 of the values per octave.
 const UNIT: f64 = 1e5;
-/// Epochs that are drawn at most: more would be narrower than a pixel or two.
+/// The largest number of epochs in a heat map: more would be narrower than a pixel or two.
 const EPOCHS: usize = 120;
 
-/// The distribution of one site in one group over the epochs: its seeds' histograms, added up.
+/// The distribution of one site in one group over the epochs, with its seeds' histograms added up.
 ///
 /// `{"test": {"epochs": [0, 1], "density": [[…], […]], "zeros": [0.5, 0.6], "names": ["50%", "60%"]}}`, a list of
 /// densities for each epoch.
@@ -85,12 +85,12 @@ pub(crate) fn over_epochs(groups: &Groups<'_>, group: usize, site: &str, common:
     windows.into()
 }
 
-/// At most `most` of `n` indices, spread evenly, the first and the last among them.
+/// At most `most` of `n` indices, evenly spaced, with the first and the last.
 pub(crate) fn spread(n: usize, most: usize) -> Vec<usize> {
     if n <= most { (0..n).collect() } else { (0..most).map(|i| i * (n - 1) / (most - 1)).collect() }
 }
 
-/// The epochs whose densities are drawn over each other, and their colours: the first, the last and two between.
+/// The epochs of the density chart and their colours: the first, the last and two between.
 pub(crate) fn chosen_epochs(groups: &Groups<'_>) -> Vec<(u32, String)> {
     let epochs = groups.epochs();
     let chosen = spread(epochs.len(), 4);

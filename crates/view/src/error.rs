@@ -1,10 +1,10 @@
 use std::{io, path::PathBuf};
 
-/// What can go wrong while runs are read and drawn. Each message is complete: it has no further `source`.
+/// Errors of reading and drawing runs. Each message is complete: it has no further `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file of a run could not be read, or is not what its name says.
+    /// A file of a run could not be read, or has the wrong content.
     #[error(transparent)]
     Report(#[from] taper_report::Error),
     /// A path is neither a run nor a directory of runs.
@@ -12,7 +12,7 @@ pub enum Error {
     NotARun {
         /// The path.
         path: PathBuf,
-        /// What is there instead.
+        /// What was found instead.
         found: &'static str,
     },
     /// A file or directory could not be read or written.
@@ -20,18 +20,18 @@ pub enum Error {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         cause: io::Error,
     },
     /// A picture could not be drawn.
     #[error("{path}: cannot draw: {cause}", path = path.display())]
     Draw {
-        /// The file that was to hold it.
+        /// The file of the picture.
         path: PathBuf,
-        /// What the drawing library said.
+        /// The error of the drawing library.
         cause: String,
     },
-    /// There is no run to draw.
+    /// There are no runs to draw.
     #[error("no run to draw")]
     NoRuns,
 }
@@ -40,7 +40,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// For `map_err`: ties an I/O error to the path it happened at.
+    /// For `map_err`: adds the path to an I/O error.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| Self::Io { path, cause }

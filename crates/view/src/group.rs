@@ -4,13 +4,13 @@ use taper_report::{LayerStats, MetricKind, Run, SiteSteps, Split, StepLine, labe
 
 use crate::{RunData, palette, text::rounded};
 
-/// Runs that differ in nothing but the seed: they share a colour, a line style, a panel and a row.
+/// Runs that differ only in the seed: they share a colour, a line style, a panel and a row.
 pub(crate) struct Group<'a> {
-    /// The values of the labels that tell this group apart.
+    /// The values of the labels of this group.
     pub label: String,
     /// Index into [`Groups::hues`].
     pub hue: usize,
-    /// Number of its colour in the palette.
+    /// Index of its colour in the palette.
     pub color: usize,
     /// Index into [`Groups::dashes`].
     pub dash: usize,
@@ -21,17 +21,17 @@ pub(crate) struct Group<'a> {
 
 /// All runs of a page.
 ///
-/// Of the labels that differ between them the first is colour and the last is line style; those between, as far as
-/// there are any, make panels of their own. Data set and model count as labels behind the first.
+/// The first label that differs is the colour and the last is the line style; those between make panels. Data set and
+/// model are labels after the first.
 pub(crate) struct Groups<'a> {
     pub groups: Vec<Group<'a>>,
-    /// What the colours stand for.
+    /// The names of the colours.
     pub hues: Vec<String>,
-    /// Of every hue the number of its colour in the palette.
+    /// For every hue the index of its colour in the palette.
     pub colors: Vec<usize>,
-    /// What the line styles stand for; empty where there is only one.
+    /// The names of the line styles; empty if there is only one.
     pub dashes: Vec<String>,
-    /// What the panels stand for; a single empty name where there is only one.
+    /// The names of the panels; a single empty name if there is only one.
     pub panels: Vec<String>,
     /// Names of all sites, in the order of their first appearance.
     pub sites: Vec<String>,
@@ -39,16 +39,16 @@ pub(crate) struct Groups<'a> {
     pub windows: Vec<Split>,
 }
 
-/// One number over the epochs or steps of a group's runs, at those that have it.
+/// One number over the epochs or steps of a group's runs, where they have it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Series {
     /// Epochs or steps, ascending.
     pub xs: Vec<u64>,
-    /// Over the seeds that got so far.
+    /// Over the seeds that have this epoch or step.
     pub mean: Vec<f64>,
     pub low: Vec<f64>,
     pub high: Vec<f64>,
-    /// The most seeds at any of them.
+    /// The largest number of seeds at any of them.
     pub seeds: usize,
 }
 
@@ -92,7 +92,7 @@ impl<'a> Groups<'a> {
         this
     }
 
-    /// The groups of a panel, with their numbers.
+    /// The groups of a panel, with their indices.
     pub fn in_panel(&self, panel: usize) -> impl Iterator<Item = (usize, &Group<'a>)> {
         self.groups.iter().enumerate().filter(move |(_, group)| group.panel == panel)
     }
@@ -108,7 +108,7 @@ impl<'a> Groups<'a> {
         metrics
     }
 
-    /// What the losses of the runs are.
+    /// The losses of the runs, as text.
     pub fn losses(&self) -> String {
         let mut losses: Vec<&str> =
             self.runs().map(|run| run.run.loss.as_str()).filter(|l| !l.is_empty()).collect();
@@ -117,7 +117,7 @@ impl<'a> Groups<'a> {
         losses.join("; ")
     }
 
-    /// The name of a site, with how often a pass comes by where that is several times: `stem ×7`.
+    /// The name of a site, with the number of its uses if there are several: `stem ×7`.
     pub fn title(&self, site: &str) -> String {
         let layers = self.runs().flat_map(|run| &run.layers).map(|line| &line.of);
         let most = layers.filter(|layer| layer.site == site).max_by_key(|layer| layer.uses);
@@ -145,16 +145,16 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// Where the runs are drawn.
+/// The directories of the runs.
 struct Places {
     hues: Vec<String>,
     dashes: Vec<String>,
     panels: Vec<String>,
-    /// Of each run the indices of its hue, dash and panel, and its label.
+    /// For each run the indices of its hue, dash and panel, and its label.
     of: Vec<([usize; 3], String)>,
 }
 
-/// Something that tells runs apart: its number where it has one, by which it is ordered, and how it is called.
+/// A value of a label: its number, by which it is ordered, if it has one, and its name.
 type Value = (Option<f64>, String);
 
 fn places(runs: &[RunData]) -> Places {
@@ -177,7 +177,7 @@ fn places(runs: &[RunData]) -> Places {
     Places { hues, dashes, panels, of }
 }
 
-/// The distinct names, and which of them each value has; by number if `ordered` and all have one.
+/// The distinct names, and the index of each value's name; in the order of numbers if `ordered` and all have one.
 fn indices(values: impl Iterator<Item = Value>, ordered: bool) -> (Vec<String>, Vec<usize>) {
     let values: Vec<Value> = values.collect();
     let mut distinct: Vec<&Value> = Vec::new();
@@ -194,7 +194,7 @@ fn indices(values: impl Iterator<Item = Value>, ordered: bool) -> (Vec<String>, 
     (distinct.into_iter().map(|(_, name)| name.clone()).collect(), of)
 }
 
-/// Of each run the values of what differs, in the same order: at least one.
+/// For each run the values of the labels that differ, in the same order: at least one.
 fn differing(runs: &[RunData]) -> Vec<Vec<Value>> {
     let labels: BTreeMap<&String, ()> =
         runs.iter().flat_map(|run| run.run.labels.keys()).map(|key| (key, ())).collect();
@@ -212,7 +212,7 @@ fn differing(runs: &[RunData]) -> Vec<Vec<Value>> {
     columns.splice(columns.len().min(1)..columns.len().min(1), extras.into_iter().filter(differs));
     let value = |i: usize| match (&columns[..], &all[..]) {
         ([], []) => vec![(None, runs[i].run.name.clone())],
-        // Nothing differs: all there is to say of them.
+        // Nothing differs.
         ([], all) => {
             vec![(None, all.iter().map(|column| column[i].1.as_str()).collect::<Vec<_>>().join(", "))]
         }
@@ -221,8 +221,8 @@ fn differing(runs: &[RunData]) -> Vec<Vec<Value>> {
     (0..runs.len()).map(value).collect()
 }
 
-/// A seed twice: these runs differ in something else, and have no common mean. What is left to tell them apart is the
-/// grid they are from, then their names, then where they lie.
+/// The same seed twice: these runs differ in something else, and have no common mean. They are distinguished by their
+/// grids, then by their names, then by their directories.
 fn tell_apart(runs: &[RunData], values: &mut [Vec<Value>]) {
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name).map_or(String::new(), |name| name.to_string_lossy().into_owned())
@@ -253,7 +253,7 @@ impl Group<'_> {
         })
     }
 
-    /// The same of one site in the windows of training steps, by step.
+    /// The same for one site in the windows of training steps, by step.
     pub fn steps(&self, site: &str, value: impl Fn(&SiteSteps) -> Option<f64>) -> Series {
         self.series(|run| {
             let at = |line: &StepLine| {
@@ -264,7 +264,7 @@ impl Group<'_> {
         })
     }
 
-    /// The same of whatever `values` takes from a run, by epoch or step.
+    /// The same for the numbers that `values` returns for a run, by epoch or step.
     pub fn series(&self, values: impl Fn(&RunData) -> Vec<(u64, f64)>) -> Series {
         let mut by_x = BTreeMap::<u64, Vec<f64>>::new();
         for run in &self.runs {
@@ -283,7 +283,7 @@ impl Group<'_> {
         series
     }
 
-    /// The layers of one site in the last epoch of each run that saw it.
+    /// The layers of one site in the last epoch of each run that has it.
     pub fn last(&self, site: &str, split: Split) -> Vec<(&RunData, &LayerStats)> {
         let last = |run: &RunData| run.site(site, split).map(|(epoch, _)| epoch).max();
         self.runs
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(groups.dashes, ["width 64", "width 128"]);
         let places: Vec<_> = groups.groups.iter().map(|g| (g.hue, g.dash, g.panel)).collect();
         assert_eq!(places, [(0, 0, 0), (0, 1, 1), (1, 0, 1)]);
-        // Data sets are panels too, and never take the colour of a label.
+        // Data sets are panels too, and are never a colour.
         let mut runs = [run("relu", 0.0, 1), run("relu", 0.5, 1), run("tanh", 0.5, 1)];
         runs[2].run.dataset = "mnist".into();
         let groups = Groups::of(&runs);

@@ -1,7 +1,7 @@
 //! Pictures of training runs: an offline page, static plots and a live terminal view.
 //!
-//! [`load_runs`] reads what [`taper_report::RunDir`] wrote; [`html_report`] makes one page of it that needs
-//! no network, [`static_plots`] the main curves as SVG; [`LivePage`] keeps the page of a training that is under way.
+//! [`load_runs`] reads the files of [`taper_report::RunDir`]; [`html_report`] makes one page of them that needs no
+//! network, [`static_plots`] the main curves as SVG; [`LivePage`] updates the page of a running training.
 //!
 //! ```
 //! let (runs, errors) = taper_view::load_runs(&["no/such/run".into()]);

@@ -1,4 +1,4 @@
-//! The live view: state that batches and epochs move on, a picture of it, and the terminal that shows it.
+//! The live view: its state, its picture, and the terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +19,13 @@ mod tests;
 
 pub use terminal::{HeldStderr, restore_terminal};
 
-/// How often the view is drawn, at most.
+/// The minimum time between two drawings.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// How a [`Live`] view looks.
+/// Options of a [`Live`] view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveConfig {
-    /// Colours, from the 256 of xterm and legible on dark and on light ground; without them bold and dim.
+    /// Colours, from xterm's 256, legible on dark and on light ground; without colours bold and dim.
     pub color: bool,
 }
 
@@ -35,24 +35,25 @@ impl Default for LiveConfig {
     }
 }
 
-/// The running training, drawn over the whole terminal: progress and time left, curves of the primary metric and the loss,
-/// for every site its zeros and dead units over the run and how its values are spread, the runs before, the best first, and
-/// the last warning.
+/// The running training, drawn over the whole terminal: progress and time left, curves of the primary metric and the
+/// loss, for every site its zeros and dead units over the run and its distribution, the earlier runs, the best first,
+/// and the last warning.
 ///
-/// `&Live` is a [`Sink`]: windows of steps draw the curves from the first second on, epochs those of the other splits; [`Live::pass`] and [`Live::advance`] tell it of batches, from any
-/// thread. A thread of its own draws ten times a second, so that training never waits for the terminal: being
-/// told costs a lock that nobody else holds for longer than a drawing takes, well below a millisecond.
+/// `&Live` is a [`Sink`]: windows of steps draw the training curves from the first second, epochs those of the other
+/// splits; [`Live::pass`] and [`Live::advance`] report batches, from any thread. Its own thread draws ten times a
+/// second, so training never waits for the terminal: a report takes a lock that is never held longer than a drawing,
+/// well below a millisecond.
 ///
-/// Distributions have the columns of the console's table, or halves or quarters of them: octaves of magnitude,
-/// below ⅛ in the middle and 8 and more outside. The exact zeros stand apart between them, on a scale of their
-/// own: their share of all values. Sparklines of zeros reach from none to all values, those of dead units from none to all
-/// units; a column is the last window of steps in it. What is not nothing is never drawn as nothing. Numbers are those of the
-/// newest window, as the title of the sites says; distributions are those of the last epoch.
+/// Distributions have the columns of the console's table, or halves or quarters of them: octaves of magnitude, below ⅛
+/// in the middle and 8 and more outside. The exact zeros are between them, with their own scale: their share of all
+/// values. Sparklines of zeros have a scale from no value to all values, those of dead units from no unit to all units;
+/// a column is its last window of steps. A non-zero number is never drawn as nothing. Numbers are those of the newest
+/// window, which the title of the sites names; distributions are those of the last epoch.
 ///
-/// The terminal is given back by [`Live::close`], which leaves the last picture and all warnings on the screen, on drop, on a panic of any thread, and by
-/// [`restore_terminal`], which whoever ends the process must call. While the view is open keys do not make
-/// signals: Ctrl-C calls what was given to [`Live::open`], `q` leaves the view, Ctrl-L draws it anew. What others
-/// write to standard error would go right across it: let them write to [`HeldStderr`].
+/// [`Live::close`] restores the terminal and leaves the last picture and all warnings on the screen. So do drop, a
+/// panic of any thread, and [`restore_terminal`], which a program must call before it ends the process. While the view
+/// is open keys are not signals: Ctrl-C calls the function given to [`Live::open`], `q` closes the view, Ctrl-L draws
+/// it again. Write messages for standard error to [`HeldStderr`], because they would damage the picture.
 ///
 /// ```no_run
 /// use taper_report::{Sink, Split};
@@ -75,11 +76,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes the terminal. `stop` is called on Ctrl-C, every time, from the thread that draws.
+    /// Opens the view. `stop` is called on every Ctrl-C, from the drawing thread.
     ///
     /// # Errors
     ///
-    /// Where standard output is no terminal, or another view has it.
+    /// When standard output is not a terminal, or another view is open.
     pub fn open(config: LiveConfig, stop: impl Fn() + Send + 'static) -> io::Result<Self> {
         if !io::stdout().is_terminal() {
             return Err(io::Error::other("standard output is not a terminal"));
@@ -87,18 +88,18 @@ impl Live {
         let keys = terminal::take()?;
         let state = Arc::new(Mutex::new(State { color: config.color, keys, ..State::default() }));
         let live = Self { state: state.clone() };
-        // From here on dropping `live` gives the terminal back.
+        // From here dropping `live` restores the terminal.
         let shown = Terminal::new(CrosstermBackend::new(Frames::default()))?;
         std::thread::Builder::new().name("live view".into()).spawn(move || {
-            // A terminal that is gone takes its view along, not the training.
+            // If the terminal is gone, the view ends, not the training.
             let _ = show(shown, &state, keys, &stop);
             restore_terminal();
         })?;
         Ok(live)
     }
 
-    /// Says where the run that begins next stands among all: run `run`, from 1, of `of`, and how many samples all
-    /// passes of it and of the runs behind it have. Without it there is no time left to be shown.
+    /// Sets the position of the next run: run `run`, from 1, of `of`, and the number of samples in all passes of it and
+    /// of each later run. Without it no time left is shown.
     pub fn place(&self, run: usize, of: usize, samples: u64) {
         lock(&self.state).place(run, of, samples);
     }
@@ -108,24 +109,24 @@ impl Live {
         lock(&self.state).pass(epoch, split, samples, Instant::now());
     }
 
-    /// So many more samples of the pass are done.
+    /// This many more samples of the pass are done.
     pub fn advance(&self, samples: u64) {
         lock(&self.state).advance(samples);
     }
 
-    /// Whether it still has the terminal: not after `q`, a panic, or when the terminal went away.
+    /// Whether the view is open: not after `q`, a panic, or when the terminal is gone.
     pub fn is_open(&self) -> bool {
         terminal::is_taken()
     }
 
-    /// Gives the terminal back; what was held from standard error is written now. The last picture, of two thirds of the
-    /// terminal's height, and all warnings are printed where the program goes on.
+    /// Restores the terminal and writes the held standard error. Prints the last picture, with two thirds of the
+    /// terminal's height, and all warnings.
     pub fn close(&self) {
         if !terminal::restore() {
             return;
         }
         let mut state = lock(&self.state);
-        // What the keys did is of no use any more.
+        // Keys pressed in the view are discarded.
         (state.keys, state.stopping) = (false, false);
         let (width, height) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
         let area = Rect::new(0, 0, width, (height * 2 / 3).max(1));
@@ -133,7 +134,7 @@ impl Live {
         draw::draw(&state, None, Instant::now(), area, &mut last);
         let warnings: String =
             state.warnings.iter().map(|line| format!("{}\n", one_line(line, 400))).collect();
-        // Nothing can be done for a terminal that is gone.
+        // An error of a closed terminal cannot be handled.
         let _ = io::stdout().lock().write_all((terminal::printed(&last) + &warnings).as_bytes());
     }
 }
@@ -166,12 +167,12 @@ impl Sink for &Live {
     }
 }
 
-/// A panic elsewhere leaves the numbers as good as they were.
+/// A panic elsewhere leaves the numbers valid.
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Draws until the terminal is given back.
+/// Draws until the terminal is restored.
 fn show(
     mut shown: Terminal<CrosstermBackend<Frames>>,
     state: &Mutex<State>,
@@ -203,7 +204,7 @@ fn show(
             continue;
         }
         let held = terminal::last_held_line();
-        // The picture is made under the lock, and goes to the terminal without it.
+        // The picture is drawn under the lock, and written to the terminal without it.
         shown.draw(|frame| {
             let area = frame.area();
             draw::draw(&lock(state), held.as_deref(), Instant::now(), area, frame.buffer_mut());

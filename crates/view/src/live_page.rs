@@ -7,11 +7,11 @@ use taper_report::write_whole;
 
 use crate::{Error, Result, html, load_runs};
 
-/// The page of a training that is under way: rewritten now and then, read anew by the browser that shows it.
+/// The page of a running training: rewritten regularly, and reloaded by the browser.
 ///
-/// A rewrite takes place at most every ten seconds, and so seldom that rewriting takes less than a hundredth of the time.
-/// The file is whole at any moment. Where the browser loads it anew, it stays at the same place. The last
-/// page, that of [`html_report`](crate::html_report), does not load itself anew.
+/// A rewrite takes place at most every ten seconds, and takes less than a hundredth of the time. The file is always
+/// complete. The browser reloads it at the same position. The last page, that of [`html_report`](crate::html_report),
+/// does not reload itself.
 ///
 /// ```no_run
 /// let mut page = taper_view::LivePage::new("runs/one/report.html", vec!["runs/one".into()]);
@@ -31,18 +31,18 @@ pub struct LivePage {
 
 /// The shortest time between two rewrites.
 const EVERY: Duration = Duration::from_secs(10);
-/// The time between two rewrites is at least so many times what a rewrite takes.
+/// The time between two rewrites is at least this multiple of a rewrite's time.
 const SHARE: u32 = 100;
 
 impl LivePage {
-    /// The page at `path` of the runs in these directories, which may not exist yet; nothing is written before
+    /// The page at `path` for the runs in these directories, which need not exist yet; nothing is written before
     /// [`update`](Self::update).
     pub fn new(path: impl Into<PathBuf>, runs: Vec<PathBuf>) -> Self {
         Self { path: path.into(), runs, due: Instant::now() }
     }
 
-    /// Rewrites the page if it is time, and says whether it was. What cannot be read of a run, as before its first record, is
-    /// left out.
+    /// Rewrites the page if it is due, and returns whether it was. Unreadable parts, as before a run's first record,
+    /// are left out.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ mod tests {
         assert!(page.update_at(start)?);
         assert!(read()?.contains("\"reload\":10"));
         assert!(!page.update_at(start + Duration::from_secs(9))?);
-        // Seldom enough for a slow machine: a rewrite may have taken more than a tenth of a second.
+        // Rare enough for a slow machine: a rewrite may have taken more than a tenth of a second.
         assert!(page.update_at(page.due)?);
         page.finish()?;
         assert!(read()?.contains("\"reload\":null"));

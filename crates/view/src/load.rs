@@ -11,22 +11,22 @@ use taper_report::{
 
 use crate::{Error, Result};
 
-/// A run as its directory holds it: what [`taper_report::RunDir`] wrote, as far as it got.
+/// A run from its directory: the files of [`taper_report::RunDir`], as far as they go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunData {
     /// The directory.
     pub dir: PathBuf,
-    /// What the run is.
+    /// The run's configuration.
     pub run: Run,
     /// Loss and metrics, a line per epoch and split.
     pub metrics: Vec<MetricsLine>,
-    /// What the layers did, a line per epoch, split and site; empty where nothing was tracked.
+    /// The statistics of the layers, a line per epoch, split and site; empty if nothing was tracked.
     pub layers: Vec<LayerLine>,
     /// Seconds and throughput, a line per epoch and split.
     pub timing: Vec<TimingLine>,
-    /// Windows of training steps from the first on; empty in runs that recorded none.
+    /// Windows of training steps from the first; empty if the run recorded none.
     pub steps: Vec<StepLine>,
-    /// What of the directory could not be read; what is here stands without it.
+    /// Errors of unreadable parts; the other fields are valid without them.
     pub problems: Vec<String>,
 }
 
@@ -46,8 +46,8 @@ impl RunData {
         self.metrics.iter().filter(move |line| line.split == split)
     }
 
-    /// The step that ended an epoch, or 0 for the untrained network: where as many samples were seen as `metrics.jsonl`
-    /// counts. `None` without windows of steps.
+    /// The step at the end of an epoch, or 0 for the untrained network: found by the number of samples in
+    /// `metrics.jsonl`. `None` without windows of steps.
     pub fn step_of(&self, epoch: u32) -> Option<u64> {
         let train = |line: &&MetricsLine| line.split == Split::Train && line.epoch <= epoch;
         let samples =
@@ -62,7 +62,7 @@ impl RunData {
                 return Some(line.of.step);
             }
         }
-        // The last window of a run that ended is not whole, and not written.
+        // The last window of a finished run is incomplete and not written.
         let last = &self.steps.last()?.of;
         let per_step = last.score.samples as f64 / last.steps.max(1) as f64;
         Some(
@@ -70,8 +70,8 @@ impl RunData {
         )
     }
 
-    /// What usually keeps a network from learning, as the records show it: the same as in `warnings.jsonl`, which runs of
-    /// PyTorch and of older versions do not have.
+    /// The warnings that follow from the records: the same as in `warnings.jsonl`, which runs of PyTorch and of older
+    /// versions do not have.
     pub fn warnings(&self) -> Vec<Warning> {
         let split = self.layers.iter().map(|line| line.split).max();
         let shown: Vec<&LayerLine> = self.layers.iter().filter(|line| Some(line.split) == split).collect();
@@ -93,12 +93,11 @@ impl RunData {
     }
 }
 
-/// Reads runs from directories; one that is no run itself is taken for a grid, whose subdirectories are runs.
+/// Reads runs from directories; a directory that is not a run is read as a grid, whose subdirectories are runs.
 ///
-/// What can be read is returned, together with an error of one line for each thing that cannot: an
-/// unfinished run counts as far as it got, of a file that is damaged in the middle the lines before stay,
-/// and a run without a readable `config.json` is left out. A directory that is named twice counts once.
-/// Runs stand in the order of `paths`, those of a grid by name.
+/// Returns everything readable, and a one-line error for everything else: an unfinished run has its epochs so far, a
+/// damaged file has the lines before the damage, and a run without a readable `config.json` is left out. A directory
+/// that is given twice counts once. Runs are in the order of `paths`, those of a grid in the order of names.
 pub fn load_runs(paths: &[PathBuf]) -> (Vec<RunData>, Vec<Error>) {
     let (mut runs, mut errors, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
     for path in paths {
@@ -121,10 +120,10 @@ pub fn load_runs(paths: &[PathBuf]) -> (Vec<RunData>, Vec<Error>) {
 
 const CONFIG: &str = "config.json";
 const FILES: [&str; 4] = [CONFIG, "metrics.jsonl", "layers.jsonl", "timing.jsonl"];
-/// Not every run has it: those of PyTorch and of older versions have none.
+/// Runs of PyTorch and of older versions do not have it.
 const STEPS: &str = "steps.jsonl";
 
-/// The path itself where it is a run, else its subdirectories that are.
+/// The path itself if it is a run, else the subdirectories that are runs.
 fn run_dirs(path: &Path) -> Result<Vec<PathBuf>> {
     let is_run = |dir: &Path| FILES.iter().any(|file| dir.join(file).exists());
     if is_run(path) {
@@ -161,7 +160,7 @@ fn load(dir: PathBuf, errors: &mut Vec<Error>) -> Result<RunData> {
     Ok(RunData { dir, run, metrics, layers, timing, steps, problems })
 }
 
-/// The file's records; where one is damaged, those before it.
+/// The file's records; if one is damaged, those before it.
 fn lines<T: serde::de::DeserializeOwned>(path: &Path, note: &mut impl FnMut(ReportError)) -> Vec<T> {
     let (records, error) = read_lines_before_damage(path);
     error.into_iter().for_each(note);

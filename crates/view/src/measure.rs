@@ -1,10 +1,10 @@
-//! How numbers of a kind are written and drawn, and what is explained beside the statistics.
+//! The format and explanation of numbers that are not statistics.
 
 use taper_report::{MetricKind, StatisticKind};
 
 use crate::text;
 
-/// What a page writes for a number of this kind.
+/// The text for a number of this kind.
 pub(crate) fn show(kind: StatisticKind, x: f64) -> String {
     match kind {
         StatisticKind::Share => text::share(x),
@@ -19,7 +19,7 @@ pub(crate) fn kind_of(metric: MetricKind) -> StatisticKind {
     if metric == MetricKind::Share { StatisticKind::Share } else { StatisticKind::Number }
 }
 
-/// What is known of a metric: its kind.
+/// The explanation of a metric: its kind.
 pub(crate) fn meaning(metric: MetricKind) -> &'static str {
     match metric {
         MetricKind::Share => "A metric of the training step: a share, of which more is better.",

@@ -1,5 +1,5 @@
-//! Colours and line styles, from Okabe and Ito's palette first: distinguishable to the colour-blind, without its black
-//! and yellow, which vanish on one ground each.
+//! Colours and line styles, first from Okabe and Ito's palette, which the colour-blind can distinguish; without its
+//! black and yellow, which are invisible on dark or light ground.
 
 /// Blue, vermilion, green, purple, orange, sky blue, grey; then violet, brown, teal, olive, crimson.
 const COLORS: [(u8, u8, u8); 12] = [
@@ -41,11 +41,11 @@ const NAMED: [(&str, usize); 20] = [
     ("gelu_tanh", 6),
 ];
 
-/// Line, then gap, and so on, in pixels; nothing is a solid line.
+/// Line, gap, and so on, in pixels; empty for a solid line.
 const DASHES: [&[u32]; 5] = [&[], &[6, 4], &[2, 3], &[9, 3, 2, 3], &[12, 4]];
 
-/// A colour for every name: the same in every report, whatever stands beside it. Only where two names of one report
-/// want the same colour the later one takes the next that is free.
+/// A colour for every name, the same in every report. If two names of one report want the same colour, the later one
+/// gets the next free one.
 pub(crate) fn colors(names: &[String]) -> Vec<usize> {
     let mut taken: Vec<usize> = Vec::new();
     for name in names {

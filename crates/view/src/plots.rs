@@ -22,14 +22,14 @@ use crate::{
 /// Draws the four main curves for papers and READMEs: the primary metric, zeros, dead units and asymmetry over the
 /// epochs.
 ///
-/// `score.svg`, and `zero_fraction.svg`, `dead_fraction.svg` and `asymmetry.svg` with a panel per layer, are written into `dir`, which is created; pictures of runs without layers, and of runs without epochs, are
-/// left out. At most 64 layers are drawn. Numbers are from the test split, else validation, else train. Colours, line styles and bands
-/// are those of [`html_report`](crate::html_report). The text of an SVG is set by whoever shows it, in its
-/// sans-serif.
+/// Writes `score.svg`, and `zero_fraction.svg`, `dead_fraction.svg` and `asymmetry.svg` with a panel per layer, into
+/// `dir`, which is created. Pictures of runs without layers or epochs are left out, and so are layers after the 64th.
+/// Numbers are from the test split, else validation, else train. Colours, line styles and bands are those of
+/// [`html_report`](crate::html_report). The viewer draws the text in its sans-serif font.
 ///
 /// # Errors
 ///
-/// There is no run, or a file cannot be drawn or written.
+/// There are no runs, or a file cannot be drawn or written.
 pub fn static_plots(runs: &[RunData], dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     let dir = dir.as_ref();
     if runs.is_empty() {
@@ -58,7 +58,7 @@ struct Picture {
 
 struct Panel {
     title: String,
-    /// Of every group of the panel, with its number; empty where it has no such site.
+    /// The curve of every group of the panel, with its index; empty if it does not have the site.
     curves: Vec<(usize, Series)>,
 }
 
@@ -96,13 +96,13 @@ fn pictures(groups: &Groups<'_>) -> Vec<Picture> {
     pictures
 }
 
-/// A value that a file claims and an axis can show: one as wide as the number may be would take forever.
+/// A value from a file that an axis can show: drawing the full range of numbers would take forever.
 fn drawable(kind: Kind, x: Option<f64>) -> Option<f64> {
     let range = if kind == Kind::Share { 0.0..=1.0 } else { -1e6..=1e6 };
     x.filter(|x| range.contains(x))
 }
 
-/// Panels of a picture at most: a file can name any number of sites, and a picture of them all fill any memory.
+/// The largest number of panels of a picture, because a file can have any number of sites.
 const PANELS: usize = 64;
 
 fn of_layers(groups: &Groups<'_>, window: Split, of: &'static Statistic) -> Picture {
@@ -125,8 +125,8 @@ fn of_layers(groups: &Groups<'_>, window: Split, of: &'static Statistic) -> Pict
     Picture { id: of.id, title, kind: of.kind, panels: panels.take(PANELS).map(panel).collect() }
 }
 
-/// Sizes below are in pixels; what is drawn is so many times larger, and the picture says that it is to be
-/// shown smaller: plotters places everything at whole numbers, which would make stairs of flat curves.
+/// Sizes below are in pixels. The drawing is larger by this factor, and the picture is shown smaller: plotters uses
+/// integer coordinates, which would turn flat curves into stairs.
 const FINE: i32 = 8;
 const PANEL: (i32, i32) = (330 * FINE, 230 * FINE);
 const WIDE_PANEL: (i32, i32) = (520 * FINE, 300 * FINE);
@@ -148,14 +148,14 @@ impl Picture {
         curves.flat_map(|(_, series)| series.low.iter().chain(&series.high)).copied()
     }
 
-    /// The same for all panels, so that layers can be compared by eye.
+    /// The same for all panels, so that layers can be compared.
     fn range(&self) -> Range<f64> {
         let low = self.values().fold(f64::INFINITY, f64::min);
         let high = self.values().fold(f64::NEG_INFINITY, f64::max);
         let low = if self.id == "score" { low } else { low.min(0.0) };
         let high = high.max(low + 0.02);
         let air = 0.04 * (high - low);
-        // No tick beyond what there can be.
+        // No ticks outside the possible range.
         let high = if self.kind == Kind::Share { (high + air).min(1.0 + 0.2 * air) } else { high + air };
         low - air..high
     }
@@ -163,7 +163,7 @@ impl Picture {
     fn svg(&self, groups: &Groups<'_>) -> Drawn<String> {
         let columns = self.panels.len().min(COLUMNS);
         let rows = self.panels.len().div_ceil(COLUMNS);
-        // A single panel is wide, so that its legend fits beside the title of a page.
+        // A single panel is wide, so its legend fits next to the title of a page.
         let panel = if columns == 1 { WIDE_PANEL } else { PANEL };
         let width = panel.0 * columns as i32;
         let legend = Legend::of(groups, width);
@@ -260,7 +260,7 @@ impl Picture {
     }
 }
 
-/// What colours and line styles stand for, in as many rows as it takes.
+/// The legend of colours and line styles, in as many rows as needed.
 struct Legend {
     rows: Vec<Vec<Entry>>,
 }
@@ -284,7 +284,7 @@ impl Legend {
         let mut rows = vec![Vec::new()];
         let mut x = MARGIN;
         for (text, color, dash) in hues.chain(dashes) {
-            // Fonts differ from viewer to viewer: a wide guess, so that entries never touch.
+            // Fonts differ between viewers: the estimate is wide, so that entries never overlap.
             let entry = SAMPLE + (6 + 14) * FINE + (7.6 * FINE as f64 * text.chars().count() as f64) as i32;
             if x + entry > width && x > MARGIN {
                 rows.push(Vec::new());

@@ -6,7 +6,7 @@ use taper_report::{
 
 use crate::RunData;
 
-/// Three epochs of two sites, with numbers that tell epoch, site and seed.
+/// Three epochs of two sites, with numbers that depend on epoch, site and seed.
 pub(crate) fn run(activation: &str, dropout: f64, seed: u64) -> RunData {
     let name = format!("{activation}-dropout{dropout}-seed{seed}");
     let run = Run {

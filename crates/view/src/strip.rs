@@ -9,12 +9,12 @@ use crate::{
     text::{self, html},
 };
 
-/// Rows of a strip at most; a collapsed layer has hundreds.
+/// The largest number of rows of a strip; a collapsed layer has hundreds.
 const ROWS: usize = 128;
-/// Up to so many rows each has its unit's number beside it.
+/// Up to this many rows have their unit's number.
 const NUMBERED: usize = 24;
 
-/// What a unit was in an epoch; alive if it is in no list.
+/// The state of a unit in an epoch; alive if it is in no list.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Alive,
@@ -22,7 +22,7 @@ enum State {
     Dead,
 }
 
-/// Units of a site that were dead or rare in any epoch, as rows over the epochs, for every run: pictures that need no
+/// Units of a site that were dead or rare in any epoch, as rows over the epochs, for every run: pictures without a
 /// script.
 pub(crate) fn strips(groups: &Groups<'_>) -> String {
     let Some(window) = groups.windows.first() else { return String::new() };
@@ -35,7 +35,7 @@ pub(crate) fn strips(groups: &Groups<'_>) -> String {
             for run in &group.runs {
                 let epochs: Vec<(u32, &LayerStats)> =
                     run.site(site, *window).filter(|(_, layer)| layer.dead.is_some()).collect();
-                // Other programs, and older versions, count rare units without naming them.
+                // Other programs, and older versions, count rare units without their indices.
                 unnamed |=
                     epochs.iter().any(|(_, l)| l.rare.is_some_and(|n| n > 0) && l.rare_units.is_empty());
                 match of_run(&epochs) {
@@ -94,7 +94,7 @@ fn caption(group: &Group<'_>, run: &RunData) -> String {
     format!("{}{seed}", table::key(group))
 }
 
-/// `None` where every unit was alive in all epochs.
+/// `None` if every unit was alive in all epochs.
 fn of_run(epochs: &[(u32, &LayerStats)]) -> Option<String> {
     let mut units: BTreeMap<u32, Vec<State>> = BTreeMap::new();
     for (column, (_, layer)) in epochs.iter().enumerate() {
@@ -107,7 +107,7 @@ fn of_run(epochs: &[(u32, &LayerStats)]) -> Option<String> {
     if units.is_empty() {
         return None;
     }
-    // Dead in the end and for longest first.
+    // Units that are dead at the end, and for longest, come first.
     let mut rows: Vec<(u32, Vec<State>)> = units.into_iter().collect();
     let rank = |states: &[State]| {
         let dead = states.iter().filter(|state| **state == State::Dead).count();

@@ -11,7 +11,7 @@ use crate::{
     text::{self, NONE, html},
 };
 
-/// A table in HTML: titles that explain themselves on hover, numbers that carry their exact value.
+/// A table in HTML, with tooltips for titles and exact values.
 #[derive(Default)]
 pub(crate) struct Table {
     head: String,
@@ -37,25 +37,25 @@ impl Table {
     }
 }
 
-/// How a value is taken from a run or a layer.
+/// A function from a run or a layer to a value.
 type Value<'a, T> = Box<dyn Fn(&T) -> Option<f64> + 'a>;
 
-/// One column of a table: what it is called, what it means, its value in each run, and how it is written.
+/// One column of a table: its name, its meaning, its value in each run, and its format.
 struct Column<'a, T> {
     id: &'a str,
     title: &'a str,
     what: String,
     value: Value<'a, T>,
     show: Box<dyn Fn(f64) -> String>,
-    /// The number of decimals of `mean ± sd`, and the factor before.
+    /// The number of decimals of `mean ± sd`, and a factor.
     spread: (usize, f64, &'static str),
-    /// Whether a bar in the cell shows the value, a share.
+    /// Whether the cell shows the value, a share, as a bar.
     bar: bool,
 }
 
 /// Metrics, loss and time: one row per group of runs, and one per run.
 pub(crate) fn runs(groups: &Groups<'_>) -> String {
-    /// The scores on the headline split of all epochs but that of the untrained network.
+    /// The scores on the headline split of all epochs except epoch 0.
     fn headline(run: &RunData) -> Vec<&Score> {
         let lines = run.headline().into_iter().flat_map(|split| run.scores(split));
         lines.filter(|line| line.epoch > 0).map(|line| &line.of.score).collect()
@@ -212,10 +212,10 @@ pub(crate) fn counts(groups: &Groups<'_>) -> String {
     out
 }
 
-/// Rows and columns of a table of counts that a page shows at most.
+/// The largest number of rows and columns of a table of counts on the page.
 const COUNTS: usize = 64;
 
-/// What every layer does in the last epoch of a window.
+/// The statistics of every layer in the last epoch of a window.
 pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
     let column = |of: &'static Statistic| Column::<LayerStats> {
         id: of.id,
@@ -289,7 +289,7 @@ pub(crate) fn layers(groups: &Groups<'_>, window: Split) -> String {
     out
 }
 
-/// A table of groups, and one of every run behind a click where that is more.
+/// A table of groups, and a folded one of every run if there are more runs than groups.
 fn both<'a, T>(
     groups: &Groups<'a>,
     of: impl Fn(&Group<'a>) -> Vec<T>,
@@ -310,13 +310,13 @@ fn both<'a, T>(
     format!("{}<details><summary>{title} ({n})</summary>\n{every}</details>\n", table(&grouped, false))
 }
 
-/// The row's title: what the group is, with the run's name as its explanation.
+/// The row's title: the group, with the run's name as its tooltip.
 fn row_title(group: &Group<'_>, run: Option<&RunData>) -> String {
     let tip = run.map_or(&group.label, |run| &run.run.name);
     format!("<th scope=row title=\"{}\">{}</th>", html(tip), key(group))
 }
 
-/// A sample of the group's line, and what it stands for.
+/// A sample of the group's line, and its label.
 pub(crate) fn key(group: &Group<'_>) -> String {
     let label = html(&text::shorten(&group.label, text::LABEL));
     format!("{}{label}", swatch(group.color, group.dash))
@@ -333,7 +333,7 @@ pub(crate) fn swatch(color: usize, dash: usize) -> String {
     )
 }
 
-/// `10`, or `3 of 10` where a run ended early.
+/// `10`, or `3 of 10` if a run ended early.
 fn epochs(runs: &[&RunData]) -> String {
     let mut texts: Vec<String> = runs
         .iter()
@@ -378,7 +378,7 @@ fn written(x: f64, decimals: usize) -> String {
     if decimals == 0 { text::count(x.round() as u64) } else { text::plain(x, decimals) }
 }
 
-/// Everything that is needed to repeat the runs: what they share, and where they differ.
+/// Everything that is needed to repeat the runs: what they share, and their differences.
 pub(crate) fn configuration(groups: &Groups<'_>) -> String {
     let runs: Vec<&RunData> = groups.runs().collect();
     let flat: Vec<Vec<(String, String)>> = runs.iter().map(|run| flatten(run)).collect();
@@ -417,7 +417,7 @@ pub(crate) fn configuration(groups: &Groups<'_>) -> String {
     out
 }
 
-/// What to type to repeat the runs, as far as they recorded it: the words in `command` of a configuration.
+/// The command lines that repeat the runs, if they recorded them: the words in `command` of a configuration.
 fn commands(runs: &[&RunData]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for run in runs {
@@ -450,7 +450,7 @@ fn flatten(run: &RunData) -> Vec<(String, String)> {
                     walk(key, value, out);
                 }
             }
-            // What is not set, and what stands above as a line to copy.
+            // Without unset values, and without those in the command line above.
             serde_json::Value::Null => {}
             serde_json::Value::Array(_) if key == "command" => {}
             serde_json::Value::String(text) => out.push((key, text.clone())),
@@ -473,7 +473,7 @@ fn flatten(run: &RunData) -> Vec<(String, String)> {
     );
     let known: Vec<String> = out.iter().map(|(key, _)| key.clone()).collect();
     walk(String::new(), &run.config, &mut out);
-    // The configuration may repeat what the run says of itself.
+    // The configuration may repeat fields of the run.
     let mut i = 0;
     out.retain(|(key, _)| {
         i += 1;

@@ -1,14 +1,14 @@
-//! Text as pages and pictures need it. Names come from users and may hold anything.
+//! Text for pages and pictures. Names come from users and may contain any characters.
 
 pub(crate) use taper_report::{count_text as count, share_text as share};
 
-/// What stands where there is no number.
+/// The text for a missing number.
 pub(crate) const NONE: &str = "–";
 
-/// How many characters of a name a label shows.
+/// The length of a name in a label, in characters.
 pub(crate) const LABEL: usize = 48;
 
-/// For HTML, in text and in quoted attributes.
+/// Escaped for HTML, in text and in quoted attributes.
 pub(crate) fn html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -25,7 +25,7 @@ pub(crate) fn html(text: &str) -> String {
     out
 }
 
-/// A list in HTML of items with their tags; those beyond the first few are folded. Nothing where there are none.
+/// A list in HTML of items with their tags, folded after the first few. Empty without items.
 pub(crate) fn list(attributes: &str, items: &[String], few: usize) -> String {
     let (few, rest) = items.split_at(items.len().min(few));
     match (few, rest.len()) {
@@ -39,7 +39,7 @@ pub(crate) fn list(attributes: &str, items: &[String], few: usize) -> String {
     }
 }
 
-/// For a shell: as it is where that is safe, else between single quotes.
+/// Quoted for a shell, if needed.
 pub(crate) fn shell(word: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
     if !word.is_empty() && word.chars().all(safe) {
@@ -49,12 +49,12 @@ pub(crate) fn shell(word: &str) -> String {
     }
 }
 
-/// For JSON in a script element, which must not end it.
+/// Escaped for JSON in a script element, which it must not end.
 pub(crate) fn script_json(json: &str) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
-/// At most so many characters, with an ellipsis in place of the middle; control characters as blanks.
+/// At most this many characters, with an ellipsis in the middle; control characters become blanks.
 pub(crate) fn shorten(text: &str, at_most: usize) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let n = text.chars().count();
@@ -66,12 +66,12 @@ pub(crate) fn shorten(text: &str, at_most: usize) -> String {
     head.chain(['…']).chain(text.chars().skip(n - tail)).map(clean).collect()
 }
 
-/// [`taper_report::fixed_text`] with a minus sign in place of the hyphen.
+/// [`taper_report::fixed_text`] with a minus sign instead of the hyphen.
 pub(crate) fn fixed(x: f64, decimals: usize) -> String {
     taper_report::fixed_text(x, decimals).replace('-', "−")
 }
 
-/// A number with so many decimals, whatever is left of it; huge ones in powers of ten.
+/// A number with this many decimals; huge ones in powers of ten.
 pub(crate) fn plain(x: f64, decimals: usize) -> String {
     let text = format!("{x:.decimals$}");
     match text.strip_prefix('-') {
@@ -87,7 +87,7 @@ pub(crate) fn rounded(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
 }
 
-/// Five significant digits, whole numbers without a point; what is not finite is null.
+/// Five significant digits, integers without a point; non-finite numbers are null.
 pub(crate) fn brief(x: f64) -> serde_json::Value {
     let x: f64 = format!("{x:.4e}").parse().unwrap_or(x);
     if x.fract() == 0.0 && x.abs() < 1e15 { (x as i64).into() } else { x.into() }

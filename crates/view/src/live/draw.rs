@@ -16,13 +16,13 @@ mod sites;
 
 use cells::{fit, put, put_right, width_of};
 
-/// Narrower than this, words are left out.
+/// Below this width words are left out.
 const NARROW: u16 = 60;
 /// Rows of a chart: its title, three of the picture, the axis and its labels.
 const CHART: u16 = 6;
 
-/// Colours with a contrast of about 4 to black and to white alike, in the hues of `palette`; none of them means
-/// something that is not also said in words or by its place.
+/// Colours with a contrast of about 4 to black and to white, in the hues of `palette`. A word or a position repeats the
+/// meaning of each.
 #[derive(Clone, Copy)]
 struct Paint {
     color: bool,
@@ -41,12 +41,12 @@ impl Paint {
         }
     }
 
-    /// Exact zeros: the spike and their share over the epochs.
+    /// Exact zeros: their bar and their share over the epochs.
     fn zeros(self) -> Style {
         self.indexed(133) // purple
     }
 
-    /// Dead units, and what went wrong.
+    /// Dead units, and errors.
     fn fault(self) -> Style {
         self.indexed(160) // red
     }
@@ -60,7 +60,7 @@ impl Paint {
     }
 }
 
-/// Draws all that fits: first the name and the progress, then the sites, then the curves.
+/// Draws as much as fits: first the name and the progress, then the sites, then the curves.
 pub(super) fn draw(state: &State, held: Option<&str>, now: Instant, area: Rect, buf: &mut Buffer) {
     let paint = Paint { color: state.color };
     let progress = if state.planned > 0 && area.height > 6 { 2 } else { 1 };
@@ -85,7 +85,7 @@ pub(super) fn draw(state: &State, held: Option<&str>, now: Instant, area: Rect, 
 
     let n = if state.scores.is_empty() && state.windows.is_empty() { 2 } else { state.sites.len() };
     let sites = sites::rows(n, area.width < NARROW, middle.height);
-    // Lines of scores stand in for curves.
+    // Lines of scores replace the curves.
     let lines = state.scores.last().map_or(1, |(_, splits)| splits.len().max(1)) as u16;
     let above = match (middle.height - sites).max(1) {
         room if room < CHART => room.min(lines),
@@ -100,7 +100,7 @@ pub(super) fn draw(state: &State, held: Option<&str>, now: Instant, area: Rect, 
     sites::draw(state, paint, below, buf);
 }
 
-/// The name, what it is, and where it stands among all.
+/// The name, the model, and the position among all runs.
 fn header(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let (place, of) = state.place;
     let place = match area.width >= NARROW {
@@ -123,7 +123,7 @@ fn header(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// One row for the pass and one for all passes; in `both` in one.
+/// A row for the pass and one for all passes; with `both` one row for both.
 fn draw_progress(state: &State, both: bool, paint: Paint, now: Instant, area: Rect, buf: &mut Buffer) {
     let narrow = area.width < NARROW;
     let (mut label, mut share, mut said) = (String::new(), 0.0, String::new());
@@ -182,7 +182,7 @@ fn draw_progress(state: &State, both: bool, paint: Paint, now: Instant, area: Re
     }
 }
 
-/// The runs that have ended, the best first: as many as fit.
+/// The runs that have ended, the best first, as many as fit.
 fn draw_earlier(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     if area.is_empty() {
         return;
@@ -206,7 +206,7 @@ fn draw_earlier(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// The last line that somebody wanted to see on standard error, the last warning, or what can be done.
+/// The last line of standard error, the last warning, or the keys.
 fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf: &mut Buffer) {
     if area.is_empty() {
         return;
@@ -231,7 +231,7 @@ fn draw_footer(state: &State, held: Option<&str>, paint: Paint, area: Rect, buf:
     }
 }
 
-/// `test  loss 0.0743  accuracy 97.71%`, a row for each split, where there is no room for curves.
+/// `test  loss 0.0743  accuracy 97.71%`, a row for each split, if there is no room for curves.
 fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let mut splits: Vec<_> = state.scores.last().into_iter().flat_map(|(_, splits)| splits.clone()).collect();
     if splits.iter().all(|(split, _)| *split != Split::Train) {
@@ -252,7 +252,7 @@ fn draw_scores(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// The primary metric and the loss over the run, side by side, or the first of them alone.
+/// The primary metric and the loss over the run, side by side, or only the first.
 fn draw_charts(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let of_epochs = state.scores.iter().flat_map(|(_, splits)| splits.iter().map(|(_, score)| score));
     let scores = state.windows.iter().map(|(_, score)| score).chain(of_epochs);
@@ -267,7 +267,7 @@ fn draw_charts(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     chart(state, &loss, paint, right, buf);
 }
 
-/// One curve for each split, with its last number in the title, which thereby is the legend.
+/// One curve for each split; the title has its last number and is the legend.
 fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buffer) {
     let factor = if metric.kind == MetricKind::Share { 100.0 } else { 1.0 };
     let mut title = vec![Span::styled(format!("{} ", fit(&metric.name, area.width / 3)), paint.bold())];
@@ -293,7 +293,7 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
     }
     title.push(Span::raw(" "));
     let block = Block::new().borders(Borders::TOP).border_style(paint.dim()).title(Line::from(title));
-    // The beginning may be so much worse that nothing else could be told apart: its points may lie outside.
+    // The range may leave out the beginning, which can be so much worse that the others could not be distinguished.
     let points = || curves.iter().flat_map(|(points, ..)| points);
     let early = |x: f64| x <= state.at() / 20.0;
     let trained = points().any(|(x, _)| !early(*x));
@@ -313,7 +313,7 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
     let (bounds, labels) = scale(low, high, area.height >= CHART + 3);
     let first =
         if state.windows.is_empty() { state.scores.first().map_or(1, |(epoch, _)| *epoch) } else { 0 };
-    // The only epoch stands in the middle.
+    // A single epoch is in the middle.
     let (xs, ends) = match state.end() {
         end if first == 1 && end <= 1.0 => ([0.0, 2.0], vec![String::new(), "1".into(), String::new()]),
         end => (
@@ -321,7 +321,7 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
             vec![first.to_string(), format!("epoch {}", (100.0 * end).round() / 100.0)],
         ),
     };
-    // One point in Braille is a speck of dust.
+    // A single Braille dot is too small.
     let few = curves.iter().all(|(points, ..)| points.len() < 2);
     let datasets = curves.iter().rev().map(|(points, marker, style)| {
         let marker = if few { Marker::Dot } else { *marker };
@@ -335,9 +335,9 @@ fn chart(state: &State, metric: &Metric, paint: Paint, area: Rect, buf: &mut Buf
         .render(area, buf);
 }
 
-/// Round bounds around a range, and labels for the axis.
+/// Round limits around a range, and labels for the axis.
 fn scale(low: f64, high: f64, middle: bool) -> ([f64; 2], Vec<String>) {
-    // A range of nothing is given one in proportion, so that it is drawn at its height.
+    // An empty range is widened in proportion to its value.
     let span = (high - low).max(high.abs() * 1e-3).max(1e-9);
     let power = 10_f64.powf(span.log10().floor());
     let step =

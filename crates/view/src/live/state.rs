@@ -2,41 +2,41 @@ use std::time::{Duration, Instant};
 
 use taper_report::{EpochReport, LayerStats, Metric, Run, Score, SiteSteps, Split, StepReport, Warning};
 
-/// Everything that the view shows.
+/// The state of the view.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub color: bool,
-    /// Whether the view takes keys.
+    /// Whether the view reads keys.
     pub keys: bool,
     /// Whether Ctrl-C was pressed.
     pub stopping: bool,
     pub run: Option<Run>,
-    /// The run, from 1, and how many there are; 0 where nobody said.
+    /// The run, from 1, and the number of runs; 0 if unknown.
     pub place: (usize, usize),
     /// The runs that have ended, the best first.
     pub earlier: Vec<Earlier>,
     pub pass: Option<Pass>,
-    /// Samples done in all runs, and planned; 0 where nobody said.
+    /// Samples done in all runs, and planned; 0 if unknown.
     pub done: u64,
     pub planned: u64,
     /// When the first pass began.
     pub started: Option<Instant>,
-    /// Of every epoch, the scores of its splits.
+    /// The scores of every split in every epoch.
     pub scores: Vec<(u32, Vec<(Split, Score)>)>,
-    /// The scores of every window of training steps; their place is in epochs.
+    /// The scores of every window of training steps; positions are in epochs.
     pub windows: Vec<(f64, Score)>,
     /// Training steps in an epoch; `None` before the first window.
     pub steps_per_epoch: Option<f64>,
     /// The split that `sites` describes.
     pub window: Option<Split>,
-    /// The step that the numbers of `sites` are from, where they are newer than the last epoch.
+    /// The step of the numbers in `sites`, if they are newer than the last epoch.
     pub step: Option<u64>,
     pub sites: Vec<Site>,
-    /// What was warned of, in all runs.
+    /// The warnings of all runs.
     pub warnings: Vec<String>,
 }
 
-/// The pass that is being made.
+/// The current pass.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub epoch: u32,
@@ -49,8 +49,8 @@ pub(super) struct Pass {
 /// One site over the run.
 #[derive(Debug)]
 pub(super) struct Site {
-    /// Place in epochs, zeros and dead units, as fractions: of every window of steps, or of every epoch where there are no
-    /// windows.
+    /// Position in epochs, zeros and dead units, as fractions: of every window of steps, or of every epoch if there are
+    /// no windows.
     pub past: Vec<(f64, f64, Option<f64>)>,
     /// The distribution is that of the last epoch, the other numbers are those of the newest window.
     pub now: LayerStats,
@@ -62,12 +62,12 @@ pub(super) struct Earlier {
     pub name: String,
     /// The best primary metric on the headline split.
     pub best: Metric,
-    /// Its sites at its end.
+    /// Its sites at the end.
     pub sites: Vec<LayerStats>,
 }
 
 impl Pass {
-    /// Samples per second; `None` before there is anything to go by.
+    /// Samples per second; `None` before the first batch.
     pub fn rate(&self, now: Instant) -> Option<f64> {
         let seconds = now.saturating_duration_since(self.started).as_secs_f64();
         (self.done > 0 && seconds > 0.0).then(|| self.done as f64 / seconds)
@@ -77,7 +77,7 @@ impl Pass {
 impl State {
     pub fn place(&mut self, run: usize, of: usize, samples: u64) {
         self.place = (run, of);
-        // A run before may have ended early.
+        // An earlier run may have ended early.
         self.planned = self.done + samples;
     }
 
@@ -114,7 +114,7 @@ impl State {
     pub fn epoch(&mut self, report: &EpochReport) {
         self.scores
             .push((report.epoch, report.splits.iter().map(|of| (of.split, of.score.clone())).collect()));
-        // An epoch that was cut short has the training window only, which is another one than that of the others.
+        // An interrupted epoch has only the training window, which differs from that of the others.
         let Some(of) = report.observed().filter(|of| Some(of.split) >= self.window) else { return };
         (self.window, self.step) = (Some(of.split), None);
         let mut before = std::mem::take(&mut self.sites);
@@ -136,7 +136,7 @@ impl State {
         });
         let x = report.step as f64 / per_epoch;
         if self.windows.is_empty() {
-            // What epochs said before is about another split.
+            // Earlier epochs had another split.
             self.sites.iter_mut().for_each(|site| site.past.clear());
         }
         self.windows.push((x, report.score.clone()));
@@ -156,14 +156,14 @@ impl State {
         self.warnings.push(format!("warning: {run}: {warning}"));
     }
 
-    /// How far the run is, in epochs.
+    /// The position of the run, in epochs.
     pub fn at(&self) -> f64 {
         let epoch = self.scores.last().map_or(0.0, |(epoch, _)| f64::from(*epoch));
         self.windows.last().map_or(epoch, |(x, _)| x.max(epoch))
     }
 
-    /// Where the axes of curves over the run end, in epochs: at what is planned, halved as long as a fifth of the axis stays
-    /// free, so that the curves of the first second are not squeezed to nothing.
+    /// The end of the axes over the run, in epochs: the planned number, halved while a fifth of the axis stays free, so
+    /// that the first curves are visible.
     pub fn end(&self) -> f64 {
         let (at, planned) = (self.at(), self.run.as_ref().map_or(0, |run| run.epochs));
         let mut end = f64::from(planned).max(at.ceil()).max(1.0);
@@ -177,8 +177,8 @@ impl State {
         self.started.map_or(Duration::ZERO, |start| now.saturating_duration_since(start))
     }
 
-    /// If what is to come takes as long per sample as what is done: the average of all, as passes with and without
-    /// gradients differ in speed and take turns.
+    /// Assumes that the rest takes as long per sample as the work so far, on average, because passes with and without
+    /// gradients differ in speed.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         let rest = self.planned.saturating_sub(self.done) as f64;
         let left = self.elapsed(now).as_secs_f64() / self.done as f64 * rest;
@@ -186,12 +186,12 @@ impl State {
     }
 }
 
-/// Puts the numbers of a window of steps in the place of those of an epoch.
+/// Replaces the numbers of an epoch by those of a window of steps.
 fn update(layer: &mut LayerStats, of: &SiteSteps) {
     layer.site.clone_from(&of.site);
     (layer.uses, layer.units) = (layer.uses.max(1), of.units);
     (layer.zero_fraction, layer.dead) = (of.zero_fraction, of.dead);
     (layer.mean, layer.variance) = (of.mean, of.std.map(|std| std * std));
-    // Windows of steps do not say these.
+    // Windows of steps do not have these.
     (layer.died, layer.revived, layer.skewness, layer.asymmetry) = (None, None, None, None);
 }

@@ -1,4 +1,4 @@
-//! The terminal, which a process has one of: taking it, giving it back, and what is written meanwhile.
+//! The terminal, which exists once per process: taking it, restoring it, and holding standard error meanwhile.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,20 +14,20 @@ use ratatui::crossterm::{cursor, queue};
 use ratatui::style::{Color, Modifier};
 use ratatui::text::Span;
 
-/// Whether a view has the terminal. Changes, and drawings, are made under the lock of standard output.
+/// Whether a view is open. Changed, and drawn, under the lock of standard output.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// What was written to [`HeldStderr`] since.
+/// The text written to [`HeldStderr`] since.
 static HELD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// More than this is not held: something writes without end.
+/// The limit of held text, for a program that writes endlessly.
 const MOST_HELD: usize = 1 << 20;
 
 pub(super) fn is_taken() -> bool {
     TAKEN.load(Ordering::SeqCst)
 }
 
-/// Enters the alternate screen; says whether keys can be read.
+/// Enters the alternate screen; returns whether keys can be read.
 pub(super) fn take() -> io::Result<bool> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -49,22 +49,22 @@ pub(super) fn take() -> io::Result<bool> {
     Ok(keys)
 }
 
-/// Gives the terminal back if a [`Live`](crate::Live) view has it: the screen as it was before, the cursor, and
-/// keys that make signals; then writes what [`HeldStderr`] holds.
+/// Restores the terminal if a [`Live`](crate::Live) view is open: the screen, the cursor, and keys as signals; then
+/// writes the text held by [`HeldStderr`].
 ///
-/// For whoever ends the process without unwinding, as by [`std::process::exit`]. From any thread, any number of
-/// times.
+/// For a program that ends without unwinding, as with [`std::process::exit`]. It can be called from any thread, any
+/// number of times.
 pub fn restore_terminal() {
     restore();
 }
 
-/// The same; whether a view had it.
+/// The same; returns whether a view was open.
 pub(super) fn restore() -> bool {
     let mut out = io::stdout().lock();
     if !TAKEN.swap(false, Ordering::SeqCst) {
         return false;
     }
-    // Nothing can be done for a terminal that is gone.
+    // An error of a closed terminal cannot be handled.
     let _ = queue!(out, EndSynchronizedUpdate, ResetColor, cursor::Show, LeaveAlternateScreen)
         .and_then(|()| out.flush());
     let _ = disable_raw_mode();
@@ -73,7 +73,7 @@ pub(super) fn restore() -> bool {
     true
 }
 
-/// A picture as lines of text, with sequences for colours, bold and dim.
+/// A picture as lines of text, with escape sequences for colours, bold and dim.
 pub(super) fn printed(picture: &Buffer) -> String {
     let mut text = String::new();
     for y in picture.area.top()..picture.area.bottom() {
@@ -105,14 +105,14 @@ fn held() -> MutexGuard<'static, Vec<u8>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The newest line that is held, without ANSI sequences' control characters.
+/// The newest held line, without ANSI escape sequences.
 pub(super) fn last_held_line() -> Option<String> {
     let held = held();
     let line = held.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty())?;
     Some(plain(&String::from_utf8_lossy(line)))
 }
 
-/// Without the sequences that colour it.
+/// Without colour sequences.
 fn plain(line: &str) -> String {
     let mut text = String::new();
     let mut rest = line.chars();
@@ -127,10 +127,10 @@ fn plain(line: &str) -> String {
     text
 }
 
-/// Standard error that waits while a [`Live`](crate::Live) view has the terminal.
+/// Standard error that is held while a [`Live`](crate::Live) view is open.
 ///
-/// The view shows the last line; all is written when the terminal is given back. Without a view, and where
-/// standard error goes elsewhere, this is standard error.
+/// The view shows the last line; all lines are written when the terminal is restored. Without a view, and if standard
+/// error is redirected, this is standard error.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeldStderr;
 
@@ -155,7 +155,7 @@ impl Write for HeldStderr {
     }
 }
 
-/// Standard output in whole drawings: never half of one, and none after the terminal was given back.
+/// Standard output in whole drawings: never half a drawing, and none after the terminal was restored.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     drawing: Vec<u8>,

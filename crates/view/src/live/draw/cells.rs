@@ -1,16 +1,16 @@
-//! Text and blocks, cell by cell. Nothing here leaves its area, whatever it is.
+//! Text and blocks, cell by cell, clipped to their area.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::Span;
 
-/// Columns that a text takes.
+/// The width of a text in columns.
 pub(super) fn width_of(text: &str) -> u16 {
     Span::raw(text).width().min(usize::from(u16::MAX)) as u16
 }
 
-/// Writes into the first row of an area; says how many columns it took.
+/// Writes into the first row of an area; returns the number of columns.
 pub(super) fn put(buf: &mut Buffer, area: Rect, text: &str, style: Style) -> u16 {
     let area = area.intersection(buf.area);
     if area.is_empty() {
@@ -20,7 +20,7 @@ pub(super) fn put(buf: &mut Buffer, area: Rect, text: &str, style: Style) -> u16
     end - area.x
 }
 
-/// The same at the right end of the row, where all of it fits; else nothing.
+/// The same at the right end of the row, if all of it fits.
 pub(super) fn put_right(buf: &mut Buffer, area: Rect, text: &str, style: Style) -> u16 {
     let width = width_of(text);
     if width > area.width {
@@ -29,7 +29,7 @@ pub(super) fn put_right(buf: &mut Buffer, area: Rect, text: &str, style: Style) 
     put(buf, Rect { x: area.right() - width, width, ..area }, text, style)
 }
 
-/// At most so many columns, with an ellipsis where there were more, and control characters as blanks.
+/// At most this many columns, with an ellipsis for the rest, and blanks for control characters.
 pub(super) fn fit(text: &str, width: u16) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if width_of(&clean) <= width {
@@ -49,8 +49,8 @@ pub(super) fn fit(text: &str, width: u16) -> String {
     short
 }
 
-/// Bars one column wide and up to the area's height, for fractions of it: what is not 0 is at least an eighth of a
-/// row.
+/// Bars one column wide and up to the area's height, for fractions of it; a non-zero fraction has at least an eighth of
+/// a row.
 pub(super) fn bars(buf: &mut Buffer, area: Rect, heights: impl Iterator<Item = f64>, style: Style) {
     const BLOCKS: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
     let area = area.intersection(buf.area);

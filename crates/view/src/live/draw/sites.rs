@@ -1,4 +1,4 @@
-//! What the sites do: one block or one line each.
+//! The sites, in one block or one line each.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,39 +12,39 @@ use super::cells::{bars, fit, put, put_right, width_of};
 use super::{CHART, NARROW, Paint};
 use crate::text;
 
-/// Rows of a block, at most.
+/// The largest number of rows of a block.
 const TALLEST: u16 = 9;
 
-/// Columns of a line's numbers and sparklines, at least, where a picture stands beside them.
+/// The smallest width of a line's numbers and sparklines next to a picture.
 const LINE: u16 = 30;
 
-/// Octaves on each side of zero that have columns of their own: from ⅛ to 8.
+/// Octaves on each side of zero with their own columns: from ⅛ to 8.
 const OCTAVES: usize = 6;
 
-/// What all sites have in common.
+/// The layout that all sites share.
 #[derive(Clone, Copy)]
 struct Look {
     paint: Paint,
-    /// That of the window's split.
+    /// The value of the window's split.
     style: Style,
     /// Columns for names.
     names: u16,
-    /// Where sparklines end, in epochs, and how far the run is.
+    /// The end of the sparklines in epochs, and the position of the run.
     end: f64,
     at: f64,
 }
 
-/// Rows of `rows` that the sites take; what is left to the curves may be too little for them.
+/// The rows of `rows` for the sites; the rest may be too small for curves.
 pub(super) fn rows(n: usize, narrow: bool, rows: u16) -> u16 {
     let n = n.clamp(1, 1000) as u16;
     let lines = 1 + n;
     if rows < lines + CHART {
-        // One row at least is left for the scores.
+        // At least one row remains for the scores.
         let each = (rows.saturating_sub(2) / n).min(TALLEST);
         return if narrow || each < 3 { lines.min(rows) } else { 1 + n * each };
     }
     let curves = (rows * 2 / 5).max(CHART);
-    // Three rows are better than one, and also than taller curves; two would show no more than one.
+    // Three rows are better than one, and better than taller curves; two would show no more than one.
     let room = |curves: u16| (rows.saturating_sub(curves + 1) / n).min(TALLEST);
     let each = if room(curves) < 3 { room(CHART).min(3) } else { room(curves) };
     if narrow || each < 3 { lines } else { 1 + n * each }
@@ -70,7 +70,7 @@ pub(super) fn draw(state: &State, paint: Paint, area: Rect, buf: &mut Buffer) {
     let n = state.sites.len() as u16;
     let rows = area.height.saturating_sub(1);
     let each = if area.width >= NARROW { rows / n.max(1) } else { 1 };
-    // Rather all sites without a title than all but one.
+    // All sites without a title are better than one site less.
     let inside = if rows < n { area } else { block.inner(area) };
     if inside != area || n == 0 {
         block.render(area, buf);
@@ -163,7 +163,7 @@ fn draw_block(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
     draw_axis(parts, paint, below(picture, bottom, 1), buf);
 }
 
-/// One row: as much of it as there is room for.
+/// One row, as much of it as fits.
 fn draw_line(site: &Site, look: Look, area: Rect, buf: &mut Buffer) {
     let Look { paint, names, .. } = look;
     let layer = &site.now;
@@ -200,7 +200,7 @@ fn shrink(area: Rect, by: u16) -> Rect {
     Rect { x: area.x + by, width: area.width - by, ..area }
 }
 
-/// Zeros and dead units over the run, as far as it is: each column shows the last window that ends in it or before it.
+/// Zeros and dead units over the run so far: each column shows the last window that ends in it or before it.
 fn sparklines(site: &Site, Look { paint, end, at, .. }: Look, zeros: Rect, dead: Rect, buf: &mut Buffer) {
     let columns = |area: Rect| {
         let width = f64::from(area.width);
@@ -214,12 +214,12 @@ fn sparklines(site: &Site, Look { paint, end, at, .. }: Look, zeros: Rect, dead:
     bars(buf, dead, columns(dead).map(|(_, _, dead)| dead.unwrap_or(0.0)), paint.fault());
 }
 
-/// The site's function; nothing where there is none.
+/// The site's function; empty if there is none.
 fn activation(site: &Site) -> &str {
     site.now.activation.as_deref().unwrap_or_default()
 }
 
-/// NaN and infinities come before everything else, then what could not be recorded.
+/// NaN and infinities come first, then a trouble.
 fn fault(site: &Site) -> Option<String> {
     let kinds = [(site.now.nan, "NaN"), (site.now.infinite, "infinite")];
     let kinds: Vec<String> =
@@ -233,13 +233,13 @@ fn side(parts: usize) -> usize {
     OCTAVES * parts + 2
 }
 
-/// Both sides, the spike of the zeros, two columns wide, and a rule on either side of it.
+/// Both sides, the bar of the zeros, two columns wide, and a rule on either side of it.
 fn picture_width(parts: usize) -> u16 {
     (2 * side(parts) + 4) as u16
 }
 
-/// Counts per octave of magnitude, in the columns of one side, from zero outwards: parts of an octave are not
-/// equally wide. The first and the last column count as one octave each.
+/// Counts per octave of magnitude, in the columns of one side, from zero outwards: parts of an octave have different
+/// widths. The first and the last column count as one octave each.
 fn columns(counts: &[u64], parts: usize) -> Vec<f64> {
     let mut columns = vec![0.0; side(parts)];
     for (bin, n) in counts.iter().enumerate() {
@@ -260,7 +260,7 @@ fn columns(counts: &[u64], parts: usize) -> Vec<f64> {
     columns
 }
 
-/// Negative values, the spike of the exact zeros on its own scale, positive values.
+/// Negative values, the exact zeros on their own scale, positive values.
 fn draw_picture(site: &Site, parts: usize, Look { paint, style, .. }: Look, area: Rect, buf: &mut Buffer) {
     let Some(histogram) = &site.now.histogram else {
         put(buf, area, text::NONE, paint.dim());
@@ -289,7 +289,7 @@ fn draw_axis(parts: usize, paint: Paint, area: Rect, buf: &mut Buffer) {
         put(buf, shrink(area, x), text, style);
     };
     label(n + 1, "=0", paint.zeros());
-    // Octaves from ⅛ upwards: 1 is the fourth, 8 is behind all.
+    // Octaves from ⅛ upwards: 1 is the fourth, 8 is after all.
     for (octave, name) in [(0, "⅛"), (3, "1"), (6, "8")].into_iter().filter(|(k, _)| *k > 0 || parts > 1) {
         let column = 1 + octave * parts as u16;
         label(n + 4 + column, name, paint.dim());

@@ -1,6 +1,5 @@
-//! What every activation function does to a symmetric input: how much it sets to zero, where it moves the mean,
-//! which way it leans; beside what calculus says. Also what many layers of it do, and what a network without
-//! any would be.
+//! What every activation function does to a symmetric input: the share of zeros, the mean, the asymmetry, next to the
+//! analytic values. Also what many layers of it do, and what a network without any does.
 //!
 //!     cargo run --example activations
 //!     cargo run --example activations -- --act relu,selu,tanh --samples 1000000
@@ -28,10 +27,10 @@ use taper_examples::pictures::{self, Chart, Panel};
 use taper_examples::{Distribution, Distributions, Law, Numbers, share};
 use taper_experiment::{number, start};
 
-/// Show what activation functions do to a symmetric input. ReLU throws the negative half away: half of what
-/// comes out is zero, and the rest leans to one side. What do the others do?
+/// Show what activation functions do to a symmetric input. ReLU sets the negative half to zero, so half of its output
+/// is zero, and the rest is one-sided. What do the others do?
 ///
-/// Every number is measured, and below it stands what integrating over the distribution gives.
+/// Every number is measured, and the row below it has the analytic value.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -46,8 +45,8 @@ struct Args {
     /// Activation functions: relu, selu, celu:0.5, tanh, gelu, ... [default: all; for --depth and --collapse a few]
     #[arg(long, value_name = "A[,B...]", value_delimiter = ',')]
     act: Vec<Activation>,
-    /// How many values go in; with --depth and --collapse, how many samples of --width values each [default: one
-    /// image of 3×28×28; 512 with --depth and --collapse]
+    /// Number of values; with --depth and --collapse, number of samples of --width values each [default: one image of
+    /// 3×28×28; 512 with --depth and --collapse]
     #[arg(long, value_name = "N", value_parser = samples)]
     samples: Option<usize>,
     /// normal, N(0,1); uniform, between ±√3, so that the variance is 1 too; or a safetensors file with one tensor
@@ -59,22 +58,22 @@ struct Args {
     /// Units of each layer, for --depth and --collapse
     #[arg(long, value_name = "UNITS", value_parser = units, default_value = "256")]
     width: usize,
-    /// he, lecun, glorot or pytorch, for --depth [default: what suits the activation]
+    /// he, lecun, glorot or pytorch, for --depth [default: depends on the activation]
     #[arg(long, requires = "depth")]
     init: Option<Init>,
-    /// Show that two linear layers are one, unless something that is not linear stands between them
+    /// Show that two linear layers are one linear layer without an activation between them
     #[arg(long)]
     collapse: bool,
-    /// Seed of everything random
+    /// Seed of all random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Directory for page, picture and numbers; nothing there is overwritten [default: runs/TIME-activations]
+    /// Output directory for page, picture and numbers; nothing in it is overwritten [default: runs/TIME-activations]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Write the page there, and without --out nothing but what is asked for
+    /// File for the page; without --out nothing else is written
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write the picture there, and without --out nothing but what is asked for
+    /// File for the picture; without --out nothing else is written
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -111,7 +110,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    // Numbers that do not fit into memory would end in an abort.
+    // A size that does not fit into memory would end in an abort.
     let (samples, depth) = (args.samples.unwrap_or(512), args.depth.unwrap_or(2));
     let (values, most) = (args.width * samples.max(args.width * depth), 1 << 28);
     if (args.depth.is_some() || args.collapse) && values > most {
@@ -124,13 +123,13 @@ fn run(args: &Args) -> Result<()> {
     };
     let mut out = std::io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever closed standard output has seen enough.
+        // Standard output is closed, so nothing more is printed.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }
 }
 
-/// Titles of the table and what they mean.
+/// Titles of the table and their meanings.
 const TITLES: [(&str, &str); 8] = [
     ("mean", "mean of the values"),
     ("std", "standard deviation"),
@@ -145,12 +144,12 @@ const TITLES: [(&str, &str); 8] = [
     ("flat", "share of values where the slope is below 0.01: nearly no gradient passes"),
 ];
 
-/// Sends one input through every function, each by itself.
+/// Applies every function to the same input.
 fn single(args: &Args) -> Result<String> {
-    // The input has a row of its own: the identity need not repeat it.
+    // The input has its own row, so the identity is left out.
     let acts = args.acts(&Activation::ALL[1..]);
     let xs = input(args, &args.samples.map_or([1, 3, 28, 28], |n| [1, 1, 1, n]))?;
-    // Few values need wide bins, or there would be nothing but noise.
+    // A small sample needs wide bins.
     let nines = if xs.elem_count() < 20_000 { 3 } else { 8 };
     let (stats, _) = see(Activation::Identity, &xs, &Distribution::new(1.0, 1))?;
     let Some(of) = stats.quantiles else {
@@ -229,7 +228,7 @@ fn single(args: &Args) -> Result<String> {
     Ok(text + &write(args, &pictures::page(&title, &page), &svg, &lines)?)
 }
 
-/// What a function makes of `xs`: statistics, and the distribution in the bins of `empty`.
+/// The result of a function for `xs`: statistics, and the distribution in the bins of `empty`.
 fn see(f: Activation, xs: &Tensor, empty: &Distribution) -> train::Result<(LayerStats, Distribution)> {
     let mut both = (Recorder::new(), Distributions::like(empty.clone()));
     Pass::eval(&mut both).see(&Site::behind(f.to_string(), f).units(Units::Second), xs, &activate(xs, f)?)?;
@@ -274,7 +273,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
             let of = Numbers::measured(stats);
             let record = json!({ "v": FORMAT_VERSION, "activation": f.to_string(), "init": init.to_string(), "layer": i + 1, "signal": signal[i], "measured": stats });
             lines += &format!("{record}\n");
-            // At most twenty lines a network, the first and the last always.
+            // At most twenty lines per network, always with the first and the last layer.
             if i + 1 == depth || i.is_multiple_of(depth.div_ceil(20)) {
                 let number =
                     |x: f64| if x != 0.0 && x.abs() < 1e-2 { format!("{x:.1e}") } else { format!("{x:.3}") };
@@ -316,7 +315,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
     Ok(text + &write(args, &pictures::page(&title, &page), &pictures::charts_svg(&title, &charts)?, &lines)?)
 }
 
-/// Statistics and distribution behind every layer of one random network.
+/// Statistics and distribution after every layer of one random network.
 fn send(
     args: &Args,
     activation: Activation,
@@ -333,7 +332,7 @@ fn send(
         init: Some(init),
         dropout: 0.0,
     };
-    // Not the input's own seed: weights must not be copies of the input.
+    // Another seed than the input's: weights must not be copies of the input.
     let net = Mlp::new(&config, Params::new(!args.seed, &Device::Cpu).builder())?;
     let mut both = (Recorder::new(), Distributions::like(Distribution::new(3.6, 4)));
     net.forward(&mut Pass::eval(&mut both), xs)?;
@@ -344,7 +343,7 @@ fn send(
         .map(|(site, _)| recorder.units(site).unwrap_or_default().iter().map(|unit| unit.mean).collect())
         .collect();
     let layers = recorder.finish();
-    // What the units' own means do not explain of the variance is that within units.
+    // The variance within units is the total variance minus that between the units' means.
     let within = |(layer, means): (&LayerStats, &Vec<f64>)| {
         let (mean, n) = (layer.mean.unwrap_or(f64::NAN), means.len() as f64);
         let between = means.iter().map(|unit| (unit - mean).powi(2)).sum::<f64>() / n;
@@ -354,7 +353,8 @@ fn send(
     Ok((layers, signal, distributions.into_iter().map(|(_, of)| of).collect()))
 }
 
-/// Compares two linear layers, with and without a function between them, to the one layer that they would be.
+/// Compares two linear layers, with and without a function between them, to the single layer with the product of the
+/// weights.
 fn collapse(args: &Args) -> Result<String> {
     use Activation as A;
     let acts = args.acts(&[A::Identity, A::Relu, A::Selu, A::Tanh, A::Gelu, A::Sigmoid]);
@@ -378,7 +378,7 @@ fn collapse(args: &Args) -> Result<String> {
     Ok(text)
 }
 
-/// For every function, the largest difference to the one layer, and to what is halfway between two outputs.
+/// For every function, the largest difference to the single layer, and to the middle of two outputs.
 fn collapsed(args: &Args, acts: &[Activation], xs: &Tensor) -> train::Result<Vec<[f32; 2]>> {
     let us = xs.flatten_from(1)?;
     let vs = us.roll(1, 1)?;
@@ -406,7 +406,7 @@ fn input_name(args: &Args) -> String {
     }
 }
 
-/// Random values of a shape, or those of a file in the file's own shape, which is `(N, ..)`.
+/// Random values of a shape, or those of a file in the file's own shape, `(N, ..)`.
 fn input(args: &Args, shape: &[usize]) -> Result<Tensor> {
     if let Some(law) = args.law() {
         let values = law.sample(shape.iter().product(), &mut rng(args.seed));
@@ -417,7 +417,7 @@ fn input(args: &Args, shape: &[usize]) -> Result<Tensor> {
         bail!("--samples: a file has as many as it has: leave it out");
     }
     let expected = || format!("--input: expected normal, uniform or a file: {name}: cannot read");
-    // A device need not end, and a pipe would be waited for.
+    // A device need not end, and a pipe would block.
     if !std::fs::metadata(name).with_context(expected)?.is_file() {
         bail!("{}: it is no file", expected());
     }
@@ -443,7 +443,7 @@ fn input(args: &Args, shape: &[usize]) -> Result<Tensor> {
     }
 }
 
-/// Writes what is asked for, and says what was written.
+/// Writes the requested files and prints their names.
 fn write(args: &Args, page: &str, svg: &str, lines: &str) -> Result<String> {
     let dir = match &args.out {
         Some(dir) => Some(dir.clone()),

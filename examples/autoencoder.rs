@@ -22,10 +22,10 @@ use taper_experiment::{Data, ImageOptions, Options, Result, Setup, Sweep, Trial,
 #[command(mut_arg("dataset", |arg| arg.default_value("digits")), mut_arg("scale", |arg| arg.default_value("unit")))]
 #[command(mut_arg("epochs", |arg| arg.default_value("10")), mut_arg("batch_size", |arg| arg.default_value("64")))]
 struct Args {
-    /// Behind every hidden layer, one run each
+    /// Activation functions of the hidden layers, one run each
     #[arg(long, value_name = "A[,B...]", default_value = "relu")]
     act: Sweep<Activation>,
-    /// Size of the code, the numbers an image is compressed to, one run each
+    /// Size of the code, one run each
     #[arg(long, value_name = "N[,N...]", default_value = "16", value_parser = taper_experiment::sweep(size))]
     code: Sweep<usize>,
     #[command(flatten)]

@@ -28,7 +28,7 @@ impl Net {
         let config = Conv2dConfig { geometry, ..Default::default() };
         Ok(Self {
             conv1: Conv2d::new(1, 16, config, vb.pp("conv1"))?,
-            act1: Act::new(relu, vb.pp("conv1"))?, // the site is called `conv1`
+            act1: Act::new(relu, vb.pp("conv1"))?, // the name of the site is `conv1`
             fc1: Linear::new(16 * 4 * 4, 48, Init::of(celu), vb.pp("fc1"))?,
             act2: Act::new(celu, vb.pp("fc1"))?,
             dropout: Dropout::new(0.2)?,
@@ -39,7 +39,7 @@ impl Net {
 
 impl Model for Net {
     fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
-        // The layer and its activation in one step; `self.act1.forward(pass, &ys)` behind any other layer.
+        // The layer and its activation in one step; after another layer: `self.act1.forward(pass, &ys)`.
         let xs = self.conv1.forward_act(pass, xs, &self.act1)?;
         let xs = avg_pool2d(&xs, (2, 2), (2, 2))?.flatten_from(1)?;
         let xs = self.fc1.forward_act(pass, &xs, &self.act2)?;

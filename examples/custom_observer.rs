@@ -1,5 +1,5 @@
-//! An observer of one's own, beside the recorder: here, how much of each layer's activity its busiest tenth
-//! of units carries. Whoever implements `Observer` is shown every batch at every site.
+//! A custom observer next to the recorder: here, the share of each layer's activity in its busiest tenth of units. An
+//! `Observer` receives every batch at every site.
 //!
 //!     cargo run --example custom_observer
 
@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         for _ in 0..10 {
             train_epoch(&step, &mut optimizer, data.train.shuffled(&mut rng, 32), &mut (), 2)?;
         }
-        // A pair of observers: both watch the same pass.
+        // A pair of observers: both observe the same pass.
         let mut both = (Recorder::new(), Activity::default());
         let test = evaluate(&step, Split::Test, data.test.batches(360), &mut both)?;
         println!("{activation}: test accuracy {:.1} %", 100.0 * test.score.primary().value);

@@ -1,5 +1,5 @@
-//! What the activations of a trained network do: statistics over a whole split, for the weights of a run or of another
-//! program, without training.
+//! Statistics of a trained network's activations over a whole split, for the weights of a run or of another program,
+//! without training.
 //!
 //!     cargo run --example inspect -- runs/2026-08-01T120000-mnist-mlp-relu
 //!     cargo run --example inspect -- pytorch.safetensors --act tanh --scale unit --units
@@ -28,12 +28,13 @@ use taper::train::{
 use taper_experiment::{DeviceKind, Screen, at_least_one, load_images, prepare, start};
 use taper_view::{html_report, load_runs};
 
-/// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how
-/// the distribution leans. Nothing is trained: the network sees a whole split once, in evaluation mode.
+/// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how they are
+/// distributed. Nothing is trained: the network evaluates a whole split once.
 ///
-/// A file of ours says what it is of. Of another program's file (in PyTorch: safetensors.torch.save_file(model.state_dict(),
-/// FILE)) the sizes are known, and the rest is asked for: the activation function (--act), how the input was scaled (--scale),
-/// and where shapes leave a choice, the layers (--layers). A low accuracy is a sign that one of them is wrong.
+/// Files of Taper's runs contain everything needed. For a file of another program (PyTorch:
+/// safetensors.torch.save_file(model.state_dict(), FILE)) give the activation function (--act), the scale of the input
+/// (--scale), and, if the shapes are ambiguous, the layers (--layers). A low accuracy is a sign that one of them is
+/// wrong.
 #[derive(Parser)]
 #[command(after_help = "\
 Layers, separated by commas, in the order in which they are applied:
@@ -52,14 +53,15 @@ struct Args {
     /// The weights, a safetensors file, or the directory of a run or a checkpoint
     #[arg(value_name = "WEIGHTS")]
     weights: PathBuf,
-    /// The activation function behind every layer but the last [default: that of the run, else prelu if the file has slopes]
+    /// The activation function after every layer except the last [default: that of the run, else prelu if the file has
+    /// slopes]
     #[arg(long, value_name = "A", conflicts_with = "layers")]
     act: Option<Activation>,
-    /// All layers, where shapes do not tell them: 'conv 5 pad 2, relu, max_pool 2, linear' (see below)
+    /// All layers, if they do not follow from the shapes: 'conv 5 pad 2, relu, max_pool 2, linear' (see below)
     #[arg(long, value_name = "LAYERS")]
     layers: Option<Layers>,
-    /// How pixels were scaled: raw, not at all; unit, to [0, 1]; standard, the same minus the mean of the training set, over
-    /// its standard deviation; MEAN,STD, the same with these numbers [default: that of the run]
+    /// Scale of the pixels: raw, 0 to 255; unit, [0, 1]; standard, [0, 1] minus the mean of the training set, divided
+    /// by its standard deviation; MEAN,STD, the same with these numbers [default: that of the run]
     #[arg(long)]
     scale: Option<Scale>,
     /// mnist, fashion-mnist, kmnist, digits, emnist-SPLIT or idx [default: that of the run, else mnist]
@@ -71,22 +73,22 @@ struct Args {
     /// Accept weights in f16, bf16 or f64 and convert them to f32
     #[arg(long)]
     convert: bool,
-    /// Which samples the network sees
+    /// The samples that the network evaluates
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
     /// Use only the first N samples
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     limit: Option<usize>,
-    /// Where the network is computed; cuda and metal need a build with that feature
+    /// Device of the computation; cuda and metal need a build with that feature
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     device: DeviceKind,
-    /// List the units that are dead, rare, dormant or always on, with their firing rates
+    /// List units that are dead, rare, dormant or always on, with their firing rates
     #[arg(long)]
     units: bool,
-    /// Write layers.jsonl, metrics.jsonl and config.json there; nothing is overwritten
+    /// Write layers.jsonl, metrics.jsonl and config.json to this directory; nothing is overwritten
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// With --out, also make a page of what is written there, which needs no network
+    /// With --out, also make a page of these files, which needs no network
     #[arg(long, value_name = "FILE", requires = "out")]
     html: Option<PathBuf>,
 }
@@ -133,7 +135,7 @@ fn run(args: &Args) -> Result<()> {
     let mut recorder = Recorder::new();
     let report = evaluate(&classify(&model), split, samples.batches(512), &mut recorder)?;
 
-    // The units of a site are there until the window ends.
+    // `finish` empties the units, so they are read first.
     let layers = recorder.clone().finish();
     let mut units = String::new();
     if args.units {
@@ -198,13 +200,13 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
-        // Whoever closed standard output has seen enough.
+        // Standard output is closed, so nothing more is printed.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }
 }
 
-/// The file itself, or that in the directory of a run or a checkpoint.
+/// The file, or the file in the directory of a run or a checkpoint.
 fn weights(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
@@ -221,20 +223,20 @@ fn weights(path: &Path) -> Result<PathBuf> {
 
 type Shapes = [(String, Vec<usize>)];
 
-/// What is known about a file of weights beside its shapes.
+/// The properties of a weight file that do not follow from its shapes.
 struct Known {
     act: Option<Activation>,
     layers: Option<Layers>,
     scale: Scale,
     dataset: Choice,
-    /// The model, if the file is of a run of ours.
+    /// The model, if the file belongs to a run of Taper.
     model: Option<String>,
 }
 
-/// From the command line, else from what the file says, else from the run that it is in.
+/// From the command line, else from the file, else from its run.
 ///
 /// # Errors
-/// Names what is known from nowhere.
+/// Names the missing properties.
 fn known(args: &Args, weights: &Path, shapes: &Shapes) -> Result<Known> {
     let origin = match weight_origin(weights)? {
         Some(origin) => Some(origin),
@@ -267,7 +269,7 @@ fn known(args: &Args, weights: &Path, shapes: &Shapes) -> Result<Known> {
     Ok(Known { act, layers: args.layers.clone(), scale, dataset, model: origin.map(|of| of.model) })
 }
 
-/// The run whose directory a file of weights is in, or whose checkpoint it is: one that has as many parameters.
+/// The run of a weight file's directory or checkpoint, if it has the same number of parameters.
 fn of_run(weights: &Path, shapes: &Shapes) -> Option<Origin> {
     let parameters: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     let dirs = weights.ancestors().skip(1).take(3);
@@ -275,7 +277,7 @@ fn of_run(weights: &Path, shapes: &Shapes) -> Option<Origin> {
     (run.parameters == parameters as u64).then(|| (&run).into())
 }
 
-/// The network, and whether its layers were assumed, because no others fit.
+/// The network, and whether its layers were found by a search.
 fn network(
     known: &Known,
     shapes: &Shapes,
@@ -291,7 +293,7 @@ fn network(
         Some(_) => anyhow!("no network for {dataset} by --layers: {error}"),
         None => anyhow!("no network for {dataset}: {error}: give another --act, or its layers with --layers"),
     })?;
-    // A network of ours is written as one text in one arrangement alone.
+    // The text of a Taper network has only one arrangement.
     if let Some(of_run) = found.iter().find(|network| Some(network.to_string()) == known.model) {
         return Ok((of_run.clone(), false));
     }
@@ -318,11 +320,11 @@ fn network(
     }
 }
 
-/// What a unit can be, as in the table above; several of these at once too.
+/// The kinds of a unit, as in the table above; a unit can have several.
 const KINDS: [&str; 4] = ["dead", "rare", "dormant", "always on"];
 
-/// A line for every unit of a site that is any of [`KINDS`]; dormant is a score of at most 0.025, and rare are units of
-/// functions with exact zeros alone.
+/// A line for every unit of a site with any of [`KINDS`]; dormant is a score of at most 0.025, and only functions with
+/// exact zeros have rare units.
 fn odd_units(recorder: &Recorder, site: &str, can_be_rare: bool) -> Result<String> {
     let mut text = String::new();
     if let Some(units) = recorder.units(site) {
@@ -352,7 +354,7 @@ fn odd_units(recorder: &Recorder, site: &str, can_be_rare: bool) -> Result<Strin
     Ok(text)
 }
 
-/// A number in few characters; only nothing at all is `0`.
+/// A number in few characters; only an exact zero is `0`.
 fn few(x: f64) -> String {
     match x {
         0.0 => "0".to_string(),

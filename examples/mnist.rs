@@ -1,5 +1,5 @@
-//! Trains networks on MNIST (or digits, Fashion-MNIST, KMNIST) and shows what every layer's activations do,
-//! for one or several activation functions, without dropout and with it.
+//! Trains networks on MNIST (or digits, Fashion-MNIST, KMNIST) and shows statistics of every layer's activations, for
+//! one or several activation functions, with and without dropout.
 //!
 //!     cargo run --example mnist -- --act selu
 //!     cargo run --example mnist -- --model cnn --act relu --dropout 0.25 --target 99
@@ -18,12 +18,12 @@ use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
 use taper::train::{CROSS_ENTROPY, classify};
 use taper_experiment::{Data, ImageOptions, Options, Result, Setup, Sweep, Trial, rate, size, sweep};
 
-/// Keeps the memory of a step for the next step.
+/// Keeps freed memory for the next step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how
-/// the distribution leans. Several activations, dropout rates or seeds are compared side by side.
+/// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how they are
+/// distributed. Several activations, dropout rates or seeds are compared side by side.
 #[derive(Parser, Serialize, Deserialize)]
 #[command(name = "mnist", version, allow_negative_numbers = true, after_help = after_help(), next_help_heading = "Model")]
 struct Args {
@@ -39,10 +39,10 @@ struct Args {
     /// Activation functions, one run each; some take a number: celu:0.5
     #[arg(long, value_name = "A[,B...]", default_value = "relu")]
     act: Sweep<Activation>,
-    /// Dropout rates, one run each; behind selu it is alpha-dropout
+    /// Dropout rates, one run each; alpha-dropout for selu
     #[arg(long, value_name = "P[,P...]", value_parser = sweep(rate), default_value = "0,0.25")]
     dropout: Sweep<f64>,
-    /// he, lecun, glorot or pytorch [default: what suits the activation]
+    /// he, lecun, glorot or pytorch [default: depends on the activation]
     #[arg(long)]
     init: Option<Init>,
     #[command(flatten)]
@@ -100,7 +100,7 @@ fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
     trial.fit(&classify(&*model))
 }
 
-/// What no option's own text has room for.
+/// Help text that belongs to no single option.
 fn after_help() -> String {
     let names = Activation::ALL.map(Activation::name);
     let rows: Vec<String> = names.chunks(10).map(|row| row.join(", ")).collect();

@@ -1,5 +1,5 @@
-//! Regression on data of one's own, with early stopping: Friedman's function of ten numbers, of which five matter. A
-//! `Table` shuffles and batches tensors; the loop is plain Rust.
+//! Regression on custom data, with early stopping: Friedman's function of ten numbers, of which five matter. A `Table`
+//! shuffles and batches tensors; the loop is plain Rust.
 //!
 //!     cargo run --example regression -- --patience 10
 //!     cargo run --example regression -- --act relu,tanh --seeds 3
@@ -19,16 +19,16 @@ use taper::nn::{Act, Activation, Init, Linear, Model, Pass};
 use taper::train::{MSE, regress};
 use taper_experiment::{Data, Options, Result, Setup, Sweep, Trial, at_least_one};
 
-/// Fit a function of ten numbers, and stop when that gets no better.
+/// Fit a function of ten numbers, with early stopping.
 #[derive(Parser, Serialize, Deserialize)]
 #[command(next_help_heading = "Model", mut_arg("epochs", |arg| arg.default_value("200")))]
 #[command(mut_arg("batch_size", |arg| arg.default_value("32")), mut_arg("learning_rate", |arg| arg.default_value("0.003")))]
 #[command(mut_arg("schedule", |arg| arg.default_value("constant")))]
 struct Args {
-    /// Behind every hidden layer, one run each
+    /// Activation functions of the hidden layers, one run each
     #[arg(long, value_name = "A[,B...]", default_value = "relu")]
     act: Sweep<Activation>,
-    /// Stop when R² on the validation split has not been higher for N epochs
+    /// Stop if R² on the validation split has not improved for N epochs
     #[arg(long, default_value_t = 15, value_name = "N", value_parser = at_least_one::<u32>)]
     patience: u32,
     #[command(flatten)]

@@ -17,8 +17,8 @@ use taper_view::{csv, html_report, load_runs, static_plots};
 
 /// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.
 ///
-/// Runs that differ in nothing but the seed are averaged; colour is the first label that differs, line style the
-/// last. Unfinished runs, and runs of different lengths or models, may be mixed.
+/// Runs that differ only in the seed are averaged; colour is the first label that differs, line style the last.
+/// Unfinished runs, and runs of different lengths or models, can be mixed.
 #[derive(Parser, Debug)]
 #[command(after_help = "\
 Examples:
@@ -30,14 +30,14 @@ struct Args {
     /// Directories of runs, as `mnist --out` writes them, or of grids: directories of runs
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
-    /// The page; a file that is there is replaced [default: report.html in the only RUN_DIR, else here]
+    /// The page; an existing file is replaced [default: report.html in the only RUN_DIR, else here]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Also draw the primary metric, zeros, dead units and asymmetry into this directory, as SVG
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Write all numbers as one table, a row per run, epoch, split and layer; - is standard output. Without --output there is
-    /// no page then
+    /// Write all numbers as one table, a row per run, epoch, split and layer; - is standard output. Then a page is made
+    /// only with --output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 }
@@ -69,7 +69,7 @@ fn run(args: &Args) -> Result<()> {
     let mut text = String::new();
     match &args.csv {
         Some(path) if path.as_os_str() == "-" => {
-            // The table alone, for the next program in a pipe.
+            // Only the table, for the next program in a pipe.
             written.clear();
             text = csv(&runs);
         }
@@ -81,7 +81,7 @@ fn run(args: &Args) -> Result<()> {
     }
     text.extend(written.iter().map(|path| format!("{}\n", path.display())));
     match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever closed standard output knows enough.
+        // Standard output is closed, so nothing more is printed.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }

@@ -1,4 +1,5 @@
-//! A small residual network with batch normalisation: two blocks of two convolutions, whose input is added to their output.
+//! A small residual network with batch normalisation: two blocks of two convolutions, with their input added to their
+//! output.
 //!
 //!     cargo run --release --example resnet
 //!     cargo run --release --example resnet -- --dataset mnist --epochs 3
@@ -32,7 +33,7 @@ struct Args {
     options: Options,
 }
 
-/// Convolution without a bias, which batch normalisation would take away again, normalisation, and ReLU.
+/// Convolution, normalisation and ReLU. The convolution needs no bias, because the normalisation subtracts it.
 struct Layer(Conv2d, BatchNorm2d, Act);
 
 impl Layer {

@@ -7,11 +7,11 @@ use taper::report::{Histogram, LayerStats, MAGNITUDES};
 pub enum Law {
     /// N(0, 1).
     Normal,
-    /// All values between ±√3 alike.
+    /// Uniform between ±√3.
     Uniform,
 }
 
-/// What a function makes of an input, in a few numbers. NaN is none: skewness where nothing varies.
+/// The moments and shares of a function's output. NaN for undefined values: skewness without variance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Numbers {
     /// Mean.
@@ -33,7 +33,7 @@ pub struct Numbers {
 }
 
 impl Law {
-    /// So many values.
+    /// The number of values.
     pub fn sample(self, n: usize, rng: &mut Rng) -> Vec<f32> {
         let edge = 3.0_f32.sqrt();
         match (self, Uniform::new_inclusive(-edge, edge)) {
@@ -42,13 +42,13 @@ impl Law {
         }
     }
 
-    /// Points and weights that add up to 1: Gauss and Legendre's three points in each of many short intervals.
+    /// Points and weights with sum 1: the three points of Gauss and Legendre in each of many short intervals.
     ///
-    /// The range is first cut at whole numbers, where all kinks lie, so that no interval has one inside.
+    /// The range is cut at integers, where all kinks are, so no interval has a kink inside.
     pub fn nodes(self) -> Vec<(f64, f64)> {
         const PARTS: usize = 1000;
         let edge = match self {
-            Self::Normal => 12.0, // beyond lies less than 1e-32
+            Self::Normal => 12.0, // the rest is below 1e-32
             Self::Uniform => 3.0_f64.sqrt(),
         };
         let density = |x: f64| match self {
@@ -85,7 +85,7 @@ impl Numbers {
         let m2 = moment(2);
         let mut bins = [0.0; MAGNITUDES];
         for (y, weight) in &ys {
-            // What is on the left takes away what is on the right of its mirror image.
+            // Values on the left cancel those at the mirror image on the right.
             bins[Histogram::magnitude(*y as f32)] += if *y == 0.0 { 0.0 } else { weight.copysign(*y) };
         }
         let flat = nodes.iter().filter(|(x, _)| f.derivative(*x as f32).abs() < 0.01);
@@ -101,7 +101,7 @@ impl Numbers {
         }
     }
 
-    /// As a recorder measured them.
+    /// From the numbers of a recorder.
     pub fn measured(stats: &LayerStats) -> Self {
         let or_none = |x: Option<f64>| x.unwrap_or(f64::NAN);
         Self {
@@ -142,7 +142,7 @@ impl Numbers {
     }
 }
 
-/// A share in percent: only none at all is `0%`, only all of them is `100%`.
+/// A share in percent: `0%` is exactly none, `100%` is exactly all.
 pub fn share(x: f64) -> String {
     match 100.0 * x {
         p if p < 1e-10 => "0%".to_string(),

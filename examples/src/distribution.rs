@@ -2,19 +2,19 @@ use candle_core::{Result, Tensor};
 use taper::hooks::{Observer, Seen};
 use taper::kernels::with_values;
 
-/// How values are spread over equally wide bins: for looking at. The bins of `taper::report::Histogram`, which
-/// grow with magnitude, are for measuring.
+/// A distribution in bins of equal width, for pictures. The bins of `taper::report::Histogram`, which grow with
+/// magnitude, are for measuring.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
-    /// Bins reach from minus this to this.
+    /// Half of the range of the bins.
     pub reach: f64,
-    /// Counts on each side of zero, nearest to zero first, without what is beyond the reach.
+    /// Counts on each side of zero, nearest to zero first, without values outside the range.
     pub negative: Vec<u64>,
     /// See `negative`.
     pub positive: Vec<u64>,
-    /// Values that are exactly zero: they are in no bin.
+    /// Values that are exactly zero, which are in no bin.
     pub zeros: u64,
-    /// Finite values below and above the reach.
+    /// Finite values below and above the range.
     pub beyond: [u64; 2],
 }
 
@@ -22,7 +22,7 @@ pub struct Distribution {
 const SIDE: usize = 9;
 
 impl Distribution {
-    /// Nothing yet, with bins between `±reach`: a multiple of nine on each side.
+    /// An empty distribution with bins between `±reach`: a multiple of nine on each side.
     pub fn new(reach: f64, nines: usize) -> Self {
         let side = vec![0; SIDE * nines];
         Self { reach, negative: side.clone(), positive: side, zeros: 0, beyond: [0; 2] }
@@ -46,12 +46,12 @@ impl Distribution {
         })
     }
 
-    /// Of a bin.
+    /// Width of a bin.
     pub fn width(&self) -> f64 {
         self.reach / self.positive.len() as f64
     }
 
-    /// How many values were counted.
+    /// Number of values.
     pub fn total(&self) -> u64 {
         self.bins().map(|(_, n)| n).sum::<u64>() + self.zeros + self.beyond.iter().sum::<u64>()
     }
@@ -76,8 +76,8 @@ impl Distribution {
 
     /// One line of 22 characters: negative values, the exact zeros, positive values.
     ///
-    /// Columns are drawn to the height of the tallest; the outermost ones hold what is beyond the reach too.
-    /// The spike between the bars has a scale of its own, the share of zeros: full is all.
+    /// The tallest column has full height; the outermost columns include values outside the range. The zeros between
+    /// the bars have their own scale: their share of all values.
     pub fn picture(&self) -> String {
         let columns = |side: &[u64], beyond: u64| {
             let mut columns: Vec<u64> =
@@ -93,7 +93,7 @@ impl Distribution {
         left.chain(['│', spike, spike, '│']).chain(right.iter().map(|n| block(*n, tallest))).collect()
     }
 
-    /// What stands above the pictures.
+    /// The title of the pictures.
     pub fn picture_title(&self) -> String {
         let end = (self.reach * 10.0).round() / 10.0;
         format!("{:<10}{:^2}{:>10}", -end, "=0", end)
@@ -106,16 +106,16 @@ fn block(n: u64, of: u64) -> char {
     if n == 0 { ' ' } else { BLOCKS[((8 * u128::from(n)).div_ceil(u128::from(of)) as usize).min(8)] }
 }
 
-/// An observer that counts what comes out at every site.
+/// An observer that counts the outputs of every site.
 #[derive(Debug)]
 pub struct Distributions {
     empty: Distribution,
-    /// By site, in the order in which they were first seen.
+    /// By site, in the order of first use.
     pub sites: Vec<(String, Distribution)>,
 }
 
 impl Distributions {
-    /// All counted with the bins of this one.
+    /// All distributions have the bins of this one.
     pub fn like(empty: Distribution) -> Self {
         Self { empty, sites: Vec::new() }
     }

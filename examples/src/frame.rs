@@ -12,7 +12,7 @@ pub(crate) struct Frame {
     body: String,
 }
 
-/// Room for the labels, in pixels: left, right, top, bottom.
+/// Margins for the labels, in pixels: left, right, top, bottom.
 const ROOM: [f64; 4] = [46.0, 8.0, 8.0, 34.0];
 
 impl Frame {
@@ -20,7 +20,7 @@ impl Frame {
         Self { x, y, size, body: String::new() }
     }
 
-    /// Where a point is, in pixels.
+    /// The position of a point, in pixels.
     fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
         let [left, right, top, bottom] = ROOM;
         let part = |at: f64, (low, high): (f64, f64)| (at - low) / (high - low);
@@ -28,7 +28,7 @@ impl Frame {
         (across, top + (1.0 - part(y, self.y)) * (self.size.1 - top - bottom))
     }
 
-    /// Both axes with about so many ticks each, and the title of the horizontal one.
+    /// Both axes with about this many ticks each, and the title of the horizontal one.
     pub fn axes(&mut self, title: &str, across: usize, up: usize) {
         let (width, height) = self.size;
         let whole = !title.is_empty();
@@ -45,7 +45,7 @@ impl Frame {
             write!(self.body, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", escape(title));
     }
 
-    /// A line across the chart, and what it stands for.
+    /// A line across the chart, and its label.
     pub fn y_tick(&mut self, y: f64, text: &str) {
         if !(self.y.0..=self.y.1).contains(&y) {
             return;
@@ -60,7 +60,7 @@ impl Frame {
         );
     }
 
-    /// A line through points, with SVG attributes and an explanation on hover.
+    /// A line through points, with SVG attributes and a tooltip.
     pub fn path(&mut self, points: &[(f64, f64)], style: &str, name: &str) {
         let mut path = String::new();
         for (i, point) in points.iter().enumerate() {
@@ -95,7 +95,7 @@ impl Frame {
     }
 }
 
-/// About so many round numbers within the range, at most twice as many.
+/// About this many round numbers within the range, at most twice as many.
 fn ticks((low, high): (f64, f64), about: usize) -> Vec<(f64, String)> {
     if about == 0 || high <= low || !(high - low).is_finite() {
         return Vec::new();
@@ -107,7 +107,7 @@ fn ticks((low, high): (f64, f64), about: usize) -> Vec<(f64, String)> {
     let decimals = (-step.log10().floor()).max(0.0) as usize;
     let first = (low / step).ceil() as i64;
     let last = (high / step).floor() as i64;
-    // Adding 0 makes -0 a plain 0.
+    // Adding 0 turns -0 into 0.
     (first..=last).map(|i| i as f64 * step + 0.0).map(|x| (x, format!("{x:.decimals$}"))).collect()
 }
 

@@ -1,4 +1,4 @@
-//! What the example `activations` draws and computes. See the files beside `src` for the programs.
+//! The computations and pictures of the example `activations`. The programs are the files next to `src`.
 
 mod analytic;
 mod distribution;

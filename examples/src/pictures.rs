@@ -5,39 +5,39 @@ use plotters::prelude::*;
 
 use crate::{Distribution, frame::Frame};
 
-/// Blue, orange and grey that the colour-blind tell apart, on white and on black.
+/// Blue, orange and grey that the colour-blind can distinguish, on white and on black.
 const AFTER: &str = "#2b83c6";
 const SPIKE: &str = "#d55e00";
 const BEFORE: &str = "#8a8a8a";
-/// Lines: those of Okabe and Ito that stand out on white and on black; from the seventh on they are dashed.
+/// Lines: the colours of Okabe and Ito that are visible on white and on black; from the seventh they are dashed.
 const LINES: [&str; 6] = ["#2b83c6", "#d55e00", "#1b9e77", "#cc6fa6", "#b8860b", "#7f7f7f"];
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "12 4"];
 
-/// A distribution with what stands above it.
+/// A distribution with its title.
 #[derive(Debug)]
 pub struct Panel {
     /// Its name: plain text.
     pub title: String,
     /// A line of numbers: plain text.
     pub caption: String,
-    /// What is drawn.
+    /// The distribution.
     pub after: Distribution,
 }
 
 /// A number of every layer of some networks, one line for each network.
 #[derive(Debug)]
 pub struct Chart {
-    /// What it shows: plain text.
+    /// The title: plain text.
     pub title: &'static str,
-    /// What that means: plain text.
+    /// Its explanation: plain text.
     pub meaning: &'static str,
     /// Whether the axis is logarithmic.
     pub log: bool,
-    /// Name and values, from the first layer on.
+    /// Name and values, from the first layer.
     pub lines: Vec<(String, Vec<f64>)>,
 }
 
-/// What is drawn of a distribution at most: so high that one sees what is beside a needle.
+/// The largest density in a picture, so that the rest next to a narrow peak stays visible.
 fn top(before: &Distribution, after: &Distribution) -> f64 {
     let peak = |of: &Distribution| of.density().1.into_iter().fold(0.0, f64::max);
     1.05 * match peak(before) {
@@ -52,7 +52,7 @@ pub fn escape(text: &str) -> String {
     text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-/// A page that needs no network and no script, light or dark as the reader's system is; `body` is HTML.
+/// A page without network and script, light or dark as the reader's system; `body` is HTML.
 pub fn page(title: &str, body: &str) -> String {
     let (title, style) = (escape(title), include_str!("page.css"));
     format!(
@@ -62,7 +62,7 @@ pub fn page(title: &str, body: &str) -> String {
     )
 }
 
-/// A table; the first column is of names, and rows of `faint` are less important than those above them.
+/// A table; the first column has names, and rows of `faint` are less important.
 pub fn table(titles: &[(&str, &str)], rows: &[(bool, Vec<String>)]) -> String {
     let mut html = "<div class=\"wide\"><table>\n<tr>".to_string();
     for (title, meaning) in titles {
@@ -80,7 +80,7 @@ fn figure(title: &str, caption: &str, picture: Frame) -> String {
     format!("<figure><figcaption><b>{title}</b> {caption}</figcaption>{}</figure>\n", picture.render())
 }
 
-/// The legend and one figure for every panel, each over the distribution `before`.
+/// The legend and one figure for every panel, each on top of the distribution `before`.
 pub fn panels_html(before: &Distribution, panels: &[Panel]) -> String {
     let mut html = format!(
         "<p class=\"legend\"><i style=\"background:{BEFORE}\"></i>before <i style=\"background:{AFTER}\"></i>after \
@@ -141,7 +141,7 @@ pub fn charts_html(charts: &[Chart]) -> String {
         }
         for (j, (name, values)) in chart.lines.iter().enumerate() {
             let (color, dash) = (LINES[j % LINES.len()], DASHES[j / LINES.len() % 4]);
-            // A logarithm has no place for 0.
+            // A logarithm has no 0.
             let shown = values.iter().enumerate().filter(|(_, y)| chart.shows(y));
             let points: Vec<(f64, f64)> = shown.map(|(i, y)| (i as f64 + 1.0, scaled(*y))).collect();
             frame.path(
@@ -164,7 +164,7 @@ impl Chart {
         y.is_finite() && (*y > 0.0 || !self.log)
     }
 
-    /// Smallest and largest value that is shown, as the axis measures.
+    /// Smallest and largest value, on the scale of the axis.
     fn range(&self) -> (f64, f64) {
         let shown = self.lines.iter().flat_map(|(_, values)| values).copied().filter(|y| self.shows(y));
         let scaled = shown.map(|y| if self.log { y.log10() } else { y });
@@ -173,19 +173,19 @@ impl Chart {
     }
 }
 
-/// Where the ticks of a logarithmic axis are: at 1, 2 and 5 times powers of ten, or fewer where there are many.
+/// The ticks of a logarithmic axis: at 1, 2 and 5 times powers of ten, or fewer if there are many.
 fn decades(chart: &Chart) -> Vec<f64> {
     let (low, high) = chart.range();
     let (low, high) = (low.floor() as i32, high.ceil() as i32);
     let within: &[i32] = if high - low <= 2 { &[1, 2, 5] } else { &[1] };
     let step = ((high - low) / 6).max(1) as usize;
     let powers = (low..=high).step_by(step);
-    // Through text, so that 1e-2 is the number that is nearest to it.
+    // Through text, so that 1e-2 is the nearest number.
     let tick = |power: i32, digit: &i32| format!("{digit}e{power}").parse().unwrap_or(f64::NAN);
     powers.flat_map(|power| within.iter().map(move |digit| tick(power, digit))).collect()
 }
 
-/// Few values to many: viridis at five places.
+/// Few values to many: viridis at five points.
 const VIRIDIS: [(f64, f64, f64); 5] =
     [(68.0, 1.0, 84.0), (59.0, 82.0, 139.0), (33.0, 145.0, 140.0), (94.0, 201.0, 98.0), (253.0, 231.0, 37.0)];
 
@@ -231,12 +231,12 @@ fn color(hex: &str) -> RGBColor {
     RGBColor(part(1), part(3), part(5))
 }
 
-/// For `map_err`: plotters' errors are not to be sent between threads.
+/// For `map_err`: plotters' errors are not `Send`.
 fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
     result.map_err(|e| anyhow!("drawing: {e}"))
 }
 
-/// An SVG file with a panel for every distribution, each over `before`.
+/// An SVG file with a panel for every distribution, each on top of `before`.
 pub fn panels_svg(title: &str, before: &Distribution, panels: &[Panel]) -> Result<String> {
     let columns = panels.len().clamp(1, 4);
     let rows = panels.len().div_ceil(columns).max(1);
@@ -297,7 +297,7 @@ pub fn panels_svg(title: &str, before: &Distribution, panels: &[Panel]) -> Resul
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Draws names and colours at the top and gives back what is below.
+/// Draws names and colours at the top and returns the area below.
 fn legend<'a, 'b>(area: &Area<'a>, names: impl Iterator<Item = (&'b String, &'b str)>) -> Result<Area<'a>> {
     let (width, _) = area.dim_in_pixel();
     let names: Vec<_> = names.collect();
@@ -308,7 +308,7 @@ fn legend<'a, 'b>(area: &Area<'a>, names: impl Iterator<Item = (&'b String, &'b 
     let (legend, rest) = area.split_vertically(22 * rows + 6);
     for (i, (name, hex)) in names.into_iter().enumerate() {
         let (x, y) = (12 + i as i32 % columns * each, 4 + i as i32 / columns * 22);
-        // What has rings in the charts is hollow here.
+        // Lines with rings in the charts have a hollow sample here.
         let style = if i < LINES.len() { color(hex).filled() } else { color(hex).stroke_width(2) };
         drawn(legend.draw(&Rectangle::new([(x, y), (x + 14, y + 14)], style)))?;
         drawn(legend.draw(&Text::new(
@@ -355,7 +355,7 @@ pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
                 let (color, dashed) = (color(LINES[j % LINES.len()]), j >= LINES.len());
                 let points = values.iter().enumerate().filter(|(_, y)| chart.shows(y));
                 let points: Vec<(f64, f64)> = points.map(|(i, y)| (i as f64 + 1.0, scaled(*y))).collect();
-                // What is dashed on the page has rings here.
+                // Lines that are dashed on the page have rings here.
                 let style = if dashed { color.stroke_width(1) } else { color.filled() };
                 drawn(drawing.draw_series(points.iter().map(|at| Circle::new(*at, 3, style))))?;
                 drawn(drawing.draw_series(LineSeries::new(points, color.stroke_width(2))))?;

@@ -141,7 +141,7 @@ const TITLES: [(&str, &str); 8] = [
         "asym",
         "distance from the mirror image: 0 symmetric, 0.5 ReLU of that, 1 one-sided; few values lean by chance",
     ),
-    ("flat", "share of values where the slope is below 0.01: nearly no gradient passes"),
+    ("flat", "share of values where the slope is below 0.01: almost no gradient passes"),
 ];
 
 /// Applies every function to the same input.
@@ -211,10 +211,10 @@ fn single(args: &Args) -> Result<String> {
     for (title, meaning) in TITLES.iter().skip(4) {
         text += &format!("  {title:<10}{meaning}\n");
     }
-    text += "  =0        the exact zeros, beside the distribution: full is all\n";
+    text += "  =0        the exact zeros, on their own scale: full is all\n";
     if nodes.is_some() {
         let those = if symmetric.is_empty() { "none of these".to_string() } else { symmetric.join(", ") };
-        text += &format!("What is symmetric in front stays symmetric behind {those}.\n");
+        text += &format!("A symmetric input stays symmetric after {those}.\n");
     }
     let title = format!("What activation functions do to {}", input_name(args));
     let page = format!(
@@ -244,11 +244,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
     let mut charts: Vec<Chart> = [
         ("mean", "of all values", false),
         ("standard deviation", "of all values", true),
-        (
-            "signal",
-            "standard deviation of a unit over the samples: what still tells one sample from another",
-            true,
-        ),
+        ("signal", "standard deviation of a unit over the samples: how much samples still differ", true),
         ("asymmetry", "distance from the mirror image: 0 symmetric, 1 one-sided", false),
         ("share of exact zeros", "among all values", false),
         (
@@ -300,7 +296,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
         charts[5].lines.push(of(|layer| layer.dead_fraction().unwrap_or(f64::NAN)));
         maps.push((name, distributions));
     }
-    text += "  signal    standard deviation of a unit over the samples: what still tells one sample from another\n";
+    text += "  signal    standard deviation of a unit over the samples: how much samples still differ\n";
     text += "  dead      units that no gradient reaches, at none of the samples\n";
     text += "  dormant   units whose mean |y| is at most 2.5% of their layer's mean\n";
     let title = format!("{depth} random layers of {} units behind {}", args.width, input_name(args));
@@ -423,7 +419,7 @@ fn input(args: &Args, shape: &[usize]) -> Result<Tensor> {
     }
     let bytes = std::fs::read(Path::new(name)).with_context(expected)?;
     let file = SafeTensors::deserialize(&bytes).with_context(|| {
-        format!("{name}: expected a safetensors file, found something else or part of one")
+        format!("{name}: expected a safetensors file, found another or an incomplete file")
     })?;
     if file.len() != 1 {
         let names: Vec<String> = file.names().iter().take(9).map(|name| format!("{name:?}")).collect();

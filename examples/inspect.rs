@@ -262,7 +262,7 @@ fn known(args: &Args, weights: &Path, shapes: &Shapes) -> Result<Known> {
         );
     }
     let (Some(scale), true) = (scale, asked.is_empty()) else {
-        bail!("a file of another program does not say all that is needed: give {}", asked.join("; and "));
+        bail!("a file of another program lacks some properties: give {}", asked.join("; and "));
     };
     let named = origin.as_ref().map(|of| of.dataset.parse()).transpose()?;
     let dataset = args.dataset.or(named).unwrap_or(Choice::Mnist);

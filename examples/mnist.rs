@@ -110,7 +110,7 @@ fn after_help() -> String {
   mnist --act relu,selu,tanh --seeds 4 --jobs 8        24 runs, eight at a time, each on one core
   mnist --model cnn --dropout 0.25 --target 99         fails if the best test accuracy is below 99 %
   mnist --dataset digits --widths 64 --epochs 20       the bundled 8×8 digits, no download
-  mnist --resume runs/NAME                             resumes what was interrupted";
+  mnist --resume runs/NAME                             resumes an interrupted run";
     format!("Activations:\n  {}\n\nExamples:\n{examples}", rows.join(",\n  "))
 }
 

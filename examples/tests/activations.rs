@@ -118,7 +118,7 @@ fn the_table_page_and_picture_show_every_function_and_need_no_network() {
         assert!(out.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}\n{out}");
         assert!(page.contains(&format!("<b>{name}</b>")) && svg.contains(&format!("\n{name}\n")), "{name}");
     }
-    assert!(out.contains("stays symmetric behind tanh, softsign, hardtanh."), "{out}");
+    assert!(out.contains("stays symmetric after tanh, softsign, hardtanh."), "{out}");
     assert!(!page.contains("<script src") && !page.contains("<link"));
     assert!(page.len() < 6_000_000, "{} bytes", page.len());
     // Nothing is overwritten, and the same seed gives the same numbers.

@@ -82,7 +82,11 @@ fn a_signal_saves_a_checkpoint_and_gives_its_exit_code() {
         assert_eq!(whole_checkpoints(&dir.path().join("run")), []);
         running.signal(name);
         let ran = running.ended();
-        one_line(&ran, code, &["stopped on request; what was done is in run; go on with --resume run"]);
+        one_line(
+            &ran,
+            code,
+            &["stopped on request; the results so far are in run; continue with --resume run"],
+        );
         assert_eq!(whole_checkpoints(&dir.path().join("run")).len(), 1);
         ends_as_if_nothing_had_happened(dir.path());
     }
@@ -93,7 +97,7 @@ fn a_run_without_checkpoints_has_none_and_starts_over() {
     let dir = temp();
     let running = Running::endless(dir.path(), "-q --checkpoint-every 0");
     running.signal("INT");
-    one_line(&running.ended(), 130, &["what was done is in run\n"]);
+    one_line(&running.ended(), 130, &["the results so far are in run\n"]);
     assert!(!dir.path().join("run/checkpoints").exists());
     ends_as_if_nothing_had_happened(dir.path());
 }
@@ -114,7 +118,7 @@ fn a_standard_output_that_is_closed_ends_the_run_with_a_word_and_a_checkpoint() 
     let dir = temp();
     let mut running = Running::endless(dir.path(), "");
     drop(running.0.as_mut().unwrap().stdout.take());
-    one_line(&running.ended(), 1, &["standard output was closed", "go on with --resume run"]);
+    one_line(&running.ended(), 1, &["standard output was closed", "continue with --resume run"]);
     ends_as_if_nothing_had_happened(dir.path());
 
     let dir = temp();
@@ -261,7 +265,7 @@ fn a_checkpoint_that_was_damaged_is_passed_over_with_a_word() {
     fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
     let epochs = newest + 3;
     let ran = run(mnist(dir.path(), &format!("--resume run --force --epochs {epochs} -q")));
-    let says = [format!("epoch-{newest}/optimizer"), format!("going on from epoch-{before} instead")];
+    let says = [format!("epoch-{newest}/optimizer"), format!("resuming from epoch-{before} instead")];
     one_line(&ran, 0, &says.each_ref().map(String::as_str));
     succeed(dir.path(), &format!("{SMALL} --epochs {epochs} --out whole -q"));
     compare(&dir.path().join("run"), &dir.path().join("whole"));
@@ -276,10 +280,10 @@ fn another_run_is_refused_by_name_or_taken_and_recorded() {
     one_line(
         &run(mnist(dir, "--resume nowhere")),
         1,
-        &["error: nowhere: expected the directory of a run to go on with: correct the path: No such file"],
+        &["error: nowhere: expected the directory of a run to resume: correct the path: No such file"],
     );
     fs::create_dir(dir.join("empty")).unwrap();
-    one_line(&run(mnist(dir, "--resume empty")), 1, &["error: empty: expected a run to go on with"]);
+    one_line(&run(mnist(dir, "--resume empty")), 1, &["error: empty: expected a run to resume"]);
     one_line(&run(mnist(dir, "--resume run --out other")), 2, &["--out"]);
     one_line(&run(mnist(dir, "--force")), 2, &["--resume"]);
     one_line(&run(mnist(dir, "--keep first:3")), 2, &["expected last:N"]);

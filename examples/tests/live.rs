@@ -153,7 +153,7 @@ fn signals_and_ctrl_c_end_it_in_order() {
             name => session.signal(name),
         }
         let (_, behind) = session.end(code);
-        for text in ["epoch", "1 run", "stopped on request; what was done is in run"] {
+        for text in ["epoch", "1 run", "stopped on request; the results so far are in run"] {
             assert!(behind.contains(text), "{how:?}: expected '{text}' in\n{behind}");
         }
     }
@@ -229,7 +229,7 @@ fn where_there_is_no_terminal_it_says_so_once_and_goes_on() {
     };
     let (code, out, err) = run(&format!("--live {SHORT}"));
     assert_eq!(code, Some(0));
-    assert_eq!(err, "--live: standard output is not a terminal; going on without it\n");
+    assert_eq!(err, "--live: standard output is not a terminal; continuing without it\n");
     assert!(out.contains("399/400  ") && !out.contains('\u{1b}'), "{out}");
     assert!(!out.contains("fc1 zeros"), "the comparison repeats the layers: {out}");
     let (_, _, err) = run(SHORT);

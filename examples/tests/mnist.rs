@@ -466,7 +466,7 @@ fn wait_for_an_epoch(run: &mut Child, metrics: &Path) {
     }
 }
 
-const STOPPED: &str = "stopped on request; what was done is in long; go on with --resume long\n";
+const STOPPED: &str = "stopped on request; the results so far are in long; continue with --resume long\n";
 
 #[cfg(unix)]
 #[test]
@@ -528,7 +528,7 @@ fn whoever_closes_standard_output_is_told_where_the_files_are() {
     drop(child.stdout.take());
     let ran: Ran = child.wait_with_output().unwrap().into();
     let said = |out: &str| {
-        format!("standard output was closed; what was done is in {out}; go on with --resume {out}\n")
+        format!("standard output was closed; the results so far are in {out}; continue with --resume {out}\n")
     };
     assert_eq!((ran.code, ran.err), (Some(1), said("run")));
     assert_eq!(weights(dir.path().join("run/model.safetensors")).0.len(), 6);
@@ -755,7 +755,7 @@ fn weights_that_do_not_fit_are_one_line_with_their_path() {
         ("missing", "fc2.bias"),
         ("turned", "expected shape [4, 64], found [64, 4]"),
         ("double", "expected f32, found F64"),
-        ("cut", "part of one"),
+        ("cut", "an incomplete file"),
         ("empty", "expected a safetensors file"),
         ("text", "expected a safetensors file"),
         ("vast", "expected a safetensors file"),

@@ -125,7 +125,7 @@ fn classes_in(dir: &Path) -> Result<Classes> {
         }
         if let Some(file) = files.iter().find(|file| !file.is_file()) {
             let found = if file.is_dir() { "a directory" } else { "a device or a pipe" };
-            let cure = "remove it, or give the directory that holds those of the classes";
+            let cure = "remove it, or give the directory that contains those of the classes";
             return Err(bad(file, "an image of a class", found, cure));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -137,7 +137,7 @@ fn classes_in(dir: &Path) -> Result<Classes> {
             dir,
             expected,
             "an empty directory",
-            "give the directory that holds those of the classes",
+            "give the directory that contains those of the classes",
         ));
     }
     Ok(classes)
@@ -205,7 +205,7 @@ fn decode(path: &Path) -> Result<Decoded> {
             path,
             "a PNG or JPEG image",
             &found.replace(char::is_control, " "),
-            "remove the file, or save it anew",
+            "remove the file, or save it again",
         )
     };
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
@@ -214,7 +214,7 @@ fn decode(path: &Path) -> Result<Decoded> {
     let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
     let image = reader.decode().map_err(|error| broken(&error.to_string()))?;
     if is_jpeg && is_cut_off(&bytes) {
-        return Err(broken("a file that was cut off"));
+        return Err(broken("a truncated file"));
     }
     let grey = !image.color().has_color();
     Ok(Decoded {

@@ -133,7 +133,7 @@ pub fn load_files(
     }
     match cache {
         _ if !options.download => tried.push("no download (not allowed)".to_owned()),
-        None => tried.push("no download (this system has no cache directory to put it)".to_owned()),
+        None => tried.push("no download (this system has no cache directory)".to_owned()),
         Some(dir) => match download(set, &dir, options, progress) {
             Ok(paths) => return read(set, &paths),
             Err(failures) => tried.extend(failures),

@@ -308,7 +308,7 @@ pub(crate) fn too_many(n: usize, len: usize, name: &str) -> Error {
     Error::Usage {
         expected: format!("a validation split below the {len} samples of {name}"),
         found: n.to_string(),
-        cure: "set fewer samples aside".to_owned(),
+        cure: "hold back fewer samples".to_owned(),
     }
 }
 
@@ -316,7 +316,7 @@ pub(crate) fn zero_batch_size() -> Error {
     Error::Usage {
         expected: "a batch size of at least 1".to_owned(),
         found: "0".to_owned(),
-        cure: "choose how many samples one step sees, such as 128".to_owned(),
+        cure: "choose the number of samples per step, such as 128".to_owned(),
     }
 }
 

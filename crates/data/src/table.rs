@@ -92,7 +92,7 @@ impl<C: Columns> Table<C> {
         let wrong = |expected: &str, found: String| Error::Usage {
             expected: format!("{expected} in a table"),
             found,
-            cure: "make the first axis of every tensor that of the samples".to_owned(),
+            cure: "make the first axis of every tensor the samples".to_owned(),
         };
         let lengths: Option<Vec<usize>> = shapes.iter().map(|shape| shape.first().copied()).collect();
         let Some(lengths) = lengths else {
@@ -102,7 +102,7 @@ impl<C: Columns> Table<C> {
             [] => Err(wrong("at least one tensor", "none".to_owned())),
             [0, ..] => Err(wrong("at least one sample", format!("shapes {shapes:?}"))),
             [len, ref others @ ..] if others.iter().all(|&other| other == len) => Ok(Self { columns, len }),
-            _ => Err(wrong("tensors of equally many samples", format!("shapes {shapes:?}"))),
+            _ => Err(wrong("tensors with the same number of samples", format!("shapes {shapes:?}"))),
         }
     }
 

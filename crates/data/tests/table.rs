@@ -170,12 +170,12 @@ fn the_checksum_is_of_types_shapes_and_values() {
 #[test]
 fn tensors_that_do_not_belong_together_are_one_line() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    let cure = "make the first axis of every tensor that of the samples";
+    let cure = "make the first axis of every tensor the samples";
     for (xs, ys, says) in [
         (
             zeros(&[3, 2]),
             zeros(&[4]),
-            "tensors of equally many samples in a table, found shapes [[3, 2], [4]]",
+            "tensors with the same number of samples in a table, found shapes [[3, 2], [4]]",
         ),
         (zeros(&[3, 2]), zeros(&[]), "tensors with at least one axis in a table, found shapes [[3, 2], []]"),
         (zeros(&[0, 2]), zeros(&[0]), "at least one sample in a table, found shapes [[0, 2], [0]]"),

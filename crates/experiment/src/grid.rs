@@ -125,10 +125,10 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         let written = own.unwrap_or(&self.out);
         let on = match options.checkpoint_every {
             Some(0) if options.checkpoint_steps.is_none() => String::new(),
-            _ => format!("; go on with --resume {}", written.display()),
+            _ => format!("; continue with --resume {}", written.display()),
         };
         if runs.iter().any(|run| run.ended.closed) {
-            eprintln!("standard output was closed; what was done is in {}{on}", written.display());
+            eprintln!("standard output was closed; the results so far are in {}{on}", written.display());
             return Ok(ExitCode::FAILURE);
         }
         let print = |text: &str| {
@@ -180,7 +180,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         }
         print(&text)?;
         if self.shared.stop.is_asked() {
-            eprintln!("stopped on request; what was done is in {}{on}", written.display());
+            eprintln!("stopped on request; the results so far are in {}{on}", written.display());
             return Ok(ExitCode::from(self.shared.stop.code()));
         }
         for missed in summaries.iter().filter_map(|summary| target::missed(options.target, summary)) {

@@ -195,9 +195,10 @@ impl DeviceKind {
         let (option, device) = match self {
             Self::Cpu => return Ok(Device::Cpu),
             Self::Cuda => ("--device", taper_kernels::cuda(0)),
-            Self::Metal => {
-                ("--device metal needs such a device and a build with --features metal", Device::new_metal(0))
-            }
+            Self::Metal => (
+                "--device metal needs a Metal device and a build with --features metal",
+                Device::new_metal(0),
+            ),
         };
         device.map_err(taper_train::Error::from).map_err(Error::option(option))
     }
@@ -249,7 +250,7 @@ impl Options {
         match alert.iter().find(left_out) {
             Some(alert) => {
                 let track = format!("{track:?}").to_lowercase();
-                let why = format!("--track {track} leaves out what it asks for");
+                let why = format!("--track {track} does not record it");
                 Err(never(alert, &why))
             }
             None => Ok(()),
@@ -262,7 +263,7 @@ impl Options {
             alert.split().is_some_and(|split| split != Split::Train && !measured.contains(&split))
         };
         match self.running.alert.iter().find(unmeasured) {
-            Some(alert) => Err(never(alert, "there is no such split (--validation may hold one back)")),
+            Some(alert) => Err(never(alert, "this split does not exist (--validation holds one back)")),
             None => Ok(()),
         }
     }

@@ -143,7 +143,7 @@ where
     if let Some(name) = stored.as_ref().and_then(|stored| stored.only.as_ref()).filter(|_| cells.len() > 1) {
         cells.retain(|cell| cell.about.name == *name);
         if cells.is_empty() {
-            let why = format!("with these options no run is called {name}: leave them out");
+            let why = format!("these options make no run called {name}: leave them out");
             return Err(Error::option("--resume")(why));
         }
     }

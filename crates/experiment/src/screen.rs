@@ -111,7 +111,7 @@ impl Screen {
                 // The view is opened once.
                 let _ = self.live.set(live);
             }
-            Err(error) => self.warn(&format!("--live: {error}; going on without it")),
+            Err(error) => self.warn(&format!("--live: {error}; continuing without it")),
         }
     }
 

@@ -48,7 +48,7 @@ impl Stored {
         if let Err(error) = fs::read_dir(dir) {
             let dir = dir.display();
             return wrong(format!(
-                "{dir}: expected the directory of a run to go on with: correct the path: {error}"
+                "{dir}: expected the directory of a run to resume: correct the path: {error}"
             ));
         }
         let bytes = match fs::read(&grid) {
@@ -56,7 +56,7 @@ impl Stored {
             Err(_) => {
                 let dir = dir.display();
                 return wrong(format!(
-                    "{dir}: expected a run to go on with, found no config.json and no {GRID}: start it anew"
+                    "{dir}: expected a run to resume, found no config.json and no {GRID}: start it again"
                 ));
             }
         };

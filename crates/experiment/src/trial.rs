@@ -173,7 +173,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         match session.resumed_from {
             Some(point) => {
                 for error in &session.passed_over {
-                    self.shared.screen.warn(&format!("{error}: going on from {point} instead"));
+                    self.shared.screen.warn(&format!("{error}: resuming from {point} instead"));
                 }
             }
             None => self.load_start()?,
@@ -401,7 +401,7 @@ fn with_option(error: taper_train::Error) -> Error {
     match &error {
         taper_train::Error::OtherRun { path, changes } => Error::Other(
             format!(
-                "{}: {}: leave the change out, or accept it with --force, and with it another result",
+                "{}: {}: undo the change, or accept another result with --force",
                 path.display(),
                 changes.join("; ")
             )

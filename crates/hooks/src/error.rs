@@ -69,7 +69,7 @@ pub enum Error {
     )]
     NotScalar(Vec<usize>),
     /// A random number was drawn outside training.
-    #[error("no random numbers in evaluation mode: dropout and its like do nothing there")]
+    #[error("no random numbers in evaluation mode: dropout and similar layers do nothing there")]
     NoRng,
 }
 

@@ -96,7 +96,7 @@ impl TryFrom<Written> for Recorder {
         }
         for (i, Watched { name, tallies: Tallies { host: tallies, .. }, .. }) in sites.iter().enumerate() {
             if sites[..i].iter().any(|other| other.name == *name) {
-                return Err(format!("recorder: site '{name}' is there twice"));
+                return Err(format!("recorder: site '{name}' appears twice"));
             }
             let units = |tally: &Tally| tally.units.len();
             if tallies.is_empty() || tallies.iter().any(|tally| units(tally) != units(&tallies[0])) {

@@ -121,7 +121,7 @@ fn norms_behind(convolutions: &[&Group], linears: &[&Group], norms: &[&Group]) -
     match rest.next() {
         None => Ok(behind),
         Some(norm) => fault(format!(
-            "batch normalisation '{}': expected a layer of {} outputs in front of it, found none",
+            "batch normalisation '{}': expected a layer of {} outputs before it, found none",
             norm.name,
             outputs(norm).unwrap_or(0)
         )),

@@ -91,7 +91,7 @@ impl Cnn {
         }
         if config.pool == 0 {
             let message =
-                "pooling: expected a window of at least 1×1, found 0×0: 1 pools nothing".to_string();
+                "pooling: expected a window of at least 1×1, found 0×0: use 1 for no pooling".to_string();
             return Err(Error::Argument(message).into());
         }
         if h < config.pool || w < config.pool {

@@ -115,9 +115,7 @@ impl SimpleBackend for Params {
     fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         let mut inner = self.lock();
         if inner.vars.iter().any(|(own, _)| own == name) {
-            bail!(
-                "parameter '{name}' was asked for twice: give each layer a prefix of its own with vb.pp(..)"
-            );
+            bail!("parameter '{name}' was asked for twice: give each layer its own prefix with vb.pp(..)");
         }
         let count = shape.dims().iter().try_fold(1_usize, |count, n| count.checked_mul(*n));
         if count.is_none_or(|count| count > LARGEST) {
@@ -135,7 +133,7 @@ impl SimpleBackend for Params {
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
         bail!(
-            "parameter '{name}': its shape must be given, as these parameters are made, not read from a file"
+            "parameter '{name}': its shape must be given, because these parameters are not read from a file"
         )
     }
 
@@ -164,7 +162,7 @@ impl SimpleBackend for Frozen {
             // Layers copy a buffer that is not a variable, and would not see its later values.
             Some((_, var)) if is_buffer(name) => Ok(var.as_tensor().clone()),
             Some((_, var)) => Ok(var.as_detached_tensor()),
-            None => bail!("parameter '{name}' was not made yet: build the model that is trained first"),
+            None => bail!("parameter '{name}' does not exist yet: build the training model first"),
         }
     }
 

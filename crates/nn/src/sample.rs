@@ -28,7 +28,7 @@ impl Sample {
         let windows = |(h, w): (usize, usize), (rows, columns): (usize, usize), stride: usize| {
             if h < rows || w < columns {
                 return fault(format!(
-                    "{layer}: expected at least {rows}×{columns} pixels in front of it, found {h}×{w}"
+                    "{layer}: expected at least {rows}×{columns} pixels before it, found {h}×{w}"
                 ));
             }
             Ok(((h - rows) / stride + 1, (w - columns) / stride + 1))
@@ -90,7 +90,7 @@ impl Sample {
                 None => return fault(format!("flatten: {c}×{h}×{w} are too many values")),
             },
             (_, Layer::Dropout { .. } | Layer::Act(_) | Layer::Flatten, _) => self,
-            _ => return fault(format!("{layer}: expected maps in front of it, found features")),
+            _ => return fault(format!("{layer}: expected maps before it, found features")),
         })
     }
 }

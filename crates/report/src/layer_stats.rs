@@ -163,17 +163,17 @@ impl std::fmt::Display for Trouble {
             Self::UnitsChanged { expected, found } => write!(
                 f,
                 "expected {expected} units as before, found {found}: one activation for layers of different widths? give \
-                 each place a name of its own"
+                 each place its own name"
             ),
             Self::ModesMixed => f.write_str(
                 "training and evaluation in one window: call finish between them, or use a recorder for each",
             ),
             Self::ActivationChanged => {
-                f.write_str("the site's activation function changed: give each place a site of its own")
+                f.write_str("the site's activation function changed: give each place its own site")
             }
-            Self::Unreadable => f.write_str("what was summed up on the GPU cannot be read: did an operation on it fail?"),
+            Self::Unreadable => f.write_str("the sums on the GPU cannot be read: did an operation there fail?"),
             Self::SiteTwice => f.write_str(
-                "another site of this name came: give each model a recorder of its own, and make sites once, not in every \
+                "another site of this name came: give each model its own recorder, and make sites once, not in every \
                  pass",
             ),
         }

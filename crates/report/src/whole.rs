@@ -40,7 +40,7 @@ pub fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
 /// An error for a file that was deleted while it was written; the system itself reports nothing.
 pub(crate) fn still_there(path: &Path) -> io::Result<()> {
     fs::metadata(path).map(drop).map_err(|cause| match cause.kind() {
-        ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, "it was removed while the run went on"),
+        ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, "it was removed during the run"),
         _ => cause,
     })
 }

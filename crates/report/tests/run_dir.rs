@@ -327,7 +327,7 @@ fn a_run_whose_directory_is_removed_notices_at_the_next_epoch() -> Result<()> {
     sink.epoch(&report(1))?;
     fs::remove_dir_all(&path).map_err(Error::io(&path))?;
     let error = sink.epoch(&report(2)).expect_err("nothing is there").to_string();
-    assert!(error.contains("metrics.jsonl: it was removed while the run went on"), "{error}");
+    assert!(error.contains("metrics.jsonl: it was removed during the run"), "{error}");
     assert!(Lengths::settle(&path).is_err());
     Ok(())
 }

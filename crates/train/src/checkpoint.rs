@@ -265,7 +265,8 @@ impl<S: DeserializeOwned> Checkpoint<S> {
             let expected =
                 expected.ok_or_else(|| wrong(SUMS, format!("expected a checksum of {name}, found none")))?;
             if expected != found {
-                let found = format!("expected the SHA-256 {expected}, found {found}: it was torn or changed");
+                let found =
+                    format!("expected the SHA-256 {expected}, found {found}: it was truncated or changed");
                 return Err(wrong(name, found));
             }
             Ok(bytes)
@@ -276,7 +277,7 @@ impl<S: DeserializeOwned> Checkpoint<S> {
         let at = Point { epoch, batch };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if Point::of(&name).is_some_and(|named| named != at) {
-            return Err(wrong(STATE, format!("expected {name}, as its directory is called, found {at}")));
+            return Err(wrong(STATE, format!("expected {name}, the name of its directory, found {at}")));
         }
         let optimizer = OptimizerState { steps, learning_rate, waiting, tensors: Vec::new() };
         Ok(Self { at, taper, state, passed_over: Vec::new(), model, slots, optimizer, path })

@@ -102,7 +102,7 @@ pub enum Error {
         message: String,
     },
     /// The directory has another run.
-    #[error("{path}: {}: leave the change out, or set force to accept another result", changes.join("; "), path = path.display())]
+    #[error("{path}: {}: undo the change, or set force to accept another result", changes.join("; "), path = path.display())]
     OtherRun {
         /// The directory of the run.
         path: PathBuf,

@@ -48,7 +48,7 @@ impl FromStr for Keep {
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::Config(format!(
-                "what to keep: expected last:N, at least 1, and perhaps best:N, found '{text}': for instance last:3,best:1"
+                "what to keep: expected last:N, at least 1, and optionally best:N, found '{text}': for instance last:3,best:1"
             ))
         };
         let mut keep = Self::default();

@@ -46,13 +46,13 @@ pub fn start_threads(threads: Option<usize>) -> usize {
         _ => pool.spawn_handler(hand_over).build_global(),
     };
     if built.is_err() {
-        warn("the pool of threads was started before, and stays as it is");
+        warn("the thread pool was started before and is not changed");
     }
     rayon::current_num_threads()
 }
 
 fn refused(wanted: usize, found: usize, cause: &io::Error) {
     warn(&format!(
-        "cannot start {wanted} threads ({cause}): going on with {found}; raise the limit on processes (ulimit -u)"
+        "cannot start {wanted} threads ({cause}): continuing with {found}; raise the limit on processes (ulimit -u)"
     ));
 }

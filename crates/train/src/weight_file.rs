@@ -51,7 +51,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         let fault = |message: String| Error::Weights { path: path.to_path_buf(), message };
         let cannot = |e: std::io::Error| fault(format!("cannot read weights: {e}"));
         let wrong = |what: &str| {
-            fault(format!("expected a safetensors file, found something else or part of one: {what}"))
+            fault(format!("expected a safetensors file, found another or an incomplete file: {what}"))
         };
         let mut length = [0; 8];
         if size < 8 {
@@ -117,7 +117,7 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         }
         if let Some(name) = report.unexpected.first().filter(|_| !config.matching) {
             return Err(self.fault(format!(
-                "tensor {} has no place in this model, whose parameters are {}: is it another model or other sizes?",
+                "tensor {} is not part of this model, whose parameters are {}: is it another model or other sizes?",
                 quoted(name),
                 listed(&own)
             )));

@@ -171,7 +171,7 @@ fn a_checkpoint_that_is_torn_or_changed_is_passed_over_with_a_word_about_it() {
     let points = [(at(1, 0), None), (at(1, 9), None), (at(2, 0), None)];
     for name in FILES {
         for (what, says) in
-            [("torn", "torn or changed"), ("changed", "torn or changed"), ("gone", "cannot read")]
+            [("torn", "truncated or changed"), ("changed", "truncated or changed"), ("gone", "cannot read")]
         {
             let run = tempfile::tempdir().unwrap();
             let dir = run.path().join("checkpoints");
@@ -212,7 +212,7 @@ fn where_none_is_whole_the_newest_says_why() {
     fs::write(dir.join("epoch-1/state.json"), "{}").unwrap();
     fs::write(dir.join("epoch-2/model.safetensors"), "").unwrap();
     let error = Checkpoints::open(&dir, Keep::default()).unwrap().newest::<State>().unwrap_err();
-    one_line(&error, &["epoch-2/model.safetensors", "torn or changed"]);
+    one_line(&error, &["epoch-2/model.safetensors", "truncated or changed"]);
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
         .map(|(of, base, changes)| format!("{}, against {}: {changes}.", of.join("; "), label(base)))
         .collect();
     if more > 0 {
-        sentences.push(format!("{more} more changes stand in the table."));
+        sentences.push(format!("{more} more changes are in the table."));
     }
     if !same.is_empty() {
         same.truncate(8);

@@ -194,10 +194,10 @@ fn layers_that_do_not_fit_are_answered_with_the_tensor_or_the_layer() {
             "'fc1.weight': expected 4×12×12 = 576 inputs, found shape [10, 784]",
         ),
         ("conv 5 pad 2, relu, max_pool 29, linear", "max_pool 29: expected at least 29×29 pixels"),
-        ("linear, conv 5", "conv 5: expected maps in front of it"),
+        ("linear, conv 5", "conv 5: expected maps before it"),
         ("conv 5 pad 2, relu, max_pool 2", "expected no more layers"),
         ("conv 5 pad 2, relu, max_pool 2, linear, relu, linear", "layer 6, linear: expected its tensors"),
-        ("conv 5 pad 2, flatten, max_pool 2, linear", "max_pool 2: expected maps in front of it"),
+        ("conv 5 pad 2, flatten, max_pool 2, linear", "max_pool 2: expected maps before it"),
         ("conv 5 pad 2, prelu, max_pool 2, linear", "no slopes"),
     ] {
         let error = Architecture::new(&layers.parse().unwrap(), file(), INPUT).unwrap_err().to_string();

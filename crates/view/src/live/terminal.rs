@@ -39,7 +39,7 @@ pub(super) fn take() -> io::Result<bool> {
     });
     let mut out = io::stdout().lock();
     if TAKEN.swap(true, Ordering::SeqCst) {
-        return Err(io::Error::other("another view has the terminal"));
+        return Err(io::Error::other("another live view is open"));
     }
     // Without raw mode keys would be echoed into the picture, but there may be no terminal to read from.
     let keys = enable_raw_mode().is_ok();

@@ -29,7 +29,7 @@ pub struct Args {
     /// Passes over the training samples
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub epochs: usize,
-    /// Training samples in each of them, drawn anew
+    /// Training samples of each, drawn again
     #[arg(long, value_name = "N", default_value_t = 60_000)]
     pub samples: usize,
     /// Test samples, to evaluate on after each of them
@@ -135,7 +135,7 @@ impl Args {
         }
     }
 
-    /// Reports what the whole process took.
+    /// Reports the usage of the whole process.
     ///
     /// # Errors
     /// Where there is no `/proc`.
@@ -156,7 +156,7 @@ impl Args {
 /// Where there is no `/proc`.
 pub fn since_start() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
-    // The program's name, in parentheses, may hold blanks; field 22, the start, is the 20th behind it.
+    // The program's name, in parentheses, may contain blanks; field 22, the start, is the 20th after it.
     let ticks = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19));
     let uptime = fs::read_to_string("/proc/uptime").context("/proc/uptime")?;
     let now = uptime.split_whitespace().next();

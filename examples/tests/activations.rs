@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-/// The program; `cargo test` builds it beside the tests.
+/// The program, which `cargo test` builds.
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let name = format!("activations{}", std::env::consts::EXE_SUFFIX);
@@ -53,7 +53,7 @@ fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("no number '{key}' in {value}"))
 }
 
-/// What the golden file's names such as `elu_0.5` and `gelu_erf` are here; `None` for what there is not.
+/// The functions with the golden file's names, such as `elu_0.5` and `gelu_erf`; `None` for unknown ones.
 fn named(name: &str) -> Option<String> {
     match name {
         "gelu_erf" => Some("gelu".to_string()),

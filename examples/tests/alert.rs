@@ -56,7 +56,7 @@ fn an_alert_that_does_not_fire_changes_nothing() {
 }
 
 #[test]
-fn a_run_that_an_alert_has_ended_goes_on_with_another_to_the_same_bytes() {
+fn a_run_ended_by_an_alert_resumes_with_another_alert_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     assert_eq!(mnist(dir, &["--epochs", "3", "--out", "plain"]), (Some(0), String::new()));
@@ -70,7 +70,7 @@ fn a_run_that_an_alert_has_ended_goes_on_with_another_to_the_same_bytes() {
 }
 
 #[test]
-fn of_a_grid_the_others_go_on() {
+fn the_other_runs_of_a_grid_continue() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (code, err) = mnist(
@@ -108,7 +108,7 @@ fn an_alert_that_could_never_fire_is_wrong_usage_and_nothing_is_trained() {
 }
 
 #[test]
-fn a_run_that_diverges_stops_goes_on_without_its_steps_or_goes_on() {
+fn a_run_that_diverges_stops_skips_steps_or_continues() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let run = |what: &str| {
@@ -124,7 +124,7 @@ fn a_run_that_diverges_stops_goes_on_without_its_steps_or_goes_on() {
     for (what, skips) in [("skip", true), ("continue", false)] {
         let (code, err, metrics) = run(what);
         assert_eq!((code, err.as_str(), metrics.len()), (Some(0), "", 5));
-        // Of eight batches the first is fine; what it makes of the weights is not.
+        // The first of eight batches is finite, but its update makes the weights non-finite.
         let train = &metrics[3]["nonfinite"];
         assert_eq!((&train["batches"], &train["skipped"]), (&8.into(), &(if skips { 8 } else { 0 }).into()));
         assert!(train["first"]["batch"] == 1 && !train["first"]["place"].is_null(), "{train}");

@@ -1,4 +1,4 @@
-//! A training process is killed (SIGKILL) at random moments, also while it writes a checkpoint, and goes on each time.
+//! A training process is killed (SIGKILL) at random times, also while it writes a checkpoint, and resumed each time.
 //! Its files end as those of a run that was left in peace. `just crash` prints the figures.
 
 #![cfg(unix)]
@@ -28,7 +28,7 @@ struct Figures {
     bytes: usize,
 }
 
-/// A program that trains, how it is told to begin, and how to resume.
+/// A training program, its first command, and its command to resume.
 struct Program {
     name: &'static str,
     kills: usize,
@@ -42,7 +42,7 @@ fn a_process_that_is_killed_fifty_times_ends_with_the_files_of_one_that_was_not(
 }
 
 #[test]
-fn so_does_a_program_with_a_loss_of_its_own() {
+fn a_program_with_a_custom_loss_resumes_too() {
     const RUN: &str =
         "--dataset digits --epochs 25 --checkpoint-every 1 --checkpoint-steps 9 --threads 1 --quiet";
     survives(&Program {
@@ -84,7 +84,7 @@ fn survives(program: &Program) {
     assert!(while_saving >= program.kills / 5, "{while_saving}");
 }
 
-/// Starts the run or goes on with it, and kills it at some moment; true if it ended before.
+/// Starts or resumes the run, and kills it at some time; true if it ended before.
 fn killed(
     program: &Program,
     dir: &Path,
@@ -97,7 +97,7 @@ fn killed(
         figures.resumes += 1;
         (program.resume)(path.to_str().unwrap())
     } else {
-        // Killed before it had said what it is: there is nothing to go on with.
+        // Killed before it wrote its configuration: there is nothing to resume.
         if path.exists() {
             fs::remove_dir_all(path).unwrap();
             figures.anew += 1;
@@ -108,7 +108,7 @@ fn killed(
     let mut process = at_home(example(program.name), dir, &args).spawn().unwrap();
     if figures.kills < program.kills {
         let moment = Instant::now() + alone.mul_f64(rng.random_range(0.0..0.4));
-        // Every other time at whatever moment, otherwise as soon as something is being saved then.
+        // Every second time at any time, otherwise as soon as a checkpoint is written.
         let saving = figures.kills % 2 == 1;
         let ended = loop {
             if let Some(status) = process.try_wait().unwrap() {

@@ -30,7 +30,7 @@ fn lines(path: PathBuf) -> usize {
     fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
 
-/// A process that is ended with the test, whatever becomes of it.
+/// A process that ends with the test.
 struct Running(Option<Child>);
 
 impl Running {
@@ -134,7 +134,7 @@ fn a_standard_output_that_is_closed_ends_the_run_with_a_word_and_a_checkpoint() 
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_the_run_up_and_loses_nothing() {
+fn a_pipe_without_a_reader_blocks_the_run_and_loses_nothing() {
     let dir = temp();
     let running = Running::endless(dir.path(), "--checkpoint-every 1");
     let metrics = dir.path().join("run/metrics.jsonl");
@@ -143,7 +143,7 @@ fn a_pipe_that_nobody_reads_holds_the_run_up_and_loses_nothing() {
         before = lines(metrics.clone());
         std::thread::sleep(Duration::from_millis(400));
     }
-    // The first is heard when somebody reads; the second ends it.
+    // The first is noticed when the pipe is read; the second ends it.
     running.signal("TERM");
     std::thread::sleep(Duration::from_millis(50));
     running.signal("TERM");
@@ -190,7 +190,7 @@ fn a_full_disk_ends_the_run_with_one_line_and_what_was_saved_is_there() {
 
 #[test]
 fn a_write_that_fails_in_the_middle_ends_the_run_with_one_line() {
-    // The system writes up to the limit and no further: what is cut is a line, or a checkpoint's file.
+    // The system writes up to the limit: the incomplete part is a line, or a file of a checkpoint.
     for (kibibytes, file) in [(120, "run/"), (14, "run/checkpoints/epoch-1.part/")] {
         let dir = temp();
         let mut shell = at_home("bash", dir.path(), "-c");
@@ -310,7 +310,7 @@ fn another_run_is_refused_by_name_or_taken_and_recorded() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("\"taper\": \"0.1.0\"", "\"taper\": \"0.0.9\"")).unwrap();
     one_line(&run(mnist(dir, "--resume run")), 1, &["taper was \"0.0.9\" and is \"0.1.0\""]);
-    // What it says and what the checkpoint says must be one run.
+    // The files of the run and the checkpoint must belong to one run.
     fs::write(&config, text.replace("\"batch_size\": 32", "\"batch_size\": 30")).unwrap();
     one_line(&run(mnist(dir, "--resume run")), 1, &["run/checkpoints/epoch-3: batch_size was 32 and is 30"]);
     fs::write(&config, &text).unwrap();
@@ -356,7 +356,7 @@ fn nothing_in_a_run_leads_out_of_its_directory() {
 }
 
 #[test]
-fn a_grid_goes_on_where_it_was() {
+fn a_grid_resumes_its_unfinished_runs() {
     let dir = temp();
     let dir = dir.path();
     let grid =
@@ -400,7 +400,7 @@ fn whole_names(run: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_a_run_that_went_on_shows_is_the_whole_of_it() {
+fn the_output_of_a_resumed_run_covers_all_epochs() {
     let dir = temp();
     let dir = dir.path();
     let running = Running::endless(dir, "--checkpoint-every 1");

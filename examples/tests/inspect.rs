@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-/// The program; `cargo test` builds it beside the tests.
+/// The program, which `cargo test` builds.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
@@ -218,7 +218,7 @@ fn a_run_of_ours_is_inspected_as_it_was_trained() {
         "--dataset digits --act prelu --dropout 0 --epochs 2 --widths 16,8 --scale unit --out run --quiet";
     let (code, _, err) = run(&program("mnist"), &dir, &train.split_whitespace().collect::<Vec<_>>(), None);
     assert_eq!(code, Some(0), "{err}");
-    // Activation, scale and data set come from config.json beside the weights.
+    // Activation, scale and data set come from config.json next to the weights.
     let out = succeed(&dir, &["run/model.safetensors", "--out", "seen", "--html", "seen.html"], None);
     assert!(fs::read_to_string(dir.path().join("seen.html")).unwrap().contains("mlp 64-16-8-10"));
     assert!(out.contains("prelu, on 360 samples of digits test, unit scale"), "{out}");
@@ -245,7 +245,7 @@ fn a_run_of_ours_is_inspected_as_it_was_trained() {
         .unwrap();
     assert_eq!(of("elsewhere"), file);
     assert_eq!(of("run/checkpoints/epoch-2"), file);
-    // A file without metadata belongs to the run that it lies in if it has as many parameters.
+    // A file without metadata belongs to the run of its directory if the number of parameters is the same.
     let bytes = fs::read(dir.path().join("run/model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     fs::write(dir.path().join("run/bare"), safetensors::serialize(tensors.tensors(), None).unwrap()).unwrap();
@@ -287,7 +287,7 @@ fn foreign(dir: &TempDir, file: &str, tensors: &[(&str, &[usize])]) {
 const DIGITS: [&str; 2] = ["--dataset", "digits"];
 
 #[test]
-fn what_a_foreign_file_does_not_say_is_asked_for() {
+fn missing_properties_of_a_foreign_file_are_named() {
     let dir = tempdir().unwrap();
     foreign(
         &dir,
@@ -318,7 +318,7 @@ fn what_a_foreign_file_does_not_say_is_asked_for() {
         1,
         &["--layers", "expected no more layers"],
     );
-    // One layer has no activation behind it.
+    // A single layer has no activation.
     foreign(&dir, "linear", &[("fc.weight", &[10, 64]), ("fc.bias", &[10])]);
     assert!(
         succeed(&dir, &["linear", "--dataset", "digits", "--scale", "unit"], None).contains("linear 64-10")
@@ -326,7 +326,7 @@ fn what_a_foreign_file_does_not_say_is_asked_for() {
 }
 
 #[test]
-fn an_arrangement_that_fits_alone_is_named_and_of_several_one_is_asked_for() {
+fn a_single_fitting_arrangement_is_named_and_several_need_an_option() {
     let dir = tempdir().unwrap();
     let with = |file: &'static str, more: &[&'static str]| {
         [&[file][..], &DIGITS, &["--scale", "unit"], more].concat()

@@ -168,7 +168,7 @@ fn asked_twice_it_ends_at_once_and_still_gives_the_terminal_back() {
 }
 
 #[test]
-fn q_leaves_the_view_and_the_training_goes_on() {
+fn q_closes_the_view_and_the_training_continues() {
     let Some(mut session) = Session::start("", &format!("--live {ENDLESS}"), "") else { return };
     session.wait_for("fc1");
     session.press("q");
@@ -191,7 +191,7 @@ fn what_is_written_to_standard_error_waits_for_the_end() {
 }
 
 #[test]
-fn an_error_in_the_middle_is_printed_behind_the_view() {
+fn an_error_while_the_view_is_open_is_printed_after_it() {
     let args = format!("--live --lr 1e30 --optimizer sgd {SHORT}");
     let Some(session) = Session::start("", &args, "") else { return };
     let (_, behind) = session.end(1);

@@ -30,7 +30,7 @@ fn taken(bytes: usize) {
     MOST.fetch_max(NOW.fetch_add(bytes, Relaxed) + bytes, Relaxed);
 }
 
-// SAFETY: everything is handed to the system's allocator as it came; what is added is counting.
+// SAFETY: every call is passed on to the system's allocator; only counting is added.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         taken(layout.size());
@@ -63,7 +63,7 @@ fn cost(bytes: &[u8], read: impl Fn(&Path)) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     std::fs::write(&path, bytes).unwrap();
-    // Once before: what is set up at first use is not the file's.
+    // Once before: memory of first uses does not belong to the file.
     read(&path);
     let before = NOW.load(Relaxed);
     MOST.store(before, Relaxed);
@@ -143,7 +143,7 @@ fn no_file_takes_a_piece_of_memory_above_twice_its_size() {
     let model = std::fs::read(dir.path().join("model")).unwrap();
     let own = move |path: &Path| drop(load_weights(&params, path));
 
-    // What it is; the file; who reads it; what may be in use at a time beside twice the file's size, in bytes.
+    // Name; file; reader; allowed memory in addition to twice the file's size, in bytes.
     const LITTLE: usize = 256 << 10;
     type Read = Box<dyn Fn(&Path)>;
     let cases: Vec<(&str, Vec<u8>, Read, usize)> = vec![
@@ -167,7 +167,7 @@ fn no_file_takes_a_piece_of_memory_above_twice_its_size() {
     let (mut text, mut good) = (String::new(), true);
     for (what, bytes, read, more) in cases {
         let (largest, most) = cost(&bytes, read);
-        // A small file takes the buffers of a reader all the same, and JSON that is bounded by its length what it takes.
+        // A small file still takes the buffers of a reader, and JSON of bounded length its multiple.
         let bounded = ["a header of ones", "a header of tensors", "a config of lists"].contains(&what);
         let allowed = if bounded { more } else { 2 * bytes.len() + LITTLE };
         let within = largest <= allowed && most <= 2 * bytes.len() + more;

@@ -1,4 +1,4 @@
-//! The example `mnist` from end to end, as a program: what it prints, writes and answers to bad input.
+//! The example `mnist` as a program: its output, its files, and its errors.
 //!
 //! Every test runs in a directory of its own with nothing of the user's: no cache, no data, no network.
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// Digits, few and in a small network: a run takes a few hundredths of a second.
 const SMALL: &str = "--dataset digits --limit 256 --widths 16,8 --batch-size 32 --threads 1 --epochs 2";
 
-/// The program; `cargo test` builds it beside the tests.
+/// The program, which `cargo test` builds.
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let name = format!("mnist{}", std::env::consts::EXE_SUFFIX);
@@ -344,7 +344,7 @@ fn loaded_weights_are_where_the_training_starts() {
     succeed(dir, &format!("{base} --epochs 12 --lr 0.003 --out first"));
     succeed(dir, &format!("{base} --epochs 1 --lr 0 --load first/model.safetensors --out second"));
     let (first, second) = (lines(dir.join("first/metrics.jsonl")), lines(dir.join("second/metrics.jsonl")));
-    // At a learning rate of 0 the weights stay what they were: the same test loss to the bit.
+    // At a learning rate of 0 the weights do not change, so the test loss has the same bits.
     assert_eq!([&second[0]["loss"], &second[2]["loss"]], [&first[24]["loss"]; 2]);
     assert!(first[1]["metrics"]["accuracy"].as_f64() < second[1]["metrics"]["accuracy"].as_f64());
     assert!(second[1]["metrics"]["accuracy"].as_f64().is_some_and(|x| x > 0.95));
@@ -361,7 +361,7 @@ fn a_target_decides_about_the_exit_code() {
 }
 
 #[test]
-fn piped_output_is_plain_text_and_quiet_is_the_comparison_alone() {
+fn piped_output_is_plain_text_and_quiet_prints_only_the_comparison() {
     let dir = temp();
     let out = succeed(dir.path(), &format!("{SMALL} --out one"));
     assert!(
@@ -370,7 +370,7 @@ fn piped_output_is_plain_text_and_quiet_is_the_comparison_alone() {
     );
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
     let tables = |out: &str| out.matches("  test  act   zeros  train").count();
-    // One for each run, or for each epoch behind the untrained network.
+    // One for each run, or for each epoch after epoch 0.
     assert_eq!((tables(&out), tables(&succeed(dir.path(), &format!("{SMALL} --verbose")))), (2, 4));
     let quiet = succeed(dir.path(), &format!("{SMALL} --quiet"));
     assert!(quiet.starts_with("2 runs on digits") && !quiet.contains("written"), "{quiet}");
@@ -470,7 +470,7 @@ const STOPPED: &str = "stopped on request; the results so far are in long; conti
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_after_the_batch_with_what_is_done_written_down() {
+fn ctrl_c_ends_after_the_batch_and_writes_the_records() {
     let dir = temp();
     let dir = dir.path();
     let args = format!("{SMALL} --epochs 1000000 --out long").replace("--epochs 2 ", "");
@@ -480,7 +480,7 @@ fn ctrl_c_ends_after_the_batch_with_what_is_done_written_down() {
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let start = Instant::now();
-    // Read what it prints, or it waits for a reader.
+    // Read the output, or the program waits for a reader.
     let ran: Ran = child.wait_with_output().unwrap().into();
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!((ran.code, ran.err.as_str()), (Some(130), STOPPED));

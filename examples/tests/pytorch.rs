@@ -107,7 +107,7 @@ fn what_the_watch_promises_in_python_holds() -> Result {
     Ok(())
 }
 
-/// The names of all fields, those of nested records behind a dot.
+/// The names of all fields, those of nested records after a dot.
 fn fields(place: &str, record: &Value, found: &mut BTreeSet<String>) {
     if let Value::Object(record) = record {
         for (key, value) in record {

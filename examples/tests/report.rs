@@ -10,7 +10,7 @@ use taper::report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, Sp
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Cargo builds examples before tests, beside the directory that tests lie in.
+/// Cargo builds examples before tests, next to the directory of the tests.
 fn program() -> Result<PathBuf> {
     let tests = std::env::current_exe()?;
     let profile = tests.ancestors().nth(2).ok_or("tests lie in target/PROFILE/deps")?;

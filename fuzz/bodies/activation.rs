@@ -1,7 +1,7 @@
 use super::one_line;
 use taper::nn::Activation;
 
-/// An activation's text: what is read is printed and read again as it was, and computes no NaN from a number.
+/// An activation's text: a round trip gives the same function, which makes no NaN from a number.
 pub fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let activation: Activation = match text.parse() {

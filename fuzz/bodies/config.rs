@@ -1,7 +1,7 @@
 use super::{one_line, with_file};
 use taper::report::{Run, RunDir, Sink, read_config};
 
-/// A `config.json`: what is read can be written, and is then read again as it was.
+/// A `config.json`: a round trip gives the same configuration.
 pub fn check(bytes: &[u8]) {
     let run = match with_file(bytes, |path| read_config(path)) {
         Ok(run) => run,

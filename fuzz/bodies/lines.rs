@@ -2,7 +2,7 @@ use super::{one_line, with_file};
 use serde_json::to_vec;
 use taper::report::{Histogram, LayerLine, MetricsLine, StepLine, TimingLine, read_lines_before_damage};
 
-/// A JSON-lines file, as each of the four kinds: what is read, written and read again is the same.
+/// A JSON-lines file of each of the four kinds: a round trip gives the same records.
 pub fn check(bytes: &[u8]) {
     with_file(bytes, |path| {
         macro_rules! again {
@@ -23,7 +23,7 @@ pub fn check(bytes: &[u8]) {
         again!(StepLine);
         let mut sum = Histogram::default();
         for histogram in again!(LayerLine).iter().filter_map(|line| line.of.histogram.as_ref()) {
-            // Whatever the counts are, what is made of them is a number.
+            // Any counts give numbers.
             let _ = (histogram.asymmetry(), histogram.quantile(0.5));
             sum.merge(histogram);
         }

@@ -7,7 +7,7 @@ use taper_experiment::{at_least_one, not_negative, percent, positive, rate, size
 /// A word of the command line, as every option that reads more than a plain text.
 pub fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    // A terminal's own user types what is repeated here: it needs no escaping, but must be one thing or an error.
+    // The user's own text is quoted: it needs no escaping, but must parse or give an error.
     macro_rules! same_again {
         ($kind:ty) => {
             if let Ok(value) = text.parse::<$kind>() {

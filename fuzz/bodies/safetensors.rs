@@ -25,13 +25,13 @@ pub fn check(bytes: &[u8]) {
         let activation = Architecture::activation(shapes.clone()).ok().flatten().unwrap_or(Activation::Relu);
         let network = match Architecture::arrangements(shapes, (1, 2, 2), activation) {
             Ok(found) => found.into_iter().next().expect("no error means that one fits"),
-            // As `inspect` prints it: candle's own may have a backtrace behind it.
+            // As `inspect` prints it: candle's text may have a backtrace.
             Err(error) => return one_line(&Error::from(error)),
         };
         let params = Params::new(1, &Device::Cpu);
         let built = network.build(params.builder());
         if built.is_ok() && load_weights(&params, path).is_ok() {
-            // What was read is written and read again to the bit.
+            // A round trip keeps every bit.
             let (first, again) = (bits(&params), path.with_extension("again"));
             save_weights(&params, &again).expect("a temporary file");
             load_weights(&params, &again).expect("its own file");

@@ -99,7 +99,7 @@ impl Net {
     }
 }
 
-/// The bytes of an IDX file behind its header.
+/// The bytes of an IDX file after its header.
 fn idx(args: &Args, name: &str, header: usize) -> Result<Vec<u8>> {
     let path = args.data.join(format!("{name}.gz"));
     let mut bytes = Vec::new();

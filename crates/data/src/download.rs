@@ -16,7 +16,7 @@ const MAX_TIME: Duration = Duration::from_secs(3600);
 
 /// The progress of one file's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress<'a> {
+pub struct DownloadProgress<'a> {
     /// The file's name, without `.gz`.
     pub file: &'a str,
     /// Bytes so far, including those of an earlier, interrupted run.
@@ -30,7 +30,7 @@ pub(crate) fn download(
     set: &FileSet,
     dir: &Path,
     options: &Options,
-    progress: &mut dyn FnMut(&Progress<'_>),
+    progress: &mut dyn FnMut(&DownloadProgress<'_>),
 ) -> Result<[PathBuf; 4], Vec<String>> {
     let one = |e: Error| vec![e.to_string()];
     let checksums = set.files.each_ref().map(|file| file.checksum.as_ref());
@@ -79,7 +79,7 @@ fn fetch(
     (file, checksum): (&RemoteFile, &Checksum),
     path: &Path,
     options: &Options,
-    progress: &mut dyn FnMut(&Progress<'_>),
+    progress: &mut dyn FnMut(&DownloadProgress<'_>),
 ) -> Result<()> {
     let part = path.with_added_extension("part");
     let agent = agent(url, options)?;
@@ -101,7 +101,7 @@ fn transfer(
     file: &RemoteFile,
     part: &Path,
     options: &Options,
-    progress: &mut dyn FnMut(&Progress<'_>),
+    progress: &mut dyn FnMut(&DownloadProgress<'_>),
 ) -> Result<bool> {
     let too_long = |found: u64| http_error(url, format!("at most {MAX_BYTES} bytes"), found.to_string());
     let mut have = fs::metadata(part).map_or(0, |meta| meta.len());
@@ -135,7 +135,7 @@ fn transfer(
         .map_err(Error::io(part, "create"))?;
     out.set_len(have).and_then(|()| out.seek(SeekFrom::End(0))).map_err(Error::io(part, "write"))?;
     let (mut body, mut chunk) = (response.into_body().into_reader(), vec![0; 1 << 16]);
-    progress(&Progress { file: &file.name, received: have, total });
+    progress(&DownloadProgress { file: &file.name, received: have, total });
     loop {
         let n = match body.read(&mut chunk) {
             Ok(0) => break,
@@ -149,7 +149,7 @@ fn transfer(
             fs::remove_file(part).map_err(Error::io(part, "remove"))?;
             return Err(too_long(have));
         }
-        progress(&Progress { file: &file.name, received: have, total });
+        progress(&DownloadProgress { file: &file.name, received: have, total });
     }
     match total {
         Some(total) if have < total => Err(http_error(url, format!("{total} bytes"), format!("{have}"))),

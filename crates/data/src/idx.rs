@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_data_set_has_is_refused_by_the_header_alone() {
+    fn a_header_that_claims_more_than_the_data_set_is_refused() {
         let file = idx(&[3, 2, 2], &[7; 12]);
         let mut source = uncompressed(&file[..], 28).unwrap();
         let error = decode::<3>(Path::new("x"), &mut source, Some(11), |_, _| {}).unwrap_err().to_string();

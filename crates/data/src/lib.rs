@@ -65,7 +65,7 @@ pub use {
     choice::Choice,
     dataset::Dataset,
     digits::digits,
-    download::Progress,
+    download::DownloadProgress,
     error::{Error, Result},
     files::{Checksum, FileSet, RemoteFile},
     idx::{Images, read_images, read_labels},

@@ -1,5 +1,5 @@
 use crate::{
-    Choice, Dataset, Error, FileSet, Progress, Result, Split, digits,
+    Choice, Dataset, DownloadProgress, Error, FileSet, Result, Split, digits,
     download::download,
     idx::{images_up_to, labels_up_to},
     locate::locate,
@@ -55,7 +55,11 @@ impl Default for Options {
 ///
 /// As [`load_files`]. With [`Choice::Auto`] missing files are not an error, unless a directory was given. A `data_dir`
 /// for [`Choice::Digits`], which has no files.
-pub fn load(choice: Choice, options: &Options, progress: &mut dyn FnMut(&Progress<'_>)) -> Result<Dataset> {
+pub fn load(
+    choice: Choice,
+    options: &Options,
+    progress: &mut dyn FnMut(&DownloadProgress<'_>),
+) -> Result<Dataset> {
     let Some(files) = FileSet::of(choice) else {
         return match &options.data_dir {
             None => digits(),
@@ -102,7 +106,7 @@ fn warn(message: &str) {
 pub fn load_files(
     set: &FileSet,
     options: &Options,
-    progress: &mut dyn FnMut(&Progress<'_>),
+    progress: &mut dyn FnMut(&DownloadProgress<'_>),
 ) -> Result<Dataset> {
     set.check()?;
     let cache = options.cache_dir.clone().or_else(|| Some(dirs::cache_dir()?.join("taper")));

@@ -187,7 +187,7 @@ fn a_limit_does_not_change_the_scale() {
 }
 
 #[test]
-fn what_cannot_be_trained_on_is_refused() {
+fn invalid_losses_are_refused() {
     four().check(4).unwrap();
     let error = |split: Split, batch_size| split.check(batch_size).unwrap_err().to_string();
     assert_eq!(

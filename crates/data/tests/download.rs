@@ -123,7 +123,7 @@ fn a_stall_ends_with_the_time_out() {
 }
 
 #[test]
-fn a_second_run_goes_on_where_the_first_was_interrupted() {
+fn a_second_run_resumes_the_download_of_the_first() {
     let cache = tempdir().unwrap();
     let interrupted = Server::start(on_first(Behaviour::CutAfter(200)));
     fetch(cache.path(), &[&interrupted.url]).unwrap_err();
@@ -148,7 +148,7 @@ fn a_server_without_ranges_sends_the_file_from_the_start() {
 }
 
 #[test]
-fn a_part_that_does_not_fit_is_fetched_anew() {
+fn a_part_that_does_not_match_is_downloaded_again() {
     let whole = gzip(&contents()[0]);
     for part in [vec![7; 200], whole.clone(), vec![7; whole.len() + 1]] {
         let (server, cache) = (Server::start(|_| Behaviour::Serve), tempdir().unwrap());
@@ -231,7 +231,7 @@ fn without_network_auto_is_digits_and_mnist_is_an_error() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_a_reason_and_auto_goes_on() {
+fn a_cache_that_cannot_be_written_is_reported_and_auto_uses_digits() {
     let dir = tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "in the way").unwrap();

@@ -1,4 +1,4 @@
-//! PNG and JPEG files in a directory per class, and what is wrong with them.
+//! PNG and JPEG files in a directory per class, and errors in them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -56,14 +56,14 @@ fn samples(data: &Dataset) -> [Vec<(u8, u32)>; 2] {
 }
 
 #[test]
-fn files_say_what_pillow_reads_from_them() {
+fn files_decode_to_the_pixels_that_pillow_reads() {
     for line in String::from_utf8(golden("golden.txt")).unwrap().lines() {
         let mut words = line.split(' ');
         let (name, mode) = (words.next().unwrap(), words.next().unwrap());
         let pixels: Vec<i32> = words.map(|word| word.parse().unwrap()).collect();
         let channels = mode.replace('L', "1").replace("RGB", "3").parse::<usize>().unwrap();
         let bytes = golden(name);
-        // The name says nothing: what the file holds does.
+        // The content counts, not the name.
         let dir = dir(&[("train/a/1.x", &bytes), ("test/a/1.x", &bytes)]);
         let (data, classes) = load_images(dir.path(), Division::Folders).unwrap();
         assert_eq!((data.train.shape(), classes), ((channels, 4, 5), vec!["a".to_owned()]), "{name}");

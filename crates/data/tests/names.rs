@@ -1,4 +1,4 @@
-//! The names and layouts in which IDX files are found: other spellings, torchvision's directories, EMNIST, sets of one's own.
+//! Names and layouts of IDX files: other spellings, torchvision's directories, EMNIST, custom sets.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ const MNIST: [&str; 4] = [
     "t10k-labels-idx1-ubyte",
 ];
 
-/// Loads from `dir` alone.
+/// Loads from `dir` only.
 fn find(choice: Choice, dir: &Path) -> Result<Dataset> {
     let options = Options { data_dir: Some(dir.to_owned()), download: false, ..Options::default() };
     load(choice, &options, &mut |_| {})
@@ -148,7 +148,7 @@ fn emnist_is_not_taken_for_mnist_and_the_error_names_the_choice() {
 }
 
 #[test]
-fn a_set_of_ones_own_has_any_size_and_any_number_of_classes() {
+fn a_custom_set_has_any_size_and_any_number_of_classes() {
     let dir = tempdir().unwrap();
     write(dir.path(), MNIST, (3, 5), &[0, 1, 2, 12]);
     let data = find(Choice::Idx, dir.path()).unwrap().scaled(Scale::Unit);
@@ -160,7 +160,7 @@ fn a_set_of_ones_own_has_any_size_and_any_number_of_classes() {
 }
 
 #[test]
-fn the_classes_of_a_set_of_ones_own_are_those_of_both_splits() {
+fn the_classes_of_a_custom_set_come_from_both_splits() {
     let dir = tempdir().unwrap();
     write(dir.path(), MNIST, (2, 2), &[0, 1]);
     fs::write(dir.path().join(MNIST[3]), idx(&[1], &[255])).unwrap();
@@ -168,7 +168,7 @@ fn the_classes_of_a_set_of_ones_own_are_those_of_both_splits() {
 }
 
 #[test]
-fn bad_files_of_a_set_of_ones_own_are_one_line() {
+fn bad_files_of_a_custom_set_are_one_line() {
     let cases: [(usize, Vec<u8>, &str); 5] = [
         (0, idx(&[2, 3, 5], &[1; 29]), "expected 46 bytes (2 × 3 × 5 + 16), found 45"),
         (0, idx(&[1, 3, 5], &[1; 15]), "expected 1 labels, one for each image, found 2"),

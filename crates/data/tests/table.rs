@@ -1,4 +1,4 @@
-//! Tables of tensors: rows stay together, whatever their types and shapes.
+//! Tables of tensors: rows stay together, for any types and shapes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -58,7 +58,7 @@ fn a_table_is_shuffled_as_images_are() {
 }
 
 #[test]
-fn parts_are_views_that_go_on_as_tables() {
+fn parts_are_views_that_are_tables() {
     let (train, rest) = table(10).split_last(4).unwrap();
     let (validation, test) = rest.split_last(1).unwrap();
     assert_eq!(targets(train.take(2).unwrap().batches(5)), [[0, 1]]);

@@ -37,7 +37,7 @@ pub(crate) struct Grid<'a, A, S> {
 }
 
 /// A run that has ended: its index in the grid, its result, and its error.
-struct Run {
+struct EndedRun {
     i: usize,
     ended: Ended,
     result: Result<()>,
@@ -102,7 +102,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                     }
                     Ok(()) => {}
                 }
-                runs.lock().unwrap_or_else(PoisonError::into_inner).push(Run { i, ended, result });
+                runs.lock().unwrap_or_else(PoisonError::into_inner).push(EndedRun { i, ended, result });
                 if shared.stop.is_asked() {
                     return Ok(());
                 }
@@ -119,7 +119,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
     }
 
     /// The comparison, the page, the last lines and the exit code.
-    fn end(&self, runs: Vec<Run>, took: Duration, jobs: usize) -> Result<ExitCode> {
+    fn end(&self, runs: Vec<EndedRun>, took: Duration, jobs: usize) -> Result<ExitCode> {
         let (screen, options) = (self.shared.screen, &self.options.running);
         let own = runs.first().and_then(|run| run.ended.path.as_ref()).filter(|_| self.alone);
         let written = own.unwrap_or(&self.out);

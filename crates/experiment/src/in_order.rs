@@ -6,10 +6,10 @@ use taper_report::{EpochReport, Result, Run, Sink, Warning};
 ///
 /// The reports of the first run that has not ended are passed on at once. The reports of later runs wait.
 pub(crate) struct InOrder<'a> {
-    state: Mutex<State<'a>>,
+    state: Mutex<Waiting<'a>>,
 }
 
-struct State<'a> {
+struct Waiting<'a> {
     sink: Box<dyn Sink + Send + 'a>,
     /// The run whose reports are passed on at once.
     turn: usize,
@@ -30,7 +30,7 @@ enum Said {
 }
 
 /// The sink of one of the runs.
-pub(crate) struct Place<'o, 'a> {
+pub(crate) struct RunSink<'o, 'a> {
     order: &'o InOrder<'a>,
     run: usize,
 }
@@ -39,21 +39,21 @@ impl<'a> InOrder<'a> {
     /// The sinks of this many runs, passed on to `sink`.
     pub fn new(runs: usize, sink: Box<dyn Sink + Send + 'a>) -> Self {
         let runs = std::iter::repeat_with(Waiting::default).take(runs).collect();
-        Self { state: Mutex::new(State { sink, turn: 0, runs }) }
+        Self { state: Mutex::new(Waiting { sink, turn: 0, runs }) }
     }
 
     /// The sink of run `run`, from 0. The run has ended when it is dropped.
-    pub fn place(&self, run: usize) -> Place<'_, 'a> {
-        Place { order: self, run }
+    pub fn place(&self, run: usize) -> RunSink<'_, 'a> {
+        RunSink { order: self, run }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<'a>> {
         // A run that panicked keeps its reports.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State<'_> {
+impl Waiting<'_> {
     /// Passes on all reports whose turn has come.
     fn pass_on(&mut self) -> Result<()> {
         while let Some(run) = self.runs.get_mut(self.turn) {
@@ -74,7 +74,7 @@ impl State<'_> {
     }
 }
 
-impl Place<'_, '_> {
+impl RunSink<'_, '_> {
     fn say(&self, said: Said) -> Result<()> {
         let mut state = self.order.lock();
         state.runs[self.run].said.push(said);
@@ -82,7 +82,7 @@ impl Place<'_, '_> {
     }
 }
 
-impl Sink for Place<'_, '_> {
+impl Sink for RunSink<'_, '_> {
     fn begin(&mut self, run: &Run) -> Result<()> {
         self.say(Said::Begin(Box::new(run.clone())))
     }
@@ -103,7 +103,7 @@ impl Sink for Place<'_, '_> {
     }
 }
 
-impl Drop for Place<'_, '_> {
+impl Drop for RunSink<'_, '_> {
     fn drop(&mut self) {
         // A finished run has nothing left to pass on.
         let _ = self.finish();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_side_by_side_are_told_one_after_the_other() -> Result<()> {
+    fn parallel_runs_are_reported_one_after_the_other() -> Result<()> {
         let told = Mutex::new(Vec::new());
         let so_far = || told.lock().unwrap_or_else(PoisonError::into_inner).join(" ");
         let order = InOrder::new(4, Box::new(Notes(&told)));

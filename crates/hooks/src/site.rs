@@ -20,10 +20,10 @@ pub enum Units {
 /// site, and two sites made separately differ even with the same name, which is an error in one pass. Make a site once,
 /// with the model, not in every pass.
 #[derive(Clone, Debug)]
-pub struct Site(Arc<Place>);
+pub struct Site(Arc<SiteData>);
 
 #[derive(Clone, Debug)]
-struct Place {
+struct SiteData {
     name: Box<str>,
     activation: Option<Activation>,
     units: Option<Units>,
@@ -33,7 +33,7 @@ struct Place {
 impl Site {
     /// A new site without an activation function.
     pub fn new(name: impl Into<Box<str>>) -> Self {
-        Self(Arc::new(Place { name: name.into(), activation: None, units: None, output: false }))
+        Self(Arc::new(SiteData { name: name.into(), activation: None, units: None, output: false }))
     }
 
     /// A new site after an activation function.
@@ -56,7 +56,7 @@ impl Site {
         self.with(|place| place.output = true)
     }
 
-    fn with(self, change: impl FnOnce(&mut Place)) -> Self {
+    fn with(self, change: impl FnOnce(&mut SiteData)) -> Self {
         let mut place = (*self.0).clone();
         change(&mut place);
         Self(Arc::new(place))

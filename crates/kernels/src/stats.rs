@@ -16,7 +16,7 @@ pub use slopes::{FLAT, Slopes};
 pub use span::NEAR_ZERO;
 pub use units::UnitSums;
 
-use span::{CHUNK, PADDING, Spans, Sums, background_of};
+use span::{CHUNK, PADDING, PowerSums, Spans, background_of};
 
 /// Values of some samples, row-major.
 ///
@@ -242,7 +242,7 @@ impl WithSimd for Powers<'_> {
         let (vectors, rest) = self.ys.as_chunks::<PADDING>();
         let mut powers = [0.0; 4];
         for vectors in vectors.chunks(CHUNK / PADDING) {
-            let mut sums = Sums::new(simd, self.shift);
+            let mut sums = PowerSums::new(simd, self.shift);
             for ys in vectors {
                 sums.add::<4, false>(simd, ys);
             }

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use taper_kernels::{Activation, Error};
 
 use crate::arrange::arrange;
-use crate::names::{Group, Kind, fault, groups, own_and_theirs};
+use crate::names::{Kind, LayerTensors, fault, groups, own_and_theirs};
 use crate::network::{Network, Part};
 use crate::sample::Sample;
 use crate::{
@@ -39,7 +39,7 @@ use crate::{
 pub struct Architecture {
     layers: Layers,
     /// The tensors of each of `layers`, if it has any.
-    groups: Vec<Option<Group>>,
+    groups: Vec<Option<LayerTensors>>,
     names: Vec<(String, String)>,
     classes: usize,
 }
@@ -118,14 +118,14 @@ impl Architecture {
         })
     }
 
-    fn fit(layers: &Layers, groups: Vec<Group>, (c, h, w): (usize, usize, usize)) -> Result<Self> {
+    fn fit(layers: &Layers, groups: Vec<LayerTensors>, (c, h, w): (usize, usize, usize)) -> Result<Self> {
         // Linear layers come after all convolutions, in the order of the groups.
         let names = own_and_theirs(&groups);
         let mut left = groups;
         let mut sample = Sample::Maps(c, h, w);
         let mut groups = Vec::new();
         // The layer whose slope a PReLU uses.
-        let mut slope: Option<Group> = None;
+        let mut slope: Option<LayerTensors> = None;
         for (i, layer) in layers.0.iter().enumerate() {
             let of_layer = if let Layer::Act(Activation::Prelu { .. }) = layer { slope.take() } else { None };
             let kind = match layer {

@@ -1,7 +1,7 @@
 use candle_core::Result;
 use taper_kernels::{Activation, Conv2dGeometry};
 
-use crate::names::{Group, Kind, fault, place};
+use crate::names::{Kind, LayerTensors, fault, place};
 use crate::{Layer, Layers};
 
 /// The places of max-pooling.
@@ -18,11 +18,12 @@ enum Pooling {
 /// # Errors
 /// When there are no layers, or a number is missing among their names.
 pub(crate) fn arrange(
-    groups: &[Group],
+    groups: &[LayerTensors],
     (_, h, w): (usize, usize, usize),
     activation: Activation,
 ) -> Result<Vec<Layers>> {
-    let of = |kind: Kind| -> Vec<&Group> { groups.iter().filter(|group| group.kind == kind).collect() };
+    let of =
+        |kind: Kind| -> Vec<&LayerTensors> { groups.iter().filter(|group| group.kind == kind).collect() };
     let (convolutions, linears, norms) = (of(Kind::Conv), of(Kind::Linear), of(Kind::Norm));
     if linears.is_empty() {
         return fault("expected a fully connected layer at the end, found none".to_string());
@@ -87,7 +88,7 @@ pub(crate) fn arrange(
 
 /// An error if a layer's number is missing: `fc1`, `fc3`. Layers of `nn.Sequential`, whose names are numbers, may have
 /// activations between them. A count may begin at 0, at 1, or after the `before` layers of another kind.
-fn numbered(groups: &[&Group], before: u64) -> Result<()> {
+fn numbered(groups: &[&LayerTensors], before: u64) -> Result<()> {
     let mut before_it = None;
     for group in groups {
         let mut path = place(&group.name);
@@ -113,9 +114,13 @@ fn numbered(groups: &[&Group], before: u64) -> Result<()> {
 
 /// Whether batch normalisation comes after each convolution and linear layer: each must match the next layer with as
 /// many channels.
-fn norms_behind(convolutions: &[&Group], linears: &[&Group], norms: &[&Group]) -> Result<Vec<bool>> {
+fn norms_behind(
+    convolutions: &[&LayerTensors],
+    linears: &[&LayerTensors],
+    norms: &[&LayerTensors],
+) -> Result<Vec<bool>> {
     let mut rest = norms.iter().peekable();
-    let outputs = |group: &Group| group.weight.as_ref().map(|shape| shape[0]);
+    let outputs = |group: &LayerTensors| group.weight.as_ref().map(|shape| shape[0]);
     let layers = convolutions.iter().chain(linears);
     let behind = layers.map(|layer| rest.next_if(|norm| outputs(norm) == outputs(layer)).is_some()).collect();
     match rest.next() {

@@ -21,9 +21,9 @@ pub fn layer_names<N: AsRef<str>, S: AsRef<[usize]>>(
 }
 
 /// As [`layer_names`].
-pub(crate) fn own_and_theirs(groups: &[Group]) -> Vec<(String, String)> {
+pub(crate) fn own_and_theirs(groups: &[LayerTensors]) -> Vec<(String, String)> {
     let (mut convolutions, mut linears) = (0, 0);
-    let number = |group: &Group| {
+    let number = |group: &LayerTensors| {
         let (kind, number) = match group.kind {
             Kind::Conv => ("conv", &mut convolutions),
             Kind::Linear => ("fc", &mut linears),
@@ -61,7 +61,7 @@ pub fn own_names(file: &[(String, Vec<usize>)], own: &[String]) -> Vec<String> {
 
 /// The tensors of a file that belong to one layer.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Group {
+pub(crate) struct LayerTensors {
     /// Its name in the file.
     pub name: String,
     pub kind: Kind,
@@ -86,8 +86,8 @@ pub(crate) enum Kind {
 /// The layers of a file, those of each kind in their order.
 pub(crate) fn groups<N: AsRef<str>, S: AsRef<[usize]>>(
     tensors: impl IntoIterator<Item = (N, S)>,
-) -> Result<Vec<Group>> {
-    let mut found: BTreeMap<String, Group> = BTreeMap::new();
+) -> Result<Vec<LayerTensors>> {
+    let mut found: BTreeMap<String, LayerTensors> = BTreeMap::new();
     for (name, shape) in tensors {
         let (name, shape) = (name.as_ref(), shape.as_ref().to_vec());
         // From here names can be printed in messages and tables.
@@ -111,7 +111,7 @@ pub(crate) fn groups<N: AsRef<str>, S: AsRef<[usize]>>(
             _ => return unknown(name),
         }
     }
-    let named = |(name, group): (String, Group)| {
+    let named = |(name, group): (String, LayerTensors)| {
         let Some(weight) = &group.weight else {
             return fault(format!("layer '{name}': expected a tensor '{name}.weight', found none"));
         };
@@ -127,9 +127,9 @@ pub(crate) fn groups<N: AsRef<str>, S: AsRef<[usize]>>(
                 ));
             }
         };
-        Ok(Group { name, kind, ..group })
+        Ok(LayerTensors { name, kind, ..group })
     };
-    let mut groups: Vec<Group> = found.into_iter().map(named).collect::<Result<_>>()?;
+    let mut groups: Vec<LayerTensors> = found.into_iter().map(named).collect::<Result<_>>()?;
     groups.sort_by_cached_key(|group| (group.kind, is_last(&group.name), place(&group.name)));
     for pair in groups.windows(2).filter(|pair| pair[0].kind == pair[1].kind) {
         let [one, other] = [&pair[0].name, &pair[1].name];

@@ -2,7 +2,7 @@ use candle_core::Result;
 use taper_kernels::Activation;
 
 use crate::Layer;
-use crate::names::{Group, fault};
+use crate::names::{LayerTensors, fault};
 
 /// The shape of one sample between two layers.
 #[derive(Clone, Copy)]
@@ -14,7 +14,7 @@ pub(crate) enum Sample {
 
 impl Sample {
     /// The shape after a layer with these tensors.
-    pub(crate) fn behind(self, layer: &Layer, group: Option<&Group>) -> Result<Self> {
+    pub(crate) fn behind(self, layer: &Layer, group: Option<&LayerTensors>) -> Result<Self> {
         let name = group.map_or("", |group| group.name.as_str());
         let shape = group.and_then(|group| group.weight.as_deref()).unwrap_or_default();
         let misfit = |expected: String| {

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_that_is_not_nothing_never_reads_as_nothing() {
+    fn a_nonzero_share_is_never_written_as_zero() {
         let shown = [0.0, 1e-9, 0.0004, 0.0005, 0.632, 0.9994, 0.9996, 1.0, f64::NAN].map(share);
         assert_eq!(shown, ["0%", "<0.1%", "<0.1%", "0.1%", "63.2%", "99.9%", ">99.9%", "100%", "NaN%"]);
     }

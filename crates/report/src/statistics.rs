@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_statistic_means_is_a_sentence_and_in_the_manual() {
+    fn every_statistic_has_a_sentence_and_is_in_the_manual() {
         let manual = include_str!("../../../docs/statistics.md");
         for of in STATISTICS {
             assert!(manual.contains(&format!("`{}`", of.id)), "docs/statistics.md lacks `{}`", of.id);

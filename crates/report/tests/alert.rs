@@ -1,4 +1,4 @@
-//! Rules that end a run: what they may say, when they fire, and what they answer.
+//! Rules that end a run: their form, when they fire, and their errors.
 
 use taper_report::{
     Alert, EpochReport, Error, Fault, LayerStats, Metric, MetricKind, NonFinite, Place, Result, Run, RunDir,
@@ -21,7 +21,7 @@ fn layer(site: &str, dead: u64) -> LayerStats {
     }
 }
 
-/// fc1 and fc2 on train and test; half of fc2 is dead, on test alone.
+/// fc1 and fc2 on train and test; half of fc2 is dead on test only.
 fn report(epoch: u32) -> EpochReport {
     let score = score(0.5, 0.875, 128);
     let of = |split, dead| SplitReport {
@@ -90,7 +90,7 @@ fn what_is_not_a_number_fires_and_what_was_not_measured_does_not() {
 }
 
 #[test]
-fn a_site_that_there_is_not_is_answered_with_those_there_are() {
+fn an_unknown_site_is_an_error_that_lists_the_sites() {
     let error = alert("fc9.dead>0").epoch(&report(1)).expect_err("there is no fc9");
     assert!(matches!(error, Error::Rule(_)));
     assert_eq!(error.to_string(), "alert 'fc9.dead>0': unknown site 'fc9': the sites are fc1, fc2");
@@ -106,7 +106,7 @@ fn a_site_that_there_is_not_is_answered_with_those_there_are() {
 }
 
 #[test]
-fn a_rule_that_cannot_be_meant_is_refused_with_what_could_be() {
+fn an_invalid_rule_is_an_error_that_shows_the_form() {
     for (text, why) in [
         ("", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
         ("fc2.dead", "expected [SPLIT:]SITE.STATISTIC OP NUMBER"),
@@ -144,7 +144,7 @@ fn the_epoch_that_fires_is_written_down() -> Result<()> {
 }
 
 #[test]
-fn what_an_alert_asks_for_can_be_known_before_training() {
+fn the_names_in_an_alert_are_checked_before_training() {
     assert!(alert("fc1.dead>1").asks_layers() && !alert("fc1.dead>1").asks_more_than_counts());
     assert!(alert("fc1.skewness>1").asks_more_than_counts() && !alert("test.loss>1").asks_layers());
     assert_eq!((alert("train:fc1.dead>1").split(), alert("fc1.dead>1").split()), (Some(Split::Train), None));
@@ -152,7 +152,7 @@ fn what_an_alert_asks_for_can_be_known_before_training() {
 }
 
 #[test]
-fn a_metric_that_there_is_not_is_answered_with_those_there_are() {
+fn an_unknown_metric_is_an_error_that_lists_the_metrics() {
     let error = alert("test.top5<0.5").epoch(&report(1)).expect_err("there is no top5");
     assert!(matches!(error, Error::Rule(_)));
     let message = error.to_string();

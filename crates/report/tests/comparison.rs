@@ -109,7 +109,7 @@ fn where_a_row_is_too_long_times_are_left_out_first() -> Result<()> {
 }
 
 #[test]
-fn one_layer_fits_beside_the_scores() -> Result<()> {
+fn one_layer_fits_next_to_the_scores() -> Result<()> {
     let mut run = summary("relu", 0.0, 1)?;
     run.layers.truncate(1);
     let text = comparison(&[run], 100);
@@ -133,7 +133,7 @@ fn seeds_are_averaged_with_their_sample_standard_deviation() -> Result<()> {
 }
 
 #[test]
-fn runs_that_share_a_seed_are_told_apart_by_name_and_not_averaged() -> Result<()> {
+fn runs_with_the_same_seed_are_distinguished_by_name_and_not_averaged() -> Result<()> {
     let mut runs = [scored(1, &[0.90])?, scored(1, &[0.92])?];
     runs[1].run.name = "slow".into();
     let text = comparison(&runs, 100);

@@ -128,7 +128,7 @@ fn without_color_there_are_no_escapes_and_with_it_only_escapes_are_added() -> Re
 }
 
 #[test]
-fn a_fault_in_any_window_has_a_line_of_its_own() -> Result<()> {
+fn a_fault_in_any_window_has_its_own_line() -> Result<()> {
     let mut report = sample::report("relu", 0.5, 1, 2);
     report.splits[0].layers[1].nan = 1200;
     report.splits[0].layers[1].infinite = 1;

@@ -204,7 +204,7 @@ fn time_changes_neither_metrics_nor_layers() -> Result<()> {
 }
 
 #[test]
-fn a_directory_in_use_is_left_alone_and_the_next_name_taken() -> Result<()> {
+fn a_directory_in_use_is_not_touched_and_the_next_name_is_used() -> Result<()> {
     let dir = temporary();
     let wanted = dir.path().join("run");
     let first = RunDir::create(&wanted)?;
@@ -216,7 +216,7 @@ fn a_directory_in_use_is_left_alone_and_the_next_name_taken() -> Result<()> {
 }
 
 #[test]
-fn an_empty_directory_is_taken_as_it_is() -> Result<()> {
+fn an_empty_directory_is_used() -> Result<()> {
     let dir = temporary();
     assert_eq!(RunDir::create(dir.path())?.path(), dir.path());
     let grid = fresh_dir(dir.path().join("grid"))?;
@@ -253,7 +253,7 @@ fn a_second_run_does_not_overwrite_the_config_of_the_first() -> Result<()> {
 const FILES: [&str; 5] = ["metrics.jsonl", "layers.jsonl", "timing.jsonl", "steps.jsonl", "warnings.jsonl"];
 
 #[test]
-fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
+fn a_resumed_run_has_the_files_of_an_uninterrupted_one() -> Result<()> {
     let dir = temporary();
     let mut whole = RunDir::create(dir.path().join("whole"))?;
     whole.begin(&run())?;
@@ -290,7 +290,7 @@ fn a_run_that_goes_on_has_the_files_of_one_that_was_never_cut() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_lost_what_was_saved_is_an_error_and_nothing_is_cut() -> Result<()> {
+fn a_file_shorter_than_at_the_checkpoint_is_an_error_and_nothing_is_truncated() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path())?;
     sink.begin(&run())?;
@@ -478,7 +478,7 @@ fn a_histogram_of_more_values_than_64_bits_is_refused() -> Result<()> {
 }
 
 #[test]
-fn what_a_record_lacks_or_says_twice_is_named() {
+fn missing_and_duplicate_fields_of_a_record_are_named() {
     for (from, to, why) in [
         (r#""epoch":1,"#, "", "missing field `epoch`"),
         (r#""epoch":1,"#, r#""epoch":1,"epoch":1,"#, "duplicate field `epoch`"),
@@ -491,7 +491,7 @@ fn what_a_record_lacks_or_says_twice_is_named() {
 }
 
 #[test]
-fn a_config_that_no_reader_would_take_is_not_written() -> Result<()> {
+fn a_config_that_is_too_large_to_read_is_not_written() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path())?;
     let long = Run { config: serde_json::json!({ "notes": "n".repeat(300_000) }), ..run() };
@@ -502,7 +502,7 @@ fn a_config_that_no_reader_would_take_is_not_written() -> Result<()> {
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_file_is_not_opened() -> Result<()> {
+fn devices_and_pipes_are_not_opened() -> Result<()> {
     let dir = temporary();
     for (path, found) in [(Path::new("/dev/zero"), "a device or a pipe"), (dir.path(), "a directory")] {
         for error in [

@@ -27,7 +27,7 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The bytes of the one event file that lies in a directory.
+/// The bytes of the only event file in a directory.
 fn bytes(dir: &Path) -> Result<Vec<u8>> {
     let files: Vec<_> = names(dir)?.into_iter().filter(|name| name.contains("tfevents")).collect();
     assert_eq!(files.len(), 1, "{files:?}");
@@ -55,7 +55,7 @@ fn events(mut bytes: &[u8]) -> Vec<Event> {
     events
 }
 
-/// Step and values of every event behind the first.
+/// Step and values of every event after the first.
 fn summaries(dir: &Path) -> Result<Vec<(i64, Vec<Value>)>> {
     let summary = |event: Event| match event.what {
         Some(What::Summary(summary)) => (event.step, summary.value),
@@ -115,7 +115,7 @@ fn text(value: &str) -> HParam {
     HParam { kind: Some(Kind::String(value.into())) }
 }
 
-/// What the hparams plugin is told in one value.
+/// The value of one message to the hparams plugin.
 fn session(value: &Value) -> Option<Session> {
     let plugin = value.metadata.as_ref()?.plugin_data.as_ref()?;
     assert_eq!(plugin.plugin_name, "hparams");
@@ -123,7 +123,7 @@ fn session(value: &Value) -> Option<Session> {
 }
 
 #[test]
-fn a_run_that_goes_on_has_every_step_once_and_nothing_broken() -> Result<()> {
+fn a_resumed_run_has_every_step_once_and_no_incomplete_record() -> Result<()> {
     let dir = temporary();
     let score = sample::score(0.5, 0.5, 10);
     let of = |epoch| EpochReport { epoch, splits: vec![SplitReport::new(Split::Test, score.clone())] };
@@ -301,7 +301,7 @@ fn what_was_not_measured_is_not_written_and_a_loss_that_is_not_a_number_is() -> 
 }
 
 #[test]
-fn hyper_parameters_are_what_tells_runs_apart_and_the_end_says_how_it_went() -> Result<()> {
+fn hyper_parameters_are_the_labels_and_the_end_has_the_outcome() -> Result<()> {
     for (loss, status) in [(0.5, Status::Success), (f64::NAN, Status::Failure)] {
         let dir = temporary();
         let mut board = TensorBoard::create(dir.path().join("new/parents"))?;

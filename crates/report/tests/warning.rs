@@ -143,7 +143,7 @@ fn a_loss_that_falls_has_fallen_or_is_left_to_rest_by_the_schedule_is_no_reason_
 }
 
 #[test]
-fn each_kind_is_said_once_for_each_layer() {
+fn each_kind_is_reported_once_for_each_layer() {
     let mut watch = Watch::default();
     let dead = |epoch_: u32, site: &str| {
         epoch(epoch_, LayerStats { site: site.into(), ..layer("relu", 100, 1.0, [1.0, 0.0]) })

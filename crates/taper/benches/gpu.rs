@@ -1,5 +1,5 @@
 //! What a CUDA device computes, compared with the CPU, and how fast it trains: `gpu check`, and `gpu train mlp recorded`.
-//! `benches/gpu.sh` runs all of it beside PyTorch. Without a GPU it says so and ends well.
+//! `benches/gpu.sh` runs all of it next to PyTorch. Without a GPU it says so and succeeds.
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -113,7 +113,7 @@ impl Case {
             let batches = split.shuffled(&mut rng, BATCH).enumerate().map(|(i, batch)| {
                 let end = Instant::now();
                 let (nanoseconds, ended) = (clock.swap(0, Relaxed), ended.swap(false, Relaxed));
-                // The first step of a turn finds in the caches what the other kind has left there.
+                // The first step after a switch finds the caches as the other kind left them.
                 if let Some(turn) = turns.last_mut()
                     && (i - 1) % self.turn > 0
                 {
@@ -188,7 +188,7 @@ impl Turn {
     }
 }
 
-/// A recorder that sees what it is shown while it is switched on.
+/// A recorder that observes only while it is switched on.
 struct InTurns<'a> {
     recorder: Recorder,
     records: &'a AtomicBool,

@@ -63,7 +63,7 @@ fn several_labels_for_each_image_are_learned_with_an_accuracy_for_each() {
     let params = Params::new(1, &Device::Cpu);
     let net = Net::new(3, params.builder()).unwrap();
     let (mut optimizer, mut recorder, mut order) = (adam(&params), Recorder::new(), rng(2));
-    // The library's step with one metric more, on batches of one's own.
+    // The library's step with another metric, on custom batches.
     let step = |pass: &mut Pass<'_>, batch: &Batch| {
         let (logits, targets) = (net.forward(pass, &batch.images)?, labels(&batch.labels)?);
         let right = logits.gt(0.0)?.eq(&targets.to_dtype(candle_core::DType::U8)?)?;
@@ -515,7 +515,7 @@ fn a_skipped_batch_leaves_no_trace_in_running_statistics() {
 }
 
 #[test]
-fn evaluation_holds_no_graph_whatever_the_model() {
+fn evaluation_keeps_no_graph_for_any_model() {
     let data = digits().unwrap();
     let (params, plain) = (Params::new(1, &Device::Cpu), Params::new(2, &Device::Cpu));
     linear(64, 10, plain.builder().pp("fc")).unwrap();

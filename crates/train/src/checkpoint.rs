@@ -38,9 +38,13 @@ pub struct Point {
 /// | file | what |
 /// |---|---|
 /// | `model.safetensors` | the weights, as [`save_weights`](crate::save_weights) writes them |
-/// | `optimizer.safetensors` | what the optimiser remembers, per parameter and slot: `fc1.weight.exp_avg` |
-/// | `state.json` | `v`: 2; `taper`: the version that wrote it; `epoch` and `batch`: the [`Point`]; `steps`: those of the optimiser, and with them the place in the schedule; `learning_rate`: the base that the loop has set, or null; `waiting`: batches and samples whose gradients wait for a step; `rank`, what checkpoints are compared by, or null; `state`: what the caller needs to go on |
+/// | `optimizer.safetensors` | the optimiser's state by parameter and slot: `fc1.weight.exp_avg` |
+/// | `state.json` | `v` (2), `taper` (the version), `epoch`, `batch`, `steps`, `learning_rate`, `waiting`, `rank`, `state` |
 /// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
+///
+/// In `state.json`, `steps` are the optimiser's, which give the position in the schedule, `learning_rate` is the base rate
+/// that the loop has set, or null, `waiting` counts batches and samples with accumulated gradients, and `rank` is compared by
+/// [`Keep`], or null.
 ///
 /// A checkpoint is complete or absent: it is written as `epoch-3.part`, synced, and renamed; for removal it is renamed
 /// first. So a directory that ends in `.part` is incomplete, and [`Checkpoints::open`] removes it.

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_as_it_is_written_and_nonsense_is_refused() {
+    fn printed_text_parses_and_invalid_text_is_refused() {
         for text in ["last:1", "last:3,best:1"] {
             assert_eq!(text.parse::<Keep>().unwrap().to_string(), text);
         }

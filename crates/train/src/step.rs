@@ -55,19 +55,19 @@ impl Step {
     /// A metric of which less is better: its mean over the samples, such as a mean absolute error.
     pub fn lower(self, name: impl Into<Cow<'static, str>>, mean: f64) -> Self {
         let weight = self.samples as f64;
-        self.with(name, MetricKind::Lower, Sums::Mean { sum: mean * weight, weight })
+        self.with(name, MetricKind::Lower, MetricSum::Mean { sum: mean * weight, weight })
     }
 
     /// A metric of which more is better: its mean over the samples.
     pub fn higher(self, name: impl Into<Cow<'static, str>>, mean: f64) -> Self {
         let weight = self.samples as f64;
-        self.with(name, MetricKind::Higher, Sums::Mean { sum: mean * weight, weight })
+        self.with(name, MetricKind::Higher, MetricSum::Mean { sum: mean * weight, weight })
     }
 
     /// A fraction of which more is better, such as accuracy: `part` of `whole`, both summed over the batches. Written
     /// in percent.
     pub fn share(self, name: impl Into<Cow<'static, str>>, part: u64, whole: u64) -> Self {
-        self.with(name, MetricKind::Share, Sums::Mean { sum: part as f64, weight: whole as f64 })
+        self.with(name, MetricKind::Share, MetricSum::Mean { sum: part as f64, weight: whole as f64 })
     }
 
     /// As [`Step::share`], for a part that may still be computed on a GPU: a scalar in f32.
@@ -99,7 +99,7 @@ impl Step {
                 of = Spread { n, mean, squares, errors };
             })
         })??;
-        Ok(self.with(name, MetricKind::Higher, Sums::R2(of)))
+        Ok(self.with(name, MetricKind::Higher, MetricSum::R2(of)))
     }
 
     /// A table of counts, summed over the batches: a confusion matrix.
@@ -108,7 +108,7 @@ impl Step {
         self
     }
 
-    fn with(mut self, name: impl Into<Cow<'static, str>>, kind: MetricKind, sums: Sums) -> Self {
+    fn with(mut self, name: impl Into<Cow<'static, str>>, kind: MetricKind, sums: MetricSum) -> Self {
         self.metrics.sums.push(Sum { name: name.into(), kind, sums });
         self
     }
@@ -144,11 +144,11 @@ impl Step {
         let flag = flag.and_then(|_| values.pop());
         if let Some(value) = added.and_then(|_| values.pop()) {
             let weight = self.samples as f64;
-            let sums = Sums::Mean { sum: value * weight, weight };
+            let sums = MetricSum::Mean { sum: value * weight, weight };
             self.metrics.sums.push(Sum { name: ADDED_LOSS.into(), kind: MetricKind::Lower, sums });
         }
         for (index, part) in indices.into_iter().zip(&values[1..]) {
-            if let Some(Sum { sums: Sums::Mean { sum, .. }, .. }) = self.metrics.sums.get_mut(index) {
+            if let Some(Sum { sums: MetricSum::Mean { sum, .. }, .. }) = self.metrics.sums.get_mut(index) {
                 *sum = *part;
             }
         }
@@ -222,11 +222,11 @@ pub(crate) struct Metrics {
 struct Sum {
     name: Cow<'static, str>,
     kind: MetricKind,
-    sums: Sums,
+    sums: MetricSum,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Sums {
+enum MetricSum {
     Mean {
         #[serde(with = "bits")]
         sum: f64,
@@ -253,27 +253,27 @@ impl Sum {
     /// NaN without counts.
     fn value(&self) -> f64 {
         match self.sums {
-            Sums::Mean { sum, weight } => sum / weight,
+            MetricSum::Mean { sum, weight } => sum / weight,
             // Undefined for equal targets.
-            Sums::R2(Spread { squares: 0.0, .. }) => f64::NAN,
-            Sums::R2(Spread { squares, errors, .. }) => 1.0 - errors / squares,
+            MetricSum::R2(Spread { squares: 0.0, .. }) => f64::NAN,
+            MetricSum::R2(Spread { squares, errors, .. }) => 1.0 - errors / squares,
         }
     }
 
     /// Whether it has samples and is NaN or infinite.
     fn is_faulty(&self) -> bool {
         match self.sums {
-            Sums::Mean { sum, .. } => !sum.is_finite(),
-            Sums::R2(Spread { squares, errors, .. }) => !(squares + errors).is_finite(),
+            MetricSum::Mean { sum, .. } => !sum.is_finite(),
+            MetricSum::R2(Spread { squares, errors, .. }) => !(squares + errors).is_finite(),
         }
     }
 
     fn add(&mut self, other: &Self) {
         match (&mut self.sums, &other.sums) {
-            (Sums::Mean { sum, weight }, Sums::Mean { sum: s, weight: w }) => {
+            (MetricSum::Mean { sum, weight }, MetricSum::Mean { sum: s, weight: w }) => {
                 (*sum, *weight) = (*sum + s, *weight + w);
             }
-            (Sums::R2(own), Sums::R2(other)) if own.n + other.n > 0.0 => {
+            (MetricSum::R2(own), MetricSum::R2(other)) if own.n + other.n > 0.0 => {
                 // Chan, Golub & LeVeque 1979
                 let (n, d) = (own.n + other.n, other.mean - own.mean);
                 *own = Spread {
@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_is_read_together_with_what_waits_for_a_value_of_any_type() {
+    fn a_loss_is_read_together_with_waiting_metrics_of_any_type() {
         let scalar = |x: f64, dtype| Tensor::new(x, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         for dtype in [DType::F32, DType::F64] {
             let mut step = Step::new(scalar(0.5, dtype), 8)

@@ -1,4 +1,4 @@
-//! Checkpoints are whole or absent, say what is wrong with them, and bring back what was saved.
+//! Checkpoints are complete or absent, report their errors, and restore the saved state.
 
 #![allow(clippy::unwrap_used)]
 
@@ -123,7 +123,7 @@ fn every_rule_is_saved_also_one_that_remembers_nothing() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_changes_nothing() {
+fn a_state_that_does_not_fit_is_refused_and_changes_nothing() {
     let run = tempfile::tempdir().unwrap();
     let dir = run.path().join("checkpoints");
     saved(&dir, "last:1", &[(at(1, 0), None)]);
@@ -153,7 +153,7 @@ fn what_is_kept_is_what_was_asked_for_also_after_a_restart() {
 }
 
 #[test]
-fn what_a_killed_process_left_is_removed_and_what_is_somebody_elses_stays() {
+fn incomplete_directories_are_removed_and_foreign_ones_stay() {
     let run = tempfile::tempdir().unwrap();
     let dir = run.path().join("checkpoints");
     saved(&dir, "last:1", &[(at(1, 0), None)]);
@@ -272,7 +272,7 @@ fn rewrite(checkpoint: &Path, change: impl Fn(String) -> String) {
 proptest! {
     #![proptest_config(Config { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(3), ..Config::default() })]
 
-    /// Whatever stands in `state.json`, with a checksum that is right: an answer, and no panic.
+    /// Any content of `state.json`, with a correct checksum, gives a result or an error, and no panic.
     #[test]
     fn a_state_of_any_bytes_is_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..80), at in 0_usize..4000) {
         let run = tempfile::tempdir().unwrap();
@@ -292,7 +292,7 @@ proptest! {
 }
 
 #[test]
-fn rules_are_told_apart_by_what_they_remember() {
+fn rules_are_distinguished_by_their_slots() {
     // RMSprop and momentum remember as much, under other names.
     let run = tempfile::tempdir().unwrap();
     let (params, _) = net(1, 8);

@@ -108,7 +108,7 @@ fn to_continue_is_to_step_and_to_count() {
     let (params, steps, report) = epoch(OnNonFinite::Continue, f32::NAN, &mut Recorder::new());
     let report = report.unwrap();
     let nonfinite = report.nonfinite.unwrap();
-    // The weights are lost in batch 2, and with them every batch behind it.
+    // The weights become non-finite in batch 2, and so does every later batch.
     assert_eq!((nonfinite.batches, nonfinite.skipped, steps), (3, 0, 4));
     assert!(!all_finite(&params) && report.score.loss.is_nan());
 }
@@ -190,7 +190,7 @@ fn hidden(scale: f64, end: fn(&Tensor) -> candle_core::Result<Tensor>) -> (Param
     (params, Hidden { weight, site, end })
 }
 
-/// Sums of four positive values times this are infinite, and nothing behind tanh tells.
+/// Sums of four positive values times this are infinite, which tanh hides.
 const OVERFLOW: f64 = 3e38;
 
 #[test]
@@ -266,7 +266,7 @@ fn a_loss_that_overflows_is_in_the_last_layer() {
 }
 
 #[test]
-fn a_run_that_goes_on_reports_every_epoch_and_one_that_stops_reports_the_last() {
+fn a_run_that_continues_reports_every_epoch_and_one_that_stops_reports_the_last() {
     let data = taper_data::digits().unwrap();
     let data = taper_data::Dataset { train: data.train.take(100), test: data.test.take(50), ..data };
     for on in ALL {
@@ -355,13 +355,13 @@ fn an_evaluation_finds_the_first_site_or_the_last_layer() {
 }
 
 #[test]
-fn a_metric_that_is_not_finite_is_named_and_dealt_with_as_a_loss_is() {
+fn a_metric_that_is_not_finite_is_named_and_handled_like_a_loss() {
     for on in ALL {
         let (params, net) = net(Activation::Relu);
         let mut optimizer = optimizer(&params, on);
         let step = |pass: &mut Pass<'_>, batch: &Batch| {
             let step = classify(&net)(pass, batch)?;
-            // Of the second batch alone.
+            // Of the second batch only.
             let first = batch.images.flatten_all()?.to_vec1::<f32>()?[7];
             Ok(step.lower("odd", f64::from(if first == 0.5 { f32::NAN } else { first })))
         };

@@ -52,7 +52,7 @@ fn weights_within_the_largest_norm_keep_every_bit() {
 }
 
 #[test]
-fn an_optimizer_goes_on_from_a_restored_state_to_the_bit() {
+fn an_optimizer_continues_from_a_restored_state_to_the_same_bits() {
     for name in ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"] {
         let (rule, rate) = parse_rule(name, None).unwrap();
         let (a, b) = (var(&[1.0, -2.0]), var(&[1.0, -2.0]));

@@ -301,7 +301,7 @@ fn a_rate_or_factor_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn rows_that_are_reset_go_on_as_in_their_first_step_and_others_to_the_same_bits() {
+fn reset_rows_repeat_their_first_step_and_others_keep_their_bits() {
     for name in ["momentum", "adam", "adadelta"] {
         let (rule, rate) = parse_rule(name, None).unwrap();
         let start = [[0.5_f32, -1.0, 2.0], [1.0, 1.0, -0.25]];

@@ -220,7 +220,7 @@ fn regression_is_mse_with_r2_and_mae_over_the_whole_split_however_it_is_cut() {
 }
 
 #[test]
-fn an_autoencoder_reconstructs_its_input_whatever_its_shape() {
+fn an_autoencoder_reconstructs_inputs_of_any_shape() {
     let params = Params::new(1, &Device::Cpu);
     let vb = params.builder();
     let layer = Linear::new(6, 6, Init::LeCun, vb.pp("fc1")).unwrap();
@@ -306,7 +306,7 @@ fn smoothing_and_class_weights_are_pytorchs_and_nonsense_is_refused() {
 }
 
 #[test]
-fn what_a_site_adds_to_the_loss_is_minimised_and_reported_beside_it() {
+fn a_term_of_a_site_is_minimised_and_reported_as_a_metric() {
     let train = |weight: f64| {
         let params = Params::new(1, &Device::Cpu);
         let vb = params.builder();
@@ -337,7 +337,7 @@ fn what_a_site_adds_to_the_loss_is_minimised_and_reported_beside_it() {
 }
 
 #[test]
-fn a_model_that_is_not_sync_is_trained_where_it_is_and_to_the_same_bits() {
+fn a_model_that_is_not_sync_trains_on_its_thread_to_the_same_bits() {
     let train = |here: bool| {
         let params = Params::new(1, &Device::Cpu);
         let vb = params.builder();
@@ -385,7 +385,7 @@ fn a_second_pass_into_a_window_that_was_not_finished_fails_before_it_runs() {
 
 #[test]
 fn trouble_at_a_site_is_reported_and_ends_nothing() {
-    // One activation behind layers of different widths.
+    // One activation after layers of different widths.
     let params = Params::new(1, &Device::Cpu);
     let vb = params.builder();
     let act = Act::new(Activation::Relu, vb.pp("relu")).unwrap();

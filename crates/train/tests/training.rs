@@ -205,7 +205,7 @@ fn a_file_that_does_not_fit_changes_nothing() {
             changed("fc1.bias", Some(("fc1.Bias", view(Dtype::F32, &[6], 24)))),
             "'fc1.Bias' has no place",
         ),
-        // The last in order: whoever sets as they read has changed the others by then.
+        // The last in order: setting values while reading would have changed the others by then.
         (
             "misshapen",
             changed("fc3.bias", Some(("fc3.bias", view(Dtype::F32, &[11], 44)))),

@@ -124,7 +124,7 @@ fn other_types_are_converted_on_request_and_refused_with_the_name_of_the_option(
 }
 
 #[test]
-fn a_counter_of_batches_is_no_stranger_beside_running_statistics() {
+fn a_counter_of_batches_is_accepted_next_to_running_statistics() {
     let (_dir, path) = temporary();
     let params = Params::new(1, &Device::Cpu);
     candle_nn::batch_norm(2, 1e-5, params.builder().pp("bn")).map(drop).unwrap();
@@ -166,7 +166,7 @@ fn names_of_other_programs_give_the_same_bits() {
 }
 
 #[test]
-fn other_formats_are_told_by_their_first_bytes() {
+fn other_formats_are_recognised_by_their_first_bytes() {
     let (_dir, path) = temporary();
     for (start, says) in [
         (&b"PK\x03\x04\x00\x00\x08\x08"[..], "torch.save"),

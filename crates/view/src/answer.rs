@@ -361,7 +361,7 @@ mod tests {
     use crate::sample::run;
 
     #[test]
-    fn dead_units_are_named_and_the_label_s_effect_is_said_in_points() {
+    fn dead_units_are_named_and_the_effect_of_a_label_is_given_in_points() {
         let (mut plain, mut dropout) = (run("relu", 0.0, 1), run("relu", 0.5, 1));
         plain.layers.iter_mut().for_each(|line| line.of.dead_units = vec![3, 5]);
         dropout

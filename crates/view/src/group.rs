@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_difference_is_colour_alone() {
+    fn a_single_difference_is_shown_by_colour_only() {
         let runs = [run("relu", 0.5, 1), run("relu", 0.0, 1), run("relu", 0.0, 2)];
         let groups = Groups::of(&runs);
         assert_eq!((groups.hues.join(" "), groups.dashes.len()), ("dropout 0.5 dropout 0".into(), 0));

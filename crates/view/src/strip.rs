@@ -16,7 +16,7 @@ const NUMBERED: usize = 24;
 
 /// The state of a unit in an epoch; alive if it is in no list.
 #[derive(Clone, Copy, PartialEq)]
-enum State {
+enum UnitState {
     Alive,
     Rare,
     Dead,
@@ -96,11 +96,11 @@ fn caption(group: &Group<'_>, run: &RunData) -> String {
 
 /// `None` if every unit was alive in all epochs.
 fn of_run(epochs: &[(u32, &LayerStats)]) -> Option<String> {
-    let mut units: BTreeMap<u32, Vec<State>> = BTreeMap::new();
+    let mut units: BTreeMap<u32, Vec<UnitState>> = BTreeMap::new();
     for (column, (_, layer)) in epochs.iter().enumerate() {
-        for (list, state) in [(&layer.rare_units, State::Rare), (&layer.dead_units, State::Dead)] {
+        for (list, state) in [(&layer.rare_units, UnitState::Rare), (&layer.dead_units, UnitState::Dead)] {
             for unit in list {
-                units.entry(*unit).or_insert_with(|| vec![State::Alive; epochs.len()])[column] = state;
+                units.entry(*unit).or_insert_with(|| vec![UnitState::Alive; epochs.len()])[column] = state;
             }
         }
     }
@@ -108,9 +108,9 @@ fn of_run(epochs: &[(u32, &LayerStats)]) -> Option<String> {
         return None;
     }
     // Units that are dead at the end, and for longest, come first.
-    let mut rows: Vec<(u32, Vec<State>)> = units.into_iter().collect();
-    let rank = |states: &[State]| {
-        let dead = states.iter().filter(|state| **state == State::Dead).count();
+    let mut rows: Vec<(u32, Vec<UnitState>)> = units.into_iter().collect();
+    let rank = |states: &[UnitState]| {
+        let dead = states.iter().filter(|state| **state == UnitState::Dead).count();
         let last = states.last().map_or(0, |state| *state as usize);
         std::cmp::Reverse((last, dead))
     };
@@ -133,7 +133,7 @@ fn of_run(epochs: &[(u32, &LayerStats)]) -> Option<String> {
         list(rows.iter().map(|(unit, _)| unit.to_string()).collect()),
         list(epochs.iter().map(|(epoch, _)| epoch.to_string()).collect()),
     );
-    for (state, class) in [(State::Rare, "rare"), (State::Dead, "dead")] {
+    for (state, class) in [(UnitState::Rare, "rare"), (UnitState::Dead, "dead")] {
         let mut path = String::new();
         for (y, (_, states)) in rows.iter().enumerate() {
             let mut x = 0;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_is_alive_is_said_to_be() {
+    fn a_layer_without_dead_units_is_reported_as_such() {
         let text = strips(&Groups::of(&[run("relu", 0.0, 1)]));
         assert!(text.contains("No unit was dead or rare") && !text.contains("<svg viewBox"), "{text}");
     }

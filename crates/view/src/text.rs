@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_a_word_as_it_is() {
+    fn a_shell_reads_a_quoted_word_unchanged() {
         assert_eq!(["--lr=0.1", "a b", "it's", ""].map(shell), ["--lr=0.1", "'a b'", r"'it'\''s'", "''"]);
     }
 
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_nothing_never_reads_as_nothing() {
+    fn a_nonzero_number_is_never_written_as_zero() {
         assert_eq!([0.0, 1e-9, 0.632, 0.9999, 1.0].map(share), ["0%", "<0.1%", "63.2%", ">99.9%", "100%"]);
         assert_eq!([0.0, -1.25, 4e-7, 1e9].map(|x| fixed(x, 2)), ["0.00", "−1.25", "4.0e−7", "1.0e9"]);
         assert_eq!([-0.001, -1.25, 1e9].map(|x| plain(x, 2)), ["0.00", "−1.25", "1.0e9"]);

@@ -103,7 +103,7 @@ fn the_warnings_of_a_run_are_those_that_it_wrote_down() -> Result {
 }
 
 #[test]
-fn a_torn_last_line_is_dropped_and_a_damaged_one_costs_what_comes_after_it() -> Result {
+fn an_incomplete_last_line_is_dropped_and_a_damaged_one_loses_the_lines_after_it() -> Result {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("run/layers.jsonl");
     write_run(&dir.path().join("run"), 1, 3, "fc1")?;
@@ -159,7 +159,7 @@ fn what_is_no_run_is_named_with_its_cause() -> Result {
 }
 
 #[test]
-fn a_newer_file_beside_older_ones_costs_only_itself() -> Result {
+fn a_newer_file_next_to_older_ones_loses_only_itself() -> Result {
     let dir = tempfile::tempdir()?;
     write_run(&dir.path().join("run"), 1, 2, "fc1")?;
     fs::write(dir.path().join("run/timing.jsonl"), "{\"v\":3}\n")?;
@@ -175,7 +175,7 @@ fn no_runs_make_no_pictures() {
     assert_eq!(error.to_string(), "no run to draw");
 }
 
-/// Every file and directory below `dir`, and what lies beside it.
+/// Every file and directory below `dir`, and next to it.
 fn everything(dir: &Path) -> Vec<String> {
     let (mut dirs, mut found) = (vec![dir.to_path_buf()], Vec::new());
     while let Some(at) = dirs.pop() {

@@ -25,7 +25,7 @@ const WATCH: &str = r#"<script>
   for (const kind of ["error", "warn", "log", "info"]) console[kind] = (...what) => complaints.push(kind + ": " + what.join(" "));
 </script>"#;
 
-/// Clicks through the page, then writes down what it looks like.
+/// Clicks through the page, then records its state.
 const REPORT: &str = r##"<script>
   const settle = () => new Promise((done) => setTimeout(done, 400));
   const look = () => [...document.querySelectorAll(".chart")].map((chart) => ({

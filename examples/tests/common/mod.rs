@@ -16,7 +16,7 @@ pub fn program() -> PathBuf {
     example("mnist")
 }
 
-/// Path of an example, which `cargo test` builds beside the tests.
+/// Path of an example, which `cargo test` builds.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);

@@ -97,7 +97,7 @@ pub fn options(cache: &Path) -> Options {
 pub enum Behaviour {
     /// Sends the file or the range asked for.
     Serve,
-    /// Sends the file whole, whatever range was asked for.
+    /// Sends the whole file, ignoring the requested range.
     IgnoreRange,
     /// Answers 404.
     Missing,
@@ -137,7 +137,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (shared, log) = (shared.clone(), log.clone());
-                // The client may hang up at any time: that is what is tested.
+                // The client may disconnect at any time, which is tested.
                 std::thread::spawn(move || {
                     stream.and_then(|stream| answer(stream, &shared.0, &shared.1, &log)).ok()
                 });

@@ -123,7 +123,7 @@ fn near(a: f64, b: f64, scale: f64, what: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Counts and histograms to the bit; sums to 1e-12 of the sum of their terms' magnitudes.
+/// Counts and histograms exactly; sums to 1e-12 of the sum of their terms' magnitudes.
 fn same(a: &Tally, b: &Tally) -> Result<(), TestCaseError> {
     same_to(TIGHT, a, b)
 }
@@ -255,7 +255,7 @@ fn a_sample_larger_than_a_block_is_one_block() {
 fn counts_are_the_same_whichever_parts_are_wanted() {
     let owned = Owned::new(1, (7, 5, 9), 3, false);
     let (counts, full) = (tally(owned.all(), Parts::COUNTS), tally(owned.all(), Parts::FULL));
-    // Squares are for sparseness alone, so they are summed up only where that is wanted.
+    // Squares are only for sparseness, so they are summed only if it is wanted.
     assert!(counts.each_unit().all(|unit| unit.sum_squares == 0.0));
     let units = Units { sum_squares: vec![0.0; full.units.len()], ..full.units };
     assert_eq!((counts.zeros, counts.positives, counts.units), (full.zeros, full.positives, units));
@@ -345,7 +345,7 @@ fn a_value_that_is_not_finite_is_found_anywhere() {
 }
 
 #[test]
-fn moments_keep_their_digits_far_from_zero_and_behind_an_outlier() {
+fn moments_keep_their_digits_far_from_zero_and_after_an_outlier() {
     let mut rng = crate::rng(4);
     let mut noise = |mean: f32| (0..2000).map(|_| mean + rng.random_range(-1.0_f32..1.0).powi(3)).collect();
     let (near, far): (Vec<f32>, Vec<f32>) = (noise(0.0), noise(1000.0));

@@ -80,7 +80,7 @@ fn a_site_seen_twice_in_one_pass_adds_up_and_says_so() {
             show(&mut pass, &site.clone(), &random(seed, &[5, 4, positions])).unwrap();
         }
     }
-    // A pass that comes by once does not lower it.
+    // A pass with one use does not lower it.
     see(&mut recorder, &site, &random(3, &[5, 4, 1]));
     let got = recorder.finish();
     assert_eq!((got.len(), got[0].uses, got[0].trouble.clone()), (1, 2, None));
@@ -178,7 +178,7 @@ fn one_percent_is_not_rare_and_less_is() {
 }
 
 #[test]
-fn counts_alone_leave_the_rest_out() {
+fn recording_only_counts_leaves_the_rest_out() {
     let site = Site::behind("fc1", Activation::Relu);
     let (mut counts, mut full) = (Recorder::of(Parts::COUNTS), Recorder::new());
     for recorder in [&mut counts, &mut full] {
@@ -207,7 +207,7 @@ fn counts_alone_leave_the_rest_out() {
 
 #[test]
 fn memory_does_not_grow_with_batches_or_epochs_and_with_their_size_by_a_factor_of_32_at_most() {
-    // Numbers that it holds, by what it is written as; a histogram has a fixed size, and is written without empty bins.
+    // Numbers in the serialised form; a histogram has a fixed size in memory, and is written without empty bins.
     fn numbers(value: &serde_json::Value) -> usize {
         match value {
             serde_json::Value::Array(values) => values.iter().map(numbers).sum(),
@@ -239,7 +239,7 @@ fn memory_does_not_grow_with_batches_or_epochs_and_with_their_size_by_a_factor_o
 }
 
 #[test]
-fn counters_go_on_above_two_to_the_24() {
+fn counters_are_exact_above_two_to_the_24() {
     // Beyond it an f32 counter would stand still. One unit sees them all.
     let (site, mut recorder) =
         (Site::behind("conv1", Activation::Relu).units(Units::Second), Recorder::new());
@@ -272,7 +272,7 @@ fn other_dtypes_and_layouts_are_counted_like_plain_ones() {
 }
 
 #[test]
-fn units_tell_what_each_of_them_did() {
+fn every_unit_has_its_own_statistics() {
     let (site, mut recorder) = (Site::behind("fc1", Activation::Relu), Recorder::new());
     see(&mut recorder, &site, &tensor(vec![-1.0, 2.0, 3.0, 4.0], &[2, 2]));
     let units = recorder.units("fc1").unwrap();

@@ -104,12 +104,12 @@ pub fn window(activation: Option<Activation>, axis: Units, xs: &Tensor) -> Windo
 }
 
 #[test]
-fn every_number_is_what_its_definition_says_over_three_windows() {
+fn every_number_agrees_with_its_definition_over_three_windows() {
     definitions_hold_for(Recorder::new);
 }
 
 #[test]
-fn every_number_beside_a_gpu_is_what_its_definition_says() {
+fn every_number_on_a_gpu_agrees_with_its_definition() {
     definitions_hold_for(|| Recorder::new().as_on_device());
 }
 
@@ -131,7 +131,7 @@ fn definitions_hold_for(recorder: fn() -> Recorder) {
 }
 
 #[test]
-fn the_batches_of_the_test_above_hold_what_they_are_meant_to_test() {
+fn the_batches_of_the_test_above_contain_every_case() {
     let relu = stats(Activation::Relu, &tensor(batch(SHAPES[0], 0, 0), SHAPES[0].0));
     assert_eq!((relu.dead_units.as_slice(), relu.rare, relu.always_on), (&[0, 1][..], Some(1), 1));
     assert_eq!((relu.dormant_0, relu.dormant_0_025, relu.dormant_0_1), (Some(2), Some(4), Some(5)));

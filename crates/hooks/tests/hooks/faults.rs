@@ -31,7 +31,7 @@ fn nan_is_never_shown_as_sparsity() {
 }
 
 #[test]
-fn a_sample_of_nan_is_not_one_of_zeros() {
+fn a_sample_of_nan_is_not_a_sample_of_zeros() {
     let got = stats(Activation::Relu, &tensor(vec![f32::NAN, f32::NAN, 1.0, 2.0, -1.0, -1.0], &[3, 2]));
     assert_eq!((got.samples, got.samples_all_zero), (3, Some(1)));
     let active = got.active_per_sample.unwrap();
@@ -67,7 +67,7 @@ fn pre_and_post_activations_of_two_shapes_are_an_error() {
 }
 
 #[test]
-fn three_axes_without_a_named_unit_axis_are_an_error_that_says_what_to_write() {
+fn three_axes_without_a_unit_axis_are_an_error_with_the_cure() {
     let (relu, tap) = (Site::behind("fc1", Activation::Relu), Site::new("logits"));
     let xs = random(1, &[2, 3, 4]);
     let error = refusal(&relu, &xs, &xs);
@@ -106,7 +106,7 @@ fn the_first_site_with_a_fault_is_found() {
         [random(1, &[2, 3]), tensor(vec![1.0, f32::NEG_INFINITY], &[1, 2]), tensor(vec![f32::NAN], &[1, 1])];
     let mut pass = Pass::eval(&mut fault);
     for (site, xs) in sites.iter().zip(&inputs) {
-        // At conv2 the fault is in front of the function only: behind it the infinity is a zero.
+        // At conv2 the fault is only before the function: after it the infinity is a zero.
         pass.see(site, xs, &activate(xs, relu).unwrap()).unwrap();
     }
     assert_eq!((fault.site(), fault.sample()), (Some(("conv2", 1)), None));
@@ -114,7 +114,7 @@ fn the_first_site_with_a_fault_is_found() {
 }
 
 #[test]
-fn a_fault_is_found_behind_a_pair_and_an_option() {
+fn a_fault_is_found_through_a_pair_and_an_option() {
     let mut both = (Some(FirstFault::default()), None::<Recorder>);
     let site = Site::behind("fc1", Activation::Tanh);
     let observer: &mut dyn Observer = &mut both;

@@ -34,7 +34,7 @@ fn random(seed: u64, shape: &[usize]) -> Tensor {
     tensor((0..shape.iter().product()).map(|_| normal(&mut rng)).collect(), shape)
 }
 
-/// Shows what the site's function makes of `xs`, or `xs` where it has none.
+/// Passes `xs` through the site's function to the observer, or `xs` itself if there is none.
 fn show(pass: &mut Pass<'_>, site: &Site, xs: &Tensor) -> Result<()> {
     match site.activation() {
         Some(f) => pass.see(site, xs, &activate(xs, f)?),
@@ -54,12 +54,12 @@ fn stats(activation: Activation, xs: &Tensor) -> LayerStats {
     recorder.finish().remove(0)
 }
 
-/// The numbers of one batch of post-activations, shown as they are behind an identity.
+/// The statistics of one batch of post-activations, as after an identity.
 fn stats_of(ys: &[f32], shape: &[usize]) -> LayerStats {
     stats(Activation::Identity, &tensor(ys.to_vec(), shape))
 }
 
-/// The error that showing a batch gives, in words; whoever watches, it is the same.
+/// The error message of a batch, which does not depend on the observer.
 fn refusal(site: &Site, xs: &Tensor, ys: &Tensor) -> String {
     let of = |pass: &mut Pass<'_>| pass.see(site, xs, ys).unwrap_err().to_string();
     let error = of(&mut Pass::eval(&mut Recorder::new()));

@@ -20,7 +20,7 @@ fn close(a: Option<f64>, b: Option<f64>, scale: f64) {
     }
 }
 
-/// Counts and histograms to the bit, means of f64 numbers to 1e-12.
+/// Counts and histograms exactly, means of f64 numbers to 1e-12.
 fn assert_same(a: &LayerStats, b: &LayerStats) {
     let kurtosis = b.excess_kurtosis.unwrap_or(0.0) + 3.0;
     close(a.mean, b.mean, b.std().unwrap_or(0.0));

@@ -1,4 +1,4 @@
-//! Who is told what, and what a pass hands out.
+//! The calls that observers receive, and the errors of a pass.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn mention(pass: &mut Pass<'_>) -> Result<()> {
 }
 
 #[test]
-fn nobody_asks_for_what_is_computed_on_demand() {
+fn pre_activations_are_not_computed_without_demand() {
     let (ys, site) = (random(1, &[2, 3]), Site::behind("fc1", Activation::Tanh));
     for observer in [&mut () as &mut dyn Observer, &mut None::<Recorder>] {
         let xs = || panic!("nobody wants to know");
@@ -147,7 +147,7 @@ fn the_innermost_scope_is_current_and_outside_there_is_none() {
             eval.scope(|| assert_eq!(current(), Some(Mode::Eval)));
             assert_eq!(current(), None);
         });
-        // What has the pass in its hands is alone with it.
+        // The holder of the pass has exclusive access to it.
         Pass::current(|pass| {
             assert!(pass.is_some());
             assert_eq!(current(), None);
@@ -246,7 +246,7 @@ fn a_clone_of_a_site_is_the_same_place_and_a_namesake_is_not() {
 }
 
 #[test]
-fn an_observer_is_told_units_uses_and_the_unit_of_every_value() {
+fn an_observer_receives_units_uses_and_the_unit_of_every_value() {
     let mut told = Vec::new();
     let mut observer = observer_fn(|seen: &Seen<'_>| {
         let units: Vec<usize> = (0..6).map(|i| seen.unit(i)).collect();

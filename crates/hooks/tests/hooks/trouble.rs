@@ -1,12 +1,12 @@
-//! A recorder never ends a pass: what it cannot record it says, and everything else goes on.
+//! A recorder never ends a pass: it reports what it cannot record, and continues with everything else.
 
 use taper_hooks::{Activation, Error, Mode, Observer, Pass, Recorder, Site, Units};
 use taper_report::{LayerStats, Split, Trouble};
 
 use crate::{random, see, show, stats};
 
-/// Two sites, of which the second is never in trouble: what is recorded of both over three batches with these numbers of
-/// units, modes and sites made anew at the first.
+/// Two sites, of which the second never has trouble: the statistics of both over three batches, with these numbers of
+/// units, modes and new sites at the first.
 fn three_batches(batches: [(usize, Mode, bool); 3]) -> (Recorder, [LayerStats; 2]) {
     let [mut first, second] = ["fc1", "fc2"].map(|name| Site::behind(name, Activation::Relu));
     let mut recorder = Recorder::new();
@@ -27,14 +27,14 @@ fn three_batches(batches: [(usize, Mode, bool); 3]) -> (Recorder, [LayerStats; 2
 }
 
 #[test]
-fn a_site_in_trouble_keeps_what_came_before_it_and_all_others_go_on() {
+fn a_site_in_trouble_keeps_its_earlier_numbers_and_others_continue() {
     let (train, eval) = (Mode::Train, Mode::Eval);
     let units = Trouble::UnitsChanged { expected: 3, found: 5 };
     for (batches, trouble) in [
         ([(3, eval, false), (5, eval, false), (3, eval, false)], units.clone()),
         ([(3, train, false), (3, eval, false), (3, train, false)], Trouble::ModesMixed),
         ([(3, eval, false), (3, eval, true), (3, eval, true)], Trouble::SiteTwice),
-        // Of several troubles the first is told.
+        // The first of several troubles is reported.
         ([(3, eval, false), (5, eval, false), (3, eval, true)], units),
     ] {
         let (_, [first, second]) = three_batches(batches);
@@ -57,7 +57,7 @@ fn a_new_window_is_out_of_trouble_and_may_be_of_other_units() {
 }
 
 #[test]
-fn a_site_made_anew_in_every_pass_is_told_and_named() {
+fn a_new_site_in_every_pass_is_reported_by_name() {
     let mut recorder = Recorder::new();
     for seed in 0..3 {
         see(&mut recorder, &Site::behind("fc1", Activation::Relu), &random(seed, &[2, 3]));
@@ -89,7 +89,7 @@ fn a_second_evaluation_into_an_unfinished_window_fails_and_names_both_splits() {
 }
 
 #[test]
-fn training_may_go_on_within_its_window_and_nothing_else_may_begin_there() {
+fn training_may_continue_its_window_and_nothing_else_may_begin_in_it() {
     let (site, xs) = (Site::behind("fc1", Activation::Relu), random(1, &[2, 3]));
     let mut recorder = Recorder::new();
     for step in 0..3 {
@@ -102,7 +102,7 @@ fn training_may_go_on_within_its_window_and_nothing_else_may_begin_there() {
     let (open, begins) = (Some(Split::Train), Split::Test);
     assert_eq!(Error::of(&error), Some(&Error::WindowOpen { open, begins }));
     assert_eq!(recorder.finish()[0].samples, 6);
-    // Passes of one's own loop, of which no split is known.
+    // Passes of a custom loop, without a known split.
     see(&mut recorder, &site, &xs);
     let error = recorder.begin(Split::Train, false).unwrap_err().to_string();
     assert!(error.contains("record train into") && error.contains("passes of your own loop"), "{error}");
@@ -110,7 +110,7 @@ fn training_may_go_on_within_its_window_and_nothing_else_may_begin_there() {
 
 #[test]
 fn one_site_for_two_layouts_of_as_many_units_is_no_trouble() {
-    // An activation used behind a convolution and behind a linear layer: what counts is the number of units.
+    // An activation used after a convolution and after a linear layer: only the number of units matters.
     let (site, xs) = (Site::behind("shared", Activation::Relu), random(1, &[2, 4, 4]));
     let mut recorder = Recorder::new();
     let mut pass = Pass::eval(&mut recorder);

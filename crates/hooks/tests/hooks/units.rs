@@ -1,4 +1,4 @@
-//! Units as the last axis, as behind a linear layer, and places that no activation function makes.
+//! Units as the last axis, as after a linear layer, and sites without an activation function.
 
 use candle_core::Tensor;
 use proptest::prelude::*;
@@ -139,7 +139,7 @@ fn no_unit_of_an_output_is_dormant() {
         let got = recorder.finish().remove(0);
         assert_eq!((got.dormant_0, got.dormant_0_025, got.dormant_0_1), (dormant, dormant, dormant));
     }
-    // It may stand behind a function all the same.
+    // It may come after a function too.
     let mut recorder = Recorder::new();
     see(&mut recorder, &Site::behind("out", Activation::Sigmoid).output(), &xs);
     let got = recorder.finish().remove(0);

@@ -1,4 +1,4 @@
-//! Windows of steps: by differences, and yet what a recorder would say that saw those steps alone.
+//! Windows of steps are computed as differences, and equal the statistics of a recorder of these steps only.
 
 use serde_json::{Value, from_str, to_string};
 use taper_hooks::{Activation, Observer, Parts, Recorder, Site};
@@ -6,7 +6,7 @@ use taper_report::{LayerStats, SiteSteps};
 
 use crate::{random, see, tensor};
 
-/// A window must say what a recorder of its batches alone says.
+/// A window must equal a recorder of its batches.
 #[track_caller]
 fn assert_same(window: &SiteSteps, alone: &LayerStats) {
     assert_eq!((&window.site, window.units), (&alone.site, alone.units));
@@ -28,7 +28,7 @@ fn a_window_has_the_numbers_of_its_steps_wherever_it_begins_and_across_epochs() 
     assert!(recorder.end_window().is_empty());
     for step in 0..24 {
         for (i, (site, shape)) in sites.iter().enumerate() {
-            // The third site comes in the first epoch alone.
+            // The third site appears only in the first epoch.
             if i < 2 || step < 7 {
                 let xs = (random(10 * step + i as u64, shape) + f64::from(step as u32 % 5)).unwrap();
                 let xs = (xs - 2.5).unwrap();
@@ -68,7 +68,7 @@ fn a_unit_that_is_dead_in_a_window_need_not_be_dead_in_the_epoch() {
 }
 
 #[test]
-fn a_layer_of_zeros_has_no_spread_left_from_what_came_before() {
+fn a_layer_of_zeros_has_no_spread_of_earlier_values() {
     let site = Site::behind("fc1", Activation::Relu);
     let mut recorder = Recorder::new();
     recorder.end_window();

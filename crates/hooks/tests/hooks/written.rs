@@ -1,4 +1,4 @@
-//! A recorder that is written down and read back goes on as if nothing had happened.
+//! A saved and restored recorder continues with the same numbers.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
@@ -57,7 +57,7 @@ fn sums_that_are_not_finite_come_back() {
 }
 
 #[test]
-fn two_sites_of_one_name_are_found_behind_a_restart_too() {
+fn two_sites_of_one_name_are_found_after_a_restart_too() {
     let xs = random(1, &[2, 3]);
     let mut recorder = Recorder::new();
     see(&mut recorder, &Site::behind("fc1", Activation::Relu), &xs);
@@ -70,7 +70,7 @@ fn two_sites_of_one_name_are_found_behind_a_restart_too() {
 }
 
 #[test]
-fn what_a_window_is_about_comes_back() {
+fn the_split_of_a_window_is_restored() {
     let (fc1, xs) = (Site::behind("fc1", Activation::Relu), random(1, &[2, 3]));
     let mut recorder = Recorder::new();
     recorder.begin(Split::Test, false).unwrap();
@@ -82,7 +82,7 @@ fn what_a_window_is_about_comes_back() {
     let error = recorder.begin(Split::Validation, false).unwrap_err();
     let (open, begins) = (Some(Split::Test), Split::Validation);
     assert_eq!(Error::of(&error), Some(&Error::WindowOpen { open, begins }));
-    // Trouble goes on, however the next batch looks.
+    // Trouble stays, whatever the next batch has.
     see(&mut recorder, &fc1, &xs);
     let all = recorder.finish();
     let changed = Trouble::UnitsChanged { expected: 3, found: 4 };
@@ -144,7 +144,7 @@ fn counts_that_contradict_each_other_are_refused() {
 proptest! {
     #![proptest_config(Config { cases: 400, failure_persistence: None, rng_seed: RngSeed::Fixed(5), ..Config::default() })]
 
-    /// Whatever a file claims, reading it is an answer, and what is read can be finished and gone on with.
+    /// Reading any file gives a recorder or an error, and a recorder can be finished and continued.
     #[test]
     fn a_damaged_file_is_refused_or_harmless(at in 0_usize..10_000, with in 0_u8..10, number in any::<u64>()) {
         let mut text = written();

@@ -30,7 +30,7 @@ pub(crate) unsafe trait Pending: Send + Sync {
     fn values(&self) -> Vec<f32>;
 
     /// Calls `op(rows, columns, tile)` for tiles that cover the matrix, on all threads. Each element is in one tile; the
-    /// tiles depend on the size alone.
+    /// tiles depend on the size only.
     fn for_tiles(&self, op: &TileOp<'_>);
 
     /// Whether the factors are small enough that no value can be NaN or infinite. Otherwise the values must be checked.

@@ -128,10 +128,10 @@ impl NormShape {
     }
 
     /// Two sums per channel, added group by group in order: `add(offset, values, sums of the group)`.
-    fn sums(&self, xs: &[f32], add: impl Fn(usize, &[f32], &mut Sums) + Sync) -> Sums {
+    fn sums(&self, xs: &[f32], add: impl Fn(usize, &[f32], &mut ChannelSums) + Sync) -> ChannelSums {
         let group = self.group().max(1);
         let of_group = |(g, xs): (usize, &[f32])| {
-            let mut own = Sums::new(self.c);
+            let mut own = ChannelSums::new(self.c);
             add(g * group, xs, &mut own);
             own
         };
@@ -139,7 +139,7 @@ impl NormShape {
             true => xs.par_chunks(group).enumerate().map(of_group).collect(),
             false => xs.chunks(group).enumerate().map(of_group).collect(),
         };
-        groups.into_iter().fold(Sums::new(self.c), |mut total, group| {
+        groups.into_iter().fold(ChannelSums::new(self.c), |mut total, group| {
             let add = |to: &mut [f64], of: &[f64]| to.iter_mut().zip(of).for_each(|(to, of)| *to += of);
             add(&mut total.first, &group.first);
             add(&mut total.second, &group.second);
@@ -176,7 +176,7 @@ impl NormShape {
         &self,
         (xs, gs): (&[f32], &[f32]),
         centres: &[f32],
-        sums: &mut Sums,
+        sums: &mut ChannelSums,
         terms: impl Fn(f64, f64) -> [f64; 2],
     ) {
         simd(
@@ -260,12 +260,12 @@ fn sum_plane((xs, gs): (&[f32], &[f32]), centre: f64, terms: impl Fn(f64, f64) -
 }
 
 /// Two sums for each channel.
-struct Sums {
+struct ChannelSums {
     first: Vec<f64>,
     second: Vec<f64>,
 }
 
-impl Sums {
+impl ChannelSums {
     fn new(channels: usize) -> Self {
         Self { first: vec![0.0; channels], second: vec![0.0; channels] }
     }
@@ -291,7 +291,7 @@ impl BatchNorm {
     }
 
     /// `Σ g` and `Σ g · (x − mean)` of every channel, with the gradient g, which is multiplied by f' in place.
-    fn dense_sums(&self, xs: &[f32], ys: &[f32], grads: &mut [f32]) -> Sums {
+    fn dense_sums(&self, xs: &[f32], ys: &[f32], grads: &mut [f32]) -> ChannelSums {
         let grads = DisjointSlices::of(grads);
         self.s.sums(xs, |start, xs, sums| {
             // SAFETY: no value is in two groups, and all are initialised.
@@ -310,7 +310,7 @@ impl BatchNorm {
     }
 
     /// The same sums for a sparse gradient.
-    fn scattered_sums(&self, xs: &[f32], scattered: &mut Scattered) -> Sums {
+    fn scattered_sums(&self, xs: &[f32], scattered: &mut Scattered) -> ChannelSums {
         let Scattered { values, ys, positions, windows, plane } = scattered;
         if let Some(ys) = ys.take()
             && self.f != Activation::Identity
@@ -337,7 +337,7 @@ impl BatchNorm {
 
     /// The gradient of the input, `factor · g + slope · (x − mean) + shift`: with `x̂ = (x − mean) / √(variance + eps)` and n
     /// values per channel, `factor · (g − Σg / n − x̂ · Σ(g · x̂) / n)`.
-    fn grad_xs(&self, xs: &[f32], factor: &[f32], sums: &Sums, grads: Gradient) -> Vec<f32> {
+    fn grad_xs(&self, xs: &[f32], factor: &[f32], sums: &ChannelSums, grads: Gradient) -> Vec<f32> {
         let s = self.s;
         let (mut slope, mut shift) = (vec![0.0; s.c], vec![0.0; s.c]);
         if self.of_batch {

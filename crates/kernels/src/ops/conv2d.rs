@@ -18,7 +18,7 @@ mod sparse;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use maps::{Gradients, Maps, Wanted};
+use maps::{ConvGradients, Maps, Wanted};
 pub use shape::Conv2dGeometry;
 use shape::ConvShape;
 
@@ -130,7 +130,7 @@ impl ConvShape {
         (f, ys): (Activation, &[f32]),
         grad_ys: Gradient,
         wanted: Wanted,
-    ) -> Gradients {
+    ) -> ConvGradients {
         let run = |maps: Maps<'_>| {
             let choice = self.choose(maps).log(format_args!("conv2d {}→{} backward", self.c, self.o));
             match choice {
@@ -173,7 +173,7 @@ impl Op for Conv2d {
 
     fn backward(&self, Backward { inputs, ys, grad_ys, wanted }: Backward<'_>) -> Vec<Option<Gradient>> {
         let wanted = Wanted { xs: wanted[0], weight: wanted[1] };
-        let Gradients { xs, weight, bias } =
+        let ConvGradients { xs, weight, bias } =
             of_contiguous(ys, |ys| self.shape.backward(inputs[0], inputs[1], (self.f, ys), grad_ys, wanted));
         let gradients = [xs, weight, Some(bias)];
         gradients.into_iter().take(inputs.len()).map(|g| g.map(Gradient::Dense)).collect()

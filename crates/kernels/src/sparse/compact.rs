@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn every_instruction_set_keeps_what_is_neither_zero_nor_background_in_its_order() {
+    fn every_instruction_set_keeps_nonzero_foreground_values_in_order() {
         let kinds = [0.0, 0.5, -0.0, -1.5, 1e-45, f32::MAX, f32::NEG_INFINITY, f32::NAN, 2.0];
         // Every mask of eight lanes, and many of sixteen.
         for mask in 0..4096_usize {

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_instruction_set_lists_what_is_not_background() {
+    fn every_instruction_set_lists_the_foreground_values() {
         let values = values();
         for background in [0.0, 0.5] {
             for width in 1..=40 {

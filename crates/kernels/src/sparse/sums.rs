@@ -11,7 +11,7 @@ use crate::simd::prefetch;
 pub(crate) const BLOCK: usize = 128;
 
 /// For every list the sum of its entries, each times its row of `rows`: [`BLOCK`] values.
-pub(super) struct Sums<'a> {
+pub(super) struct ListSums<'a> {
     pub lists: &'a Lists,
     pub rows: &'a [f32],
     /// Prefetched meanwhile, because it is read next.
@@ -50,10 +50,10 @@ impl<'a> Prefetch<'a> {
     }
 }
 
-impl Sums<'_> {
+impl ListSums<'_> {
     /// Writes the sums to `out`, list by list, with `base` added to each.
     pub fn write(self, base: &[f32; BLOCK], out: &mut [MaybeUninit<f32>]) {
-        Arch::new().dispatch(Run { sums: self, base: Some(base), out });
+        Arch::new().dispatch(SumKernel { sums: self, base: Some(base), out });
     }
 
     /// Adds the sums to `out`, list by list.
@@ -61,18 +61,18 @@ impl Sums<'_> {
         let (first, len) = (out.as_mut_ptr().cast(), out.len());
         // SAFETY: the same memory, borrowed as long; `Run` only writes values, so all of it stays initialised.
         let out = unsafe { std::slice::from_raw_parts_mut(first, len) };
-        Arch::new().dispatch(Run { sums: self, base: None, out });
+        Arch::new().dispatch(SumKernel { sums: self, base: None, out });
     }
 }
 
-struct Run<'a> {
-    sums: Sums<'a>,
+struct SumKernel<'a> {
+    sums: ListSums<'a>,
     /// The initial value of all sums. `None`: the values of `out`, which are initialised.
     base: Option<&'a [f32; BLOCK]>,
     out: &'a mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for Run<'_> {
+impl WithSimd for SumKernel<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -85,11 +85,11 @@ impl WithSimd for Run<'_> {
     }
 }
 
-impl Run<'_> {
+impl SumKernel<'_> {
     /// `VECTORS` vectors side by side.
     #[inline(always)]
     fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
-        let Sums { lists, rows, next } = self.sums;
+        let ListSums { lists, rows, next } = self.sums;
         let parts = BLOCK / S::F32_LANES / VECTORS;
         let rows = S::as_simd_f32s(rows).0.as_chunks::<VECTORS>().0;
         assert!(lists.width() <= rows.len() / parts, "entries refer to rows beyond the panel");

@@ -4,7 +4,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::lists::Lists;
-use super::sums::{BLOCK, Prefetch, Sums};
+use super::sums::{BLOCK, ListSums, Prefetch};
 use crate::gemm::{Matrix, part, transpose};
 use crate::parallel::filled_by_columns;
 use crate::simd::{Aligned, simd};
@@ -143,7 +143,7 @@ impl Tiles {
             let mut next = Prefetch::of(dense, self.columns_of(t + 1), columns.clone());
             let lists = self.tiles[rows.start / SIDE * across + t..].iter().step_by(across);
             for (lists, out) in lists.zip(out[..rows.len() * BLOCK].chunks_mut(SIDE * BLOCK)) {
-                let sums = Sums { lists, rows: panel, next: std::mem::take(&mut next) };
+                let sums = ListSums { lists, rows: panel, next: std::mem::take(&mut next) };
                 if t == tiles.start {
                     sums.write(base, out);
                 } else {

@@ -139,7 +139,7 @@ impl Spans {
         n: usize,
     ) -> (([f64; 4], f64), [u64; 2]) {
         self.kept[n..][..PADDING].fill(0.0);
-        let mut sums = Sums::new(simd, 0.0);
+        let mut sums = PowerSums::new(simd, 0.0);
         let (vectors, rest) = self.kept[..n].as_chunks();
         for ys in vectors {
             if self.histogram {
@@ -218,7 +218,7 @@ pub(super) fn background_of(ys: &[f32]) -> f32 {
 }
 
 /// Sums of powers of deviations from a shift, and the number of values near zero, in lanes.
-pub(super) struct Sums<S: Simd> {
+pub(super) struct PowerSums<S: Simd> {
     shift: S::f64s,
     /// Two sums of each power, so consecutive additions are independent.
     powers: [[S::f64s; 4]; 2],
@@ -228,7 +228,7 @@ pub(super) struct Sums<S: Simd> {
     negatives: S::u32s,
 }
 
-impl<S: Simd> Sums<S> {
+impl<S: Simd> PowerSums<S> {
     #[inline(always)]
     pub fn new(simd: S, shift: f64) -> Self {
         let zero = simd.splat_f64s(0.0);

@@ -72,7 +72,7 @@ fn every_instruction_set_agrees(block: Block<'_>) {
 }
 
 #[test]
-fn every_instruction_set_measures_what_one_value_at_a_time_measures() {
+fn every_instruction_set_agrees_with_the_scalar_code() {
     let mut rng = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(5);
     let functions =
         [Activation::Relu, Activation::Tanh, Activation::Hardtanh, Activation::Gelu].map(Slopes::of);

@@ -1,4 +1,4 @@
-//! An activation that a layer applies as it writes is the one behind the layer, to the bit.
+//! An activation that a layer applies while it writes has the bits of one after the layer.
 
 use candle_core::{DType, Result, Tensor, Var};
 use proptest::prelude::*;

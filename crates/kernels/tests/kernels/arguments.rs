@@ -22,7 +22,7 @@ fn zeros(shape: &[usize], dtype: DType) -> Tensor {
 }
 
 #[test]
-fn conv2d_names_what_does_not_fit() {
+fn conv2d_names_the_argument_that_does_not_fit() {
     let run = |xs: [usize; 4], weight: [usize; 4], bias: Option<&'static [usize]>, stride, padding| {
         error(move |d| {
             let bias = bias.map(|b| zeros(b, d));
@@ -52,7 +52,7 @@ fn conv2d_names_what_does_not_fit() {
 }
 
 #[test]
-fn linear_names_what_does_not_fit() {
+fn linear_names_the_argument_that_does_not_fit() {
     let run = |xs: &'static [usize], weight: &'static [usize], bias: Option<&'static [usize]>| {
         error(move |d| {
             let bias = bias.map(|b| zeros(b, d));
@@ -67,7 +67,7 @@ fn linear_names_what_does_not_fit() {
 }
 
 #[test]
-fn pooling_names_what_does_not_fit() {
+fn pooling_names_the_argument_that_does_not_fit() {
     for pool in [max_pool2d, avg_pool2d] {
         let run = |xs: &'static [usize], kernel, stride| error(move |d| pool(&zeros(xs, d), kernel, stride));
         assert_eq!(
@@ -86,7 +86,7 @@ fn pooling_names_what_does_not_fit() {
 }
 
 #[test]
-fn cross_entropy_names_what_does_not_fit() {
+fn cross_entropy_names_the_argument_that_does_not_fit() {
     let run = |logits: [usize; 2], targets: Vec<u32>| {
         error(move |d| {
             cross_entropy(&zeros(&logits, d), &Tensor::new(targets.clone(), &Device::Cpu).unwrap())
@@ -114,7 +114,7 @@ fn prelu_wants_one_slope() {
 }
 
 #[test]
-fn layers_of_transformers_name_what_does_not_fit() {
+fn layers_of_transformers_name_the_argument_that_does_not_fit() {
     let one = |shape: &'static [usize], f: fn(&Tensor) -> Result<Tensor>| error(move |d| f(&zeros(shape, d)));
     assert_eq!(
         one(&[2, 3], |xs| add(xs, &xs.t()?)),

@@ -1,4 +1,4 @@
-//! Dropout and alpha-dropout: what they keep, what they drop, and that the seed alone decides which.
+//! Dropout and alpha-dropout: kept values, dropped values, and the mask as a function of the seed only.
 
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -98,7 +98,7 @@ fn alpha_dropout_keeps_mean_0_and_variance_1_and_makes_no_exact_zeros() {
 }
 
 #[test]
-fn what_alpha_dropout_drops_becomes_the_transformed_lower_limit() {
+fn values_dropped_by_alpha_dropout_become_the_transformed_lower_limit() {
     let (rate, low) = (0.3, -taper_kernels::SELU_LAMBDA * taper_kernels::SELU_ALPHA);
     let q = 1.0 - rate;
     let a = (q + low * low * q * (1.0 - q)).powf(-0.5);

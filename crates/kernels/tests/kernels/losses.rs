@@ -1,4 +1,4 @@
-//! Losses at the ends of what they take, and what they refuse.
+//! Losses at the ends of their domains, and the arguments they refuse.
 
 use candle_core::{DType, Device, Result, Tensor};
 use taper_kernels::{binary_cross_entropy, count_correct, cross_entropy, mse, soft_cross_entropy, twin};

@@ -68,7 +68,7 @@ fn gradients(ys: &Tensor, grad_ys: &Tensor, args: &[&Var]) -> Vec<Tensor> {
     args.iter().map(|arg| grads.get(arg).expect("a gradient for every variable").clone()).collect()
 }
 
-/// Every value within `relative` of what is wanted, or within `absolute` near zero.
+/// Every value within `relative` of the expected one, or within `absolute` near zero.
 #[track_caller]
 fn assert_close(what: &str, got: &Tensor, want: &Tensor, relative: f64, absolute: f64) {
     assert_eq!(got.dims(), want.dims(), "{what}: shape");

@@ -52,7 +52,7 @@ fn every_one_of_twelve_steps_is_that_of_pytorch() {
 }
 
 #[test]
-fn steps_of_rows_are_those_of_each_row_alone_in_every_dtype() {
+fn steps_of_rows_equal_steps_of_single_rows_in_every_dtype() {
     for (name, rule, rate) in rules() {
         for dtype in [DType::F32, DType::F64] {
             let start = random(1, &[3, 5]).to_dtype(dtype).unwrap();
@@ -120,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn a_run_that_is_written_down_and_read_back_goes_on_to_the_bit() {
+fn a_saved_and_restored_run_continues_to_the_same_bits() {
     for (name, rule, rate) in rules() {
         let through = var(&random(1, &[37]));
         let mut slots = Slots::new(&rule, &through).unwrap();
@@ -242,7 +242,7 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
 }
 
 #[test]
-fn a_measured_step_moves_the_same_bits_and_gives_the_norms_of_what_moved() {
+fn a_measured_step_makes_the_same_update_and_returns_its_norms() {
     let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
     let wide = |t: &Tensor| t.detach().to_dtype(DType::F64).unwrap();
     // Behind dropout the gradient is sparse, and one sample's is an outer product.

@@ -82,7 +82,7 @@ fn through_pooling_over_the_channels_of_a_convolution() {
 }
 
 #[test]
-fn through_batch_normalisation_behind_which_few_values_have_a_gradient() {
+fn sparse_gradients_pass_through_batch_normalisation() {
     // Windows that overlap, and more samples than one task takes.
     for (stride, n) in [(2, 3), (1, 3), (2, 300)] {
         agree(&vars(&[&[n, 4, 8, 6], &[4], &[4]]), |v| {
@@ -137,13 +137,13 @@ fn through_reshaped_views() {
 }
 
 #[test]
-fn through_views_that_share_an_address_with_what_they_are_views_of() {
+fn gradients_pass_through_views_that_share_an_address() {
     agree(&vars(&[&[1, 6, 4], &[5, 24], &[3, 4]]), |v| {
         let ys = activate(&v[0], Activation::Tanh)?;
-        // All of it in the same order, whatever the shape: with an axis of one moved, added or removed.
+        // All values in the same order, in another shape: with an axis of one moved, added or removed.
         let moved = ys.transpose(0, 1)?.unsqueeze(0)?.squeeze(2)?.squeeze(0)?;
         let all = linear(&moved.reshape((1, 24))?, &v[1], None)?.sum_all()?;
-        // The first rows alone begin at the same address.
+        // The first rows begin at the same address.
         let some = linear(&ys.squeeze(0)?.narrow(0, 0, 2)?, &v[2], None)?.sqr()?.sum_all()?;
         // In another order.
         let transposed = linear(&ys.transpose(1, 2)?.contiguous()?.reshape((1, 24))?, &v[1], None)?;
@@ -184,7 +184,7 @@ fn through_a_transformer_block() {
 }
 
 #[test]
-fn a_new_tensor_at_the_address_of_one_that_is_gone_is_not_taken_for_a_view() {
+fn a_new_tensor_at_a_freed_address_is_not_a_view() {
     let [a, b] = [var(&random(1, &[64, 64])), var(&random(2, &[64, 64]))];
     let (loss, tape) = record(|| {
         let first = activate(&a, Activation::Relu).unwrap();
@@ -227,7 +227,7 @@ fn of_a_loss_without_kernels() {
 }
 
 #[test]
-fn gradients_on_the_way_are_those_of_what_comes_behind_and_change_nothing() {
+fn gradients_of_outputs_are_exact_and_change_nothing() {
     let v = vars(&[&[2, 3, 6, 6], &[5, 27], &[4, 5]]);
     let behind = |pooled: &Tensor| {
         let hidden = linear(&pooled.flatten_from(1)?, &v[1], None)?;
@@ -263,7 +263,7 @@ fn gradients_on_the_way_are_those_of_what_comes_behind_and_change_nothing() {
 }
 
 #[test]
-fn nothing_goes_back_through_what_was_detached() {
+fn no_gradient_passes_a_detached_tensor() {
     let xs = var(&random(1, &[3, 4]));
     let (loss, tape) = record(|| {
         let ys = activate(&xs, Activation::Relu).unwrap();
@@ -290,7 +290,7 @@ fn outside_of_a_recording_candle_keeps_the_graph() {
 }
 
 #[test]
-fn a_forward_pass_that_panics_leaves_no_tape_behind() {
+fn a_forward_pass_that_panics_restores_the_tape() {
     let xs = var(&random(1, &[3, 4]));
     let caught = std::panic::catch_unwind(|| record(|| panic!("on purpose")));
     assert!(caught.is_err());
@@ -299,7 +299,7 @@ fn a_forward_pass_that_panics_leaves_no_tape_behind() {
 }
 
 #[test]
-fn a_gradient_stays_what_it_was_when_variables_move() {
+fn a_gradient_does_not_change_with_the_variables() {
     let [a, b] = [var(&random(1, &[64, 96])), var(&random(2, &[80, 96]))];
     // Each is read where the other's gradient is multiplied out: one is a variable itself, the other a view of one.
     let (loss, tape) = record(|| {

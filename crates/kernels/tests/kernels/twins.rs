@@ -263,7 +263,7 @@ proptest! {
     ) {
         let xs = (random(seed, &[&lead[..], &[width]].concat()) + far).unwrap();
         let args = [xs, random(seed ^ 1, &[width]), random(seed ^ 2, &[width])];
-        // Of two values the difference alone matters: eps keeps it from the size of rounding errors.
+        // With two values only the difference matters: eps keeps it from the size of rounding errors.
         let (layer, layer_twin) = (|a: &[Tensor]| layer_norm(&a[0], &a[1], &a[2], 0.1), |a: &[Tensor]| twin::layer_norm(&a[0], &a[1], &a[2], 0.1));
         if far == 0.0 {
             agree(&args, layer, layer_twin);

@@ -1,4 +1,4 @@
-//! An activation computes, and mentions what it saw.
+//! An activation computes, and calls the observer.
 
 use candle_core::{Tensor, Var};
 use taper_hooks::{Pass, Recorder, Seen, observer_fn};
@@ -90,7 +90,7 @@ fn no_grad_cuts_the_graph_and_neither_mode_nor_observer_does() {
 }
 
 #[test]
-fn the_slope_of_prelu_is_a_parameter_that_learns_and_is_reported_as_it_is() {
+fn the_slope_of_prelu_is_trained_and_reported() {
     let params = params();
     let act = Act::new(Activation::Prelu { slope: 0.25 }, params.builder().pp("fc1")).unwrap();
     assert_eq!(shapes(&params), named(&[("fc1.slope", &[1])]));

@@ -60,7 +60,7 @@ fn an_l1_term_is_added_to_the_loss_and_its_gradient_reaches_the_weights() {
 }
 
 #[test]
-fn what_an_action_returns_is_what_is_handed_on_and_recorded() {
+fn the_result_of_an_action_is_returned_and_recorded() {
     // Positive values, so that every zero is made by the action.
     let xs = (random(1, &[20, 10]).abs().unwrap() + 0.1).unwrap();
     for f in [Activation::Relu, Activation::Tanh] {
@@ -82,7 +82,7 @@ fn what_an_action_returns_is_what_is_handed_on_and_recorded() {
 }
 
 #[test]
-fn a_unit_that_never_wins_is_dead_behind_relu() {
+fn a_unit_without_a_maximum_is_dead_after_relu() {
     let xs = Tensor::new(&[[1.0_f32, 2.0, 3.0], [1.0, 3.0, 2.0]], CPU).unwrap();
     let act = act(Activation::Relu, &params()).then(|_, ys| k_winners(ys, 1));
     let mut recorder = Recorder::new();
@@ -91,7 +91,7 @@ fn a_unit_that_never_wins_is_dead_behind_relu() {
 }
 
 #[test]
-fn an_action_runs_on_a_tap_and_is_told_the_mode() {
+fn an_action_runs_on_a_tap_and_receives_the_mode() {
     let tap = Tap::new("logits").then(|pass, ys| match pass.mode() {
         taper_nn::Mode::Train => ys * 2.0,
         taper_nn::Mode::Eval => Ok(ys.clone()),

@@ -30,7 +30,7 @@ fn error(layers: &[(&str, &[usize])]) -> String {
 }
 
 #[test]
-fn what_a_model_is_made_of_gives_the_model_back() {
+fn a_model_is_found_from_its_layers_and_tensors() {
     for activation in [Activation::Relu, Activation::Prelu { slope: 0.25 }] {
         for (channels, kernel, pool, widths) in [
             (vec![], 3, 2, vec![]),

@@ -116,7 +116,7 @@ fn as_a_module_it_takes_the_mode_of_the_pass_around_it() {
 }
 
 #[test]
-fn a_frozen_model_shares_what_is_trained_and_builds_no_graph() {
+fn a_frozen_model_shares_the_parameters_and_builds_no_graph() {
     let params = params();
     let norm = |vb| BatchNorm1d::new(2, BatchNormConfig::default(), vb).unwrap();
     let (trained, frozen) = (norm(params.builder()), norm(params.frozen()));

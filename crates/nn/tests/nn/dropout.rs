@@ -12,7 +12,7 @@ fn train(dropout: Dropout, xs: &Tensor, seed: u64) -> Tensor {
 }
 
 #[test]
-fn it_is_inverted_behind_all_but_selu() {
+fn it_is_inverted_dropout_except_after_selu() {
     let xs = Tensor::ones((100, 100), candle_core::DType::F32, CPU).unwrap();
     for f in Activation::ALL.into_iter().filter(|f| *f != Activation::Selu) {
         let dropout = Dropout::matching(f, 0.25).unwrap();
@@ -114,7 +114,7 @@ fn parts_of_a_batch_drop_what_the_whole_batch_drops_at_every_place() {
 }
 
 #[test]
-fn as_a_module_it_drops_within_the_scope_of_a_training_pass_alone() {
+fn as_a_module_it_drops_only_within_the_scope_of_a_training_pass() {
     let (xs, dropout) = (random(1, &[10, 10]), Dropout::new(0.5).unwrap());
     let module = || bits(&Module::forward(&dropout, &xs).unwrap());
     assert_eq!(module(), bits(&xs));

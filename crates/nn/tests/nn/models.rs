@@ -18,7 +18,7 @@ fn cnn(config: &CnnConfig) -> (Cnn, Params) {
     (Cnn::new(config, params.builder()).unwrap(), params)
 }
 
-/// Names of the sites of one pass, with the shapes of what was seen there.
+/// Names of the sites of one pass, with the shapes of their values.
 fn sites(model: &dyn Model, xs: &Tensor) -> Vec<(String, Vec<usize>)> {
     let mut sites = Vec::new();
     let mut observer = taper_hooks::observer_fn(|seen: &taper_hooks::Seen<'_>| {
@@ -244,7 +244,7 @@ fn observing_changes_no_output_and_no_weight() {
 }
 
 #[test]
-fn dropout_in_a_model_is_not_seen_at_its_sites() {
+fn dropout_in_a_model_does_not_change_its_sites() {
     // Behind an identity there are no zeros but those that dropout makes.
     let config = MlpConfig {
         inputs: 64,

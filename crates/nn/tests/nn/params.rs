@@ -114,7 +114,7 @@ fn the_running_statistics_of_candles_batch_norm_are_buffers() {
     let ys = norm.forward_t(&random(1, &[50, 3, 2, 2]), true).unwrap();
     let moved = values(&params.buffers()[0].1);
     assert!(moved.iter().all(|mean| *mean != 0.0), "{moved:?}");
-    // They move in the forward pass alone: no gradient reaches them.
+    // They change only in the forward pass: no gradient reaches them.
     let gradients = ys.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let reached: Vec<bool> = params.state().iter().map(|(_, var)| gradients.get(var).is_some()).collect();
     assert_eq!(reached, [false, false, true, true]);

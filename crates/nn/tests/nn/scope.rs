@@ -7,7 +7,7 @@ use taper_nn::{Act, Activation, Dropout, Linear, Mode, Model, Params, Tap};
 
 use crate::{CPU, bits, random};
 
-/// The layers of a small network, by the same names and parameters whoever holds them.
+/// The layers of a small network, with the same names and parameters in each struct.
 struct Net {
     fc1: Linear,
     act1: Act,

@@ -1,4 +1,4 @@
-//! Layers of transformers: names, how they start, and what they refuse.
+//! Layers of transformers: names, initial values, and errors.
 
 use candle_core::Tensor;
 use taper_nn::{Embedding, LayerNorm, RmsNorm};

@@ -31,7 +31,7 @@ fn five_units_killed_in_the_mlp_of_a_transformer_are_found_by_index() {
     assert_eq!((got[0].units, got[0].samples, got[0].values), (64, 20, 20 * 28 * 64));
     assert_eq!((got[0].dead, got[0].dead_units.clone()), (Some(5), killed.map(|u| u as u32).to_vec()));
     assert!(got[0].zeros > 20 * 28 * 5 && got[0].zero_fraction < 0.7);
-    // Apart from its layer, an activation must be told.
+    // Without its layer, an activation needs the unit axis.
     let apart = recorded(|pass| {
         let xs = layer.forward(&random(1, &[20, 28, 32])).unwrap();
         let error = message(act.forward(pass, &xs));
@@ -43,7 +43,7 @@ fn five_units_killed_in_the_mlp_of_a_transformer_are_found_by_index() {
 }
 
 #[test]
-fn a_tap_hands_on_what_it_is_given_and_has_no_slope_to_speak_of() {
+fn a_tap_returns_its_input_and_has_no_slope() {
     let params = params();
     let tap = Tap::at(params.builder().pp("block1")).unwrap().units(Units::Last);
     let xs = random(1, &[4, 3, 5]);

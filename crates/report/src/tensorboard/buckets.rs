@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_finite_whatever_is_known_of_the_extremes() {
+    fn limits_are_finite_without_known_extremes() {
         let xs = [-1e30, 1e9];
         let ends = |buckets: Vec<Bucket>| (buckets[0][0], buckets[buckets.len() - 1][1]);
         assert_eq!(ends(of(&xs, Some(-1e30), Some(1e9))), (-1e30, 1e9));

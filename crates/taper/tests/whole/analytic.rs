@@ -14,7 +14,7 @@ fn normal(shape: (usize, usize), seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// The function that a name such as `elu_0.5` or `gelu_erf` of the golden file stands for.
+/// The function with a name of the golden file, such as `elu_0.5` or `gelu_erf`.
 fn named(name: &str) -> Option<Activation> {
     if name == "gelu_erf" {
         return Some(Activation::Gelu);

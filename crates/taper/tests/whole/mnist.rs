@@ -1,4 +1,4 @@
-//! Real MNIST: what can be known beforehand, and what a network must reach.
+//! Real MNIST: properties of the data, and accuracies that a network must reach.
 
 use candle_core::{Device, Tensor};
 use taper::hooks::Pass;

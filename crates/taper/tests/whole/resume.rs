@@ -17,7 +17,7 @@ use crate::support::{RULES, small_net};
 const EPOCHS: u32 = 5;
 const BATCH: usize = 48;
 
-/// Everything that changes while the loop runs, beside weights and optimiser.
+/// Everything that changes while the loop runs, in addition to weights and optimiser.
 #[derive(Serialize, Deserialize)]
 struct State {
     /// As it was when the epoch began, so that the same order is drawn again.
@@ -29,7 +29,7 @@ struct State {
     lines: Vec<String>,
 }
 
-/// Goes on from the newest checkpoint in `dir` and trains until `stop`, or to the end; returns what was reported.
+/// Resumes from the newest checkpoint in `dir` and trains until `stop`, or to the end; returns the reports.
 fn go_on(data: &Dataset, cnn: bool, rule: &str, dir: &Path, stop: Option<Point>) -> Vec<String> {
     let (rule, rate) = parse_rule(rule, None).unwrap();
     let steps = u64::from(EPOCHS) * data.train.len().div_ceil(BATCH) as u64;
@@ -77,7 +77,7 @@ fn go_on(data: &Dataset, cnn: bool, rule: &str, dir: &Path, stop: Option<Point>)
     state.lines
 }
 
-/// The weights, what the optimiser remembers, and what was reported.
+/// The weights, the optimiser's state, and the reports.
 fn ended(data: &Dataset, cnn: bool, rule: &str, cuts: &[(u32, u64)]) -> (Vec<u8>, Vec<u8>, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     for &(epoch, batch) in cuts {

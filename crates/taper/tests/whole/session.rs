@@ -134,7 +134,7 @@ fn a_run_of_any_loss_that_is_interrupted_or_killed_ends_with_the_same_bytes() {
     }
 }
 
-/// Keeps the windows of steps that it is told of.
+/// Keeps the windows of steps that it receives.
 struct Windows<'a>(&'a mut Vec<StepReport>);
 
 impl Sink for Windows<'_> {
@@ -264,7 +264,7 @@ fn another_run_or_other_files_in_the_directory_are_refused_and_stay() {
 }
 
 #[test]
-fn an_evaluation_that_is_not_finite_is_reported_and_then_ends_the_run_unless_it_is_to_go_on() {
+fn an_evaluation_that_is_not_finite_is_reported_and_then_ends_the_run_unless_it_may_continue() {
     for on in [OnNonFinite::Stop, OnNonFinite::Continue] {
         let dir = tempfile::tempdir().unwrap();
         let (net, mut session) = open(&dir.path().join("run"), run(1), SessionConfig::default(), on).unwrap();

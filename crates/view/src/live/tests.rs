@@ -109,7 +109,7 @@ fn the_view_names_run_place_sites_scores_progress_and_time_left() {
 }
 
 #[test]
-fn the_spike_of_the_zeros_stands_apart_on_a_scale_of_its_own() {
+fn the_bar_of_the_zeros_has_its_own_scale() {
     let (state, now) = state("relu", &["fc1"]);
     let rows = drawn(&state, now, 80, 24);
     // 60 % of the values: the lower part of the spike is full, its top is not there.

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::maps::{Gradients, Maps, Wanted, by_groups};
+use super::maps::{ConvGradients, Maps, Wanted, by_groups};
 use super::shape::ConvShape;
 use crate::activation::Activation;
 use crate::gemm::{Matrix, matmul, product_to};
@@ -45,7 +45,7 @@ pub(super) fn backward(
     weight: &[f32],
     grad_ys: Maps<'_>,
     wanted: Wanted,
-) -> Gradients {
+) -> ConvGradients {
     let columns = |wanted: bool| vec![0.0; if wanted { s.k * s.p } else { 0 }];
     let scratch = || Scratch {
         maps: Vec::new(),

@@ -15,7 +15,7 @@ pub(super) struct Wanted {
 }
 
 /// Gradients in the layout of their tensors.
-pub(super) struct Gradients {
+pub(super) struct ConvGradients {
     pub xs: Option<Vec<f32>>,
     pub weight: Option<Vec<f32>>,
     pub bias: Vec<f32>,
@@ -82,7 +82,7 @@ impl<'a> Maps<'a> {
 }
 
 /// The sums of one group of images.
-pub(super) struct Sums {
+pub(super) struct GroupSums {
     /// The gradient of the weights, in a layout of the caller's.
     pub weight: Aligned,
     pub bias: Vec<f32>,
@@ -98,11 +98,11 @@ pub(super) unsafe fn by_groups<T: Send>(
     wanted: Wanted,
     weights: usize,
     scratch: impl Fn() -> T + Sync,
-    image: impl Fn(&mut T, &mut Sums, usize, &mut [MaybeUninit<f32>]) + Sync,
-) -> Gradients {
+    image: impl Fn(&mut T, &mut GroupSums, usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> ConvGradients {
     let (size, weights) = (if wanted.xs { s.input() } else { 0 }, if wanted.weight { weights } else { 0 });
-    let start = || (scratch(), Sums { weight: Aligned::new(weights), bias: vec![0.0; s.o] });
-    let op = |(scratch, sums): &mut (T, Sums), n: usize, grad_image: &mut [MaybeUninit<f32>]| {
+    let start = || (scratch(), GroupSums { weight: Aligned::new(weights), bias: vec![0.0; s.o] });
+    let op = |(scratch, sums): &mut (T, GroupSums), n: usize, grad_image: &mut [MaybeUninit<f32>]| {
         image(scratch, sums, n, grad_image);
     };
     // SAFETY: the caller ensures it.
@@ -112,5 +112,5 @@ pub(super) unsafe fn by_groups<T: Send>(
         weight.iter_mut().zip(&*group.weight).for_each(|(sum, x)| *sum += *x);
         bias.iter_mut().zip(&group.bias).for_each(|(sum, x)| *sum += *x);
     }
-    Gradients { xs: wanted.xs.then_some(xs), weight: wanted.weight.then_some(weight), bias }
+    ConvGradients { xs: wanted.xs.then_some(xs), weight: wanted.weight.then_some(weight), bias }
 }

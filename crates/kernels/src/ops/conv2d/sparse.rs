@@ -6,7 +6,7 @@ use std::array::from_fn;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::layout::Layout;
-use super::maps::{Gradients, Maps, Wanted, by_groups};
+use super::maps::{ConvGradients, Maps, Wanted, by_groups};
 use super::shape::ConvShape;
 use crate::simd::{Aligned, sum};
 use crate::sparse::{Entry, Lists};
@@ -18,7 +18,7 @@ pub(super) fn backward(
     weight: &[f32],
     grad_ys: Maps<'_>,
     wanted: Wanted,
-) -> Gradients {
+) -> ConvGradients {
     let layout = Layout::new(s);
     let (starts, packed) = (s.starts(), layout.pack(weight));
     let aligned = |wanted: bool| Aligned::new(if wanted { layout.image() } else { 0 });
@@ -60,7 +60,7 @@ pub(super) fn backward(
             }
         })
     };
-    Gradients { weight: gradients.weight.map(|packed| layout.unpack(&packed)), ..gradients }
+    ConvGradients { weight: gradients.weight.map(|packed| layout.unpack(&packed)), ..gradients }
 }
 
 /// Buffers for the images of a group.

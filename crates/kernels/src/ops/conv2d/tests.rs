@@ -66,14 +66,14 @@ fn assert_close(what: &str, got: &[f32], want: &[f32]) {
 }
 
 #[track_caller]
-fn agree(got: &Gradients, want: &Gradients) {
+fn agree(got: &ConvGradients, want: &ConvGradients) {
     assert_close("grad_xs", got.xs.as_ref().unwrap(), want.xs.as_ref().unwrap());
     assert_close("grad_weight", got.weight.as_ref().unwrap(), want.weight.as_ref().unwrap());
     assert_close("grad_bias", &got.bias, &want.bias);
 }
 
 /// Gradients by the formula, in f64.
-fn by_definition(s: &ConvShape, xs: &[f32], weight: &[f32], grad_ys: &[f32]) -> Gradients {
+fn by_definition(s: &ConvShape, xs: &[f32], weight: &[f32], grad_ys: &[f32]) -> ConvGradients {
     let mut grad_xs = vec![0.0_f64; xs.len()];
     let mut grad_weight = vec![0.0_f64; weight.len()];
     let mut grad_bias = vec![0.0_f64; s.o];
@@ -92,7 +92,7 @@ fn by_definition(s: &ConvShape, xs: &[f32], weight: &[f32], grad_ys: &[f32]) -> 
         }
     }
     let single = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect();
-    Gradients { xs: Some(single(grad_xs)), weight: Some(single(grad_weight)), bias: single(grad_bias) }
+    ConvGradients { xs: Some(single(grad_xs)), weight: Some(single(grad_weight)), bias: single(grad_bias) }
 }
 
 proptest! {
@@ -200,7 +200,7 @@ fn sparse_gradients_have_the_same_bits_with_any_number_of_threads() {
 }
 
 #[test]
-fn sums_over_what_is_not_zero_are_chosen_by_density_and_only_where_channels_fill_a_vector() {
+fn sparse_sums_are_chosen_by_density_and_only_if_channels_fill_a_vector() {
     let rng = &mut Xoshiro256PlusPlus::seed_from_u64(1);
     let mut choose = |channels: usize, density: f64| {
         let s =

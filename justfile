@@ -14,7 +14,7 @@ mnist *ARGS:
 doc:
     cargo doc --workspace --no-deps --open
 
-# Look for input that a reader cannot bear, in one place for so many seconds: `just fuzz idx 60`. Needs cargo-fuzz.
+# Fuzz one reader for some seconds: `just fuzz idx 60`. Needs cargo-fuzz.
 fuzz TARGET SECONDS="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer address {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=4096 -timeout=10
 
@@ -22,8 +22,8 @@ fuzz TARGET SECONDS="60":
 asan *FILTERS:
     RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p taper-kernels --lib --tests --target $(rustc --print host-tuple) --target-dir target/asan -- {{FILTERS}}
 
-# The kernels' unit tests under Miri, which finds undefined behaviour: slow, so name some: `just miri sparse:: transpose::`. CPU
-# features are not detected under Miri, so the scalar paths run. Needs `rustup +nightly component add miri rust-src`.
+# The kernels' unit tests under Miri, which finds undefined behaviour. It is slow, so name some: `just miri sparse:: transpose::`.
+# CPU features are not detected under Miri, so the scalar paths run. Needs `rustup +nightly component add miri rust-src`.
 miri *FILTERS:
     MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-tree-borrows" cargo +nightly miri test -p taper-kernels --lib -- {{FILTERS}}
 
@@ -31,18 +31,18 @@ miri *FILTERS:
 deny *CHECKS="licenses bans sources":
     cargo deny check {{CHECKS}}
 
-# Speed and memory beside PyTorch, candle and burn, in turns: `just bench --help`.
+# Speed and memory compared with PyTorch, candle and burn, in alternate runs: `just bench --help`.
 bench *ARGS:
     python3 benches/run.py {{ARGS}}
 
-# Values, statistics and speed on a CUDA device, beside the CPU and PyTorch; says that it skipped where there is none.
+# Compares values, statistics and speed on a CUDA device with the CPU and PyTorch; skips without a device.
 gpu:
     bash benches/gpu.sh
 
-# What recording everything costs, by steps in turns; needs MNIST in $TAPER_DATA: `just recording mlp`.
+# The cost of recording everything, in alternate steps; needs MNIST in $TAPER_DATA: `just recording mlp`.
 recording *CASES:
     cargo bench -p taper --bench recording --profile dev -- {{CASES}}
 
-# Kill a training process fifty times, go on each time, and say what was found.
+# Kills a training process fifty times, resumes it each time, and compares the results.
 crash:
     cargo test -p taper-examples --test crash -- --nocapture

@@ -8,17 +8,15 @@
 
 use std::process::ExitCode;
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use taper::data::Split;
-use taper::nn::{
-    Act, Activation, Init, LayerNorm, Linear, Mask, Model, Pass, Tap, Units, add, mean_of_steps,
-    self_attention,
-};
+use taper::nn::{Act, Activation, Init, LayerNorm, Linear, Mask, Model, Pass, Tap, Units};
+use taper::nn::{add, mean_of_steps, self_attention};
 use taper::train::{CROSS_ENTROPY, classify};
-use taper_experiment::{Data, ImageOptions, Options, Result, Setup, Sweep, Trial};
+use taper_experiment::{ImageOptions, Options, Setup, Sweep, Trial};
 
 /// Train a transformer on the rows of images and see which of its units are used.
 #[derive(Parser, Serialize, Deserialize)]
@@ -57,7 +55,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(f: Activation, vb: VarBuilder) -> candle_core::Result<Self> {
+    fn new(f: Activation, vb: VarBuilder) -> Result<Self> {
         let linear = |i, o, name| Linear::new(i, o, Init::LeCun, vb.pp(name));
         Ok(Self {
             norm1: LayerNorm::new(WIDTH, vb.pp("norm1"))?,
@@ -70,11 +68,9 @@ impl Block {
             residual: Tap::at(vb.pp("residual"))?.units(Units::Last),
         })
     }
-}
 
-impl Model for Block {
     /// `xs`: `(N, T, F)`; the result too.
-    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
         let xs = add(xs, &self.proj.forward(&self_attention(&qkv, HEADS, Mask::None)?)?)?;
         let hidden = self.up.forward_act(pass, &self.norm2.forward(&xs)?, &self.act)?;
@@ -91,30 +87,23 @@ struct Transformer {
 }
 
 impl Transformer {
-    /// For images of `(rows, columns)`.
-    fn new(
-        (h, w): (usize, usize),
-        classes: usize,
-        blocks: u8,
-        f: Activation,
-        vb: VarBuilder,
-    ) -> candle_core::Result<Self> {
+    fn new(images: &Split, blocks: u8, f: Activation, vb: VarBuilder) -> Result<Self> {
+        let (_, h, w) = images.shape();
         let start = candle_nn::Init::Randn { mean: 0.0, stdev: 0.02 };
+        let block = |i| Block::new(f, vb.pp(format!("block{i}")));
         Ok(Self {
             embed: Linear::new(w, WIDTH, Init::LeCun, vb.pp("embed"))?,
             position: vb.get_with_hints((h, WIDTH), "position", start)?,
-            blocks: (1..=blocks)
-                .map(|i| Block::new(f, vb.pp(format!("block{i}"))))
-                .collect::<Result<_, _>>()?,
+            blocks: (1..=blocks).map(block).collect::<Result<_>>()?,
             norm: LayerNorm::new(WIDTH, vb.pp("norm"))?,
-            head: Linear::new(WIDTH, classes, Init::LeCun, vb.pp("head"))?,
+            head: Linear::new(WIDTH, images.classes(), Init::LeCun, vb.pp("head"))?,
         })
     }
 }
 
 impl Model for Transformer {
     /// `xs`: `(N, 1, H, W)`; the result is `(N, classes)`.
-    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> candle_core::Result<Tensor> {
+    fn forward(&self, pass: &mut Pass<'_>, xs: &Tensor) -> Result<Tensor> {
         let mut xs = add(&self.embed.forward(&xs.squeeze(1)?)?, &self.position)?;
         for block in &self.blocks {
             xs = block.forward(pass, &xs)?;
@@ -123,18 +112,13 @@ impl Model for Transformer {
     }
 }
 
-fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
-    args.images.load(setup)
-}
-
-fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
-    let ((_, h, w), classes) = (trial.data.train.shape(), trial.data.train.classes());
+fn train(args: &Args, trial: &mut Trial<'_, Split>) -> taper_experiment::Result<()> {
     let blocks = *args.blocks;
-    let net = Transformer::new((h, w), classes, blocks, *args.act, trial.params.builder())?;
+    let net = Transformer::new(&trial.data.train, blocks, *args.act, trial.params.builder())?;
     trial.start(format!("transformer of {blocks} blocks, {WIDTH} features, {HEADS} heads"), CROSS_ENTROPY)?;
     trial.fit(&classify(&net))
 }
 
 fn main() -> ExitCode {
-    taper_experiment::run(load, train)
+    taper_experiment::run(|args: &mut Args, setup: &Setup<'_>| args.images.load(setup), train)
 }

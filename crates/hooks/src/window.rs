@@ -2,7 +2,7 @@
 //! is looked at where a window of steps ends.
 
 use serde::{Deserialize, Serialize};
-use taper_report::SiteSteps;
+use taper_report::{Octaves, SiteSteps};
 
 use crate::bits;
 use crate::tally::{Tally, add};
@@ -24,6 +24,8 @@ struct Sums {
     values: u64,
     zeros: u64,
     spread: Spread,
+    /// Empty where a recorder has no histogram.
+    octaves: Octaves,
     /// By unit: observations at which a gradient could pass.
     passed: Vec<u64>,
     /// By unit: observations that were not finite.
@@ -81,12 +83,13 @@ impl SiteWindow {
         let units = |sums: &Sums| sums.passed.len() == sums.faulty.len();
         let within =
             |a: &[u64], b: &[u64]| a.is_empty() || a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a <= b);
-        let Sums { values, zeros, spread, passed, faulty } = &self.begun;
+        let Sums { values, zeros, spread, octaves, passed, faulty } = &self.begun;
         units(&self.begun)
             && units(&self.carried)
             && *values <= now.values
             && *zeros <= now.zeros
             && spread.count <= now.spread.count
+            && octaves.since(&now.octaves) == Octaves::default()
             && within(passed, &now.passed)
             && within(faulty, &now.faulty)
     }
@@ -95,9 +98,11 @@ impl SiteWindow {
 impl Sums {
     fn of(tallies: &[Tally]) -> Self {
         let (mut sums, mut moments) = (Self::default(), tallies[0].moments);
+        sums.octaves = Octaves::from(&tallies[0].histogram);
         (sums.passed, sums.faulty) = (tallies[0].units.passed.clone(), tallies[0].units.faulty.clone());
         for tally in &tallies[1..] {
             moments.merge(&tally.moments);
+            sums.octaves.merge(&Octaves::from(&tally.histogram));
             add(&mut sums.passed, &tally.units.passed);
             add(&mut sums.faulty, &tally.units.faulty);
         }
@@ -116,6 +121,7 @@ impl Sums {
             values: self.values - begun.values,
             zeros: self.zeros - begun.zeros,
             spread: self.spread.since(begun.spread),
+            octaves: self.octaves.since(&begun.octaves),
             passed: without(&self.passed, &begun.passed),
             faulty: without(&self.faulty, &begun.faulty),
         }
@@ -130,6 +136,7 @@ impl Sums {
             self.values = self.values.saturating_add(other.values);
             self.zeros = self.zeros.saturating_add(other.zeros);
             self.spread = other.spread.plus(self.spread);
+            self.octaves.merge(&other.octaves);
             let more = |sums: &mut [u64], others: &[u64]| {
                 sums.iter_mut().zip(others).for_each(|(sum, other)| *sum = sum.saturating_add(*other));
             };
@@ -154,6 +161,7 @@ impl Sums {
             dead: has_slope.then(|| dead.count() as u64),
             mean: (count > 0).then_some(mean),
             std: (count > 0).then(|| (m2.max(0.0) / count as f64).sqrt()),
+            octaves: Some(self.octaves).filter(|of| of.total() > 0),
         }
     }
 }

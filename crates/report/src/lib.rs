@@ -34,6 +34,7 @@ mod alert;
 mod error;
 mod histogram;
 mod layer_stats;
+mod octaves;
 mod report;
 mod sink;
 mod statistic;
@@ -70,6 +71,7 @@ pub use lines::{
     WarningLine, read_config, read_lines, read_lines_before_damage,
 };
 pub use number::{count as count_text, fixed as fixed_text, share as share_text};
+pub use octaves::{OCTAVES, Octaves};
 pub use replay::read_reports;
 pub use report::{
     ADDED_LOSS, EpochReport, Fault, Labels, Metric, MetricKind, NonFinite, Place, Run, Score, Split,

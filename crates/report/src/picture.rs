@@ -1,7 +1,4 @@
-use crate::Histogram;
-
-/// Columns on each side of zero.
-const SIDE: usize = 8;
+use crate::{Histogram, Octaves};
 
 /// The title of the pictures: the column of ±1 holds `[1, 2)`, the outermost 8 and more.
 pub(crate) const PICTURE_TITLE: &str = "-8 -1    =0     1  8";
@@ -13,23 +10,12 @@ pub(crate) const PICTURE_TITLE: &str = "-8 -1    =0     1  8";
 /// all values, because next to a bar of 90 % the rest would be flat. A blank is no value at all; a single value is
 /// already `▁`.
 pub(crate) fn picture(histogram: &Histogram) -> String {
-    let negative = octaves(&histogram.negative);
-    let positive = octaves(&histogram.positive);
+    let Octaves { zeros, negative, positive } = Octaves::from(histogram);
     let tallest = *negative.iter().chain(&positive).max().unwrap_or(&0);
-    let spike = block(histogram.zeros, histogram.total());
+    let spike = block(zeros, histogram.total());
     let left = negative.iter().rev().map(|n| block(*n, tallest));
     let right = positive.iter().map(|n| block(*n, tallest));
     left.chain(['│', spike, spike, '│']).chain(right).collect()
-}
-
-fn octaves(counts: &[u64]) -> [u64; SIDE] {
-    let mut columns = [0; SIDE];
-    for (bin, n) in counts.iter().enumerate() {
-        let exponent = Histogram::edges(bin).0.log2().floor();
-        // [⅛, ¼) is column 1; the logarithm of the lowest bin's edge, −∞, saturates.
-        columns[(exponent + 4.0).clamp(0.0, (SIDE - 1) as f64) as usize] += n;
-    }
-    columns
 }
 
 /// An eighth of a block for every eighth of the whole, rounded up.

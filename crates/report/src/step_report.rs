@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Score;
+use crate::{Octaves, Score};
 
 /// The content of one window of training steps, for curves from the first step.
 ///
@@ -40,6 +40,9 @@ pub struct SiteSteps {
     pub mean: Option<f64>,
     /// Standard deviation of the finite values (population).
     pub std: Option<f64>,
+    /// Where the values lie; `None` without a histogram.
+    #[serde(default)]
+    pub octaves: Option<Octaves>,
 }
 
 impl SiteSteps {

@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use taper_report::{
     ActivePerSample, EpochReport, Error, Fault, Finding, FiringRates, Histogram, LayerLine, LayerStats,
-    Lengths, Metric, MetricKind, MetricsLine, NonFinite, ParameterNorms, Place, Quantiles, Result, Run,
-    RunDir, RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine, StepReport, TimingLine, Trouble,
-    Warning, fresh_dir, read_config, read_lines, read_reports, write_whole,
+    Lengths, Metric, MetricKind, MetricsLine, NonFinite, Octaves, ParameterNorms, Place, Quantiles, Result,
+    Run, RunDir, RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine, StepReport, TimingLine,
+    Trouble, Warning, fresh_dir, read_config, read_lines, read_reports, write_whole,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -120,8 +120,10 @@ fn window(step: u64) -> StepReport {
         dead: Some(1),
         mean: Some(0.4375),
         std: Some(0.75),
+        octaves: Some(Octaves { zeros: 128, positive: [0, 1, 32, 64, 31, 0, 0, 0], ..Octaves::default() }),
     };
-    let out = SiteSteps { site: "out".into(), dead: None, mean: None, std: None, ..fc1.clone() };
+    let out =
+        SiteSteps { site: "out".into(), dead: None, mean: None, std: None, octaves: None, ..fc1.clone() };
     let weight = ParameterNorms {
         parameter: "fc1.weight".into(),
         gradient_norm: Some(0.5),

@@ -163,6 +163,7 @@ fn windows_of_steps_are_curves_over_the_step_number_and_later_ones_are_cut_when_
         dead,
         mean: Some(0.25),
         std: Some(2.0),
+        octaves: None,
     };
     let weight = ParameterNorms {
         parameter: "fc1.weight".into(),

@@ -32,6 +32,7 @@ fn window(step: u64, loss: f64, learning_rate: f64, dead: u64) -> StepReport {
         dead: Some(dead),
         mean: None,
         std: None,
+        octaves: None,
     };
     StepReport {
         step,

@@ -4,7 +4,7 @@ use taper_report::{Histogram, MAGNITUDES};
 const NEAREST: i32 = -10;
 /// The width of this bin on the axis, in octaves. Values evenly spread around zero have about the same density there as
 /// in the octave above, so the bin is not a peak.
-const NEXT_TO_ZERO: f64 = 2.0;
+pub(crate) const NEXT_TO_ZERO: f64 = 2.0;
 /// The histogram's magnitude bins below 2^-10: the underflow bin and ten octaves of eight.
 const NEAR: usize = 1 + 10 * 8;
 
@@ -35,6 +35,20 @@ fn magnitudes(bin: usize) -> (f64, f64) {
             let (low, high) = Histogram::edges(first.min(MAGNITUDES - 1));
             (low, if first < MAGNITUDES - 1 { Histogram::edges(first + 1).1 } else { high })
         }
+    }
+}
+
+/// `0.25 to 0.3125`, or for negative values `−0.3125 to −0.25`: the magnitudes from `low` to `high`.
+pub(crate) fn limits(sign: f64, (low, high): (f64, f64)) -> String {
+    let number = |x: f64, sign: &str| match x {
+        x if x.is_infinite() => format!("{sign}∞"),
+        0.0 => "0".into(),
+        x => format!("{sign}{}", format!("{x:.4}").trim_end_matches('0').trim_end_matches('.')),
+    };
+    if sign < 0.0 {
+        format!("{} to {}", number(high, "−"), number(low, "−"))
+    } else {
+        format!("{} to {}", number(low, ""), number(high, ""))
     }
 }
 
@@ -74,19 +88,7 @@ impl Bins {
 
     /// `0.25 to 0.3125` for every bin, ascending.
     pub fn labels(self) -> Vec<String> {
-        let number = |x: f64, sign: &str| match x {
-            x if x.is_infinite() => format!("{sign}∞"),
-            0.0 => "0".into(),
-            x => format!("{sign}{}", format!("{x:.4}").trim_end_matches('0').trim_end_matches('.')),
-        };
-        self.each(|sign, m| {
-            let (low, high) = magnitudes(m);
-            if sign < 0.0 {
-                format!("{} to {}", number(high, "−"), number(low, "−"))
-            } else {
-                format!("{} to {}", number(low, ""), number(high, ""))
-            }
-        })
+        self.each(|sign, m| limits(sign, magnitudes(m)))
     }
 
     /// Counts in every bin, ascending.

@@ -42,7 +42,7 @@ impl Common {
 }
 
 /// Densities are written in units of 1e-5 of the values per octave.
-const UNIT: f64 = 1e5;
+pub(crate) const UNIT: f64 = 1e5;
 /// The largest number of epochs in a heat map: more would be narrower than a pixel or two.
 const EPOCHS: usize = 120;
 

@@ -21,6 +21,7 @@ mod chart;
 mod csv;
 mod distribution;
 mod group;
+mod heat;
 mod html;
 mod live;
 mod live_page;

@@ -75,8 +75,15 @@ fn the_warnings_of_a_run_are_those_that_it_wrote_down() -> Result {
     sink.begin(&Run { name: "run".into(), ..Run::default() })?;
     for step in 1..=20 {
         let dead = Some(if step > 1 { 9 } else { 0 });
-        let site =
-            SiteSteps { site: "fc1".into(), units: 10, zero_fraction: 0.5, dead, mean: None, std: None };
+        let site = SiteSteps {
+            site: "fc1".into(),
+            units: 10,
+            zero_fraction: 0.5,
+            dead,
+            mean: None,
+            std: None,
+            octaves: None,
+        };
         let (score, learning_rate) = (Score { loss: 1.0, samples: 10, ..Score::default() }, 0.1);
         let report =
             StepReport { step, steps: 1, score, learning_rate, sites: vec![site], parameters: Vec::new() };

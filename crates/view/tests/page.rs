@@ -9,8 +9,8 @@ use std::{
 
 use serde_json::Value;
 use taper_report::{
-    EpochReport, FiringRates, Histogram, LayerLine, LayerStats, Metric, MetricKind, Run, RunDir, Score, Sink,
-    SiteSteps, Split, SplitReport, StepReport, read_lines,
+    EpochReport, FiringRates, Histogram, LayerLine, LayerStats, Metric, MetricKind, Octaves, Run, RunDir,
+    Score, Sink, SiteSteps, Split, SplitReport, StepReport, read_lines,
 };
 use taper_view::{html_report, load_runs};
 
@@ -166,6 +166,7 @@ fn step_report(step: u64, sites: [&str; 3], dropout: f64) -> StepReport {
         dead: Some(0),
         mean: Some(0.3),
         std: Some(1.0),
+        octaves: Some(Octaves { zeros: 50, negative: [0; 8], positive: [10, 10, 10, 10, 9, 1, 0, 0] }),
     };
     StepReport {
         step,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, from_str, to_string};
 use taper_hooks::{Activation, Observer, Parts, Recorder, Site};
-use taper_report::{LayerStats, SiteSteps};
+use taper_report::{LayerStats, Octaves, SiteSteps};
 
 use crate::{random, see, tensor};
 
@@ -11,6 +11,7 @@ use crate::{random, see, tensor};
 fn assert_same(window: &SiteSteps, alone: &LayerStats) {
     assert_eq!((&window.site, window.units), (&alone.site, alone.units));
     assert_eq!((window.zero_fraction, window.dead), (alone.zero_fraction, alone.dead));
+    assert_eq!(window.octaves, alone.histogram.as_ref().map(Octaves::from));
     for (a, b) in [(window.mean, alone.mean), (window.std, alone.std())] {
         let (a, b) = (a.unwrap(), b.unwrap());
         assert!((a - b).abs() <= 1e-10 * b.abs().max(1.0), "{a} against {b}");
@@ -85,7 +86,7 @@ fn what_is_not_known_is_none() {
     let mut recorder = Recorder::of(Parts::COUNTS);
     see(&mut recorder, &Site::new("out"), &random(1, &[4, 3]));
     let window = recorder.end_window().remove(0);
-    assert_eq!((window.dead, window.mean, window.std), (None, None, None));
+    assert_eq!((window.dead, window.mean, window.std, window.octaves), (None, None, None, None));
 }
 
 #[test]
@@ -106,6 +107,7 @@ fn recorders_that_saw_parts_of_a_window_merge() {
     a.merge(&b).unwrap();
     let (merged, whole) = (a.end_window().remove(0), whole.end_window().remove(0));
     assert_eq!((merged.zero_fraction, merged.dead), (whole.zero_fraction, whole.dead));
+    assert_eq!(merged.octaves, whole.octaves);
     assert!((merged.mean.unwrap() - whole.mean.unwrap()).abs() < 1e-12);
     assert!((merged.std.unwrap() - whole.std.unwrap()).abs() < 1e-12);
 }
@@ -123,6 +125,9 @@ fn a_written_window_that_began_with_more_than_there_is_is_refused() {
         let error = from_str::<Recorder>(&other.to_string()).unwrap_err().to_string();
         assert!(error.contains("site 'fc1': expected a window of steps within the tallies"), "{error}");
     }
+    let mut other = written.clone();
+    other["steps"][0]["begun"]["octaves"]["positive"][3] = 1000.into();
+    assert!(from_str::<Recorder>(&other.to_string()).is_err());
     let mut other = written;
     other["steps"][0]["begun"]["passed"] = vec![0, 0].into();
     assert!(from_str::<Recorder>(&other.to_string()).is_err());

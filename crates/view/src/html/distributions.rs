@@ -1,11 +1,12 @@
 use std::fmt::Write;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Page, caption, section};
 use crate::{
     distribution::{self, Common},
     group::Groups,
+    heat::{self, Rows},
     measure, table,
     text::{self, html},
 };
@@ -20,11 +21,22 @@ impl Page {
         for (epoch, color) in &chosen {
             let _ = write!(legend, "<span><i style=\"background:{color}\"></i> epoch {epoch}</span>");
         }
-        legend += "</p><p class=\"lead ramp\">heat maps: share of the values per octave <span><i></i><b></b><b></b><b></b><b></b><b></b></span></p>";
+        let by_step = if groups.sites.iter().any(|site| Rows::of(groups, site).is_some()) {
+            ", by training step"
+        } else {
+            ""
+        };
+        let _ = write!(
+            legend,
+            "</p><p class=\"lead ramp\">heat maps: share of the values per octave{by_step} <span><i></i><b></b><b></b><b></b><b></b><b></b></span></p>"
+        );
         let (mut last, mut over_epochs) = (String::new(), String::new());
         for (number, site) in groups.sites.iter().enumerate() {
             let common = Common::of(groups, site);
-            self.sites.push(common.to_json());
+            let rows = Rows::of(groups, site);
+            let mut axes = common.to_json();
+            axes["steps"] = rows.as_ref().map_or(Value::Null, Rows::to_json);
+            self.sites.push(axes);
             if common.is_empty() {
                 continue;
             }
@@ -36,10 +48,11 @@ impl Page {
                     continue;
                 }
                 let of = distribution::over_epochs(groups, i, site, &common);
+                let steps = rows.as_ref().map(|rows| heat::over_steps(group, site, rows));
                 let heat = self.place(
-                    json!({ "x": "heat", "site": number, "g": i, "data": of }),
+                    json!({ "x": "heat", "site": number, "g": i, "data": of, "steps": steps }),
                     "heat",
-                    &format!("distribution of {site} over the epochs, {}", group.label),
+                    &format!("distribution of {site} over the training, {}", group.label),
                 );
                 let source = self.charts.len() - 1;
                 of_groups.push(source);
@@ -87,7 +100,7 @@ impl Page {
             let _ = write!(self.body, "<div class=panels>{last}</div>");
             let _ = write!(
                 self.body,
-                "<details><summary>Over the epochs, run by run</summary>{legend}{over_epochs}</details>"
+                "<details><summary>Over the training, run by run</summary>{legend}{over_epochs}</details>"
             );
         } else {
             let _ = write!(self.body, "{legend}<div class=pairs>{over_epochs}</div>");

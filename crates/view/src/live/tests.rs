@@ -283,6 +283,7 @@ fn window(step: u64, loss: f64, dead: u64) -> StepReport {
         dead: Some(dead),
         mean: Some(0.5),
         std: Some(2.0),
+        octaves: None,
     };
     StepReport {
         step,

@@ -36,6 +36,8 @@
     return minus(kind === "share" ? text + "%" : text);
   };
 
+  const thousands = (x) => (x >= 1e4 ? trim((x / 1000).toFixed(1)) + "k" : String(x));
+
   // One box for all explanations, above or below what it is about, never on it.
   const tip = document.getElementById("tip");
   function showTip(nodes, box, x) {
@@ -160,7 +162,7 @@
     const axis = { stroke: quiet, font, ticks: { stroke: line, width: 1, size: 4 }, gap: 3 };
     const xAxis = { ...axis, grid: { show: false }, size: 22, label: density ? "value" : chart.x === "rate" ? "firing rate" : chart.x, labelSize: 14, labelGap: -3, labelFont: font };
     if (whole) xAxis.incrs = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7, 1e8];
-    if (whole) xAxis.values = (_, at) => at.map((x) => (x >= 1e4 ? trim((x / 1000).toFixed(1)) + "k" : String(x)));
+    if (whole) xAxis.values = (_, at) => at.map((x) => thousands(x));
     if (whole) xAxis.space = 46;
     if (chart.x === "rate") Object.assign(xAxis, { splits: () => [0, 1, 11, 20.99], values: () => ["= 0", "", "50 %", "= 1"] });
     if (density) {
@@ -258,10 +260,10 @@
     dark: [[0x1b, 0x22, 0x29], [0x1f, 0x4e, 0x6e], [0x2f, 0x86, 0xa6], [0x8c, 0xd0, 0xba], [0xfd, 0xf3, 0xb4]],
   };
   for (const site of page.sites) site.most = 1e-6;
-  for (const { x, site, data } of page.charts) {
-    if (x === "heat") page.sites[site].most = Object.values(data).flatMap((of) => of.density.flat()).reduce((most, n) => Math.max(most, n / 1e5), page.sites[site].most);
-  }
-  const FULL = Math.ceil(10 * Math.max(...page.sites.map((site) => site.most), 0.05)) / 10;
+  const densest = (all, least) => all.flatMap((of) => of.density.flat()).reduce((most, n) => Math.max(most, n / 1e5), least);
+  const heats = page.charts.filter((chart) => chart.x === "heat");
+  for (const { site, data } of heats) page.sites[site].most = densest(Object.values(data), page.sites[site].most);
+  const FULL = Math.ceil(10 * densest(heats.flatMap((chart) => chart.steps ?? Object.values(chart.data)), 0.05)) / 10;
   function shade(share) {
     const ramp = ramps[dark ? "dark" : "light"];
     const at = Math.min(1, Math.sqrt(share / FULL)) * (ramp.length - 1);
@@ -271,8 +273,11 @@
   }
 
   function drawHeat(box, chart) {
-    const of = windowOf(chart.data);
-    const site = page.sites[chart.site];
+    // Windows of training steps if the runs have them, else epochs.
+    const of = chart.steps ?? windowOf(chart.data);
+    const site = chart.steps ? page.sites[chart.site].steps : page.sites[chart.site];
+    const [from, to] = chart.steps ? [of.from, of.to] : [of.epochs, of.epochs];
+    const unit = chart.steps ? "step" : "epoch";
     const canvas = document.createElement("canvas");
     const [[width, height], scale] = [sizeOf(box), ratio()];
     [canvas.width, canvas.height] = [width * scale, height * scale];
@@ -286,10 +291,10 @@
     // On whole pixels: cells that meet in the middle of one would leave a line.
     const whole = (at) => Math.round(at * scale) / scale;
     const y = (at) => whole(bottom - ((at - low) / (high - low || 1)) * (bottom - top));
-    const n = Math.max(1, of.epochs.length);
+    const n = Math.max(1, to.length);
     const x = (i) => whole(left + (i / n) * (right - left));
     const label = (text, at, height, align) => { ctx.textAlign = align; ctx.fillText(text, at, height); };
-    for (let i = 0; i < of.epochs.length; i++) {
+    for (let i = 0; i < to.length; i++) {
       of.density[i].forEach((d, k) => {
         ctx.fillStyle = shade(d / 1e5);
         const up = y(site.edges[k + 1]);
@@ -308,25 +313,26 @@
     ctx.textBaseline = "middle";
     for (const [at, name] of spaced(site, (bottom - top) / (high - low || 1), 14)) label(name, left - 5, y(at), "right");
     if (bar) label("= 0", left - 5, 6 + bar / 2, "right");
-    const step = Math.max(1, Math.ceil((28 * n) / (right - left)));
-    for (let i = 0; i < of.epochs.length; i += step) label(String(of.epochs[i]), (x(i) + x(i + 1)) / 2, bottom + 11, "center");
+    const step = Math.max(1, Math.ceil(((chart.steps ? 40 : 28) * n) / (right - left)));
+    for (let i = 0; i < to.length; i += step) label(thousands(to[i]), (x(i) + x(i + 1)) / 2, bottom + 11, "center");
+    label(unit, left - 5, bottom + 11, "right");
     canvas.onmousemove = (event) => {
       const bounds = canvas.getBoundingClientRect();
       const i = Math.floor(((event.clientX - bounds.left - left) / (right - left)) * n);
       const up = event.clientY - bounds.top;
-      if (i < 0 || i >= of.epochs.length) return hideTip();
+      if (i < 0 || i >= to.length) return hideTip();
       const at = low + ((bottom - up) / (bottom - top)) * (high - low);
       const k = bin(site, at);
-      const nodes = [element("b", `epoch ${of.epochs[i]}`)];
+      const nodes = [element("b", from[i] === to[i] ? `${unit} ${to[i]}` : `${unit}s ${from[i]} to ${to[i]}`)];
       if (k >= 0) {
         const share = (of.density[i][k] / 1e5) * (site.edges[k + 1] - site.edges[k]);
         nodes.push(element("div", `${shown("share", share)} of the values are ${site.names[k]}`));
       }
-      if (bar) nodes.push(element("div", of.names[i]));
+      if (bar) nodes.push(element("div", of.names?.[i] ?? `${shown("share", of.zeros[i])} of the values are 0`));
       showTip(nodes, bounds, event.clientX - 60);
     };
     canvas.onmouseleave = hideTip;
-    box.plot = { curves: of.epochs.length, points: of.density.map((column) => column.length) };
+    box.plot = { curves: to.length, points: of.density.map((column) => column.length) };
   }
 
   function draw(box) {

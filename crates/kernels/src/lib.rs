@@ -34,6 +34,7 @@ mod cuda;
 mod device;
 mod error;
 mod gemm;
+pub mod inference;
 mod math;
 mod ops;
 mod optim;

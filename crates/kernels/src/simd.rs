@@ -107,7 +107,8 @@ pub(crate) fn sum(xs: &[f32]) -> f32 {
 }
 
 /// Values aligned to a cache line, so no vector crosses two lines.
-pub(crate) struct Aligned {
+#[derive(Debug)]
+pub struct Aligned {
     values: Vec<f32>,
     start: usize,
     len: usize,
@@ -124,7 +125,7 @@ impl Aligned {
     ///
     /// # Safety
     /// `write` must write every value.
-    pub unsafe fn filled(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
+    pub(crate) unsafe fn filled(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         const LINE: usize = 64;
         const ROOM: usize = LINE / size_of::<f32>();
         let mut values: Vec<f32> = Vec::with_capacity(n + ROOM);
@@ -137,6 +138,14 @@ impl Aligned {
         // SAFETY: the parts before and after are written above, and the caller ensures it for the middle.
         unsafe { values.set_len(n + ROOM) };
         Self { values, start, len: n }
+    }
+}
+
+impl Clone for Aligned {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new(self.len);
+        copy.copy_from_slice(self);
+        copy
     }
 }
 

@@ -7,6 +7,7 @@ mod sums;
 mod tiles;
 
 pub(crate) use choice::Choice;
+pub(crate) use compact::{compress, differs};
 pub(crate) use lists::{Entry, Lists};
 pub(crate) use sums::BLOCK;
 pub(crate) use tiles::{SIDE, Tiles};

@@ -190,6 +190,15 @@ impl Architecture {
         &self.names
     }
 
+    /// Every layer in order, with the name in the file of what has its tensors and the shape of its weight: `features.0` for
+    /// `features.0.weight` and `features.0.bias`. A PReLU whose slope is part of the layer in front of it has that layer's.
+    pub fn tensors(&self) -> impl Iterator<Item = (Layer, Option<(&str, &[usize])>)> {
+        let tensors = self.groups.iter().map(|group| {
+            group.as_ref().map(|group| (group.name.as_str(), group.weight.as_deref().unwrap_or_default()))
+        });
+        self.layers.0.iter().copied().zip(tensors)
+    }
+
     /// Number of logits.
     pub fn classes(&self) -> usize {
         self.classes

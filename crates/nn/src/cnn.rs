@@ -1,9 +1,9 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use taper_hooks::Pass;
-use taper_kernels::{Activation, Error, max_pool2d};
+use taper_kernels::{Activation, Conv2dGeometry, Error, max_pool2d};
 
-use crate::{Act, Conv2d, Conv2dConfig, Dropout, Init, Mlp, MlpConfig, Model};
+use crate::{Act, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers, Mlp, MlpConfig, Model};
 
 /// Sizes and choices of a [`Cnn`].
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,21 @@ impl Default for CnnConfig {
             init: None,
             dropout: 0.0,
         }
+    }
+}
+
+impl CnnConfig {
+    /// The network as text without dropout, which evaluation leaves out: `conv 3, relu, max_pool 2, linear, relu, linear`.
+    pub fn layers(&self) -> Layers {
+        let conv = Layer::Conv { kernel: (self.kernel, self.kernel), geometry: Conv2dGeometry::default() };
+        let act = Layer::Act(self.activation);
+        let mut layers = [conv, act].repeat(self.channels.len());
+        if self.pool > 1 {
+            layers.push(Layer::MaxPool { window: self.pool, stride: self.pool });
+        }
+        layers.extend([Layer::Linear, act].repeat(self.widths.len()));
+        layers.push(Layer::Linear);
+        Layers(layers)
     }
 }
 

@@ -3,7 +3,7 @@ use candle_nn::VarBuilder;
 use taper_hooks::Pass;
 use taper_kernels::Activation;
 
-use crate::{Act, Dropout, Init, Linear, Model};
+use crate::{Act, Dropout, Init, Layer, Layers, Linear, Model};
 
 /// Sizes and choices of an [`Mlp`].
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,14 @@ impl Default for MlpConfig {
             init: None,
             dropout: 0.0,
         }
+    }
+}
+
+impl MlpConfig {
+    /// The network as text without dropout, which evaluation leaves out: `linear, relu, linear, relu, linear`.
+    pub fn layers(&self) -> Layers {
+        let hidden = [Layer::Linear, Layer::Act(self.activation)].repeat(self.widths.len());
+        Layers(hidden.into_iter().chain([Layer::Linear]).collect())
     }
 }
 

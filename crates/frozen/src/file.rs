@@ -1,0 +1,108 @@
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use taper_nn::{Architecture, Layers};
+use taper_report::{one_line, write_whole};
+
+use crate::{Error, Result, Scaling, Sequential};
+
+/// The version of [`Header`].
+const VERSION: u32 = 1;
+/// Its name among the metadata.
+const KEY: &str = "taper_frozen";
+
+/// What the tensors do not say, as JSON in the metadata of the file.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    v: u32,
+    /// As [`Layers`] are written.
+    layers: String,
+    /// `(C, H, W)`.
+    input: (usize, usize, usize),
+    mean: f64,
+    std: f64,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+impl Sequential {
+    /// Writes a safetensors file that PyTorch's `load_file` and `load_state_dict` take as it is; the metadata `taper_frozen` say
+    /// the rest. The file is whole or as it was before.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] as [`check`](Self::check), and [`Error::File`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.check()?;
+        let fault = |message: String| Error::File { path: path.to_path_buf(), message };
+        let Scaling { mean, std } = self.scaling;
+        let header = Header { v: VERSION, layers: self.layers().to_string(), input: self.input, mean, std };
+        let header = serde_json::to_string(&header).map_err(|e| fault(e.to_string()))?;
+        let metadata = HashMap::from([(KEY.to_string(), header), ("format".to_string(), "pt".to_string())]);
+        let tensors = self.tensors().into_iter().map(|(name, shape, values)| {
+            (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+        });
+        let tensors: Vec<_> = tensors.collect();
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
+        let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
+        let bytes = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
+        let bytes = bytes.map_err(|e| fault(format!("cannot write the network: {e}")))?;
+        write_whole(path, &bytes).map_err(|e| fault(format!("cannot write the network: {e}")))
+    }
+
+    /// Reads a file that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the file cannot be read, is another one or of a newer version, or its tensors do not fit its layers.
+    pub fn load(path: &Path) -> Result<Self> {
+        let fault = |message: String| Error::File { path: path.to_path_buf(), message };
+        let foreign = |found: String| {
+            fault(format!(
+                "expected a network written by Sequential::save, found {found}: give the weights with their layers"
+            ))
+        };
+        let bytes = fs::read(path).map_err(|e| fault(format!("cannot read the network: {e}")))?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| foreign(format!("no safetensors file ({})", one_line(&e.to_string(), 100))))?;
+        let Some(header) = metadata.metadata().as_ref().and_then(|of| of.get(KEY)) else {
+            return Err(foreign(format!("no metadata '{KEY}'")));
+        };
+        let json =
+            |e: serde_json::Error| fault(format!("metadata '{KEY}': {}", one_line(&e.to_string(), 200)));
+        let Version { v } = serde_json::from_str(header).map_err(json)?;
+        if v != VERSION {
+            return Err(fault(format!(
+                "expected version {VERSION} of '{KEY}', found {v}: read it with the version of Taper that wrote it"
+            )));
+        }
+        let Header { layers, input, mean, std, .. } = serde_json::from_str(header).map_err(json)?;
+        let layers: Layers = layers.parse().map_err(|e| fault(format!("metadata '{KEY}': {e}")))?;
+        let mut shapes = Vec::new();
+        let mut values = HashMap::new();
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| fault(one_line(&e.to_string(), 200)))?;
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                let (name, found) = (one_line(name, 100), view.dtype());
+                return Err(fault(format!(
+                    "tensor '{name}': expected F32, found {found:?}: convert it in PyTorch with .float()"
+                )));
+            }
+            shapes.push((name.to_string(), view.shape().to_vec()));
+            let floats = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            values.insert(name.to_string(), floats.collect());
+        }
+        let in_file = |error: Error| fault(error.to_string());
+        let network = Architecture::new(&layers, shapes, input).map_err(|e| in_file(e.into()))?;
+        let network = Self::of(&network, values, input, Scaling { mean, std }).map_err(in_file)?;
+        network.check().map_err(in_file)?;
+        Ok(network)
+    }
+}

@@ -1,0 +1,25 @@
+//! Exact inference that skips the zeros of activations.
+//!
+//! A [`Sequential`] is a network as plain values: layers, tensors in PyTorch's layout, and how its inputs are scaled. It comes
+//! from the parameters of a model and is saved to one file. [`Frozen`] is the same prepared for inference: behind ReLU most
+//! inputs of a layer are zero, and their weights are neither read nor multiplied. The answers are the same to the bit.
+//!
+//! What is gained depends on the zeros: [`Scratch::work`] counts the multiplications of each layer, and the example `infer`
+//! measures the time. `docs/performance.md` has figures.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod error;
+mod sequential;
+
+mod build;
+mod file;
+mod frozen;
+mod scratch;
+mod shape;
+
+pub use error::{Error, Result};
+pub use frozen::{Form, Frozen};
+pub use scratch::{Scratch, Work};
+pub use sequential::{Part, Scaling, Sequential, Values};

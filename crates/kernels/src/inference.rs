@@ -1,0 +1,62 @@
+//! Products for inference that skip zeros and give the same bits as if they did not.
+//!
+//! Every output is one chain of fused multiply-adds: it starts at its bias and takes the inputs in a fixed order. An input of
+//! 0 (of either sign) times a finite weight leaves the chain as it is but for the sign of a zero, and the last step, which
+//! adds `+0`, makes that sign positive. So the chain over all inputs and the one over those other than 0 end in the same
+//! bits, also behind NaN and infinite inputs. Weights have to be finite, as `0 · ∞` is NaN.
+//!
+//! Feature maps lie pixel by pixel, `(H, W, C)`, so that one input is multiplied with the weights of all output channels at
+//! once.
+//!
+//! ```
+//! use taper_kernels::inference::{Active, LinearRows};
+//!
+//! let layer = LinearRows::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[0.5, -0.5])?;
+//! let (mut dense, mut sparse) = (vec![0.0; layer.padded()], vec![0.0; layer.padded()]);
+//! layer.dense(&[1.0, 0.0, -1.0], &mut dense)?;
+//! let mut active = Active::default();
+//! active.push(&[1.0, 0.0, -1.0], 3);
+//! assert_eq!(active.row(0), (&[0, 2][..], &[1.0, -1.0][..]));
+//! layer.sparse(&active, &mut sparse)?;
+//! assert_eq!(dense[..2], [-1.5, -2.5]);
+//! assert_eq!(sparse[..2], dense[..2]);
+//! # Ok::<(), taper_kernels::Error>(())
+//! ```
+
+mod active;
+mod conv;
+mod elementwise;
+mod linear;
+
+pub use crate::simd::Aligned;
+pub use active::Active;
+pub use conv::ConvRows;
+pub use elementwise::{Windows, apply, scale_shift};
+pub use linear::LinearRows;
+
+use crate::error::Error;
+use crate::simd::simd;
+
+fn finite(what: &str, values: &[f32]) -> Result<(), Error> {
+    match values.iter().find(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(x) => Err(Error::Argument(format!("{what}: expected finite values, found {x}"))),
+    }
+}
+
+/// Makes every −0 a +0.
+fn finish(sums: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || sums.iter_mut().for_each(|sum| *sum += 0.0),
+    );
+}
+
+/// Moves `n` rows of `padded` values together, of which the first `width` are kept.
+fn pack(values: &mut [f32], n: usize, padded: usize, width: usize) {
+    if width < padded {
+        for row in 1..n {
+            values.copy_within(row * padded..row * padded + width, row * width);
+        }
+    }
+}

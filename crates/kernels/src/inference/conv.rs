@@ -1,0 +1,367 @@
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{Active, finish, finite, pack};
+use crate::Conv2dGeometry;
+use crate::error::Error;
+use crate::simd::{Aligned, lanes};
+
+/// A convolution whose weights lie input by input: an input that is 0 is added to no output.
+///
+/// Of an output `(y, x)` the chain takes the input pixels of its window row by row, and of each pixel its channels.
+#[derive(Clone)]
+pub struct ConvRows {
+    /// Block by block of outputs, row by row of the kernel, group by group of its columns: for every input channel its weights
+    /// to the outputs of the block in each column of the group.
+    weight: Aligned,
+    /// With zeros behind the outputs.
+    bias: Aligned,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    inputs: usize,
+    outputs: usize,
+    /// Rows and columns of the kernel.
+    kernel: (usize, usize),
+    geometry: Conv2dGeometry,
+    /// What pixels around the image hold.
+    border: f32,
+}
+
+/// Vectors of the widest block of outputs, and columns of a kernel in a group: so many sums stay in registers.
+const VECTORS: usize = 4;
+const COLUMNS: usize = 3;
+
+impl ConvRows {
+    /// A convolution over images that are surrounded by pixels of value `border`, which is 0 everywhere but in front of
+    /// inputs that are not standardised.
+    ///
+    /// # Shapes
+    /// `weight`: `(outputs, inputs, rows, columns)` with `kernel = (rows, columns)`, `bias`: `(outputs)`.
+    ///
+    /// # Errors
+    /// When the sizes do not fit, or a value is not finite.
+    pub fn new(
+        weight: &[f32],
+        bias: &[f32],
+        kernel: (usize, usize),
+        geometry: Conv2dGeometry,
+        border: f32,
+    ) -> Result<Self, Error> {
+        let (outputs, taps) = (bias.len(), kernel.0 * kernel.1);
+        let inputs = weight.len() / (outputs * taps).max(1);
+        if inputs == 0 || inputs * outputs * taps != weight.len() || geometry.stride == 0 {
+            let (n, (rows, columns)) = (weight.len(), kernel);
+            return Err(Error::Argument(format!(
+                "convolution: expected kernels of {rows}×{columns} for each of {outputs} outputs, found {n} weights"
+            )));
+        }
+        finite("weight", weight)?;
+        finite("bias", bias)?;
+        finite("border", &[border])?;
+        let padded = outputs.next_multiple_of(lanes());
+        let (mut rows, mut biases) = (Aligned::new(inputs * taps * padded), Aligned::new(padded));
+        biases[..outputs].copy_from_slice(bias);
+        let shape = Shape { inputs, outputs, kernel, geometry, border };
+        for group in shape.groups() {
+            let block = &mut rows[group.start..][..group.len(inputs)];
+            let Group { first, width, row, column, columns, .. } = group;
+            for (i, block) in block.chunks_exact_mut(columns * width).enumerate() {
+                for (t, block) in block.chunks_exact_mut(width).enumerate() {
+                    for (w, o) in block.iter_mut().zip(first..outputs) {
+                        *w = weight[((o * inputs + i) * kernel.0 + row) * kernel.1 + column + t];
+                    }
+                }
+            }
+        }
+        Ok(Self { weight: rows, bias: biases, shape })
+    }
+
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        self.shape.outputs
+    }
+
+    /// Pixels and inputs in a row of an image of `w` pixels, with those around it: what [`run`](Self::run) lists at a time.
+    pub fn listed(&self, w: usize) -> (usize, usize) {
+        let pixels = w + 2 * self.shape.geometry.padding;
+        (pixels, pixels * self.shape.inputs)
+    }
+
+    /// Values of room that each output pixel takes.
+    pub fn padded(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// Height and width of the result for an image of `(h, w)` pixels; `None` if the kernel does not fit.
+    pub fn size(&self, (h, w): (usize, usize)) -> Option<(usize, usize)> {
+        let Conv2dGeometry { stride, padding } = self.shape.geometry;
+        let side = |n: usize, kernel: usize| Some((n + 2 * padding).checked_sub(kernel)? / stride + 1);
+        Some((side(h, self.shape.kernel.0)?, side(w, self.shape.kernel.1)?))
+    }
+
+    /// Multiplications for an image of `(h, w)` pixels if nothing is skipped; those with zeros around it are left out.
+    pub fn multiplications(&self, (h, w): (usize, usize)) -> u64 {
+        let Shape { inputs, outputs, kernel, geometry: Conv2dGeometry { stride, padding }, border } =
+            self.shape;
+        let Some(out) = self.size((h, w)) else { return 0 };
+        let along = |n: usize, k: usize, outputs: usize| -> u64 {
+            let around = if border == 0.0 { 0 } else { padding };
+            let places = padding - around..n + padding + around;
+            places.map(|at| (0..k).filter(|k| out_of(at, *k, stride, outputs).is_some()).count() as u64).sum()
+        };
+        along(h, kernel.0, out.0) * along(w, kernel.1, out.1) * (inputs * outputs) as u64
+    }
+
+    /// The convolution of one image, with the inputs that are not 0 if `skip`, else with all. Both give the same bits.
+    ///
+    /// Returns the number of inputs that were taken and of multiplications.
+    ///
+    /// # Shapes
+    /// `xs`: `(H, W, inputs)` of `size = (H, W)`. `ys`: room for `(H', W', padded)`; the result is its beginning, `(H', W',
+    /// outputs)`. `pixels` is room for one row of an image.
+    ///
+    /// # Errors
+    /// When the sizes do not fit.
+    pub fn run(
+        &self,
+        xs: &[f32],
+        size: (usize, usize),
+        skip: bool,
+        pixels: &mut Active,
+        ys: &mut [f32],
+    ) -> Result<(usize, u64), Error> {
+        let out = self.size(size).filter(|out| {
+            xs.len() == size.0 * size.1 * self.shape.inputs && ys.len() >= out.0 * out.1 * self.padded()
+        });
+        let Some(out) = out else {
+            let (n, room) = (xs.len(), ys.len());
+            return Err(Error::Argument(format!(
+                "convolution: {n} inputs of {size:?} pixels do not fit {:?} or room for {room} outputs",
+                self.shape
+            )));
+        };
+        let sums = &mut ys[..out.0 * out.1 * self.padded()];
+        let (active, products) = Arch::new().dispatch(Run { layer: self, xs, size, out, skip, pixels, sums });
+        pack(ys, out.0 * out.1, self.padded(), self.shape.outputs);
+        Ok((active, products * self.shape.outputs as u64))
+    }
+}
+
+/// Some columns of a row of a kernel, for a block of outputs.
+#[derive(Clone, Copy)]
+struct Group {
+    /// Where its weights begin.
+    start: usize,
+    /// The first output and the number of outputs, with those that fill up vectors.
+    first: usize,
+    width: usize,
+    row: usize,
+    /// The first column and the number of columns.
+    column: usize,
+    columns: usize,
+}
+
+impl Group {
+    /// Number of weights.
+    fn len(&self, inputs: usize) -> usize {
+        inputs * self.columns * self.width
+    }
+}
+
+impl Shape {
+    /// All groups, in the order of the weights.
+    fn groups(self) -> impl Iterator<Item = Group> {
+        let Self { inputs, outputs, kernel: (rows, columns), .. } = self;
+        let padded = outputs.next_multiple_of(lanes());
+        let (mut start, mut first, mut row, mut column) = (0, 0, 0, 0);
+        std::iter::from_fn(move || {
+            if first == padded {
+                return None;
+            }
+            let mut width = VECTORS * lanes();
+            while width > padded - first {
+                width /= 2;
+            }
+            let group = Group { start, first, width, row, column, columns: COLUMNS.min(columns - column) };
+            start += group.len(inputs);
+            column += group.columns;
+            if column == columns {
+                (column, row) = (0, row + 1);
+            }
+            if row == rows {
+                (row, first) = (0, first + width);
+            }
+            Some(group)
+        })
+    }
+}
+
+struct Run<'a> {
+    layer: &'a ConvRows,
+    xs: &'a [f32],
+    size: (usize, usize),
+    out: (usize, usize),
+    skip: bool,
+    pixels: &'a mut Active,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Run<'_> {
+    type Output = (usize, u64);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> (usize, u64) {
+        let Self { layer: ConvRows { weight, bias, shape }, xs, size: (h, w), out, skip, pixels, sums } =
+            self;
+        let Conv2dGeometry { stride, padding } = shape.geometry;
+        let row_len = out.1 * bias.len();
+        let (mut active, mut done) = (0, 0);
+        // Rows of the image with those around it.
+        for y in 0..h + 2 * padding {
+            if y % stride == 0 && y / stride < out.0 {
+                let sums = &mut sums[y / stride * row_len..][..row_len];
+                sums.chunks_exact_mut(bias.len()).for_each(|sums| sums.copy_from_slice(bias));
+            }
+            let row = y
+                .checked_sub(padding)
+                .filter(|y| *y < h)
+                .map(|y| &xs[y * w * shape.inputs..][..w * shape.inputs]);
+            if row.is_some() || shape.border != 0.0 {
+                active += list(pixels, row, w, *shape, skip);
+                let reached =
+                    (0..shape.kernel.0).filter(|ky| out_of(y, *ky, stride, out.0).is_some()).count();
+                done += reached as u64 * products(pixels, *shape, out.1);
+                for group in shape.groups() {
+                    if let Some(oy) = out_of(y, group.row, stride, out.0) {
+                        let weight = &weight[group.start..][..group.len(shape.inputs)];
+                        let sums = &mut sums[oy * row_len..][..row_len];
+                        let to = Target { group, stride, width: out.1, padded: bias.len() };
+                        match (group.width / S::F32_LANES, group.columns) {
+                            (4, 3) => to.add::<S, 4, 3>(simd, weight, pixels, sums),
+                            (4, 2) => to.add::<S, 4, 2>(simd, weight, pixels, sums),
+                            (4, _) => to.add::<S, 4, 1>(simd, weight, pixels, sums),
+                            (2, 3) => to.add::<S, 2, 3>(simd, weight, pixels, sums),
+                            (2, 2) => to.add::<S, 2, 2>(simd, weight, pixels, sums),
+                            (2, _) => to.add::<S, 2, 1>(simd, weight, pixels, sums),
+                            (_, 3) => to.add::<S, 1, 3>(simd, weight, pixels, sums),
+                            (_, 2) => to.add::<S, 1, 2>(simd, weight, pixels, sums),
+                            (_, _) => to.add::<S, 1, 1>(simd, weight, pixels, sums),
+                        }
+                    }
+                }
+            }
+            if let Some(oy) = out_of(y, shape.kernel.0 - 1, stride, out.0) {
+                finish(&mut sums[oy * row_len..][..row_len]);
+            }
+        }
+        (active, done)
+    }
+}
+
+/// The output that input `at`, counted with those around the image, reaches through place `k` of the kernel.
+#[inline(always)]
+fn out_of(at: usize, k: usize, stride: usize, outputs: usize) -> Option<usize> {
+    let steps = at.checked_sub(k)?;
+    // A division takes longer than all else here.
+    let (whole, rest) = if stride == 1 { (steps, 0) } else { (steps / stride, steps % stride) };
+    (rest == 0 && whole < outputs).then_some(whole)
+}
+
+/// Lists the inputs of a row of pixels, `None` for one outside of the image, with those at its ends. How many are inside.
+#[inline(always)]
+fn list(pixels: &mut Active, row: Option<&[f32]>, w: usize, shape: Shape, skip: bool) -> usize {
+    let Shape { inputs, border, geometry: Conv2dGeometry { padding, .. }, .. } = shape;
+    let around = |pixels: &mut Active, n: usize| (0..n).for_each(|_| pixels.push_repeated(border, inputs));
+    pixels.clear();
+    match row {
+        None => {
+            around(pixels, w + 2 * padding);
+            0
+        }
+        Some(row) => {
+            around(pixels, padding);
+            let before = pixels.len();
+            match skip {
+                true => pixels.push(row, inputs),
+                false => pixels.push_all(row, inputs),
+            }
+            let inside = pixels.len() - before;
+            around(pixels, padding);
+            inside
+        }
+    }
+}
+
+/// How often the listed inputs are multiplied with weights of one row of the kernel and one output channel.
+fn products(pixels: &Active, shape: Shape, width: usize) -> u64 {
+    let reached = |x: usize| {
+        (0..shape.kernel.1).filter(|kx| out_of(x, *kx, shape.geometry.stride, width).is_some()).count()
+    };
+    (0..pixels.rows()).map(|x| (pixels.row(x).0.len() * reached(x)) as u64).sum()
+}
+
+/// Where a group of weights adds.
+struct Target {
+    group: Group,
+    stride: usize,
+    /// Of a row of outputs, in pixels.
+    width: usize,
+    padded: usize,
+}
+
+impl Target {
+    /// Adds what a row of pixels contributes to the sums of a row of outputs through `T` columns of `V` vectors.
+    #[inline(always)]
+    fn add<S: Simd, const V: usize, const T: usize>(
+        &self,
+        simd: S,
+        weight: &[f32],
+        pixels: &Active,
+        sums: &mut [f32],
+    ) {
+        let Self { group: Group { first, column, .. }, stride, width, padded } = *self;
+        let weight = S::as_simd_f32s(weight).0.as_chunks::<V>().0.as_chunks::<T>().0;
+        if stride != 1 {
+            for x in 0..pixels.rows() {
+                for t in 0..T {
+                    let Some(ox) = out_of(x, column + t, stride, width) else { continue };
+                    let sums = &mut S::as_mut_simd_f32s(&mut sums[ox * padded + first..]).0[..V];
+                    let (at, values) = pixels.row(x);
+                    for (at, value) in at.iter().zip(values) {
+                        let value = simd.splat_f32s(*value);
+                        for (sum, w) in sums.iter_mut().zip(&weight[*at as usize][t]) {
+                            *sum = simd.mul_add_e_f32s(value, *w, *sum);
+                        }
+                    }
+                }
+            }
+            return;
+        }
+        // Of the pixel `x` the sums of output `x − column − t` for each column `t`. From pixel to pixel they move on in
+        // registers. Those before the first output and behind the last are computed and not stored.
+        let mut taps = [[simd.splat_f32s(0.0); V]; T];
+        for i in 0..width + T - 1 {
+            if i < width {
+                taps[0].copy_from_slice(&S::as_simd_f32s(&sums[i * padded + first..]).0[..V]);
+            }
+            let (at, values) = pixels.row(column + i);
+            for (at, value) in at.iter().zip(values) {
+                let value = simd.splat_f32s(*value);
+                for (tap, weight) in taps.iter_mut().zip(&weight[*at as usize]) {
+                    for (sum, w) in tap.iter_mut().zip(weight) {
+                        *sum = simd.mul_add_e_f32s(value, *w, *sum);
+                    }
+                }
+            }
+            if i + 1 >= T {
+                let sums = &mut sums[(i + 1 - T) * padded + first..];
+                S::as_mut_simd_f32s(sums).0[..V].copy_from_slice(&taps[T - 1]);
+            }
+            for t in (1..T).rev() {
+                taps[t] = taps[t - 1];
+            }
+        }
+    }
+}

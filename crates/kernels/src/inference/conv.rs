@@ -325,13 +325,13 @@ impl Target {
         let weight = S::as_simd_f32s(weight).0.as_chunks::<V>().0.as_chunks::<T>().0;
         if stride != 1 {
             for x in 0..pixels.rows() {
-                for t in 0..T {
-                    let Some(ox) = out_of(x, column + t, stride, width) else { continue };
+                for kx in column..column + T {
+                    let Some(ox) = out_of(x, kx, stride, width) else { continue };
                     let sums = &mut S::as_mut_simd_f32s(&mut sums[ox * padded + first..]).0[..V];
                     let (at, values) = pixels.row(x);
                     for (at, value) in at.iter().zip(values) {
                         let value = simd.splat_f32s(*value);
-                        for (sum, w) in sums.iter_mut().zip(&weight[*at as usize][t]) {
+                        for (sum, w) in sums.iter_mut().zip(&weight[*at as usize][kx - column]) {
                             *sum = simd.mul_add_e_f32s(value, *w, *sum);
                         }
                     }

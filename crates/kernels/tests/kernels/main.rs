@@ -7,6 +7,7 @@ mod arguments;
 mod dropout;
 mod edges;
 mod goldens;
+mod inference;
 mod losses;
 mod optimisers;
 mod reproducible;

@@ -15,6 +15,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A file that this crate did not write.
+    #[error("{}: expected a network written by Sequential::save, found {found}: give the weights with their layers", path.display())]
+    Foreign {
+        /// Of the file.
+        path: PathBuf,
+        /// What it seems to be.
+        found: String,
+    },
 }
 
 /// The result of a function of this crate.

@@ -1,9 +1,10 @@
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 use taper_nn::{Architecture, Layers};
 use taper_report::{one_line, write_whole};
@@ -14,6 +15,9 @@ use crate::{Error, Result, Scaling, Sequential};
 const VERSION: u32 = 1;
 /// Its name among the metadata.
 const KEY: &str = "taper_frozen";
+
+/// Longer headers are not read.
+const MAX_HEADER: u64 = 256 << 10;
 
 /// What the tensors do not say, as JSON in the metadata of the file.
 #[derive(Serialize, Deserialize)]
@@ -61,17 +65,27 @@ impl Sequential {
     /// Reads a file that [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`Error::File`] when the file cannot be read, is another one or of a newer version, or its tensors do not fit its layers.
+    /// [`Error::Foreign`] for a file of another program; [`Error::File`] when the file cannot be read, is of a newer version, or
+    /// its tensors do not fit its layers.
     pub fn load(path: &Path) -> Result<Self> {
         let fault = |message: String| Error::File { path: path.to_path_buf(), message };
-        let foreign = |found: String| {
-            fault(format!(
-                "expected a network written by Sequential::save, found {found}: give the weights with their layers"
-            ))
-        };
-        let bytes = fs::read(path).map_err(|e| fault(format!("cannot read the network: {e}")))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|e| foreign(format!("no safetensors file ({})", one_line(&e.to_string(), 100))))?;
+        let foreign = |found: String| Error::Foreign { path: path.to_path_buf(), found };
+        let cannot = |e: std::io::Error| fault(format!("cannot read the network: {e}"));
+        // Asked before opening: opening a named pipe would wait for a writer.
+        let about = fs::metadata(path).map_err(cannot)?;
+        if !about.is_file() {
+            return Err(foreign("no file".to_string()));
+        }
+        let mut file = File::open(path).map_err(cannot)?;
+        let other = |why: &str| foreign(format!("no safetensors file ({})", one_line(why, 100)));
+        let mut bytes = vec![0; 8];
+        file.read_exact(&mut bytes).map_err(|_| other("it is too short"))?;
+        let length = bytes[..].try_into().map_or(0, u64::from_le_bytes);
+        if length > MAX_HEADER.min(about.len()) {
+            return Err(other(&format!("a header of {length} bytes")));
+        }
+        file.by_ref().take(length).read_to_end(&mut bytes).map_err(cannot)?;
+        let metadata: Metadata = serde_json::from_slice(&bytes[8..]).map_err(|e| other(&e.to_string()))?;
         let Some(header) = metadata.metadata().as_ref().and_then(|of| of.get(KEY)) else {
             return Err(foreign(format!("no metadata '{KEY}'")));
         };
@@ -87,6 +101,7 @@ impl Sequential {
         let layers: Layers = layers.parse().map_err(|e| fault(format!("metadata '{KEY}': {e}")))?;
         let mut shapes = Vec::new();
         let mut values = HashMap::new();
+        file.read_to_end(&mut bytes).map_err(cannot)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| fault(one_line(&e.to_string(), 200)))?;
         for (name, view) in file.iter() {
             if view.dtype() != Dtype::F32 {

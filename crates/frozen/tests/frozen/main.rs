@@ -46,10 +46,11 @@ pub fn network(
     let mut tensors = Vec::new();
     for (name, shape) in shapes {
         tensors.push((format!("{name}.weight"), shape.to_vec()));
-        if shape.len() > 1 || text.contains("batch_norm") {
+        // A single value is the slope of a PReLU.
+        if shape != &[1] {
             tensors.push((format!("{name}.bias"), vec![shape[0]]));
         }
-        if shape.len() == 1 && text.contains("batch_norm") {
+        if shape.len() == 1 && shape != &[1] {
             tensors.push((format!("{name}.running_mean"), vec![shape[0]]));
             tensors.push((format!("{name}.running_var"), vec![shape[0]]));
         }

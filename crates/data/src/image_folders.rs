@@ -91,6 +91,26 @@ pub fn load_images(dir: &Path, division: Division) -> Result<(Dataset, Vec<Strin
     Ok((Dataset::new(&name, train, test)?, names))
 }
 
+/// The pixels of one PNG or JPEG file, from 0 to 255; those of a coloured image as grey ones if `C` is 1.
+///
+/// # Shapes
+///
+/// `(C, H, W)`, which is `shape`, with `C` 1 or 3.
+///
+/// # Errors
+///
+/// A file that is missing, is no PNG or JPEG, is broken, or has another size: there is no resizing.
+pub fn load_image(path: &Path, shape: (usize, usize, usize)) -> Result<Vec<u8>> {
+    let (channels, height, width) = shape;
+    let image = decode(path, channels == 1)?;
+    if image.size != (height, width) || !matches!(channels, 1 | 3) {
+        let expected = format!("{height} × {width} pixels, as the network was trained on");
+        let found = format!("{} × {}", image.size.0, image.size.1);
+        return Err(bad(path, &expected, &found, "bring the image to that size"));
+    }
+    Ok(image.planes(channels == 1))
+}
+
 /// Class names, sorted, each with the paths of its files.
 type Classes = Vec<(String, Vec<PathBuf>)>;
 
@@ -184,7 +204,7 @@ impl Decoded {
 /// Decodes all files in parallel and checks that they have the same size.
 fn decode_all(paths: &[&Path]) -> Result<Vec<Decoded>> {
     // Collected first, so the reported error is that of the first file in order, whichever thread fails first.
-    let images: Vec<Result<Decoded>> = paths.par_iter().map(|path| decode(path)).collect();
+    let images: Vec<Result<Decoded>> = paths.par_iter().map(|path| decode(path, false)).collect();
     let images: Vec<Decoded> = images.into_iter().collect::<Result<_>>()?;
     let size = |image: &Decoded| format!("{} × {} pixels", image.size.0, image.size.1);
     let first = images.first().map(|image| (image.size, size(image)));
@@ -199,7 +219,8 @@ fn decode_all(paths: &[&Path]) -> Result<Vec<Decoded>> {
     }
 }
 
-fn decode(path: &Path) -> Result<Decoded> {
+/// One image, with one channel if it has no colour or is to have none.
+fn decode(path: &Path, to_grey: bool) -> Result<Decoded> {
     let broken = |found: &str| {
         bad(
             path,
@@ -216,7 +237,7 @@ fn decode(path: &Path) -> Result<Decoded> {
     if is_jpeg && is_cut_off(&bytes) {
         return Err(broken("a truncated file"));
     }
-    let grey = !image.color().has_color();
+    let grey = to_grey || !image.color().has_color();
     Ok(Decoded {
         size: (image.height() as usize, image.width() as usize),
         channels: if grey { 1 } else { 3 },

@@ -59,7 +59,7 @@ mod split;
 mod table;
 
 #[cfg(feature = "images")]
-pub use image_folders::{Division, load_images};
+pub use image_folders::{Division, load_image, load_images};
 pub use {
     batches::{Batch, Batches, Samples},
     choice::Choice,

@@ -9,23 +9,20 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use taper::data::{Choice, Scale};
-use taper::hooks::{Activation, Recorder, UnitStats};
-use taper::nn::{Architecture, Layer, Layers, Params};
+use taper::hooks::{Recorder, UnitStats};
 use taper::report::{
     ConsoleConfig, EpochReport, Run, RunDir, Sink, Split, SplitReport, count_text, fixed_text, layers_text,
-    read_config,
 };
-use taper::train::{
-    self, CROSS_ENTROPY, LoadConfig, Origin, classify, evaluate, weight_origin, weight_shapes,
+use taper::train::{CROSS_ENTROPY, classify, evaluate};
+use taper_experiment::{
+    DeviceKind, LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, start,
 };
-use taper_experiment::{DeviceKind, Screen, at_least_one, load_images, prepare, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how they are
@@ -36,43 +33,10 @@ use taper_view::{html_report, load_runs};
 /// (--scale), and, if the shapes are ambiguous, the layers (--layers). A low accuracy is a sign that one of them is
 /// wrong.
 #[derive(Parser)]
-#[command(after_help = "\
-Layers, separated by commas, in the order in which they are applied:
-  conv K [pad P] [stride S]       K is 5 or 3x5        linear            flattens in front of it
-  max_pool K [stride S]           stride K if none     batch_norm [eps E]
-  avg_pool K [stride S]                                dropout P         does nothing here
-  global_avg_pool                                      flatten           may be left out
-  relu, tanh, leaky_relu:0.1, …   as in --act
-
-Examples:
-  inspect runs/NAME                                        a run of ours, which says the rest
-  inspect net.safetensors --act tanh --scale unit --units  PyTorch's, for pixels in [0, 1]; lists odd units
-  inspect net.safetensors --scale unit --layers 'conv 5 pad 2, relu, max_pool 2, linear'
-  inspect net.safetensors --split train --out runs/net     also writes layers.jsonl, for tools")]
+#[command(after_help = after_help())]
 struct Args {
-    /// The weights, a safetensors file, or the directory of a run or a checkpoint
-    #[arg(value_name = "WEIGHTS")]
-    weights: PathBuf,
-    /// The activation function after every layer except the last [default: that of the run, else prelu if the file has
-    /// slopes]
-    #[arg(long, value_name = "A", conflicts_with = "layers")]
-    act: Option<Activation>,
-    /// All layers, if they do not follow from the shapes: 'conv 5 pad 2, relu, max_pool 2, linear' (see below)
-    #[arg(long, value_name = "LAYERS")]
-    layers: Option<Layers>,
-    /// Scale of the pixels: raw, 0 to 255; unit, [0, 1]; standard, [0, 1] minus the mean of the training set, divided
-    /// by its standard deviation; MEAN,STD, the same with these numbers [default: that of the run]
-    #[arg(long)]
-    scale: Option<Scale>,
-    /// mnist, fashion-mnist, kmnist, digits, emnist-SPLIT or idx [default: that of the run, else mnist]
-    #[arg(long)]
-    dataset: Option<Choice>,
-    /// Directory with the data set's four files [default: $TAPER_DATA, else datasets/NAME, the cache or a download]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Accept weights in f16, bf16 or f64 and convert them to f32
-    #[arg(long)]
-    convert: bool,
+    #[command(flatten)]
+    weights: WeightOptions,
     /// The samples that the network evaluates
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
@@ -99,6 +63,16 @@ enum Part {
     Test,
 }
 
+fn after_help() -> String {
+    let examples = "\
+Examples:
+  inspect runs/NAME                                        a run of ours, which says the rest
+  inspect net.safetensors --act tanh --scale unit --units  PyTorch's, for pixels in [0, 1]; lists odd units
+  inspect net.safetensors --scale unit --layers 'conv 5 pad 2, relu, max_pool 2, linear'
+  inspect net.safetensors --split train --out runs/net     also writes layers.jsonl, for tools";
+    format!("{LAYERS_HELP}\n\n{examples}")
+}
+
 fn main() -> ExitCode {
     start(run)
 }
@@ -107,30 +81,13 @@ fn run(args: &Args) -> Result<()> {
     prepare(None);
     let screen = Screen::new(false);
     let device = args.device.open()?;
-    let weights = weights(&args.weights)?;
-    let path = weights.display();
-    let shapes = weight_shapes(&weights)?;
-    let known = known(args, &weights, &shapes).with_context(|| path.to_string())?;
-    let data = load_images(known.dataset, args.data_dir.clone(), &screen)?.scaled(known.scale).on(&device);
+    let trained = args.weights.open(&device, &screen)?;
+    let Trained { weights, act, scale, data, architecture: network, assumed, params, model } = trained;
     let (split, samples) = match args.split {
         Part::Train => (Split::Train, &data.train),
         Part::Test => (Split::Test, &data.test),
     };
     let samples = samples.clone().take(args.limit.unwrap_or(usize::MAX));
-
-    let found = network(&known, &shapes, samples.shape(), &data.name);
-    let (network, assumed) = found.with_context(|| path.to_string())?;
-    if network.classes() != data.classes {
-        let (found, name) = (network.classes(), &data.name);
-        bail!(
-            "{path}: expected {} outputs, the classes of {name}, found {found}: another --dataset?",
-            data.classes
-        );
-    }
-    let params = Params::new(0, &device);
-    let model =
-        network.build(params.builder()).map_err(train::Error::from).with_context(|| path.to_string())?;
-    LoadConfig { convert: args.convert, ..LoadConfig::default() }.load(&params, &weights)?;
 
     let mut recorder = Recorder::new();
     let report = evaluate(&classify(&model), split, samples.batches(512), &mut recorder)?;
@@ -144,13 +101,13 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     let name = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let act = known.act.map_or(String::new(), |act| format!(", {act}"));
+    let behind = act.map_or(String::new(), |act| format!(", {act}"));
     let mut text = format!(
-        "{name}: {network}, {} parameters{act}, on {} samples of {}, {} scale",
+        "{name}: {network}, {} parameters{behind}, on {} samples of {}, {} scale",
         params.count(),
         samples.len(),
         samples.name(),
-        known.scale
+        scale
     );
     if assumed {
         write!(text, "; assumed layers, the only ones with max_pool that fit: {}", network.layers())?;
@@ -172,7 +129,7 @@ fn run(args: &Args) -> Result<()> {
     text += &units;
     if let Some(out) = &args.out {
         let mut dir = RunDir::create(out).context("--out")?;
-        let labels = known.act.map(|act| ("act".to_string(), act.to_string().into()));
+        let labels = act.map(|act| ("act".to_string(), act.to_string().into()));
         let run = Run {
             name,
             dataset: data.name.clone(),
@@ -186,7 +143,7 @@ fn run(args: &Args) -> Result<()> {
                 "inspected": weights,
                 "layers": network.layers().to_string(),
                 "mode": "evaluation",
-                "scale": known.scale.to_string(),
+                "scale": scale.to_string(),
                 "taper": env!("CARGO_PKG_VERSION"),
             }),
         };
@@ -206,121 +163,7 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// The file, or the file in the directory of a run or a checkpoint.
-fn weights(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_path_buf());
-    }
-    let file = path.join("model.safetensors");
-    if !file.exists() {
-        bail!(
-            "{}: expected a run or a checkpoint, found a directory without model.safetensors: name the file of weights",
-            path.display()
-        );
-    }
-    Ok(file)
-}
-
-type Shapes = [(String, Vec<usize>)];
-
-/// The properties of a weight file that do not follow from its shapes.
-struct Known {
-    act: Option<Activation>,
-    layers: Option<Layers>,
-    scale: Scale,
-    dataset: Choice,
-    /// The model, if the file belongs to a run of Taper.
-    model: Option<String>,
-}
-
-/// From the command line, else from the file, else from its run.
-///
-/// # Errors
-/// Names the missing properties.
-fn known(args: &Args, weights: &Path, shapes: &Shapes) -> Result<Known> {
-    let origin = match weight_origin(weights)? {
-        Some(origin) => Some(origin),
-        None => of_run(weights, shapes),
-    };
-    let label = origin.as_ref().and_then(|of| of.labels.get("act")?.as_str()).map(str::parse).transpose()?;
-    let told = Architecture::activation(shapes.iter().map(|(name, shape)| (name, shape)));
-    let act = match (&args.layers, args.act.or(label)) {
-        (Some(_), _) => None,
-        (None, Some(act)) => Some(act),
-        (None, None) => told.map_err(train::Error::from)?,
-    };
-    let of_scale = origin.as_ref().and_then(|of| of.scale.as_deref()).map(str::parse).transpose()?;
-    let scale = args.scale.or(of_scale);
-    let mut asked = Vec::new();
-    if act.is_none() && args.layers.is_none() {
-        asked.push("the activation function with --act, such as relu, or all layers with --layers");
-    }
-    if scale.is_none() {
-        asked.push(
-            "the scale of its input with --scale: raw for pixels from 0 to 255, unit for [0, 1], standard, \
-             or their mean and standard deviation, such as 0.5,0.5",
-        );
-    }
-    let (Some(scale), true) = (scale, asked.is_empty()) else {
-        bail!("a file of another program lacks some properties: give {}", asked.join("; and "));
-    };
-    let named = origin.as_ref().map(|of| of.dataset.parse()).transpose()?;
-    let dataset = args.dataset.or(named).unwrap_or(Choice::Mnist);
-    Ok(Known { act, layers: args.layers.clone(), scale, dataset, model: origin.map(|of| of.model) })
-}
-
-/// The run of a weight file's directory or checkpoint, if it has the same number of parameters.
-fn of_run(weights: &Path, shapes: &Shapes) -> Option<Origin> {
-    let parameters: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let dirs = weights.ancestors().skip(1).take(3);
-    let run = dirs.filter_map(|dir| read_config(dir.join("config.json")).ok()).next()?;
-    (run.parameters == parameters as u64).then(|| (&run).into())
-}
-
-/// The network, and whether its layers were found by a search.
-fn network(
-    known: &Known,
-    shapes: &Shapes,
-    input: (usize, usize, usize),
-    dataset: &str,
-) -> Result<(Architecture, bool)> {
-    let tensors = || shapes.iter().map(|(name, shape)| (name, shape));
-    let found = match (&known.layers, known.act) {
-        (Some(layers), _) => Architecture::new(layers, tensors(), input).map(|network| vec![network]),
-        (None, act) => Architecture::arrangements(tensors(), input, act.unwrap_or(Activation::Identity)),
-    };
-    let found = found.map_err(train::Error::from).map_err(|error| match known.layers {
-        Some(_) => anyhow!("no network for {dataset} by --layers: {error}"),
-        None => anyhow!("no network for {dataset}: {error}: give another --act, or its layers with --layers"),
-    })?;
-    // The text of a Taper network has only one arrangement.
-    if let Some(of_run) = found.iter().find(|network| Some(network.to_string()) == known.model) {
-        return Ok((of_run.clone(), false));
-    }
-    match &found[..] {
-        [only] => {
-            let has_choice = only.layers().0.iter().any(|layer| matches!(layer, Layer::Conv { .. }));
-            Ok((only.clone(), known.layers.is_none() && has_choice))
-        }
-        several => {
-            const MOST: usize = 4;
-            let shown: Vec<String> = several
-                .iter()
-                .rev()
-                .take(MOST)
-                .map(|network| format!("--layers '{}'", network.layers()))
-                .collect();
-            let more = several.len().saturating_sub(MOST);
-            let more = if more > 0 { format!(", or {more} more") } else { String::new() };
-            bail!(
-                "its shapes fit several arrangements of layers: give the right one, such as {}{more}",
-                shown.join(" or ")
-            )
-        }
-    }
-}
-
-/// The kinds of a unit, as in the table above; a unit can have several.
+/// What a unit can be, as in the table above; several of these at once too.
 const KINDS: [&str; 4] = ["dead", "rare", "dormant", "always on"];
 
 /// A line for every unit of a site with any of [`KINDS`]; dormant is a score of at most 0.025, and only functions with

@@ -72,6 +72,7 @@ mod grid;
 mod in_order;
 mod stored;
 mod target;
+mod trained;
 
 mod command_line;
 mod screen;
@@ -85,6 +86,7 @@ pub use options::{DeviceKind, Options, Resuming, Running, Track, Training};
 pub use program::{Setup, prepare, run};
 pub use screen::Screen;
 pub use sweep::{Sweep, sweep};
+pub use trained::{LAYERS_HELP, Trained, WeightOptions};
 pub use trial::Trial;
 
 use screen::Bars;

@@ -37,6 +37,7 @@
 //! ```
 
 pub use taper_data as data;
+pub use taper_frozen as frozen;
 pub use taper_hooks as hooks;
 pub use taper_kernels as kernels;
 pub use taper_nn as nn;

@@ -193,13 +193,13 @@ struct Timing<'a> {
 impl Timing<'_> {
     /// Microseconds an image of calls with `batch` images: all multiplications, and zeros skipped; in turns.
     fn alternately(&mut self, batch: usize) -> Result<[Vec<f64>; 2]> {
-        const TURNS: usize = 10;
         const IMAGES: usize = 200;
+        let turns = if batch == 1 { 10 } else { 4 };
         let (inputs, outputs) = (self.frozen.inputs() * batch, self.frozen.outputs() * batch);
         let calls = (IMAGES / batch).max(3);
         let mut scratch = self.frozen.scratch(batch);
         let mut times = [vec![], vec![]];
-        for turn in 0..TURNS {
+        for turn in 0..turns {
             for (form, times) in [Form::Dense, Form::Best].into_iter().zip(&mut times) {
                 for call in 0..=calls {
                     let at = (turn * calls + call) % (self.xs.len() / inputs);

@@ -39,6 +39,8 @@ struct Parameter {
     may_be_unused: bool,
     /// For each row, the steps taken when its slots were last reset; empty if none ever was.
     reset: Vec<u64>,
+    /// The same for each column.
+    reset_columns: Vec<u64>,
 }
 
 /// Gradients of batches that wait for others before they make a step.
@@ -84,8 +86,18 @@ impl Optimizer {
                 own.frozen.push((name, var));
                 continue;
             }
-            let (slots, reset) = (Slots::new(&rule, &var)?, Vec::new());
-            own.parameters.push(Parameter { name, var, slots, rule, rate, may_be_unused, reset });
+            let slots = Slots::new(&rule, &var)?;
+            let (reset, reset_columns) = (Vec::new(), Vec::new());
+            own.parameters.push(Parameter {
+                name,
+                var,
+                slots,
+                rule,
+                rate,
+                may_be_unused,
+                reset,
+                reset_columns,
+            });
         }
         Ok(own)
     }
@@ -269,14 +281,19 @@ impl Optimizer {
         let (max_norm, step) = (self.config.max_norm, self.steps);
         let moves: Vec<_> = with_gradient.enumerate().collect();
         let update = |(i, (own, gradient)): (usize, (&mut Parameter, &VarGradient))| {
-            let Parameter { var, slots, rule, reset, .. } = own;
+            let Parameter { var, slots, rule, reset, reset_columns, .. } = own;
             let gradient = clipped.as_ref().map_or(gradient, |clipped| &clipped[i]);
             let rate = rate * own.rate;
-            let norms = match reset.is_empty() {
+            let norms = match reset.is_empty() && reset_columns.is_empty() {
                 true => slots.step(rule, var, gradient, rate, step, measure)?,
                 false => {
-                    let steps: Vec<u64> = reset.iter().map(|before| step - before).collect();
-                    slots.step_rows(rule, var, gradient, rate, &steps, measure)?
+                    let since =
+                        |reset: &[u64]| reset.iter().map(|before| step - before).collect::<Vec<u64>>();
+                    let rows = match reset.is_empty() {
+                        true => vec![step; var.dims().first().copied().unwrap_or(1)],
+                        false => since(reset),
+                    };
+                    slots.step_parts(rule, var, gradient, rate, (&rows, &since(reset_columns)), measure)?
                 }
             };
             if let Some(bound) = max_norm {
@@ -321,19 +338,39 @@ impl Optimizer {
     /// # Errors
     /// When there is no such parameter or row, or the parameter is frozen.
     pub fn reset_rows(&mut self, parameter: &str, rows: &[usize]) -> Result<()> {
+        self.reset(parameter, 0, rows)
+    }
+
+    /// As [`Optimizer::reset_rows`], for columns: the weights that lead from units that are drawn anew.
+    ///
+    /// # Shapes
+    /// `columns` are indices of the parameter's second dimension, its inputs.
+    ///
+    /// # Errors
+    /// When there is no such parameter or column, or the parameter is frozen.
+    pub fn reset_columns(&mut self, parameter: &str, columns: &[usize]) -> Result<()> {
+        self.reset(parameter, 1, columns)
+    }
+
+    fn reset(&mut self, parameter: &str, axis: usize, indices: &[usize]) -> Result<()> {
+        let what = ["row", "column"][axis];
         let steps = self.steps;
         let own = self.parameters.iter_mut().find(|own| own.name == parameter).ok_or_else(|| {
             Error::Config(format!("optimizer: expected a parameter that is trained, found '{parameter}'"))
         })?;
-        let all = own.var.dims().first().copied().unwrap_or(1);
-        if let Some(row) = rows.iter().find(|row| **row >= all) {
+        let all = own.var.dims().get(axis).copied().unwrap_or(0);
+        if let Some(index) = indices.iter().find(|index| **index >= all) {
             return Err(Error::Config(format!(
-                "optimizer: expected a row of the {all} of '{parameter}', found {row}"
+                "optimizer: expected a {what} of the {all} of '{parameter}', found {index}"
             )));
         }
-        own.slots.reset_rows(&own.var, rows)?;
-        own.reset.resize(all, 0);
-        rows.iter().for_each(|row| own.reset[*row] = steps);
+        if indices.is_empty() {
+            return Ok(());
+        }
+        own.slots.reset(&own.var, axis, indices)?;
+        let reset = if axis == 0 { &mut own.reset } else { &mut own.reset_columns };
+        reset.resize(all, 0);
+        indices.iter().for_each(|index| reset[*index] = steps);
         Ok(())
     }
 }

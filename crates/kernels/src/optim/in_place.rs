@@ -1,5 +1,6 @@
 //! Steps of the optimisers on the CPU, in place.
 
+use std::iter::repeat_n;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result};
@@ -18,8 +19,15 @@ pub(super) fn summed(squares: Mutex<Vec<(usize, Squares)>>) -> Norms {
     squares.iter().fold(Squares::default(), |sum, (_, squares)| sum.plus(*squares)).norms()
 }
 
-/// A step of one parameter in place. Its gradient is candle's second argument, for `of: ()` and `of: &[Constants]`, which are
-/// those of each row; or it is `of: &dyn Pending`.
+/// Constants of each row and of each column, if those differ, for a parameter of which some were reset.
+pub(super) struct Parts {
+    pub rows: Vec<Constants>,
+    /// Empty if columns do not differ.
+    pub columns: Vec<Constants>,
+}
+
+/// A step of one parameter in place. Its gradient is candle's second argument, for `of: ()` and `of: &Parts`; or it is
+/// `of: &dyn Pending`.
 pub(super) struct Step<'a, P> {
     pub constants: Constants,
     /// Behind a lock because candle hands operations out by shared reference; taken once per step.
@@ -80,7 +88,7 @@ impl InplaceOp2 for Step<'_, ()> {
     }
 }
 
-impl InplaceOp2 for Step<'_, &[Constants]> {
+impl InplaceOp2 for Step<'_, &Parts> {
     fn name(&self) -> &'static str {
         "optimizer step"
     }
@@ -93,15 +101,24 @@ impl InplaceOp2 for Step<'_, &[Constants]> {
         gradient_layout: &Layout,
     ) -> Result<()> {
         let gradient = values(gradient, gradient_layout)?;
-        let width = gradient.len() / self.of.len().max(1);
+        let Parts { rows, columns } = self.of;
+        let width = gradient.len() / rows.len().max(1);
+        // A column of a convolution is a kernel of several values.
+        let each = width / columns.len().max(1);
+        let columns: Vec<_> = columns.iter().flat_map(|of| repeat_n(of.correction, each)).collect();
         self.with(parameter, layout, |p, a, b| {
-            for (row, constants) in self.of.iter().enumerate() {
+            for (row, constants) in rows.iter().enumerate() {
                 let own = row * width..(row + 1) * width;
                 // A slot that the rule does not have is empty.
                 let (a, b) = (a.get_mut(own.clone()), b.get_mut(own.clone()));
                 let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
                 let (p, gradient) = (&mut p[own.clone()], &gradient[own.clone()]);
-                self.add(own.start, step(*constants, p, gradient, a, b, self.squares.is_some()));
+                let measure = self.squares.is_some();
+                let squares = match columns.is_empty() || a.is_empty() {
+                    true => step(*constants, p, gradient, a, b, measure),
+                    false => step_columns(*constants, &columns, p, gradient, a, b, measure),
+                };
+                self.add(own.start, squares);
             }
         })
     }
@@ -136,6 +153,26 @@ fn step(
                 false => constants.step(parameter, 1.0, gradient, a, b),
             }
             squares
+        },
+    )
+}
+
+/// A step of one row, each of whose values has a correction of its own.
+fn step_columns(
+    constants: Constants,
+    columns: &[(f32, f32)],
+    parameter: &mut [f32],
+    gradient: &[f32],
+    a: &mut [f32],
+    b: &mut [f32],
+    measure: bool,
+) -> Squares {
+    let before = if measure { parameter.to_vec() } else { Vec::new() };
+    simd(
+        #[inline(always)]
+        || {
+            constants.step_columns(columns, parameter, gradient, a, b);
+            if measure { Squares::of(&before, parameter, gradient) } else { Squares::default() }
         },
     )
 }

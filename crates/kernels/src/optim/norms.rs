@@ -80,6 +80,16 @@ impl Constants {
 }
 
 impl Squares {
+    /// Those of a parameter that a gradient has moved.
+    #[inline(always)]
+    pub fn of(before: &[f32], after: &[f32], g: &[f32]) -> Self {
+        let mut squares = Self::default();
+        for ((before, after), g) in before.chunks(PIECE).zip(after.chunks(PIECE)).zip(g.chunks(PIECE)) {
+            squares.add(before, after, 1.0, g);
+        }
+        squares
+    }
+
     /// Adds those of a piece. Each lane sums its few squares in f32, which costs half as much as f64.
     #[inline(always)]
     fn add(&mut self, before: &[f32], after: &[f32], factor: f32, g: &[f32]) {

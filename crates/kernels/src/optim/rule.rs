@@ -45,7 +45,7 @@ pub(super) struct Constants {
     rule: Rule,
     rate: f32,
     /// `1 − β1^t` and `√(1 − β2^t)`, Adam's corrections for its start from zero.
-    correction: (f32, f32),
+    pub correction: (f32, f32),
 }
 
 impl Rule {
@@ -148,6 +148,34 @@ impl Constants {
                     *p -= rate * delta;
                 }
             }
+        }
+    }
+
+    /// As [`Constants::step`], where each value has a correction of its own: the smaller of it and that of the row, since
+    /// corrections grow with the number of steps.
+    #[inline(always)]
+    pub fn step_columns(
+        self,
+        columns: &[(f32, f32)],
+        p: &mut [f32],
+        g: &[f32],
+        a: &mut [f32],
+        b: &mut [f32],
+    ) {
+        let Rule::Adam { beta1, beta2, eps, weight_decay, decoupled } = self.rule else {
+            return self.step(p, 1.0, g, a, b);
+        };
+        let decay = weight_decay as f32;
+        let (penalty, keep) = if decoupled { (0.0, 1.0 - self.rate * decay) } else { (decay, 1.0) };
+        let (mean, new) = (beta1 as f32, (1.0 - beta1) as f32);
+        let (mean_square, new_square) = (beta2 as f32, (1.0 - beta2) as f32);
+        let eps = eps as f32;
+        for ((((p, g), a), b), (first, second)) in p.iter_mut().zip(g).zip(a).zip(b).zip(columns) {
+            let (rate, root) = (self.rate / first.min(self.correction.0), second.min(self.correction.1));
+            let g = g + penalty * *p;
+            *a = mean * *a + new * g;
+            *b = mean_square * *b + new_square * g * g;
+            *p = *p * keep - rate * *a / (b.sqrt() / root + eps);
         }
     }
 }

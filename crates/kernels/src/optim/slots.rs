@@ -2,9 +2,9 @@ use std::sync::Mutex;
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use super::in_place::{Step, summed};
+use super::in_place::{Parts, Step, summed};
 use super::norms::{self, Norms};
-use super::rule::{Constants, Rule};
+use super::rule::Rule;
 use super::twin;
 use crate::autograd::{Form, VarGradient};
 use crate::values::is_fast;
@@ -43,23 +43,28 @@ impl Slots {
         }
     }
 
-    /// Sets some rows (indices of the parameter's first dimension) to 0, as at the start.
+    /// Sets some indices of the parameter's dimension `axis` to 0, as at the start: of 0 the rows, of 1 the columns.
     ///
     /// # Errors
-    /// When candle cannot make the tensors.
-    pub fn reset_rows(&mut self, parameter: &Var, rows: &[usize]) -> Result<()> {
-        let count = parameter.dims().first().copied().unwrap_or(1);
-        let width = parameter.elem_count() / count.max(1);
+    /// When there is no such dimension or index, or candle cannot make the tensors.
+    pub fn reset(&mut self, parameter: &Var, axis: usize, indices: &[usize]) -> Result<()> {
+        let count = parameter.dim(axis)?;
+        if let Some(index) = indices.iter().find(|index| **index >= count) {
+            candle_core::bail!(
+                "optimizer: expected an index below {count} of dimension {axis}, found {index}"
+            );
+        }
+        let width: usize = parameter.dims()[axis + 1..].iter().product();
         match self {
             Self::Cpu(slots) => {
-                for slot in slots {
-                    rows.iter().for_each(|row| slot[row * width..][..width].fill(0.0));
+                for block in slots.iter_mut().flat_map(|slot| slot.chunks_mut((count * width).max(1))) {
+                    indices.iter().for_each(|index| block[index * width..][..width].fill(0.0));
                 }
             }
             Self::Device(slots) => {
-                let kept: Vec<f32> = (0..count).map(|row| f32::from(!rows.contains(&row))).collect();
+                let kept: Vec<f32> = (0..count).map(|index| f32::from(!indices.contains(&index))).collect();
                 let mut shape = vec![1; parameter.rank()];
-                shape[0] = count;
+                shape[axis] = count;
                 let kept = Tensor::from_vec(kept, shape, parameter.device())?.to_dtype(parameter.dtype())?;
                 for slot in slots {
                     *slot = slot.broadcast_mul(&kept)?;
@@ -147,48 +152,49 @@ impl Slots {
         }
     }
 
-    /// As [`Slots::step`], with a step count for each row, for a parameter with rows that were
-    /// [reset](Slots::reset_rows).
+    /// As [`Slots::step`], with step counts for each row and column, for a parameter of which some were
+    /// [reset](Slots::reset). A value has taken the smaller number of steps of its row and its column.
     ///
     /// # Shapes
-    /// `steps`: as many as the parameter's first dimension, each at least 1.
+    /// `rows`: as many as the parameter's first dimension, each at least 1; `columns`: as many as its second, or none.
     ///
     /// # Errors
-    /// As [`Slots::step`], and when there are more or fewer steps.
-    pub fn step_rows(
+    /// As [`Slots::step`], and when there are more or fewer counts.
+    pub fn step_parts(
         &mut self,
         rule: &Rule,
         parameter: &Var,
         gradient: &VarGradient,
         rate: f64,
-        steps: &[u64],
+        (rows, columns): (&[u64], &[u64]),
         measure: bool,
     ) -> Result<Option<Norms>> {
-        self.check(rule, parameter, gradient, steps)?;
-        let rows = parameter.dims().first().copied().unwrap_or(1);
-        if steps.len() != rows {
-            candle_core::bail!("optimizer: expected steps of {rows} rows, found {}", steps.len());
+        self.check(rule, parameter, gradient, rows)?;
+        self.check(rule, parameter, gradient, columns)?;
+        for (axis, steps) in
+            [rows, columns].iter().enumerate().filter(|(i, steps)| *i == 0 || !steps.is_empty())
+        {
+            let count = parameter.dim(axis)?;
+            if steps.len() != count {
+                candle_core::bail!(
+                    "optimizer: expected {count} step counts for dimension {axis}, found {}",
+                    steps.len()
+                );
+            }
         }
         let gradient = gradient.values()?.contiguous()?;
         match self {
             Self::Cpu(slots) => {
-                let each: Vec<Constants> = steps.iter().map(|step| rule.constants(rate, *step)).collect();
+                let of = |steps: &[u64]| steps.iter().map(|step| rule.constants(rate, *step)).collect();
+                let each = Parts { rows: of(rows), columns: of(columns) };
                 let (constants, slots) = (rule.constants(rate, 1), Mutex::new(slots));
                 let squares = measure.then(|| Mutex::new(Vec::new()));
-                let step = Step { constants, slots, of: &each[..], squares: squares.as_ref() };
+                let step = Step { constants, slots, of: &each, squares: squares.as_ref() };
                 parameter.inplace_op2(&gradient, &step)?;
                 Ok(squares.map(summed))
             }
             Self::Device(slots) => {
-                let (mut moved, mut new) = (Vec::new(), vec![Vec::new(); slots.len()]);
-                for (row, step) in steps.iter().enumerate() {
-                    let of = |tensor: &Tensor| tensor.narrow(0, row, 1);
-                    let mut own = slots.iter().map(of).collect::<Result<Vec<_>>>()?;
-                    moved.push(twin::step(rule, &of(parameter)?, &of(&gradient)?, &mut own, rate, *step)?);
-                    new.iter_mut().zip(own).for_each(|(new, own)| new.push(own));
-                }
-                *slots = new.iter().map(|rows| Tensor::cat(rows, 0)).collect::<Result<_>>()?;
-                let new = Tensor::cat(&moved, 0)?;
+                let new = twin::step_parts(rule, parameter, &gradient, slots, rate, (rows, columns))?;
                 let norms = measure.then(|| norms::twin(parameter, &new, &gradient)).transpose()?;
                 parameter.set(&new)?;
                 Ok(norms)

@@ -1,4 +1,4 @@
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::rule::Rule;
 
@@ -10,6 +10,39 @@ pub fn step(
     slots: &mut [Tensor],
     rate: f64,
     step: u64,
+) -> Result<Tensor> {
+    let t = step.min(i32::MAX as u64) as i32;
+    corrected(rule, parameter, gradient, slots, rate, |correct, xs| xs / correct(t))
+}
+
+/// As [`step`], with a step count for each row and, unless there are none, each column.
+pub fn step_parts(
+    rule: &Rule,
+    parameter: &Tensor,
+    gradient: &Tensor,
+    slots: &mut [Tensor],
+    rate: f64,
+    (rows, columns): (&[u64], &[u64]),
+) -> Result<Tensor> {
+    let columns = if columns.is_empty() { &[u64::MAX][..] } else { columns };
+    let mut shape = vec![1; parameter.rank()];
+    shape.iter_mut().zip([rows.len(), columns.len()]).for_each(|(own, n)| *own = n);
+    corrected(rule, parameter, gradient, slots, rate, |correct, xs| {
+        let each = rows.iter().flat_map(|row| columns.iter().map(move |column| *row.min(column)));
+        let each: Vec<f64> = each.map(|step| correct(step.min(i32::MAX as u64) as i32)).collect();
+        let each = Tensor::from_vec(each, &shape[..], &Device::Cpu)?.to_dtype(xs.dtype())?;
+        xs.broadcast_div(&each.to_device(xs.device())?)
+    })
+}
+
+/// A step whose values `divide` divides by what Adam's correction is after so many steps.
+fn corrected(
+    rule: &Rule,
+    parameter: &Tensor,
+    gradient: &Tensor,
+    slots: &mut [Tensor],
+    rate: f64,
+    divide: impl Fn(&dyn Fn(i32) -> f64, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (p, g) = (parameter.detach(), gradient.detach());
     let mean = |old: &Tensor, new: &Tensor, decay: f64| (old * decay)? + (new * (1.0 - decay))?;
@@ -26,9 +59,8 @@ pub fn step(
             let p = if decoupled { (&p * (1.0 - rate * weight_decay))? } else { p };
             *m = mean(m, &g, beta1)?;
             *v = mean(v, &g.sqr()?, beta2)?;
-            let t = step.min(i32::MAX as u64) as i32;
-            let root = ((v.sqrt()? / (1.0 - beta2.powi(t)).sqrt())? + eps)?;
-            p - ((&*m / root)? * (rate / (1.0 - beta1.powi(t))))?
+            let root = (divide(&|t| (1.0 - beta2.powi(t)).sqrt(), &v.sqrt()?)? + eps)?;
+            p - divide(&|t| (1.0 - beta1.powi(t)) / rate, &(&*m / root)?)?
         }
         (Rule::RmsProp { alpha, eps }, [square]) => {
             *square = mean(square, &g.sqr()?, alpha)?;

@@ -62,12 +62,14 @@ fn steps_of_rows_equal_steps_of_single_rows_in_every_dtype() {
             let mut of_rows: Vec<Slots> = rows.iter().map(|row| Slots::new(&rule, row).unwrap()).collect();
             for step in 1..=4_u64 {
                 if step == 3 {
-                    slots.reset_rows(&whole, &[1]).unwrap();
+                    slots.reset(&whole, 0, &[1]).unwrap();
                     of_rows[1] = Slots::new(&rule, &rows[1]).unwrap();
                 }
                 let steps = [step, if step < 3 { step } else { step - 2 }, step];
                 let gradient = random(step + 9, &[3, 5]).to_dtype(dtype).unwrap();
-                slots.step_rows(&rule, &whole, &gradient.clone().into(), rate, &steps, false).unwrap();
+                slots
+                    .step_parts(&rule, &whole, &gradient.clone().into(), rate, (&steps, &[]), false)
+                    .unwrap();
                 for (i, row) in rows.iter().enumerate() {
                     let gradient = gradient.narrow(0, i, 1).unwrap().into();
                     of_rows[i].step(&rule, row, &gradient, rate, steps[i], false).unwrap();
@@ -76,7 +78,65 @@ fn steps_of_rows_equal_steps_of_single_rows_in_every_dtype() {
             let rows: Vec<&Tensor> = rows.iter().map(|row| row.as_tensor()).collect();
             let single = |tensor: &Tensor| bits(&tensor.to_dtype(DType::F32).unwrap());
             assert_eq!(single(&whole), single(&Tensor::cat(&rows, 0).unwrap()), "{name} in {dtype:?}");
-            assert!(slots.step_rows(&rule, &whole, &start.into(), rate, &[1, 1], false).is_err());
+            assert!(slots.step_parts(&rule, &whole, &start.into(), rate, (&[1, 1], &[]), false).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_value_has_taken_as_many_steps_as_the_younger_of_its_row_and_column() {
+    for (name, rule, rate) in rules() {
+        for dtype in [DType::F32, DType::F64] {
+            // Two columns of two values each, as kernels of a convolution have.
+            let start = random(1, &[3, 2, 2]).to_dtype(dtype).unwrap();
+            let whole = var(&start);
+            let mut slots = Slots::new(&rule, &whole).unwrap();
+            let at = |tensor: &Tensor, (row, column): (usize, usize)| {
+                tensor.narrow(0, row, 1).unwrap().narrow(1, column, 1).unwrap()
+            };
+            let places: Vec<(usize, usize)> = (0..3).flat_map(|row| (0..2).map(move |c| (row, c))).collect();
+            let mut alone: Vec<(Var, Slots)> = Vec::new();
+            for place in &places {
+                let own = var(&at(&start, *place));
+                alone.push((own.clone(), Slots::new(&rule, &own).unwrap()));
+            }
+            let (mut rows, mut columns) = ([0_u64; 3], [0_u64; 2]);
+            for step in 1..=5 {
+                if step == 3 {
+                    slots.reset(&whole, 1, &[1]).unwrap();
+                    columns[1] = 0;
+                }
+                if step == 4 {
+                    slots.reset(&whole, 0, &[2]).unwrap();
+                    rows[2] = 0;
+                }
+                rows.iter_mut().chain(&mut columns).for_each(|steps| *steps += 1);
+                let gradient = random(step + 9, &[3, 2, 2]).to_dtype(dtype).unwrap();
+                let norms = slots
+                    .step_parts(&rule, &whole, &gradient.clone().into(), rate, (&rows, &columns), step == 5)
+                    .unwrap();
+                for ((own, slots), place) in alone.iter_mut().zip(&places) {
+                    let steps = rows[place.0].min(columns[place.1]);
+                    if steps == 1 && step > 1 {
+                        *slots = Slots::new(&rule, own).unwrap();
+                    }
+                    let gradient = at(&gradient, *place).into();
+                    slots.step(&rule, own, &gradient, rate, steps, false).unwrap();
+                }
+                if let Some(norms) = norms {
+                    let squares = crate::flat(&gradient).iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+                    assert!((norms.gradient - squares.sqrt()).abs() < 1e-6, "{norms:?}");
+                    assert!(norms.update > 0.0 && norms.weight > 0.0);
+                }
+            }
+            for ((own, _), place) in alone.iter().zip(&places) {
+                let single = |tensor: &Tensor| bits(&tensor.to_dtype(DType::F32).unwrap());
+                let found = at(whole.as_tensor(), *place).contiguous().unwrap();
+                assert_eq!(single(&found), single(own), "{name} in {dtype:?} at {place:?}");
+            }
+            assert!(slots.reset(&whole, 1, &[2]).is_err());
+            let steps = (&rows[..], &[1, 1, 1][..]);
+            assert!(slots.step_parts(&rule, &whole, &start.into(), rate, steps, false).is_err());
         }
     }
 }
@@ -170,7 +230,7 @@ fn a_step_0_is_an_error_and_moves_nothing_in_every_dtype() {
         let (parameter, gradient) = (var(&start), start.clone().into());
         let mut slots = Slots::new(&ADAM, &parameter).unwrap();
         let whole = slots.step(&ADAM, &parameter, &gradient, 0.1, 0, false);
-        let rows = slots.step_rows(&ADAM, &parameter, &gradient, 0.1, &[1, 0], true);
+        let rows = slots.step_parts(&ADAM, &parameter, &gradient, 0.1, (&[1, 0], &[]), true);
         for moved in [whole, rows] {
             let error = crate::message(moved.unwrap_err());
             assert!(error.contains("expected steps that count from 1"), "{error}");

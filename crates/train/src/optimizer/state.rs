@@ -15,12 +15,13 @@ pub struct OptimizerState {
     /// ([`OptimizerConfig::accumulate`](crate::OptimizerConfig::accumulate)).
     pub waiting: (u64, u64),
     /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`. Sums of
-    /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in i64.
+    /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in
+    /// i64, where columns were, `<parameter>.reset_columns`.
     pub tensors: Vec<(String, Tensor)>,
 }
 
 const GRADIENT: &str = "gradient";
-const RESET: &str = "reset";
+const RESET: [&str; 2] = ["reset", "reset_columns"];
 
 impl Optimizer {
     /// A copy of everything that is remembered.
@@ -36,9 +37,11 @@ impl Optimizer {
             if let Some(gradient) = self.waiting.sum.get(&own.var) {
                 tensors.push((name(GRADIENT), gradient.values()?));
             }
-            if !own.reset.is_empty() {
-                let steps: Vec<i64> = own.reset.iter().map(|step| *step as i64).collect();
-                tensors.push((name(RESET), Tensor::new(steps, &Device::Cpu)?));
+            for (what, reset) in RESET.iter().zip([&own.reset, &own.reset_columns]) {
+                if !reset.is_empty() {
+                    let steps: Vec<i64> = reset.iter().map(|step| *step as i64).collect();
+                    tensors.push((name(what), Tensor::new(steps, &Device::Cpu)?));
+                }
             }
         }
         let waiting = (self.waiting.batches, self.waiting.samples);
@@ -69,19 +72,21 @@ impl Optimizer {
                 waiting.sum.add(var, gradient.to_device(var.device())?)?;
                 used += 1;
             }
-            let mut reset = Vec::new();
-            if let Some(steps) = found(name, RESET) {
-                reset = steps.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-                let rows = var.dims().first().copied().unwrap_or(1);
-                if reset.len() != rows || reset.iter().any(|of| !(0..=state.steps as i64).contains(of)) {
+            let mut reset = [Vec::new(), Vec::new()];
+            for (axis, what) in RESET.iter().enumerate() {
+                let Some(steps) = found(name, what) else { continue };
+                let steps = steps.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+                let all = var.dims().get(axis).copied().unwrap_or(0);
+                if steps.len() != all || steps.iter().any(|of| !(0..=state.steps as i64).contains(of)) {
                     return Err(Error::Config(format!(
-                        "optimizer state: '{name}.{RESET}': expected steps of {rows} rows, each at most {}",
+                        "optimizer state: '{name}.{what}': expected {all} step counts, each at most {}",
                         state.steps
                     )));
                 }
+                reset[axis] = steps.iter().map(|of| *of as u64).collect();
                 used += 1;
             }
-            restored.push((Slots::from_tensors(var, &tensors)?, reset.iter().map(|of| *of as u64).collect()));
+            restored.push((Slots::from_tensors(var, &tensors)?, reset));
         }
         if state.tensors.len() != used {
             return Err(Error::Config(format!(
@@ -91,7 +96,7 @@ impl Optimizer {
             )));
         }
         for (own, (slots, reset)) in self.parameters.iter_mut().zip(restored) {
-            (own.slots, own.reset) = (slots, reset);
+            (own.slots, [own.reset, own.reset_columns]) = (slots, reset);
         }
         (self.steps, self.learning_rate, self.waiting) = (state.steps, state.learning_rate, waiting);
         Ok(())

@@ -69,8 +69,8 @@ impl Act {
     /// Runs `action` on the results before they are recorded: it may add a term to the loss ([`Pass::add_to_loss`]) or
     /// return other values. It also runs in evaluation mode; see [`Pass::mode`].
     ///
-    /// The returned values are recorded. `dead` and `flat` are then null, unless f' follows from the value, as for
-    /// ReLU.
+    /// A second action gets the values that the first returned. The values of the last action are recorded. `dead` and
+    /// `flat` are then null, unless f' follows from the value, as for ReLU.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
@@ -92,7 +92,14 @@ impl Act {
         mut self,
         action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Self {
-        self.action = Some(Action::new(action));
+        let action = Action::new(action);
+        self.action = Some(match self.action.take() {
+            Some(first) => Action::new(move |pass, ys| {
+                let ys = first.run(pass, ys)?;
+                action.run(pass, &ys)
+            }),
+            None => action,
+        });
         self
     }
 

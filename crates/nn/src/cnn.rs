@@ -3,7 +3,8 @@ use candle_nn::VarBuilder;
 use taper_hooks::Pass;
 use taper_kernels::{Activation, Conv2dGeometry, Error, max_pool2d};
 
-use crate::{Act, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers, Mlp, MlpConfig, Model};
+use crate::link::unknown_site;
+use crate::{Act, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers, Link, Mlp, MlpConfig, Model};
 
 /// Sizes and choices of a [`Cnn`].
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +72,7 @@ pub struct Cnn {
     pool: usize,
     dropout: Dropout,
     top: Mlp,
+    links: Vec<Link>,
 }
 
 impl Cnn {
@@ -83,7 +85,8 @@ impl Cnn {
     pub fn new(config: &CnnConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let init = config.init.unwrap_or(Init::of(config.activation));
         let (mut maps, mut h, mut w) = config.input;
-        let mut convolutions = Vec::new();
+        let (mut convolutions, mut links) = (Vec::new(), Vec::<Link>::new());
+        let name = |kind: &str, i: usize| vb.pp(format!("{kind}{}", i + 1)).prefix();
         for (i, &channels) in config.channels.iter().enumerate() {
             let kernel = config.kernel;
             // Checked before any weight is made: kernels that do not fit the image may not fit into memory either.
@@ -101,6 +104,7 @@ impl Cnn {
                 vb.clone(),
             )?;
             convolutions.push((conv, Act::new(config.activation, vb)?));
+            links.push(Link::new(&name("conv", i), channels, init, &name("conv", i + 1)));
             maps = channels;
             (h, w) = (h - kernel + 1, w - kernel + 1);
         }
@@ -123,12 +127,43 @@ impl Cnn {
             init: config.init,
             dropout: config.dropout,
         };
+        if let Some(last) = links.last_mut() {
+            let columns = (h / config.pool) * (w / config.pool);
+            *last = Link { columns, ..Link::new(&last.site, maps, init, &name("fc", 0)) };
+        }
+        let top = Mlp::new(&top, vb)?;
+        links.extend_from_slice(top.links());
         Ok(Self {
             convolutions,
             pool: config.pool,
             dropout: Dropout::matching(config.activation, config.dropout)?,
-            top: Mlp::new(&top, vb)?,
+            top,
+            links,
         })
+    }
+
+    /// The feature maps of every convolution and the units of every hidden layer, with their incoming and outgoing weights.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// [`Act::then`] at the site of a convolution or hidden layer.
+    ///
+    /// # Errors
+    /// When there is no such site.
+    pub fn then(
+        mut self,
+        site: &str,
+        action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        match self.convolutions.iter_mut().find(|(_, act)| act.site().name() == site) {
+            Some((_, act)) => *act = act.clone().then(action),
+            None if self.links.iter().all(|link| link.site != site) => {
+                return unknown_site(site, &self.links);
+            }
+            None => self.top = self.top.then(site, action)?,
+        }
+        Ok(self)
     }
 }
 

@@ -3,7 +3,8 @@ use candle_nn::VarBuilder;
 use taper_hooks::Pass;
 use taper_kernels::Activation;
 
-use crate::{Act, Dropout, Init, Layer, Layers, Linear, Model};
+use crate::link::unknown_site;
+use crate::{Act, Dropout, Init, Layer, Layers, Linear, Link, Model};
 
 /// Sizes and choices of an [`Mlp`].
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +55,7 @@ pub struct Mlp {
     hidden: Vec<(Linear, Act)>,
     dropout: Dropout,
     out: Linear,
+    links: Vec<Link>,
 }
 
 impl Mlp {
@@ -67,14 +69,37 @@ impl Mlp {
         // No activation follows the logits, so their layer keeps the scale.
         let out_init = config.init.unwrap_or(Init::LeCun);
         let mut inputs = config.inputs;
-        let mut hidden = Vec::new();
+        let (mut hidden, mut links) = (Vec::new(), Vec::new());
+        let name = |i: usize| vb.pp(format!("fc{}", i + 1)).prefix();
         for (i, &width) in config.widths.iter().enumerate() {
             let vb = vb.pp(format!("fc{}", i + 1));
+            links.push(Link::new(&name(i), width, init, &name(i + 1)));
             hidden.push((Linear::new(inputs, width, init, vb.clone())?, Act::new(config.activation, vb)?));
             inputs = width;
         }
         let out = Linear::new(inputs, config.classes, out_init, vb.pp(format!("fc{}", hidden.len() + 1)))?;
-        Ok(Self { hidden, dropout: Dropout::matching(config.activation, config.dropout)?, out })
+        Ok(Self { hidden, dropout: Dropout::matching(config.activation, config.dropout)?, out, links })
+    }
+
+    /// The units of every hidden layer, with their incoming and outgoing weights.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// [`Act::then`] at the site of a hidden layer.
+    ///
+    /// # Errors
+    /// When there is no such site.
+    pub fn then(
+        mut self,
+        site: &str,
+        action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        match self.hidden.iter_mut().find(|(_, act)| act.site().name() == site) {
+            Some((_, act)) => *act = act.clone().then(action),
+            None => return unknown_site(site, &self.links),
+        }
+        Ok(self)
     }
 }
 

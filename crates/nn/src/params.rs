@@ -13,7 +13,8 @@ const LARGEST: usize = 1 << 30;
 /// A model's parameters and buffers: created on first request, seeded, in the order of the requests.
 ///
 /// A buffer is an untrained tensor of the model. Its name ends in `running_mean`, `running_var` or
-/// `num_batches_tracked`, PyTorch's names for batch normalisation. Weight files and checkpoints have both.
+/// `num_batches_tracked`, PyTorch's names for batch normalisation, or in `duty_cycle` or `samples_tracked`, those of
+/// [`KWinners`](crate::KWinners). Weight files and checkpoints have both.
 ///
 /// Differences to candle's `VarMap`: the same seed gives the same values, the order is fixed, and a repeated path is an
 /// error instead of a shared weight. Clones share the parameters.
@@ -33,7 +34,7 @@ struct Inner {
 /// Whether a name is the name of a buffer.
 fn is_buffer(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
-    ["running_mean", "running_var", "num_batches_tracked"].contains(&last)
+    ["running_mean", "running_var", "num_batches_tracked", "duty_cycle", "samples_tracked"].contains(&last)
 }
 
 impl Params {
@@ -171,7 +172,8 @@ impl SimpleBackend for Frozen {
     }
 }
 
-fn sample(init: Init, shape: &Shape, rng: &mut Rng) -> Result<Vec<f32>> {
+/// Values of this distribution, in the order of `shape`.
+pub(crate) fn sample(init: Init, shape: &Shape, rng: &mut Rng) -> Result<Vec<f32>> {
     let n = shape.elem_count();
     let mut normal = |mean: f64, stdev: f64| -> Vec<f32> {
         (0..n).map(|_| (mean + stdev * Distribution::<f64>::sample(&StandardNormal, rng)) as f32).collect()

@@ -7,11 +7,14 @@ mod architecture;
 mod batch_norm;
 mod dropout;
 mod init;
+mod k_winners;
+mod link;
 mod models;
 mod params;
 mod scope;
 mod sequence;
 mod signal;
+mod sparseout;
 mod tap;
 
 use candle_core::{Device, Tensor};

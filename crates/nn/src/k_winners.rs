@@ -1,0 +1,180 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{Result, Tensor, Var};
+use candle_nn::{Init, VarBuilder};
+use taper_hooks::{Mode, Pass, Units};
+use taper_kernels::{Error, with_values};
+
+/// Sizes and choices of [`KWinners`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KWinnersConfig {
+    /// Values of a sample that stay in training, of all its units and positions.
+    pub k: usize,
+    /// The same in evaluation; the paper takes 1.5 · `k`.
+    pub k_eval: usize,
+    /// Boosting at the start, β ≥ 0; 0 for none. The paper takes 1.5, and 0.85 times as much in each further epoch.
+    pub boost: f64,
+    /// Samples over which duty cycles are averaged, at least 1.
+    pub period: usize,
+    /// Which axis the units are.
+    pub units: Units,
+}
+
+impl Default for KWinnersConfig {
+    /// The numbers of the paper for its smaller fully connected layer: 50 winners, 75 in evaluation.
+    fn default() -> Self {
+        Self { k: 50, k_eval: 75, boost: 1.5, period: 1000, units: Units::Second }
+    }
+}
+
+/// k-winners-take-all with boosting (Ahmad & Scheinkman 2019): of each sample the `k` largest boosted values stay, and the
+/// others are 0.
+///
+/// Unit `i` has the duty cycle `dᵢ`, the running share of observations at which it won with a value above 0. Its values compete
+/// as `y · exp(−β · dᵢ)`; the paper's factor `exp(β · (k/n − dᵢ))` gives the same order. Exactly `k` values stay, the first of
+/// equal ones. Winners keep their own values, and only they pass a gradient on.
+///
+/// Duty cycles are the buffers `duty_cycle` and `samples_tracked`, so checkpoints and weight files hold them. They change in train
+/// mode: `d ← (d · (T − N) + fired) / T` for a batch of `N` samples, `T` the samples seen so far, at most `period`, at least `N`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use taper_nn::{KWinners, KWinnersConfig, Mlp, MlpConfig, Model, Params, Pass};
+///
+/// let params = Params::new(1, &Device::Cpu);
+/// let config = MlpConfig { inputs: 4, widths: vec![64], ..Default::default() };
+/// let winners = KWinners::new(64, KWinnersConfig { k: 8, k_eval: 12, ..Default::default() }, params.builder().pp("fc1"))?;
+/// let act = winners.clone();
+/// let net = Mlp::new(&config, params.builder())?.then("fc1", move |pass, ys| act.forward(pass, ys))?;
+/// for epoch in 0..3 {
+///     winners.set_boost(1.5 * 0.85_f64.powi(epoch))?;
+///     // train
+/// }
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct KWinners {
+    config: KWinnersConfig,
+    /// The bits of β; clones share it.
+    boost: Arc<AtomicU64>,
+    duty_cycle: Var,
+    samples: Var,
+}
+
+impl KWinners {
+    /// For so many `units`; buffers `duty_cycle` and `samples_tracked` under `vb`'s prefix.
+    ///
+    /// # Errors
+    /// When a number in `config` is out of its range.
+    pub fn new(units: usize, config: KWinnersConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let least = [("k", config.k), ("k_eval", config.k_eval), ("period", config.period), ("units", units)];
+        if let Some((what, _)) = least.iter().find(|(_, n)| *n == 0) {
+            let prefix = vb.prefix();
+            return Err(Error::Argument(format!(
+                "k_winners '{prefix}': expected {what} of at least 1, found 0"
+            ))
+            .into());
+        }
+        let buffer = |n: usize, name| Var::from_tensor(&vb.get_with_hints(n, name, Init::Const(0.0))?);
+        let own = Self {
+            config,
+            boost: Arc::default(),
+            duty_cycle: buffer(units, "duty_cycle")?,
+            samples: buffer(1, "samples_tracked")?,
+        };
+        own.set_boost(config.boost)?;
+        Ok(own)
+    }
+
+    /// Sets β from now on, also of clones. No checkpoint holds it: set it in each epoch.
+    ///
+    /// # Errors
+    /// When it is negative or not finite.
+    pub fn set_boost(&self, boost: f64) -> Result<()> {
+        if !(boost.is_finite() && boost >= 0.0) {
+            return Err(Error::Argument(format!(
+                "k_winners: expected boosting of at least 0, found {boost}"
+            ))
+            .into());
+        }
+        self.boost.store(boost.to_bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The duty cycle of each unit, in `[0, 1]`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn duty_cycle(&self) -> Result<Vec<f32>> {
+        self.duty_cycle.to_vec1()
+    }
+
+    /// The winners of each sample. Off the CPU the values are copied there and a mask back.
+    ///
+    /// # Shapes
+    /// `ys`: `(N, U, ..)`, or `(N, .., U)` if the config says so; the result has the same shape.
+    ///
+    /// # Errors
+    /// When there are other units, or a sample has fewer than `k` values.
+    pub fn forward(&self, pass: &mut Pass<'_>, ys: &Tensor) -> Result<Tensor> {
+        let KWinnersConfig { k, k_eval, units: axis, .. } = self.config;
+        let training = pass.mode() == Mode::Train;
+        let k = if training { k } else { k_eval };
+        let dims = ys.dims();
+        let size: usize = dims.iter().skip(1).product();
+        let duty = self.duty_cycle()?;
+        let units = match axis {
+            Units::Second => dims.get(1),
+            Units::Last => dims.last(),
+        };
+        if dims.len() < 2 || units != Some(&duty.len()) {
+            let message = format!("k_winners: expected values of {} units, found shape {dims:?}", duty.len());
+            return Err(Error::Argument(message).into());
+        }
+        if k > size {
+            let message =
+                format!("k_winners: expected k of at most {size}, the values of a sample, found {k}");
+            return Err(Error::Argument(message).into());
+        }
+        let positions = size / duty.len();
+        let unit = |i: usize| if axis == Units::Second { i / positions } else { i % duty.len() };
+        let boost = f64::from_bits(self.boost.load(Ordering::Relaxed));
+        let factors: Vec<f32> = duty.iter().map(|d| (-boost * f64::from(*d)).exp() as f32).collect();
+        let (mut mask, mut fired) = (vec![0_f32; dims[0] * size], vec![0_u64; duty.len()]);
+        with_values(ys, |ys| {
+            let mut order: Vec<usize> = Vec::with_capacity(size);
+            for (ys, mask) in ys.chunks(size).zip(mask.chunks_mut(size)) {
+                // A NaN wins, so that it is handed on.
+                let boosted = |i: usize| {
+                    Some(ys[i] * factors[unit(i)]).filter(|y| !y.is_nan()).unwrap_or(f32::INFINITY)
+                };
+                order.clear();
+                order.extend(0..size);
+                order
+                    .select_nth_unstable_by(k - 1, |a, b| boosted(*b).total_cmp(&boosted(*a)).then(a.cmp(b)));
+                for i in &order[..k] {
+                    mask[*i] = 1.0;
+                    fired[unit(*i)] += u64::from(ys[*i] > 0.0);
+                }
+            }
+        })?;
+        if training {
+            self.update(dims[0], positions, &duty, &fired)?;
+        }
+        ys * Tensor::from_vec(mask, dims, ys.device())?.to_dtype(ys.dtype())?
+    }
+
+    fn update(&self, n: usize, positions: usize, duty: &[f32], fired: &[u64]) -> Result<()> {
+        let period = self.config.period as f32;
+        let seen = (self.samples.to_vec1::<f32>()?[0] + n as f32).min(period);
+        // A batch larger than the period would make the weight of the past negative.
+        let (n, total) = (n as f32, seen.max(n as f32));
+        let new = |(duty, fired): (&f32, &u64)| {
+            (duty * (total - n) + (*fired as f64 / positions as f64) as f32) / total
+        };
+        let duty: Vec<f32> = duty.iter().zip(fired).map(new).collect();
+        self.duty_cycle.set(&Tensor::new(duty, self.duty_cycle.device())?)?;
+        self.samples.set(&Tensor::new(&[seen], self.samples.device())?)
+    }
+}

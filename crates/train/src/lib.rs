@@ -48,6 +48,8 @@ mod spin;
 mod step;
 mod steps;
 mod threads;
+mod units;
+mod upkeep;
 mod weight_file;
 mod weights;
 mod window;
@@ -73,6 +75,8 @@ pub use steps::{
 pub use taper_kernels::{Rule, binary_cross_entropy, cross_entropy, mse, soft_cross_entropy};
 pub use taper_report::{Fault, Place, Split};
 pub use threads::start_threads;
+pub use units::{Continual, ContinualConfig, InputMasks, L2Init, Redo, Revive, redo, restart_units};
+pub use upkeep::Upkeep;
 pub use weights::{
     LoadConfig, Loaded, Misshapen, Origin, load_matching, load_weights, save_weights, weight_origin,
     weight_shapes,

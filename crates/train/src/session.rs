@@ -7,7 +7,7 @@ use taper_hooks::{Parts, Recorder, Rng};
 use taper_nn::Params;
 use taper_report::{Lengths, Run, RunDir, Sink, Split, SplitReport, TensorBoard, Watch};
 
-use crate::{Checkpoints, Error, Keep, Optimizer, Point, Progress, Result};
+use crate::{Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, Upkeep};
 
 mod epochs;
 mod open;
@@ -97,6 +97,7 @@ pub struct Session<'a> {
     dir: RunDir,
     board: Option<TensorBoard>,
     sinks: Vec<(Box<dyn Sink + 'a>, Past)>,
+    upkeep: Option<Box<dyn Upkeep + 'a>>,
     watch: Watch,
     checkpoints: Checkpoints,
     saved: Instant,
@@ -155,6 +156,9 @@ struct State {
     /// The optimiser's options.
     optimizer: Value,
     own: Value,
+    /// Of what changes the network between steps; null if nothing does, or it remembers nothing.
+    #[serde(default)]
+    upkeep: Value,
 }
 
 impl State {
@@ -176,6 +180,26 @@ impl<'a> Session<'a> {
     /// Adds a sink that first receives the epochs before the run was resumed.
     pub fn sink_with_past(&mut self, sink: impl Sink + 'a) {
         self.sinks.push((Box::new(sink), Past::Told));
+    }
+
+    /// Sets what changes the network between steps: it observes all training batches from now on, and its state is part of
+    /// each checkpoint. In a run that was resumed it goes on from there. Call it before the first epoch.
+    ///
+    /// # Errors
+    /// When the checkpoint has the state of another one, or none.
+    pub fn upkeep(&mut self, mut upkeep: impl Upkeep + 'a) -> Result<()> {
+        if self.resumed_from.is_some() {
+            let has = !upkeep.state()?.is_null();
+            if has && self.state.upkeep.is_null() {
+                return Err(Error::Config(format!(
+                    "{}: expected the state of an upkeep in the checkpoint, found none: the run began without",
+                    self.path().display()
+                )));
+            }
+            upkeep.restore(&self.state.upkeep)?;
+        }
+        self.upkeep = Some(Box::new(upkeep));
+        Ok(())
     }
 
     /// The directory.
@@ -229,6 +253,7 @@ impl<'a> Session<'a> {
         }
         self.state.files = Lengths::settle(self.dir.path())?;
         self.state.own = self.own.clone();
+        self.state.upkeep = self.upkeep.as_ref().map_or(Ok(Value::Null), |upkeep| upkeep.state())?;
         let at = Point { epoch, batch: self.state.progress.batches() };
         self.checkpoints.save(at, rank, &self.params, &self.optimizer, &self.state)?;
         self.saved = Instant::now();

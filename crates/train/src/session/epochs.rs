@@ -84,15 +84,26 @@ impl Session<'_> {
                 "epoch {epoch} was trained already: call train once in each epoch"
             )));
         }
+        if self.upkeep.is_none() && !self.state.upkeep.is_null() {
+            return Err(Error::Config(format!(
+                "{}: the run began with an upkeep: set it before the first epoch",
+                self.path().display()
+            )));
+        }
         let mut order = self.state.order.clone();
         let mut batches = batches(&mut order, self.state.progress.batches() as usize).peekable();
         self.current.order = Some(order);
         loop {
-            let mut left = self.config.save.steps.map_or(u64::MAX, |every| {
-                let (every, batches) = (every.max(1), self.optimizer.config().accumulate);
-                let steps = every - self.optimizer.steps() % every;
-                steps.saturating_mul(batches).saturating_sub(self.optimizer.waiting()).max(1)
-            });
+            let (begin, upkeep) = (self.optimizer.steps(), self.upkeep.as_ref().map(|upkeep| upkeep.every()));
+            let batches_to = |every: Option<u64>| {
+                let Some(every) = every else { return u64::MAX };
+                let steps = every.max(1) - begin % every.max(1);
+                let batches = steps.saturating_mul(self.optimizer.config().accumulate);
+                batches.saturating_sub(self.optimizer.waiting()).max(1)
+            };
+            let save = batches_to(self.config.save.steps);
+            let mut left = save.min(batches_to(upkeep));
+            let saves = left == save;
             let begun = Instant::now();
             let piece = std::iter::from_fn(|| {
                 let batch = if left > 0 && begun.elapsed() < TELL { batches.next() } else { None };
@@ -100,7 +111,10 @@ impl Session<'_> {
                 batch
             });
             let State { train, progress, .. } = &mut self.state;
-            let trained = train_batches(step, &mut self.optimizer, piece, train, self.run.seed, progress);
+            let mut observers = (train, &mut self.upkeep);
+            let seed = self.run.seed;
+            let trained = train_batches(step, &mut self.optimizer, piece, &mut observers, seed, progress);
+            let trained = trained.and_then(|()| self.keep_up(begin));
             self.failed |= trained.is_err();
             // Also the windows before an error.
             let told = self.tell_windows();
@@ -109,9 +123,17 @@ impl Session<'_> {
             if batches.peek().is_none() {
                 return Ok(());
             }
-            if left == 0 {
+            if left == 0 && saves {
                 self.save(epoch - 1, None)?;
             }
+        }
+    }
+
+    /// Changes the network, if a step was made since `begin`.
+    fn keep_up(&mut self, begin: u64) -> Result<()> {
+        match &mut self.upkeep {
+            Some(upkeep) if self.optimizer.steps() > begin => upkeep.keep_up(&mut self.optimizer),
+            _ => Ok(()),
         }
     }
 
@@ -163,8 +185,10 @@ impl Session<'_> {
     /// Makes a step of the accumulated gradients of the epoch's last batches, after its training.
     fn flush(&mut self) -> Result<()> {
         if self.current.order.is_some() {
+            let begin = self.optimizer.steps();
             let State { train, progress, .. } = &mut self.state;
-            flush(&mut self.optimizer, train, progress)?;
+            flush(&mut self.optimizer, &mut (train, &mut self.upkeep), progress)?;
+            self.keep_up(begin)?;
         }
         self.tell_windows()
     }

@@ -154,6 +154,7 @@ impl Session<'_> {
             run: run.clone(),
             optimizer: optimizer.config().options(),
             own: Value::Null,
+            upkeep: Value::Null,
         };
         Self {
             optimizer: optimizer.buffers(params.buffers()),
@@ -166,6 +167,7 @@ impl Session<'_> {
             dir,
             board,
             sinks: Vec::new(),
+            upkeep: None,
             watch: Watch::default(),
             checkpoints,
             saved: Instant::now(),

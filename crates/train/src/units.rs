@@ -1,0 +1,15 @@
+//! Methods that keep units alive, or weights sparse, between the steps of training.
+
+mod continual;
+mod input_masks;
+mod l2_init;
+mod redo;
+mod restart;
+mod revive;
+
+pub use continual::{Continual, ContinualConfig};
+pub use input_masks::InputMasks;
+pub use l2_init::L2Init;
+pub use redo::{Redo, redo};
+pub use restart::restart_units;
+pub use revive::Revive;

@@ -1,0 +1,263 @@
+use std::io;
+
+use candle_core::Result as CandleResult;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use taper_hooks::{Mode, Observer, Seen, Units};
+use taper_kernels::with_values;
+use taper_nn::{Link, Params};
+
+use super::restart::{Ends, change, restart_units, rng_of_step};
+use crate::{Error, Optimizer, Result, Upkeep};
+
+/// Choices of [`Continual`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContinualConfig {
+    /// Share of the mature units of a layer that is replaced per batch, ρ in `[0, 1]`.
+    pub rate: f64,
+    /// Batches that a new unit is kept for at least.
+    pub maturity: u64,
+    /// Decay of the running means, η in `[0, 1)`.
+    pub decay: f64,
+}
+
+impl Default for ContinualConfig {
+    /// ρ = 10⁻⁴, 100 batches, η = 0.99: the paper's for permuted MNIST, where a batch is one sample.
+    fn default() -> Self {
+        Self { rate: 1e-4, maturity: 100, decay: 0.99 }
+    }
+}
+
+/// Continual backprop (Dohare et al. 2024): replaces the least useful of the units that are old enough, a small share per batch.
+///
+/// For unit `i` of a layer, after `a` batches since it was made, with its value `y` and outgoing weights `wₖ`:
+///
+/// ```text
+/// f ← η f + (1 − η) E[y]              f̂ = f / (1 − ηᵃ)
+/// u ← η u + (1 − η) E|y − f̂| Σₖ|wₖ|    û = u / (1 − ηᵃ)
+/// ```
+///
+/// Means are over samples and positions. The utility is the mean-corrected contribution of Dohare, Sutton & Mahmood (2021); that of
+/// the Nature paper has `|y|` in place of `|y − f̂|`. Of the units with `a` above the maturity, those of the smallest û are
+/// replaced, as many as `ρ` times their number, of which fractions add up. The mean contribution `f̂ wₖ` of a unit goes to the
+/// bias of the next layer, so only what it did beyond a constant is lost; then the unit is [restarted](restart_units). Of a
+/// map in front of padding or max-pooling, the contribution of its mean is an estimate.
+///
+/// A batch that holds NaN or an infinity at a site changes nothing there. Costs reading activations twice and outgoing
+/// weights once per batch.
+#[derive(Clone, Debug)]
+pub struct Continual {
+    links: Vec<Link>,
+    params: Params,
+    seed: u64,
+    state: State,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct State {
+    config: ContinualConfig,
+    layers: Vec<Layer>,
+    replaced: u64,
+}
+
+/// What is known of the units of a site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Layer {
+    site: String,
+    age: Vec<u64>,
+    /// f.
+    mean: Vec<f64>,
+    /// u.
+    utility: Vec<f64>,
+    /// Units that are to be replaced, with the fractions of earlier batches.
+    owed: f64,
+}
+
+impl Continual {
+    /// Replaces units of these links.
+    ///
+    /// # Errors
+    /// When a number of `config` is out of its range, or a link does not fit the parameters.
+    pub fn new(links: &[Link], config: ContinualConfig, params: &Params, seed: u64) -> Result<Self> {
+        let ContinualConfig { rate, decay, .. } = config;
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(Error::Config(format!(
+                "continual backprop: expected a rate in [0, 1], found {rate}"
+            )));
+        }
+        if !(0.0..1.0).contains(&decay) {
+            return Err(Error::Config(format!(
+                "continual backprop: expected a decay in [0, 1), found {decay}"
+            )));
+        }
+        let mut layers = Vec::new();
+        for link in links {
+            Ends::of(link, params)?;
+            let (age, mean, utility) = (vec![0; link.units], vec![0.0; link.units], vec![0.0; link.units]);
+            layers.push(Layer { site: link.site.clone(), age, mean, utility, owed: 0.0 });
+        }
+        let state = State { config, layers, replaced: 0 };
+        Ok(Self { links: links.to_vec(), params: params.clone(), seed, state })
+    }
+
+    /// Units that were replaced so far.
+    pub fn replaced(&self) -> u64 {
+        self.state.replaced
+    }
+
+    /// The bias-corrected utility û of each unit of a site; 0 of one that was just made. `None` for an unknown site.
+    pub fn utilities(&self, site: &str) -> Option<Vec<f64>> {
+        let layer = self.state.layers.iter().find(|layer| layer.site == site)?;
+        Some(
+            (0..layer.age.len())
+                .map(|unit| layer.corrected(&layer.utility, unit, self.state.config.decay))
+                .collect(),
+        )
+    }
+
+    /// Brings a batch into the running means.
+    fn update(&mut self, index: usize, seen: &Seen<'_>) -> Result<()> {
+        let (link, layer, decay) =
+            (&self.links[index], &mut self.state.layers[index], self.state.config.decay);
+        let found = seen.sizes().0;
+        if seen.uses > 1 || found != link.units {
+            return Err(Error::Config(format!(
+                "continual backprop: site '{}': expected {} units once in a pass, found {found} in use {}",
+                link.site, link.units, seen.uses
+            )));
+        }
+        let mean = means(seen, |_, y| y)?;
+        let next = Ends::of(link, &self.params)?.next_weight;
+        let outgoing = with_values(&next.as_detached_tensor(), |weights| {
+            let mut sums = vec![0.0; link.units];
+            let width = weights.len() / next.dims()[0];
+            for row in weights.chunks(width) {
+                for (sum, own) in sums.iter_mut().zip(row.chunks(width / link.units)) {
+                    *sum += own.iter().map(|w| f64::from(w.abs())).sum::<f64>();
+                }
+            }
+            sums
+        })?;
+        // Such a batch is not trained on, and a running mean would never be rid of it.
+        if mean.iter().chain(&outgoing).any(|x| !x.is_finite()) {
+            return Ok(());
+        }
+        for (unit, mean) in mean.iter().enumerate() {
+            layer.age[unit] += 1;
+            layer.mean[unit] = decay * layer.mean[unit] + (1.0 - decay) * mean;
+        }
+        let corrected: Vec<f64> =
+            (0..link.units).map(|unit| layer.corrected(&layer.mean, unit, decay)).collect();
+        let deviation = means(seen, |unit, y| (y - corrected[unit]).abs())?;
+        for (unit, (deviation, outgoing)) in deviation.iter().zip(outgoing).enumerate() {
+            layer.utility[unit] = decay * layer.utility[unit] + (1.0 - decay) * deviation * outgoing;
+        }
+        Ok(())
+    }
+}
+
+/// The mean of `f` of each unit's values.
+fn means(seen: &Seen<'_>, f: impl Fn(usize, f64) -> f64) -> Result<Vec<f64>> {
+    let (units, positions) = seen.sizes();
+    // Neighbouring values of one unit.
+    let run = if seen.units == Units::Second { positions } else { 1 };
+    let mut sums = vec![0.0; units];
+    with_values(&seen.ys.detach(), |ys| {
+        for block in ys.chunks((units * run).max(1)) {
+            for (unit, (sum, own)) in sums.iter_mut().zip(block.chunks(run.max(1))).enumerate() {
+                *sum += own.iter().map(|y| f(unit, f64::from(*y))).sum::<f64>();
+            }
+        }
+        let observations = (ys.len() / units.max(1)) as f64;
+        sums.iter_mut().for_each(|sum| *sum /= observations);
+    })?;
+    Ok(sums)
+}
+
+impl Layer {
+    /// A running mean of a unit without the weight of its start at 0.
+    fn corrected(&self, of: &[f64], unit: usize, decay: f64) -> f64 {
+        match self.age[unit].min(i32::MAX as u64) as i32 {
+            0 => 0.0,
+            age => of[unit] / (1.0 - decay.powi(age)),
+        }
+    }
+
+    /// The units to replace now, in their order.
+    fn due(&mut self, ContinualConfig { rate, maturity, decay }: ContinualConfig) -> Vec<usize> {
+        let mut mature: Vec<usize> = (0..self.age.len()).filter(|unit| self.age[*unit] > maturity).collect();
+        self.owed += rate * mature.len() as f64;
+        let n = (self.owed as usize).min(mature.len());
+        self.owed -= n as f64;
+        let utility = |unit: &usize| self.corrected(&self.utility, *unit, decay);
+        mature.sort_by(|a, b| utility(a).total_cmp(&utility(b)));
+        mature.truncate(n);
+        mature.sort_unstable();
+        mature
+    }
+}
+
+impl Observer for Continual {
+    fn observe(&mut self, seen: &Seen<'_>) -> CandleResult<()> {
+        let index = self.links.iter().position(|link| link.site == seen.site.name());
+        match index.filter(|_| seen.mode == Mode::Train) {
+            Some(index) => self.update(index, seen).map_err(|error| io::Error::other(error).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Upkeep for Continual {
+    fn keep_up(&mut self, optimizer: &mut Optimizer) -> Result<()> {
+        let (config, mut rng) = (self.state.config, rng_of_step(self.seed, optimizer.steps()));
+        for (link, layer) in self.links.iter().zip(&mut self.state.layers) {
+            let units = layer.due(config);
+            if units.is_empty() {
+                continue;
+            }
+            let Ends { next_weight, next_bias, .. } = Ends::of(link, &self.params)?;
+            if let Some(next_bias) = next_bias {
+                let weights = with_values(&next_weight.as_detached_tensor(), <[f32]>::to_vec)?;
+                let (outputs, width) = (next_bias.elem_count(), weights.len() / next_weight.dim(0)?);
+                let span = width / link.units;
+                change(&next_bias, |bias| {
+                    for (bias, row) in bias.iter_mut().zip(weights.chunks(width)).take(outputs) {
+                        let moved = |unit: &usize| {
+                            let own = row[unit * span..][..span].iter().map(|w| f64::from(*w)).sum::<f64>();
+                            own * layer.corrected(&layer.mean, *unit, config.decay)
+                        };
+                        *bias += units.iter().map(moved).sum::<f64>() as f32;
+                    }
+                })?;
+            }
+            restart_units(link, &units, &self.params, optimizer, &mut rng)?;
+            for unit in &units {
+                (layer.age[*unit], layer.mean[*unit], layer.utility[*unit]) = (0, 0.0, 0.0);
+            }
+            self.state.replaced += units.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<Value> {
+        serde_json::to_value(&self.state).map_err(Error::other)
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        let of: State = serde_json::from_value(state.clone()).map_err(|error| {
+            Error::Config(format!("continual backprop: expected its state, found another: {error}"))
+        })?;
+        let sizes = |of: &State| of.layers.iter().map(|l| (l.site.clone(), l.age.len())).collect::<Vec<_>>();
+        if of.config != self.state.config || sizes(&of) != sizes(&self.state) {
+            return Err(Error::Config(format!(
+                "continual backprop: it was {:?} of {:?} and is {:?} of {:?}: go on with that of the run",
+                of.config,
+                sizes(&of),
+                self.state.config,
+                sizes(&self.state)
+            )));
+        }
+        self.state = of;
+        Ok(())
+    }
+}

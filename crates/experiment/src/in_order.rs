@@ -6,10 +6,10 @@ use taper_report::{EpochReport, Result, Run, Sink, Warning};
 ///
 /// The reports of the first run that has not ended are passed on at once. The reports of later runs wait.
 pub(crate) struct InOrder<'a> {
-    state: Mutex<Waiting<'a>>,
+    state: Mutex<Queue<'a>>,
 }
 
-struct Waiting<'a> {
+struct Queue<'a> {
     sink: Box<dyn Sink + Send + 'a>,
     /// The run whose reports are passed on at once.
     turn: usize,
@@ -39,7 +39,7 @@ impl<'a> InOrder<'a> {
     /// The sinks of this many runs, passed on to `sink`.
     pub fn new(runs: usize, sink: Box<dyn Sink + Send + 'a>) -> Self {
         let runs = std::iter::repeat_with(Waiting::default).take(runs).collect();
-        Self { state: Mutex::new(Waiting { sink, turn: 0, runs }) }
+        Self { state: Mutex::new(Queue { sink, turn: 0, runs }) }
     }
 
     /// The sink of run `run`, from 0. The run has ended when it is dropped.
@@ -47,13 +47,13 @@ impl<'a> InOrder<'a> {
         RunSink { order: self, run }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting<'a>> {
+    fn lock(&self) -> MutexGuard<'_, Queue<'a>> {
         // A run that panicked keeps its reports.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting<'_> {
+impl Queue<'_> {
     /// Passes on all reports whose turn has come.
     fn pass_on(&mut self) -> Result<()> {
         while let Some(run) = self.runs.get_mut(self.turn) {

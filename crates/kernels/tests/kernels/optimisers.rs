@@ -124,7 +124,7 @@ fn a_value_has_taken_as_many_steps_as_the_younger_of_its_row_and_column() {
                     slots.step(&rule, own, &gradient, rate, steps, false).unwrap();
                 }
                 if let Some(norms) = norms {
-                    let squares = crate::flat(&gradient).iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+                    let squares = crate::flat(&gradient).iter().map(|g| g.powi(2)).sum::<f64>();
                     assert!((norms.gradient - squares.sqrt()).abs() < 1e-6, "{norms:?}");
                     assert!(norms.update > 0.0 && norms.weight > 0.0);
                 }

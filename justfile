@@ -5,6 +5,8 @@ check:
 # All tests; set TAPER_DATA to a directory with the MNIST files to run those that need them.
 test:
     cargo test --workspace
+    cargo build --quiet --example infer --features images
+    cargo test --workspace --features images --test images --test infer
 
 # Train on MNIST and watch: `just mnist --act selu`.
 mnist *ARGS:

@@ -15,7 +15,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::Parser;
-use taper::data::{Split, load_image};
+use taper::data::Split;
+#[cfg(feature = "images")]
+use taper::data::load_image;
 use taper::frozen::{Form, Frozen, Work};
 use taper::nn::{Model, Pass, no_grad};
 use taper::report::count_text;
@@ -28,7 +30,7 @@ use taper_experiment::{LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one
 struct Args {
     #[command(flatten)]
     weights: WeightOptions,
-    /// PNG or JPEG files to classify instead, of the size of the network's input
+    /// PNG or JPEG files to classify instead, of the size of the network's input; needs a build with --features images
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
     /// Use only the first N images of the test set
@@ -42,8 +44,8 @@ struct Args {
 fn after_help() -> String {
     let examples = "\
 Examples:
-  infer runs/NAME                                 a run of ours: accuracy, time and multiplications over the test set
-  infer runs/NAME digit.png                       what is on this picture
+  infer runs/NAME                                 a run of Taper: accuracy, time and multiplications over the test set
+  infer runs/NAME digit.png                       the class of this image
   infer runs/NAME --save net.safetensors          also writes a file that needs no run
   infer net.safetensors --act relu --scale unit   PyTorch's, for pixels in [0, 1]";
     format!("{LAYERS_HELP}\n\n{examples}")
@@ -70,13 +72,19 @@ fn run(args: &Args) -> Result<()> {
         false => classify(&trained, &frozen, &args.images, &mut text)?,
     }
     match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
-        // Whoever closed standard output has seen enough.
+        // Standard output is closed, so nothing more is printed.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }
 }
 
-/// What is on each picture.
+#[cfg(not(feature = "images"))]
+fn load_image(path: &std::path::Path, _: (usize, usize, usize)) -> Result<Vec<u8>> {
+    let path = path.display();
+    bail!("{path}: expected a build that reads PNG and JPEG files, found one that does not: build with --features images")
+}
+
+/// Prints the class of each image.
 fn classify(trained: &Trained, frozen: &Frozen, paths: &[PathBuf], text: &mut String) -> Result<()> {
     let mut scratch = frozen.scratch(1);
     let mut logits = vec![0.0; frozen.outputs()];

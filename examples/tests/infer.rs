@@ -77,8 +77,9 @@ fn a_file_that_it_saved_needs_no_run_and_gives_the_same_numbers() {
     one_line(&infer(dir.path(), "net.safetensors"), 1, &["expected version 1 of 'taper_frozen', found 7"]);
 }
 
+#[cfg(feature = "images")]
 #[test]
-fn a_picture_is_classified_and_one_of_another_size_refused() {
+fn an_image_is_classified_and_one_of_another_size_refused() {
     let dir = tempdir().unwrap();
     train(dir.path(), "mlp", "--widths 32 --dropout 0");
     let picture = |name: &str, side: u32| {

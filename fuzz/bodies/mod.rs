@@ -1,5 +1,5 @@
 //! What every fuzz target does with the bytes it is given, and must be true of them: the targets call this from
-//! `fuzz_targets`, and the project's own tests, with random and with mutated files, from `examples/tests/hostile.rs`.
+//! `fuzz_targets`, and the project's own tests, with random and with mutated files, from `crates/taper/tests/hostile.rs`.
 //!
 //! A new reader has a file with a `check` here, a line in `TARGETS` there, a target of two lines with its `[[bin]]` in
 //! `Cargo.toml`, and some good and bad files in `corpus`.

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use crate::sample;
 use prost::Message;
 use proto::{Datum, Event, HParam, HParams, Kind, Session, Status, Tensor, Value, What};
 use taper_report::{
@@ -9,10 +10,9 @@ use taper_report::{
     Shown, Sink, SiteSteps, Split, SplitReport, Statistic, StepReport, TensorBoard,
 };
 
-#[path = "../src/tensorboard/proto.rs"]
+#[path = "../../src/tensorboard/proto.rs"]
 #[allow(dead_code)]
 mod proto;
-mod sample;
 
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("the system has a directory for temporary files")

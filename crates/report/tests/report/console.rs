@@ -2,12 +2,11 @@
 
 use std::io::{self, Write};
 
+use crate::sample;
 use taper_report::{
     ConsoleConfig, ConsoleSink, EpochReport, Fault, NonFinite, Place, Result, Sink, Split, SplitReport,
     Trouble,
 };
-
-mod sample;
 
 fn printed(config: ConsoleConfig, reports: &[EpochReport]) -> Result<String> {
     let mut sink = ConsoleSink::new(Vec::new(), config);

@@ -6,14 +6,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use crate::sample;
 use taper_report::{Result, Sink, TracingSink};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
     span,
 };
-
-mod sample;
 
 type Fields = BTreeMap<String, String>;
 

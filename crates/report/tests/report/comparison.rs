@@ -1,10 +1,9 @@
 //! Runs side by side.
 
+use crate::sample;
 use taper_report::{
     EpochReport, Metric, MetricKind, Result, Score, Sink, Split, SplitReport, Summary, comparison,
 };
-
-mod sample;
 
 fn summary(activation: &str, dropout: f64, seed: u64) -> Result<Summary> {
     let mut summary = Summary::new(sample::run(activation, dropout, seed));

@@ -48,7 +48,7 @@ fn networks_of_digits_answer_as_they_evaluate_themselves() {
         assert!(layers.iter().all(|layer| text.contains(&format!("\n{layer} "))), "{text}");
         assert!(text.contains("of the image") && text.contains(&format!("behind {}", layers[0])), "{text}");
         assert!(text.contains("bytes as f32") && text.contains("by images a call: 1: "), "{text}");
-        assert!(text.contains("\nthese zeros "), "{text}");
+        assert!(text.contains("\nthese zeros"), "{text}");
     }
 }
 

@@ -14,9 +14,11 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use taper::data::Split;
-use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
-use taper::train::{CROSS_ENTROPY, classify};
-use taper_experiment::{Data, ImageOptions, Options, Result, Setup, Sweep, Trial, rate, size, sweep};
+use taper::nn::{Activation, Cnn, CnnConfig, Init, Link, Mlp, MlpConfig, Model, l1};
+use taper::train::{CROSS_ENTROPY, Revive, classify};
+use taper_experiment::{
+    Data, ImageOptions, Options, Result, Setup, Sweep, Trial, not_negative, rate, size, sweep,
+};
 
 /// Keeps freed memory for the next step.
 #[global_allocator]
@@ -45,6 +47,12 @@ struct Args {
     /// he, lecun, glorot or pytorch [default: depends on the activation]
     #[arg(long)]
     init: Option<Init>,
+    /// Pull activations towards 0, one run each: L times the sum of |y| over a sample's activations, added to the loss
+    #[arg(long, value_name = "L[,L...]", value_parser = sweep(not_negative))]
+    l1: Option<Sweep<f64>>,
+    /// Restart units that do little, one run each: none, redo[:TAU[:PERIOD IN STEPS]] or continual[:RATE[:MATURITY]]
+    #[arg(long, value_name = "M[,M...]")]
+    revive: Option<Sweep<Revive>>,
     #[command(flatten)]
     #[serde(flatten)]
     images: ImageOptions,
@@ -70,10 +78,12 @@ fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
     if args.model == Kind::Linear {
         let rates = args.dropout.values();
         let dropped = rates.iter().any(|rate| *rate > 0.0) && rates != [0.0, 0.25];
-        if args.widths.is_some() || args.act.values() != [Activation::Relu] || dropped {
-            setup.warn("softmax regression has no hidden layer: --act, --dropout and --widths do nothing");
+        let other = args.widths.is_some() || args.l1.is_some() || args.revive.is_some();
+        if other || args.act.values() != [Activation::Relu] || dropped {
+            setup.warn("softmax regression has no hidden layer: --act, --dropout, --widths, --l1 and --revive do nothing");
         }
         (args.act, args.dropout) = (Sweep::one(Activation::Identity), Sweep::one(0.0));
+        (args.l1, args.revive) = (None, None);
     }
     Ok(data)
 }
@@ -82,20 +92,35 @@ fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
     let (input @ (c, h, w), classes) = (trial.data.train.shape(), trial.data.train.classes());
     let (activation, dropout, init) = (*args.act, *args.dropout, args.init);
     let join = |sizes: &[usize]| sizes.iter().map(|n| format!("{n}-")).collect::<String>();
+    let lambda = args.l1.as_deref().copied().unwrap_or(0.0);
     let vb = trial.params.builder();
+    let links: Vec<Link>;
     let (model, text): (Box<dyn Model + Send + Sync>, _) = if args.model == Kind::Cnn {
         let (channels, widths) = (args.channels.clone(), args.widths.clone().unwrap_or(vec![128]));
         let text = format!("cnn {}pool-{}{classes}", join(&channels), join(&widths));
         let rest = CnnConfig::default();
         let config = CnnConfig { input, channels, widths, classes, activation, init, dropout, ..rest };
-        (Box::new(Cnn::new(&config, vb)?), text)
+        let mut net = Cnn::new(&config, vb)?;
+        links = net.links().to_vec();
+        for link in links.iter().filter(|_| lambda > 0.0) {
+            net = net.then(&link.site, l1(lambda)?)?;
+        }
+        (Box::new(net), text)
     } else {
         let (inputs, mlp) = (c * h * w, args.widths.clone().unwrap_or(vec![512, 256]));
         let (name, widths) = if args.model == Kind::Mlp { ("mlp", mlp) } else { ("linear", vec![]) };
         let text = format!("{name} {inputs}-{}{classes}", join(&widths));
         let config = MlpConfig { inputs, widths, classes, activation, init, dropout };
-        (Box::new(Mlp::new(&config, vb)?), text)
+        let mut net = Mlp::new(&config, vb)?;
+        links = net.links().to_vec();
+        for link in links.iter().filter(|_| lambda > 0.0) {
+            net = net.then(&link.site, l1(lambda)?)?;
+        }
+        (Box::new(net), text)
     };
+    if let Some(revive) = &args.revive {
+        trial.upkeep = revive.upkeep(&links, &trial.params, args.options.training.seed)?;
+    }
     trial.start(text, CROSS_ENTROPY)?;
     trial.fit(&classify(&*model))
 }

@@ -8,7 +8,7 @@ use taper_hooks::observer_fn;
 use taper_nn::Params;
 use taper_report::{EpochReport, Run, Sink, Split, Summary, TracingSink, read_reports};
 use taper_train::{
-    LoadConfig, Optimizer, OptimizerConfig, Session, SessionConfig, StepFn, evaluate, same_run,
+    LoadConfig, Optimizer, OptimizerConfig, Session, SessionConfig, StepFn, Upkeep, evaluate, same_run,
 };
 
 use crate::cells::About;
@@ -47,6 +47,8 @@ pub struct Trial<'a, S> {
     pub device: &'a Device,
     /// The optimiser from the options. Change it before [`Trial::start`] for groups or your own schedule.
     pub optimizer: OptimizerConfig,
+    /// What changes the network between steps, if something does. Set it before [`Trial::start`].
+    pub upkeep: Option<Box<dyn Upkeep>>,
     about: &'a About,
     shared: &'a Shared<'a>,
     stage: Stage<'a>,
@@ -66,6 +68,7 @@ impl<'a, S: Samples> Trial<'a, S> {
             data,
             device: shared.device,
             optimizer: about.options.optimizer(data.train.count().div_ceil(options.batch_size) as u64)?,
+            upkeep: None,
             about,
             shared,
             stage,
@@ -177,6 +180,9 @@ impl<'a, S: Samples> Trial<'a, S> {
                 }
             }
             None => self.load_start()?,
+        }
+        if let Some(upkeep) = self.upkeep.take() {
+            session.upkeep(upkeep)?;
         }
         let summary = Arc::new(Mutex::new(Summary::new(session.run().clone())));
         self.ended.summary = Some(summary.clone());

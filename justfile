@@ -37,6 +37,10 @@ deny *CHECKS="licenses bans sources":
 bench *ARGS:
     python3 benches/run.py {{ARGS}}
 
+# Compares inference with ONNX Runtime and PyTorch, for files that `infer RUN --save FILE` wrote.
+bench-infer *ARGS:
+    python3 benches/infer.py {{ARGS}}
+
 # Compares values, statistics and speed on a CUDA device with the CPU and PyTorch; skips without a device.
 gpu:
     bash benches/gpu.sh

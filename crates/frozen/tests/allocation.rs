@@ -32,7 +32,8 @@ unsafe impl GlobalAlloc for Counting {
 #[test]
 fn a_call_allocates_nothing() {
     let params = Params::new(1, &Device::Cpu);
-    let config = CnnConfig { input: (2, 8, 8), channels: vec![5, 20], widths: vec![30], ..Default::default() };
+    let config =
+        CnnConfig { input: (2, 8, 8), channels: vec![5, 20], widths: vec![30], ..Default::default() };
     Cnn::new(&config, params.builder()).unwrap();
     let scaling = Scaling { mean: 0.1, std: 0.3 };
     let network = Sequential::new(&config.layers(), &params, (2, 8, 8), scaling).unwrap();

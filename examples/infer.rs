@@ -81,7 +81,9 @@ fn run(args: &Args) -> Result<()> {
 #[cfg(not(feature = "images"))]
 fn load_image(path: &std::path::Path, _: (usize, usize, usize)) -> Result<Vec<u8>> {
     let path = path.display();
-    bail!("{path}: expected a build that reads PNG and JPEG files, found one that does not: build with --features images")
+    bail!(
+        "{path}: expected a build that reads PNG and JPEG files, found one that does not: build with --features images"
+    )
 }
 
 /// Prints the class of each image.

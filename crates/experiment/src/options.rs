@@ -205,8 +205,12 @@ impl DeviceKind {
 }
 
 impl Training {
+    pub(crate) fn schedule_text(&self) -> &str {
+        self.schedule.as_deref().unwrap_or("cosine")
+    }
+
     fn schedule(&self, steps_per_epoch: u64) -> taper_train::Result<Schedule> {
-        Schedule::parse(self.schedule.as_deref().unwrap_or("cosine"), self.epochs, steps_per_epoch)
+        Schedule::parse(self.schedule_text(), self.epochs, steps_per_epoch)
     }
 }
 

@@ -110,6 +110,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         let About { name, labels, options, json } = self.about;
         let mut config = json.clone();
         config["learning_rate"] = self.optimizer.learning_rate.into();
+        config["schedule"] = options.training.schedule_text().into();
         let more = json!({
             "data": self.data.identity,
             "command": self.shared.command,

@@ -199,11 +199,15 @@ fn a_file_that_does_not_fit_changes_nothing() {
         ("size overflows", header(over), "expected a safetensors file"),
         ("no tensors", header("{}"), "expected a tensor 'fc1.weight'"),
         ("missing", changed("fc2.bias", None), "expected a tensor 'fc2.bias'"),
-        ("extra", changed("", Some(("fc9.bias", view(Dtype::F32, &[4], 16)))), "'fc9.bias' has no place"),
+        (
+            "extra",
+            changed("", Some(("fc9.bias", view(Dtype::F32, &[4], 16)))),
+            "'fc9.bias' is not part of this model",
+        ),
         (
             "renamed",
             changed("fc1.bias", Some(("fc1.Bias", view(Dtype::F32, &[6], 24)))),
-            "'fc1.Bias' has no place",
+            "'fc1.Bias' is not part of this model",
         ),
         // The last in order: setting values while reading would have changed the others by then.
         (

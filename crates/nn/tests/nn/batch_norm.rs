@@ -129,7 +129,7 @@ fn a_frozen_model_shares_the_parameters_and_builds_no_graph() {
     assert!(
         params.frozen().get(3, "weight").unwrap_err().to_string().contains("expected shape [3], found [2]")
     );
-    assert!(params.frozen().get(2, "other").unwrap_err().to_string().contains("was not made yet"));
+    assert!(params.frozen().get(2, "other").unwrap_err().to_string().contains("does not exist yet"));
 }
 
 #[test]

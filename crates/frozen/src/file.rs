@@ -9,12 +9,15 @@ use serde::{Deserialize, Serialize};
 use taper_nn::{Architecture, Layers};
 use taper_report::{one_line, write_whole};
 
+use crate::signals::is_product;
 use crate::{Error, Result, Scaling, Sequential};
 
 /// The version of [`Header`].
 const VERSION: u32 = 1;
 /// Its name among the metadata.
 const KEY: &str = "taper_frozen";
+/// The units of each linear layer and convolution, for programs that build the network: `[["fc1",490],["fc2",10]]`.
+const UNITS: &str = "units";
 
 /// Longer headers are not read.
 const MAX_HEADER: u64 = 256 << 10;
@@ -38,17 +41,32 @@ struct Version {
 
 impl Sequential {
     /// Writes a safetensors file that PyTorch's `load_file` and `load_state_dict` take as it is; the metadata `taper_frozen` say
-    /// the rest. The file is whole or as it was before.
+    /// the rest, and `units` the sizes, `[["fc1",490],["fc2",10]]`. The file is whole or as it was before.
     ///
     /// # Errors
     /// [`Error::Argument`] as [`check`](Self::check), and [`Error::File`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        write_whole(path, &self.to_bytes()?).map_err(|e| Error::File {
+            path: path.to_path_buf(),
+            message: format!("cannot write the network: {e}"),
+        })
+    }
+
+    /// The bytes of the file that [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         self.check()?;
-        let fault = |message: String| Error::File { path: path.to_path_buf(), message };
+        let fault = |e: &dyn std::fmt::Display| Error::Argument(format!("cannot write the network: {e}"));
         let Scaling { mean, std } = self.scaling;
         let header = Header { v: VERSION, layers: self.layers().to_string(), input: self.input, mean, std };
-        let header = serde_json::to_string(&header).map_err(|e| fault(e.to_string()))?;
-        let metadata = HashMap::from([(KEY.to_string(), header), ("format".to_string(), "pt".to_string())]);
+        let header = serde_json::to_string(&header).map_err(|e| fault(&e))?;
+        let units = self.parts.iter().filter(|part| is_product(part)).filter_map(|part| part.values.as_ref());
+        let units: Vec<_> = units.map(|values| (&values.name, values.outputs)).collect();
+        let units = serde_json::to_string(&units).map_err(|e| fault(&e))?;
+        let metadata = [(KEY, header), (UNITS, units), ("format", "pt".to_string())];
+        let metadata = HashMap::from(metadata.map(|(key, value)| (key.to_string(), value)));
         let tensors = self.tensors().into_iter().map(|(name, shape, values)| {
             (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
         });
@@ -57,9 +75,7 @@ impl Sequential {
             .iter()
             .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
         let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
-        let bytes = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
-        let bytes = bytes.map_err(|e| fault(format!("cannot write the network: {e}")))?;
-        write_whole(path, &bytes).map_err(|e| fault(format!("cannot write the network: {e}")))
+        views.and_then(|views| safetensors::serialize(views, Some(metadata))).map_err(|e| fault(&e))
     }
 
     /// Reads a file that [`save`](Self::save) wrote.

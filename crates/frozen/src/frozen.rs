@@ -119,6 +119,18 @@ impl Frozen {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_as(&self, form: Form, xs: &[f32], ys: &mut [f32], scratch: &mut Scratch) -> Result<()> {
+        self.watch(form, xs, ys, scratch, |_, _| {})
+    }
+
+    /// The same; `see` gets what each linear layer and convolution reads, by its number, pixel by pixel.
+    pub(crate) fn watch(
+        &self,
+        form: Form,
+        xs: &[f32],
+        ys: &mut [f32],
+        scratch: &mut Scratch,
+        mut see: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
         let (inputs, outputs) = (self.inputs(), self.outputs);
         let samples = xs.len() / inputs;
         if samples * inputs != xs.len() || samples * outputs != ys.len() {
@@ -133,6 +145,9 @@ impl Frozen {
             scratch.load(xs);
             let mut product = 0;
             for step in &self.steps {
+                if let Step::Linear(_) | Step::Conv { .. } = step {
+                    see(product, scratch.values());
+                }
                 self.step(step, form, ys.len() / outputs, &mut product, scratch)?;
             }
             ys.copy_from_slice(&scratch.values()[..ys.len()]);

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bits;
+mod bounds;
 mod file;
 mod model;
+mod prune;
 mod trouble;
 
 use candle_core::Device;

@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
@@ -21,6 +20,7 @@ use taper::data::load_image;
 use taper::frozen::{Form, Frozen, Work};
 use taper::nn::{Model, Pass, no_grad};
 use taper::report::count_text;
+use taper_examples::{alternately, pixels, quantile};
 use taper_experiment::{LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, start};
 
 /// Classify images with a trained network, skipping every multiplication with a zero. The answers are the same to the bit as
@@ -126,8 +126,7 @@ fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut Str
         split.len(),
         split.name()
     )?;
-    let white = f32::from(split.white());
-    let xs: Vec<f32> = split.pixels().iter().map(|pixel| f32::from(*pixel) / white).collect();
+    let xs = pixels(&split);
     let mut logits = vec![0.0; split.len() * frozen.outputs()];
     let mut scratch = frozen.scratch(1);
     frozen.run_as(Form::Sparse, &xs, &mut logits, &mut scratch)?;
@@ -139,8 +138,7 @@ fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut Str
     let with = if same { "the same bits" } else { "other bits" };
     writeln!(text, "{with} with all multiplications as with zeros skipped")?;
 
-    let mut timing = Timing { frozen, xs: &xs, logits: all };
-    let [dense, skipping] = timing.alternately(1)?;
+    let [dense, skipping] = alternately(both(frozen), &xs, 1)?;
     writeln!(text, "\n{:<22}  {:>9}  {:>9}", "microseconds an image", "median", "99 %")?;
     for (form, times) in [("all multiplications", &dense), ("zeros skipped", &skipping)] {
         writeln!(text, "{form:<22}  {:>9.1}  {:>9.1}", quantile(times, 0.5), quantile(times, 0.99))?;
@@ -148,7 +146,7 @@ fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut Str
     multiplications(&work, split.len(), text)?;
     bytes(&work, split.len(), text)?;
     let worth = quantile(&dense, 0.5) / quantile(&skipping, 0.5);
-    batches(&mut timing, worth, text)?;
+    batches(frozen, &xs, worth, text)?;
     let (zeros, inputs) =
         work.iter().fold((0, 0), |(zeros, inputs), work| (zeros + work.zeros, inputs + work.inputs));
     match (zeros, worth) {
@@ -194,37 +192,9 @@ fn answers(
     Ok(())
 }
 
-struct Timing<'a> {
-    frozen: &'a Frozen,
-    xs: &'a [f32],
-    logits: Vec<f32>,
-}
-
-impl Timing<'_> {
-    /// Microseconds an image of calls with `batch` images: all multiplications, and zeros skipped; in turns.
-    fn alternately(&mut self, batch: usize) -> Result<[Vec<f64>; 2]> {
-        const IMAGES: usize = 200;
-        let turns = if batch == 1 { 10 } else { 4 };
-        let (inputs, outputs) = (self.frozen.inputs() * batch, self.frozen.outputs() * batch);
-        let calls = (IMAGES / batch).max(3);
-        let mut scratch = self.frozen.scratch(batch);
-        let mut times = [vec![], vec![]];
-        for turn in 0..turns {
-            for (form, times) in [Form::Dense, Form::Best].into_iter().zip(&mut times) {
-                for call in 0..=calls {
-                    let at = (turn * calls + call) % (self.xs.len() / inputs);
-                    let xs = &self.xs[at * inputs..][..inputs];
-                    let start = Instant::now();
-                    self.frozen.run_as(form, xs, &mut self.logits[..outputs], &mut scratch)?;
-                    // The first call finds what the other form left in the caches.
-                    if call > 0 {
-                        times.push(start.elapsed().as_secs_f64() * 1e6 / batch as f64);
-                    }
-                }
-            }
-        }
-        Ok(times)
-    }
+/// With all multiplications, and with zeros skipped.
+fn both(frozen: &Frozen) -> [(&Frozen, Form); 2] {
+    [(frozen, Form::Dense), (frozen, Form::Best)]
 }
 
 /// What each layer multiplied and skipped for one image, and whose zeros these were.
@@ -270,11 +240,11 @@ fn bytes(work: &[Work], images: usize, text: &mut String) -> Result<()> {
 }
 
 /// From which batch size on skipping is worth nothing.
-fn batches(timing: &mut Timing<'_>, alone: f64, text: &mut String) -> Result<()> {
-    let most = timing.xs.len() / timing.frozen.inputs();
+fn batches(frozen: &Frozen, xs: &[f32], alone: f64, text: &mut String) -> Result<()> {
+    let most = xs.len() / frozen.inputs();
     let mut worths = vec![(1, alone)];
     for batch in [2, 4, 8, 16, 32, 64, 128, 256].into_iter().filter(|batch| *batch <= most) {
-        let [dense, skipping] = timing.alternately(batch)?;
+        let [dense, skipping] = alternately(both(frozen), xs, batch)?;
         worths.push((batch, quantile(&dense, 0.5) / quantile(&skipping, 0.5)));
     }
     let shown: Vec<String> = worths.iter().map(|(batch, worth)| format!("{batch}: {worth:.1}×")).collect();
@@ -288,10 +258,4 @@ fn batches(timing: &mut Timing<'_>, alone: f64, text: &mut String) -> Result<()>
 
 fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", 100.0 * part as f64 / (whole as f64).max(1.0))
-}
-
-fn quantile(times: &[f64], at: f64) -> f64 {
-    let mut times = times.to_vec();
-    times.sort_by(f64::total_cmp);
-    times[((times.len() - 1) as f64 * at) as usize]
 }

@@ -1,9 +1,11 @@
-//! The computations and pictures of the example `activations`. The programs are the files next to `src`.
+//! What the examples share, and the computations and pictures of `activations`. The programs are the files next to `src`.
 
 mod analytic;
 mod distribution;
 mod frame;
+mod inference;
 pub mod pictures;
 
 pub use analytic::{Law, Numbers, share};
 pub use distribution::{Distribution, Distributions};
+pub use inference::{alternately, pixels, quantile};

@@ -19,17 +19,16 @@ pub(super) fn summed(squares: Mutex<Vec<(usize, Squares)>>) -> Norms {
     squares.iter().fold(Squares::default(), |sum, (_, squares)| sum.plus(*squares)).norms()
 }
 
-/// Constants of each row and of each column, if those differ, for a parameter of which some were reset.
+/// Constants of each row, and a correction of each column or none, for a parameter of which some rows or columns were reset.
 pub(super) struct Parts {
-    pub rows: Vec<Constants>,
-    /// Empty if columns do not differ.
-    pub columns: Vec<Constants>,
+    pub rows: Vec<Constants<'static>>,
+    pub columns: Vec<(f32, f32)>,
 }
 
 /// A step of one parameter in place. Its gradient is candle's second argument, for `of: ()` and `of: &Parts`; or it is
 /// `of: &dyn Pending`.
 pub(super) struct Step<'a, P> {
-    pub constants: Constants,
+    pub constants: Constants<'a>,
     /// Behind a lock because candle hands operations out by shared reference; taken once per step.
     pub slots: Mutex<&'a mut Vec<Vec<f32>>>,
     pub of: P,
@@ -105,7 +104,7 @@ impl InplaceOp2 for Step<'_, &Parts> {
         let width = gradient.len() / rows.len().max(1);
         // A column of a convolution is a kernel of several values.
         let each = width / columns.len().max(1);
-        let columns: Vec<_> = columns.iter().flat_map(|of| repeat_n(of.correction, each)).collect();
+        let columns: Vec<_> = columns.iter().flat_map(|own| repeat_n(*own, each)).collect();
         self.with(parameter, layout, |p, a, b| {
             for (row, constants) in rows.iter().enumerate() {
                 let own = row * width..(row + 1) * width;
@@ -113,19 +112,15 @@ impl InplaceOp2 for Step<'_, &Parts> {
                 let (a, b) = (a.get_mut(own.clone()), b.get_mut(own.clone()));
                 let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
                 let (p, gradient) = (&mut p[own.clone()], &gradient[own.clone()]);
-                let measure = self.squares.is_some();
-                let squares = match columns.is_empty() || a.is_empty() {
-                    true => step(*constants, p, gradient, a, b, measure),
-                    false => step_columns(*constants, &columns, p, gradient, a, b, measure),
-                };
-                self.add(own.start, squares);
+                let constants = constants.with_columns(&columns);
+                self.add(own.start, step(constants, p, gradient, a, b, self.squares.is_some()));
             }
         })
     }
 }
 
 fn step(
-    constants: Constants,
+    constants: Constants<'_>,
     parameter: &mut [f32],
     gradient: &[f32],
     a: &mut [f32],
@@ -138,9 +133,10 @@ fn step(
         let (a_split, b_split) = (split(a), split(b));
         let ((p0, p1), (g0, g1)) = (parameter.split_at_mut(half), gradient.split_at(half));
         let ((a0, a1), (b0, b1)) = (a.split_at_mut(a_split), b.split_at_mut(b_split));
+        let columns = constants.columns.split_at(half.min(constants.columns.len()));
         let (first, second) = rayon::join(
-            || step(constants, p0, g0, a0, b0, measure),
-            || step(constants, p1, g1, a1, b1, measure),
+            || step(constants.with_columns(columns.0), p0, g0, a0, b0, measure),
+            || step(constants.with_columns(columns.1), p1, g1, a1, b1, measure),
         );
         return first.plus(second);
     }
@@ -153,26 +149,6 @@ fn step(
                 false => constants.step(parameter, 1.0, gradient, a, b),
             }
             squares
-        },
-    )
-}
-
-/// A step of one row, each of whose values has a correction of its own.
-fn step_columns(
-    constants: Constants,
-    columns: &[(f32, f32)],
-    parameter: &mut [f32],
-    gradient: &[f32],
-    a: &mut [f32],
-    b: &mut [f32],
-    measure: bool,
-) -> Squares {
-    let before = if measure { parameter.to_vec() } else { Vec::new() };
-    simd(
-        #[inline(always)]
-        || {
-            constants.step_columns(columns, parameter, gradient, a, b);
-            if measure { Squares::of(&before, parameter, gradient) } else { Squares::default() }
         },
     )
 }

@@ -51,7 +51,7 @@ pub(super) fn twin(before: &Tensor, after: &Tensor, gradient: &Tensor) -> Result
     Ok(Norms { gradient: norm(wide(gradient)?)?, weight: norm(wide(after)?)?, update })
 }
 
-impl Constants {
+impl Constants<'_> {
     /// As [`Constants::step`], and adds the squares of what it reads and writes, while they are in the cache.
     #[inline(always)]
     pub fn measured_step(
@@ -63,16 +63,17 @@ impl Constants {
         mut b: &mut [f32],
         squares: &mut Squares,
     ) {
-        let mut before = [0.0; PIECE];
+        let (mut before, mut columns) = ([0.0; PIECE], self.columns);
         for (p, g) in p.chunks_mut(PIECE).zip(g.chunks(PIECE)) {
             let before = &mut before[..p.len()];
             before.copy_from_slice(p);
-            // A slot that the rule does not have is empty.
-            let (a_piece, b_piece);
+            // Empty slots and columns stay empty.
+            let (a_piece, b_piece, own);
             (a_piece, a) = a.split_at_mut(p.len().min(a.len()));
             (b_piece, b) = b.split_at_mut(p.len().min(b.len()));
+            (own, columns) = columns.split_at(p.len().min(columns.len()));
             if factor != 0.0 || !self.ignores_zeros() {
-                self.step(p, factor, g, a_piece, b_piece);
+                self.with_columns(own).step(p, factor, g, a_piece, b_piece);
             }
             squares.add(before, p, factor, g);
         }
@@ -80,17 +81,7 @@ impl Constants {
 }
 
 impl Squares {
-    /// Those of a parameter that a gradient has moved.
-    #[inline(always)]
-    pub fn of(before: &[f32], after: &[f32], g: &[f32]) -> Self {
-        let mut squares = Self::default();
-        for ((before, after), g) in before.chunks(PIECE).zip(after.chunks(PIECE)).zip(g.chunks(PIECE)) {
-            squares.add(before, after, 1.0, g);
-        }
-        squares
-    }
-
-    /// Adds those of a piece. Each lane sums its few squares in f32, which costs half as much as f64.
+    /// Adds the squares of a piece. Each lane sums its few squares in f32, which costs half as much as f64.
     #[inline(always)]
     fn add(&mut self, before: &[f32], after: &[f32], factor: f32, g: &[f32]) {
         let [mut gradient, mut weight, mut update] = [[0.0; WIDE]; 3];

@@ -41,11 +41,14 @@ pub enum Rule {
 
 /// A rule, with the constants of one step that are the same for every element.
 #[derive(Clone, Copy)]
-pub(super) struct Constants {
+pub(super) struct Constants<'a> {
     rule: Rule,
     rate: f32,
     /// `1 − β1^t` and `√(1 − β2^t)`, Adam's corrections for its start from zero.
     pub correction: (f32, f32),
+    /// A correction for each element, or none. The smaller one of it and `correction` is used, because corrections grow
+    /// with the number of steps.
+    pub columns: &'a [(f32, f32)],
 }
 
 impl Rule {
@@ -77,7 +80,7 @@ impl Rule {
         }
     }
 
-    pub(super) fn constants(self, rate: f64, step: u64) -> Constants {
+    pub(super) fn constants(self, rate: f64, step: u64) -> Constants<'static> {
         let correction = match self {
             Self::Adam { beta1, beta2, .. } => {
                 let t = step.min(i32::MAX as u64) as i32;
@@ -85,11 +88,17 @@ impl Rule {
             }
             _ => (1.0, 1.0),
         };
-        Constants { rule: self, rate: rate as f32, correction }
+        Constants { rule: self, rate: rate as f32, correction, columns: &[] }
     }
 }
 
-impl Constants {
+impl Constants<'_> {
+    /// The same constants with these corrections of the elements.
+    #[inline(always)]
+    pub fn with_columns<'a>(&self, columns: &'a [(f32, f32)]) -> Constants<'a> {
+        Constants { rule: self.rule, rate: self.rate, correction: self.correction, columns }
+    }
+
     /// Whether a gradient of 0 leaves a (finite) parameter as it is.
     pub fn ignores_zeros(&self) -> bool {
         matches!(self.rule, Rule::Sgd { momentum: 0.0, weight_decay: 0.0, .. })
@@ -124,12 +133,17 @@ impl Constants {
                 let (penalty, keep) = if decoupled { (0.0, 1.0 - rate * decay) } else { (decay, 1.0) };
                 let (mean, new) = (beta1 as f32, (1.0 - beta1) as f32);
                 let (mean_square, new_square) = (beta2 as f32, (1.0 - beta2) as f32);
-                let (rate, root, eps) = (rate / self.correction.0, self.correction.1, eps as f32);
-                for (((p, g), a), b) in elements.zip(a).zip(b) {
-                    let g = g + penalty * *p;
-                    *a = mean * *a + new * g;
-                    *b = mean_square * *b + new_square * g * g;
-                    *p = *p * keep - rate * *a / (b.sqrt() / root + eps);
+                let adam = Adam { penalty, keep, mean, new, mean_square, new_square, eps: eps as f32 };
+                let (first, root) = self.correction;
+                if self.columns.is_empty() {
+                    let rate = rate / first;
+                    for (((p, g), a), b) in elements.zip(a).zip(b) {
+                        adam.step(p, g, a, b, (rate, root));
+                    }
+                } else {
+                    for ((((p, g), a), b), own) in elements.zip(a).zip(b).zip(self.columns) {
+                        adam.step(p, g, a, b, (rate / own.0.min(first), own.1.min(root)));
+                    }
                 }
             }
             Rule::RmsProp { alpha, eps } => {
@@ -150,32 +164,27 @@ impl Constants {
             }
         }
     }
+}
 
-    /// As [`Constants::step`], where each value has a correction of its own: the smaller of it and that of the row, since
-    /// corrections grow with the number of steps.
+/// Constants of [`Rule::Adam`].
+#[derive(Clone, Copy)]
+struct Adam {
+    penalty: f32,
+    keep: f32,
+    mean: f32,
+    new: f32,
+    mean_square: f32,
+    new_square: f32,
+    eps: f32,
+}
+
+impl Adam {
+    /// Updates one parameter, with the corrections for the start from zero in `rate` and `root`.
     #[inline(always)]
-    pub fn step_columns(
-        self,
-        columns: &[(f32, f32)],
-        p: &mut [f32],
-        g: &[f32],
-        a: &mut [f32],
-        b: &mut [f32],
-    ) {
-        let Rule::Adam { beta1, beta2, eps, weight_decay, decoupled } = self.rule else {
-            return self.step(p, 1.0, g, a, b);
-        };
-        let decay = weight_decay as f32;
-        let (penalty, keep) = if decoupled { (0.0, 1.0 - self.rate * decay) } else { (decay, 1.0) };
-        let (mean, new) = (beta1 as f32, (1.0 - beta1) as f32);
-        let (mean_square, new_square) = (beta2 as f32, (1.0 - beta2) as f32);
-        let eps = eps as f32;
-        for ((((p, g), a), b), (first, second)) in p.iter_mut().zip(g).zip(a).zip(b).zip(columns) {
-            let (rate, root) = (self.rate / first.min(self.correction.0), second.min(self.correction.1));
-            let g = g + penalty * *p;
-            *a = mean * *a + new * g;
-            *b = mean_square * *b + new_square * g * g;
-            *p = *p * keep - rate * *a / (b.sqrt() / root + eps);
-        }
+    fn step(self, p: &mut f32, g: f32, a: &mut f32, b: &mut f32, (rate, root): (f32, f32)) {
+        let g = g + self.penalty * *p;
+        *a = self.mean * *a + self.new * g;
+        *b = self.mean_square * *b + self.new_square * g * g;
+        *p = *p * self.keep - rate * *a / (b.sqrt() / root + self.eps);
     }
 }

@@ -185,8 +185,9 @@ impl Slots {
         let gradient = gradient.values()?.contiguous()?;
         match self {
             Self::Cpu(slots) => {
-                let of = |steps: &[u64]| steps.iter().map(|step| rule.constants(rate, *step)).collect();
-                let each = Parts { rows: of(rows), columns: of(columns) };
+                let of = |step: &u64| rule.constants(rate, *step);
+                let columns = columns.iter().map(|step| of(step).correction).collect();
+                let each = Parts { rows: rows.iter().map(of).collect(), columns };
                 let (constants, slots) = (rule.constants(rate, 1), Mutex::new(slots));
                 let squares = measure.then(|| Mutex::new(Vec::new()));
                 let step = Step { constants, slots, of: &each, squares: squares.as_ref() };

@@ -371,8 +371,8 @@ impl Activation {
         }
     }
 
-    /// Whether `f'(x) = f'(f(x))` for every x, and `f(x)` has the sign of x unless it is 0. Then the value is enough to
-    /// compute f', and the input need not be kept.
+    /// Whether f' can be computed from the value `y = f(x)` alone, so that the input `x` need not be stored. This holds if
+    /// `f'(x) = f'(y)` for every `x`, and `y` is 0 or has the sign of `x`, as for ReLU.
     pub fn slope_shows_in_value(self) -> bool {
         match self {
             Self::Identity | Self::Relu | Self::Relu6 | Self::Hardtanh => true,

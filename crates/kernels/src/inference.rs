@@ -1,12 +1,12 @@
-//! Products for inference that skip zeros and give the same bits as if they did not.
+//! Linear layers, convolutions and pooling for inference. The products can skip inputs that are 0, with the same bits.
 //!
-//! Every output is one chain of fused multiply-adds: it starts at its bias and takes the inputs in a fixed order. An input of
-//! 0 (of either sign) times a finite weight leaves the chain as it is but for the sign of a zero, and the last step, which
-//! adds `+0`, makes that sign positive. So the chain over all inputs and the one over those other than 0 end in the same
-//! bits, also behind NaN and infinite inputs. Weights have to be finite, as `0 · ∞` is NaN.
+//! Each output is a chain of fused multiply-adds. It starts at the bias and takes the inputs in a fixed order. An input of
+//! `+0` or `−0` times a finite weight changes nothing but the sign of a zero sum, and the last step adds `+0`, which makes
+//! that sign positive. So the chain over all inputs and the chain over the nonzero inputs give the same bits, also with NaN
+//! and infinite inputs. Weights must be finite, because `0 · ∞` is NaN.
 //!
-//! Feature maps lie pixel by pixel, `(H, W, C)`, so that one input is multiplied with the weights of all output channels at
-//! once.
+//! Feature maps are stored pixel by pixel, `(H, W, C)`, so that one input is multiplied with the weights of all output
+//! channels at once.
 //!
 //! ```
 //! use taper_kernels::inference::{Active, LinearRows};
@@ -44,7 +44,7 @@ fn finite(what: &str, values: &[f32]) -> Result<(), Error> {
     }
 }
 
-/// Makes every −0 a +0.
+/// Replaces −0 by +0.
 fn finish(sums: &mut [f32]) {
     simd(
         #[inline(always)]
@@ -52,7 +52,7 @@ fn finish(sums: &mut [f32]) {
     );
 }
 
-/// Moves `n` rows of `padded` values together, of which the first `width` are kept.
+/// Removes the padding of `n` rows of `padded` values: keeps the first `width` values of each row.
 fn pack(values: &mut [f32], n: usize, padded: usize, width: usize) {
     if width < padded {
         for row in 1..n {

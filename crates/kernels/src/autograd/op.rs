@@ -31,7 +31,7 @@ pub(crate) struct Backward<'a> {
     pub ys: &'a Tensor,
     /// The gradient of the loss with respect to `ys`.
     pub grad_ys: Gradient,
-    /// For every input, whether its gradient is needed.
+    /// `wanted[i]`: whether input `i` needs a gradient.
     pub wanted: &'a [bool],
 }
 

@@ -3,25 +3,26 @@ use pulp::{Arch, Simd, WithSimd};
 
 use crate::sparse::{compress, differs};
 
-/// The inputs of a product, row by row: those of each row that are not 0, or all of them, in index order.
+/// The inputs of a product as rows of (index, value): only the nonzero values of each row, or all, in the order of the
+/// indices.
 ///
-/// Its memory is reused: after [`clear`](Self::clear) nothing is allocated for as many values as before.
+/// [`clear`](Self::clear) keeps the memory for the next rows.
 #[derive(Clone, Debug, Default)]
 pub struct Active {
-    /// The place of every input in its row. Longer than needed, as vectors are written whole.
+    /// The index of every value in its row. This and `values` are longer than needed, because whole vectors are written.
     at: Vec<u32>,
     values: Vec<f32>,
-    /// Where each row ends in both.
+    /// The end of each row in both.
     ends: Vec<usize>,
-    /// Of the widest row.
+    /// Width of the widest row.
     width: usize,
 }
 
-/// Vectors are written whole, so that so many values behind the last may be overwritten.
+/// Number of values after the last one that a whole vector can overwrite: the lanes of the widest vector.
 const ROOM: usize = 16;
 
 impl Active {
-    /// Without rows, and with memory for so many rows and values in all.
+    /// No rows yet, with memory for this many rows and this many values in total.
     pub fn with_capacity(rows: usize, values: usize) -> Self {
         Self {
             at: vec![0; values + ROOM],
@@ -37,13 +38,13 @@ impl Active {
         self.width = 0;
     }
 
-    /// Appends rows of `width` values: those values that are not 0. NaN is not 0, and −0 is.
+    /// Appends the nonzero values of rows of `width` values. NaN counts as nonzero, −0 as zero.
     pub fn push(&mut self, rows: &[f32], width: usize) {
         self.reserve(rows.len(), width);
         Arch::new().dispatch(Push { rows, width, to: self });
     }
 
-    /// Appends rows of `width` values: all of them.
+    /// Appends all values of rows of `width` values.
     pub fn push_all(&mut self, rows: &[f32], width: usize) {
         self.reserve(rows.len(), width);
         for row in rows.chunks_exact(width.max(1)) {
@@ -54,7 +55,7 @@ impl Active {
         }
     }
 
-    /// Appends a row of `width` times the same value, without values if that is 0.
+    /// Appends a row of `width` equal values; the row is empty if the value is 0.
     pub fn push_repeated(&mut self, value: f32, width: usize) {
         let (start, mut end) = (self.len(), self.len());
         if value != 0.0 {
@@ -71,22 +72,22 @@ impl Active {
         self.ends.len()
     }
 
-    /// The width of the widest row: all places are below it.
+    /// Width of the widest row. All indices are below it.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Number of values in all rows.
+    /// Number of listed values in all rows.
     pub fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Whether no row has a value.
+    /// Whether no values are listed.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Places and values of a row; nothing if there is no such row.
+    /// Indices and values of a row; empty if there is no such row.
     #[inline(always)]
     pub fn row(&self, row: usize) -> (&[u32], &[f32]) {
         let start = if row == 0 { 0 } else { self.ends.get(row - 1).copied().unwrap_or(0) };
@@ -130,7 +131,7 @@ impl WithSimd for Push<'_> {
         let Active { at, values, ends, .. } = self.to;
         let mut n = ends.last().copied().unwrap_or(0);
         if self.width == 1 {
-            // Pixels of one channel.
+            // Pixels of one channel: a row is too short for vectors.
             for x in self.rows {
                 (at[n], values[n]) = (0, *x);
                 n += usize::from(*x != 0.0);
@@ -149,7 +150,7 @@ impl WithSimd for Push<'_> {
                 places = simd.add_u32s(places, step);
             }
             for (i, x) in (row.len() - rest.len()..).zip(rest) {
-                // Without a branch, as zeros are hard to predict.
+                // Without a branch, because zeros are hard to predict.
                 (at[n], values[n]) = (i as u32, *x);
                 n += usize::from(*x != 0.0);
             }

@@ -5,15 +5,14 @@ use crate::Conv2dGeometry;
 use crate::error::Error;
 use crate::simd::{Aligned, lanes};
 
-/// A convolution whose weights lie input by input: an input that is 0 is added to no output.
+/// A convolution. Its weights are stored by input, so that an input that is 0 can be skipped for all outputs.
 ///
-/// Of an output `(y, x)` the chain takes the input pixels of its window row by row, and of each pixel its channels.
+/// The sum of an output takes the pixels of its window row by row, and the channels of each pixel in order.
 #[derive(Clone)]
 pub struct ConvRows {
-    /// Block by block of outputs, row by row of the kernel, group by group of its columns: for every input channel its weights
-    /// to the outputs of the block in each column of the group.
+    /// One block of weights for each [`Group`]: `(inputs, columns, width)`.
     weight: Aligned,
-    /// With zeros behind the outputs.
+    /// Padded with zeros to whole vectors.
     bias: Aligned,
     shape: Shape,
 }
@@ -25,17 +24,17 @@ struct Shape {
     /// Rows and columns of the kernel.
     kernel: (usize, usize),
     geometry: Conv2dGeometry,
-    /// What pixels around the image hold.
+    /// The value of padding pixels.
     border: f32,
 }
 
-/// Vectors of the widest block of outputs, and columns of a kernel in a group: so many sums stay in registers.
+/// The most vectors of outputs and columns of the kernel in a [`Group`]. Their sums fit in the registers.
 const VECTORS: usize = 4;
 const COLUMNS: usize = 3;
 
 impl ConvRows {
-    /// A convolution over images that are surrounded by pixels of value `border`, which is 0 everywhere but in front of
-    /// inputs that are not standardised.
+    /// A convolution with padding pixels of value `border`. That is 0, except in a first layer with the scaling `(x − mean) /
+    /// std` folded in, where it is the mean.
     ///
     /// # Shapes
     /// `weight`: `(outputs, inputs, rows, columns)` with `kernel = (rows, columns)`, `bias`: `(outputs)`.
@@ -83,25 +82,26 @@ impl ConvRows {
         self.shape.outputs
     }
 
-    /// Pixels and inputs in a row of an image of `w` pixels, with those around it: what [`run`](Self::run) lists at a time.
+    /// Number of pixels and of values in a padded row of an image of width `w`: the rows and values that [`run`](Self::run)
+    /// lists at a time.
     pub fn listed(&self, w: usize) -> (usize, usize) {
         let pixels = w + 2 * self.shape.geometry.padding;
         (pixels, pixels * self.shape.inputs)
     }
 
-    /// Values of room that each output pixel takes.
+    /// Length of an output pixel in the buffer of [`run`](Self::run), which is padded to whole vectors.
     pub fn padded(&self) -> usize {
         self.bias.len()
     }
 
-    /// Height and width of the result for an image of `(h, w)` pixels; `None` if the kernel does not fit.
+    /// Height and width of the result for an image of height `h` and width `w`; `None` if the kernel does not fit.
     pub fn size(&self, (h, w): (usize, usize)) -> Option<(usize, usize)> {
         let Conv2dGeometry { stride, padding } = self.shape.geometry;
         let side = |n: usize, kernel: usize| Some((n + 2 * padding).checked_sub(kernel)? / stride + 1);
         Some((side(h, self.shape.kernel.0)?, side(w, self.shape.kernel.1)?))
     }
 
-    /// Multiplications for an image of `(h, w)` pixels if nothing is skipped; those with zeros around it are left out.
+    /// Number of multiplications for an image of height `h` and width `w` without skipping. Zero padding is not multiplied.
     pub fn multiplications(&self, (h, w): (usize, usize)) -> u64 {
         let Shape { inputs, outputs, kernel, geometry: Conv2dGeometry { stride, padding }, border } =
             self.shape;
@@ -114,13 +114,13 @@ impl ConvRows {
         along(h, kernel.0, out.0) * along(w, kernel.1, out.1) * (inputs * outputs) as u64
     }
 
-    /// The convolution of one image, with the inputs that are not 0 if `skip`, else with all. Both give the same bits.
+    /// Computes the convolution of one image. With `skip` it skips inputs that are 0; the bits are the same.
     ///
-    /// Returns the number of inputs that were taken and of multiplications.
+    /// Returns the number of inputs used and of multiplications. `pixels` is working memory.
     ///
     /// # Shapes
-    /// `xs`: `(H, W, inputs)` of `size = (H, W)`. `ys`: room for `(H', W', padded)`; the result is its beginning, `(H', W',
-    /// outputs)`. `pixels` is room for one row of an image.
+    /// `xs`: `(H, W, inputs)` with `size = (H, W)`. `ys`: a buffer of at least `(H', W', padded)`; its beginning becomes the
+    /// result, `(H', W', outputs)`.
     ///
     /// # Errors
     /// When the sizes do not fit.
@@ -149,12 +149,12 @@ impl ConvRows {
     }
 }
 
-/// Some columns of a row of a kernel, for a block of outputs.
+/// Some columns of one row of the kernel, and a block of outputs.
 #[derive(Clone, Copy)]
 struct Group {
-    /// Where its weights begin.
+    /// Index of its first weight.
     start: usize,
-    /// The first output and the number of outputs, with those that fill up vectors.
+    /// The first output and the number of outputs, including padding.
     first: usize,
     width: usize,
     row: usize,
@@ -218,7 +218,7 @@ impl WithSimd for Run<'_> {
         let Conv2dGeometry { stride, padding } = shape.geometry;
         let row_len = out.1 * bias.len();
         let (mut active, mut done) = (0, 0);
-        // Rows of the image with those around it.
+        // Rows of the padded image.
         for y in 0..h + 2 * padding {
             if y % stride == 0 && y / stride < out.0 {
                 let sums = &mut sums[y / stride * row_len..][..row_len];
@@ -260,16 +260,17 @@ impl WithSimd for Run<'_> {
     }
 }
 
-/// The output that input `at`, counted with those around the image, reaches through place `k` of the kernel.
+/// The output to which position `k` of the kernel adds the input `at` of the padded image, along one axis.
 #[inline(always)]
 fn out_of(at: usize, k: usize, stride: usize, outputs: usize) -> Option<usize> {
     let steps = at.checked_sub(k)?;
-    // A division takes longer than all else here.
+    // A division would take longer than the rest of this function.
     let (whole, rest) = if stride == 1 { (steps, 0) } else { (steps / stride, steps % stride) };
     (rest == 0 && whole < outputs).then_some(whole)
 }
 
-/// Lists the inputs of a row of pixels, `None` for one outside of the image, with those at its ends. How many are inside.
+/// Lists the inputs of a padded row of pixels; `row` is `None` for a row outside the image. Returns the number of listed inputs
+/// inside the image.
 #[inline(always)]
 fn list(pixels: &mut Active, row: Option<&[f32]>, w: usize, shape: Shape, skip: bool) -> usize {
     let Shape { inputs, border, geometry: Conv2dGeometry { padding, .. }, .. } = shape;
@@ -294,7 +295,7 @@ fn list(pixels: &mut Active, row: Option<&[f32]>, w: usize, shape: Shape, skip: 
     }
 }
 
-/// How often the listed inputs are multiplied with weights of one row of the kernel and one output channel.
+/// Number of multiplications of the listed inputs with one row of the kernel, for one output channel.
 fn products(pixels: &Active, shape: Shape, width: usize) -> u64 {
     let reached = |x: usize| {
         (0..shape.kernel.1).filter(|kx| out_of(x, *kx, shape.geometry.stride, width).is_some()).count()
@@ -302,17 +303,17 @@ fn products(pixels: &Active, shape: Shape, width: usize) -> u64 {
     (0..pixels.rows()).map(|x| (pixels.row(x).0.len() * reached(x)) as u64).sum()
 }
 
-/// Where a group of weights adds.
+/// The outputs to which a group of weights adds.
 struct Target {
     group: Group,
     stride: usize,
-    /// Of a row of outputs, in pixels.
+    /// Width of the result, in pixels.
     width: usize,
     padded: usize,
 }
 
 impl Target {
-    /// Adds what a row of pixels contributes to the sums of a row of outputs through `T` columns of `V` vectors.
+    /// Adds the products of a row of pixels with `T` columns of the kernel to a row of outputs, `V` vectors wide.
     #[inline(always)]
     fn add<S: Simd, const V: usize, const T: usize>(
         &self,
@@ -339,8 +340,8 @@ impl Target {
             }
             return;
         }
-        // Of the pixel `x` the sums of output `x − column − t` for each column `t`. From pixel to pixel they move on in
-        // registers. Those before the first output and behind the last are computed and not stored.
+        // `taps[t]` has the sums of output `x − column − t` for input pixel `x`. They move to the next tap with each pixel, so
+        // they stay in registers. Sums before the first and after the last output are computed but not stored.
         let mut taps = [[simd.splat_f32s(0.0); V]; T];
         for i in 0..width + T - 1 {
             if i < width {

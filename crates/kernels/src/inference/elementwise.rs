@@ -1,4 +1,4 @@
-//! What stands between products, on maps that lie pixel by pixel.
+//! The layers between products, on maps that are stored pixel by pixel.
 
 use crate::activation::Activation;
 use crate::error::Error;
@@ -10,7 +10,7 @@ pub fn apply(f: Activation, xs: &mut [f32]) {
     apply_to(f, xs);
 }
 
-/// Replaces every `x` by `scale · x + shift` of its channel.
+/// Replaces every `x` by `scale · x + shift`, with the scale and shift of its channel.
 ///
 /// # Shapes
 /// `xs`: `(…, C)`, `scale` and `shift`: `(C)`.
@@ -27,19 +27,19 @@ pub fn scale_shift(xs: &mut [f32], scale: &[f32], shift: &[f32]) {
     );
 }
 
-/// Windows of a pooling layer on an image.
+/// The windows of a pooling layer without padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Height, width and channels of the image.
     pub image: (usize, usize, usize),
-    /// Rows and columns of a window.
+    /// Height and width of a window.
     pub side: (usize, usize),
     /// Step between windows, in pixels.
     pub stride: usize,
 }
 
 impl Windows {
-    /// Height and width of the result; `(0, 0)` if no window fits. Rows and columns that fill no window are left out.
+    /// Height and width of the result; `(0, 0)` if no window fits. Pixels at the end that fill no window are ignored.
     pub fn size(&self) -> (usize, usize) {
         let side = |n: usize, side: usize| n.checked_sub(side).map_or(0, |n| n / self.stride.max(1) + 1);
         match (side(self.image.0, self.side.0), side(self.image.1, self.side.1)) {
@@ -48,7 +48,7 @@ impl Windows {
         }
     }
 
-    /// Writes the largest value of each window. NaN wins.
+    /// Max-pooling: writes the largest value of each window, or NaN if the window has one.
     ///
     /// # Shapes
     /// `xs`: `(H, W, C)`, `ys`: `(H', W', C)` with `(H', W') = size`.
@@ -59,7 +59,7 @@ impl Windows {
         self.fold(xs, ys, |y, x| if (x > y) | x.is_nan() { x } else { y })
     }
 
-    /// Writes the mean of each window.
+    /// Average pooling: writes the mean of each window.
     ///
     /// # Shapes
     /// As [`max`](Self::max).

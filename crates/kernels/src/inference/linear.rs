@@ -6,10 +6,10 @@ use super::{Active, finish, pack};
 use crate::error::Error;
 use crate::simd::{Aligned, lanes};
 
-/// A fully connected layer whose weights lie input by input: an input that is 0 is a row that is not read.
+/// A fully connected layer. Its weights are stored by input, so that the weights of an input that is 0 are not read.
 #[derive(Clone)]
 pub struct LinearRows {
-    /// `(inputs, padded)`, zeros behind the outputs.
+    /// `(inputs, padded)`: rows of outputs, padded with zeros to whole vectors.
     weight: Aligned,
     /// `(padded)`.
     bias: Aligned,
@@ -17,17 +17,19 @@ pub struct LinearRows {
     outputs: usize,
 }
 
-/// Rows of weights that are added at once, so that sums are loaded and stored less often.
+/// Number of rows of weights that are added in one pass over the sums, which are then loaded and stored less often.
 const ROWS: usize = 4;
-/// Bytes of weights that stay in the second-level cache while several samples use them.
+/// Bytes of weights that fit in the second-level cache, where several samples use them.
 const CACHE: usize = 512 << 10;
-/// Samples and vectors of outputs whose sums stay in registers.
+/// Size of a tile of sums in registers, in samples and in vectors of outputs.
 const SAMPLES: usize = 4;
 const VECTORS: usize = 2;
-/// Inputs whose weights to a block of outputs stay in the first-level cache.
+/// Number of inputs whose weights for one tile fit in the first-level cache.
 const DEPTH: usize = 64;
 
 impl LinearRows {
+    /// A layer with these weights and biases.
+    ///
     /// # Shapes
     /// `weight`: `(outputs, inputs)`, `bias`: `(outputs)`.
     ///
@@ -64,18 +66,18 @@ impl LinearRows {
         self.outputs
     }
 
-    /// Values of room that each row of outputs takes.
+    /// Length of a row of outputs in the buffer of [`dense`](Self::dense), which is padded to whole vectors.
     pub fn padded(&self) -> usize {
         self.bias.len()
     }
 
-    /// `weight · x + bias` of every row `x`, with all inputs.
+    /// Computes `weight · x + bias` for every row `x`, with all inputs.
     ///
     /// # Shapes
-    /// `xs`: `(N, inputs)`. `ys`: room for `(N, padded)`; the result is its beginning, `(N, outputs)`.
+    /// `xs`: `(N, inputs)`. `ys`: a buffer of at least `(N, padded)`; its beginning becomes the result, `(N, outputs)`.
     ///
     /// # Errors
-    /// When there is not so much room.
+    /// When the inputs are not whole rows, or the buffer is too small.
     pub fn dense(&self, xs: &[f32], ys: &mut [f32]) -> Result<(), Error> {
         let samples = xs.len() / self.inputs;
         let sums = self.room(samples, xs.len() == samples * self.inputs, ys)?;
@@ -84,13 +86,14 @@ impl LinearRows {
         Ok(())
     }
 
-    /// The same bits from the inputs that are not 0.
+    /// Computes the same from the listed inputs. Inputs that are not listed count as 0. The results have the same bits as those
+    /// of [`dense`](Self::dense).
     ///
     /// # Shapes
-    /// `xs`: `N` rows of places below `inputs`. `ys` as in [`dense`](Self::dense).
+    /// `xs`: `N` rows of at most `inputs` values. `ys` as in [`dense`](Self::dense).
     ///
     /// # Errors
-    /// When there is not so much room, or a place is too large.
+    /// When a row is too wide, or the buffer is too small.
     pub fn sparse(&self, xs: &Active, ys: &mut [f32]) -> Result<(), Error> {
         let samples = xs.rows();
         let sums = self.room(samples, xs.width() <= self.inputs, ys)?;
@@ -99,7 +102,7 @@ impl LinearRows {
         Ok(())
     }
 
-    /// The room for the sums, which start at the biases.
+    /// The sums in the buffer `ys`, set to the biases.
     fn room<'a>(&self, samples: usize, fits: bool, ys: &'a mut [f32]) -> Result<&'a mut [f32], Error> {
         let room = samples * self.padded();
         if !fits || ys.len() < room {
@@ -132,7 +135,7 @@ impl WithSimd for Sparse<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let LinearRows { weight, inputs, .. } = self.layer;
         let padded = self.layer.padded();
-        // One sample uses every row once.
+        // With one sample every weight is used once, so there is nothing to keep in the cache.
         let depth = if self.xs.rows() == 1 { *inputs } else { (CACHE / size_of::<f32>() / padded).max(ROWS) };
         for first in (0..*inputs).step_by(depth) {
             for (row, sums) in self.sums.chunks_exact_mut(padded).enumerate() {
@@ -153,7 +156,7 @@ impl WithSimd for Sparse<'_> {
     }
 }
 
-/// Adds rows of `weight` times `values` to `sums`, one after the other.
+/// Adds the rows `at` of `weight`, times `values`, to `sums`, in this order.
 #[inline(always)]
 fn add<S: Simd, const N: usize>(simd: S, weight: &[f32], at: &[u32; N], values: &[f32; N], sums: &mut [f32]) {
     let padded = sums.len();
@@ -209,7 +212,7 @@ impl WithSimd for Dense<'_> {
     }
 }
 
-/// Adds the products of [`SAMPLES`] samples with these rows of `weight` to their sums.
+/// Adds the products of [`SAMPLES`] samples with the rows `depth` of `weight` to their sums.
 #[inline(always)]
 fn tiles<S: Simd>(simd: S, weight: &[f32], xs: &[f32], depth: Range<usize>, sums: &mut [f32]) {
     let padded = sums.len() / SAMPLES;
@@ -222,6 +225,7 @@ fn tiles<S: Simd>(simd: S, weight: &[f32], xs: &[f32], depth: Range<usize>, sums
     }
 }
 
+/// [`tiles`] for `V` vectors of outputs from `column` on.
 #[inline(always)]
 fn tile<S: Simd, const V: usize>(
     simd: S,

@@ -87,7 +87,8 @@ fn same_shapes(name: &str, xs: &Tensor, targets: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// The values of the targets; `None` if the twin must compute, as on a GPU, or if targets need gradients.
+/// The values of the targets, if they are constants and the kernel can compute the loss. `None` on a GPU, for another dtype,
+/// or if the targets need a gradient: then the twin computes it.
 fn constants(xs: &Tensor, targets: &Tensor) -> Result<Option<Vec<f32>>> {
     if !is_fast(&[xs]) || !targets.device().is_cpu() || targets.track_op() {
         return Ok(None);

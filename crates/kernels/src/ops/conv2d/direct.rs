@@ -15,10 +15,10 @@ use crate::simd::{lanes, simd};
 const POSITIONS: usize = 6;
 const VECTORS: usize = 2;
 
-/// The forward pass as sums straight from the image.
+/// The forward pass, computed directly from the image without `im2col`.
 ///
-/// Images often have a constant background, and so have feature maps. Outputs that see only background are computed
-/// once per image. Each output is summed in the same order, so this does not change a bit of the result.
+/// Images and feature maps often have a constant background. All outputs whose windows contain only background are equal,
+/// so they are computed once per image. The order of additions does not change, so the results have the same bits.
 pub(super) fn forward(
     s: &ConvShape,
     xs: &[f32],

@@ -7,10 +7,9 @@ use taper_kernels::{Activation, Error};
 use crate::arrange::arrange;
 use crate::names::{Kind, LayerTensors, fault, groups, own_and_theirs};
 use crate::network::{Network, Part};
-use crate::sample::Sample;
 use crate::{
     Act, BatchNorm1d, BatchNorm2d, BatchNormConfig, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers,
-    Linear, LinearConfig,
+    Linear, LinearConfig, SampleShape,
 };
 
 /// A network from its [`Layers`] and the names and shapes of its tensors, such as those of a file of weights.
@@ -41,7 +40,8 @@ pub struct Architecture {
     /// The tensors of each of `layers`, if it has any.
     groups: Vec<Option<LayerTensors>>,
     names: Vec<(String, String)>,
-    classes: usize,
+    /// Before the first layer and after each layer.
+    shapes: Vec<SampleShape>,
 }
 
 impl Architecture {
@@ -122,7 +122,8 @@ impl Architecture {
         // Linear layers come after all convolutions, in the order of the groups.
         let names = own_and_theirs(&groups);
         let mut left = groups;
-        let mut sample = Sample::Maps(c, h, w);
+        let mut shape = SampleShape::Maps(c, h, w);
+        let mut shapes = vec![shape];
         let mut groups = Vec::new();
         // The layer whose slope a PReLU uses.
         let mut slope: Option<LayerTensors> = None;
@@ -152,7 +153,8 @@ impl Architecture {
                     }
                 },
             };
-            sample = sample.behind(layer, group.as_ref())?;
+            shape = shape.after(layer, group.as_ref())?;
+            shapes.push(shape);
             if has_width(layer) {
                 let own = group.clone().filter(|group| group.slope.is_some());
                 if let Some(unused) = std::mem::replace(&mut slope, own) {
@@ -164,7 +166,7 @@ impl Architecture {
         if let Some(unused) = slope {
             return Err(slopes(&unused.name));
         }
-        match (left.first(), sample) {
+        match (left.first(), shape) {
             (Some(group), _) if group.kind == Kind::Slope => Err(slopes(&group.name)),
             (Some(group), _) => {
                 let shape = group.weight.as_deref().unwrap_or_default();
@@ -173,8 +175,8 @@ impl Architecture {
                     group.name
                 ))
             }
-            (None, Sample::Features(classes)) if !names.is_empty() => {
-                Ok(Self { layers: layers.clone(), groups, names, classes })
+            (None, SampleShape::Features(_)) if !names.is_empty() => {
+                Ok(Self { layers: layers.clone(), groups, names, shapes })
             }
             _ => fault("expected a fully connected layer at the end, found none".to_string()),
         }
@@ -199,9 +201,14 @@ impl Architecture {
         self.layers.0.iter().copied().zip(tensors)
     }
 
+    /// The shape of a sample before the first layer and after each layer.
+    pub fn shapes(&self) -> &[SampleShape] {
+        &self.shapes
+    }
+
     /// Number of logits.
     pub fn classes(&self) -> usize {
-        self.classes
+        self.shapes.last().map_or(0, |shape| shape.values())
     }
 
     /// The model; it reads its parameters from `vb` under the names of the file. The site after the convolution `conv1`
@@ -212,9 +219,8 @@ impl Architecture {
     pub fn build(&self, vb: VarBuilder<'static>) -> Result<Network> {
         let mut names = self.names.iter().map(|(own, _)| own);
         let mut site = ("input".to_string(), 0);
-        let mut sample_has_maps = true;
         let mut parts = Vec::new();
-        for (layer, group) in self.layers.0.iter().zip(&self.groups) {
+        for ((layer, group), before) in self.layers.0.iter().zip(&self.groups).zip(&self.shapes) {
             let own = group.as_ref().map(|group| vb.pp(&group.name));
             let (shape, bias) = group.as_ref().map_or((&[][..], false), |group| {
                 (group.weight.as_deref().unwrap_or_default(), group.bias.is_some())
@@ -223,7 +229,6 @@ impl Architecture {
             if has_width(layer) {
                 site = (names.next().cloned().unwrap_or_default(), 0);
             }
-            sample_has_maps &= !matches!(layer, Layer::Linear | Layer::GlobalAvgPool | Layer::Flatten);
             parts.push(match (*layer, own, shape) {
                 (Layer::Conv { kernel, geometry }, Some(vb), &[outputs, inputs, ..]) => {
                     let config = Conv2dConfig { kernel, geometry, init, bias };
@@ -234,9 +239,11 @@ impl Architecture {
                 }
                 (Layer::BatchNorm { eps }, Some(vb), &[channels]) => {
                     let config = BatchNormConfig { eps, ..Default::default() };
-                    match sample_has_maps {
-                        true => Part::BatchNorm2d(BatchNorm2d::new(channels, config, vb)?),
-                        false => Part::BatchNorm1d(BatchNorm1d::new(channels, config, vb)?),
+                    match before {
+                        SampleShape::Maps(..) => Part::BatchNorm2d(BatchNorm2d::new(channels, config, vb)?),
+                        SampleShape::Features(_) => {
+                            Part::BatchNorm1d(BatchNorm1d::new(channels, config, vb)?)
+                        }
                     }
                 }
                 (Layer::Act(activation), ..) => {

@@ -65,7 +65,7 @@ mod names;
 mod network;
 mod norm;
 mod params;
-mod sample;
+mod sample_shape;
 mod sparseout;
 mod tap;
 
@@ -88,6 +88,7 @@ pub use names::{layer_names, own_names};
 pub use network::Network;
 pub use norm::{LayerNorm, RmsNorm};
 pub use params::Params;
+pub use sample_shape::SampleShape;
 pub use sparseout::Sparseout;
 pub use tap::Tap;
 pub use taper_hooks::{Activation, CustomActivation, Mode, Pass, Units};

@@ -5,16 +5,25 @@ use crate::Layer;
 use crate::names::{LayerTensors, fault};
 
 /// The shape of one sample between two layers.
-#[derive(Clone, Copy)]
-pub(crate) enum Sample {
-    /// Channels, height and width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleShape {
+    /// Channels, height and width of feature maps.
     Maps(usize, usize, usize),
+    /// Number of features.
     Features(usize),
 }
 
-impl Sample {
+impl SampleShape {
+    /// Number of values.
+    pub fn values(self) -> usize {
+        match self {
+            Self::Maps(c, h, w) => c * h * w,
+            Self::Features(n) => n,
+        }
+    }
+
     /// The shape after a layer with these tensors.
-    pub(crate) fn behind(self, layer: &Layer, group: Option<&LayerTensors>) -> Result<Self> {
+    pub(crate) fn after(self, layer: &Layer, group: Option<&LayerTensors>) -> Result<Self> {
         let name = group.map_or("", |group| group.name.as_str());
         let shape = group.and_then(|group| group.weight.as_deref()).unwrap_or_default();
         let misfit = |expected: String| {

@@ -1,46 +1,47 @@
 use taper_kernels::Activation;
 
-/// A range that holds for every program that computes a value in `f32`, whatever the order of its additions.
+/// Bounds of a value. They hold for every program that computes it in `f32`, in any order of additions.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     pub low: f64,
     pub high: f64,
     /// Whether the value is the same for every image.
     pub is_fixed: bool,
-    /// The sum of the magnitudes of all terms, which bounds every intermediate result.
+    /// The sum of the magnitudes of all terms. It bounds every intermediate result.
     pub size: f64,
-    /// Terms of the sum that gave the value.
+    /// Number of terms of that sum.
     terms: usize,
 }
 
-/// Twice the unit roundoff `u` of `f32`. `n` roundings change a sum by at most `n u / (1 − n u) · Σ|terms|` (Higham 2002, section
-/// 3.1), which is below `n · 2u · Σ|terms|` for `n u ≤ 1/2`. What is left over covers the `f64` that is computed with here.
+/// Twice the unit roundoff `u` of `f32`. `n` roundings change a sum by at most `n u / (1 − n u) · Σ|terms|` (Higham 2002,
+/// section 3.1), which is less than `n · 2u · Σ|terms|` for `n u ≤ 1/2`. The difference also covers the rounding of the `f64`
+/// used here.
 const ROUNDOFF: f64 = f32::EPSILON as f64;
-/// Roundings besides those of the sum: of scaled inputs, of weights and biases into which scaling and batch normalisation are
-/// folded, and of a normalisation that is not folded.
+/// Number of other roundings: of scaled inputs, of weights and biases with scaling and batch normalisation folded in, and of
+/// a normalisation that is not folded.
 const OTHERS: usize = 8;
-/// Longer sums are not bounded.
+/// Sums with more terms get infinite bounds.
 const MOST: usize = 1 << 20;
 
 impl Bound {
     pub fn new(low: f64, high: f64, is_fixed: bool) -> Self {
         match low <= high {
             true => Self { low, high, is_fixed, size: low.abs().max(high.abs()), terms: 0 },
-            // NaN: nothing is known.
+            // NaN: no bounds are known.
             false => Self::new(f64::NEG_INFINITY, f64::INFINITY, false),
         }
     }
 
-    /// The same with intermediate results of another size.
+    /// The same bounds with another bound of intermediate results.
     pub fn sized(self, size: f64) -> Self {
         Self { size, ..self }
     }
 
-    /// Moves both ends by what rounding can change.
+    /// Widens the bounds by the largest rounding error.
     pub fn widened(self) -> Self {
         let slack = (self.terms + OTHERS) as f64 * (ROUNDOFF * self.size + f64::from(f32::MIN_POSITIVE));
         let (low, high) = (self.low - slack, self.high + slack);
-        // Where a sum can overflow nothing is known, as an infinity may become NaN later.
+        // If the sum can overflow, no bounds are known: an infinity may become NaN later.
         match self.terms <= MOST && self.size + slack <= f64::from(f32::MAX) && low <= high {
             true => Self { low, high, ..self },
             false => Self::new(f64::NAN, f64::NAN, false),
@@ -51,7 +52,7 @@ impl Bound {
     pub fn sum(bias: f64, terms: impl Iterator<Item = (f64, Self)>) -> Self {
         let mut sum = Self::new(bias, bias, true);
         for (weight, x) in terms {
-            // Such a term is exactly 0 in any program; but 0 · ∞ is NaN, which `widened` finds.
+            // These terms are exactly 0 in every program. 0 · ∞ is NaN; `widened` detects it.
             if x.size == 0.0 || (weight == 0.0 && x.size.is_finite()) {
                 continue;
             }
@@ -69,16 +70,18 @@ impl Bound {
     pub fn normalised(self, mean: f64, scale: f64, shift: f64) -> Self {
         let (a, b) = ((self.low - mean) * scale + shift, (self.high - mean) * scale + shift);
         let size = scale.abs() * (self.size + mean.abs()) + shift.abs();
-        // What the normalisation rounds is folded into the sum in some programs, so its terms count again.
+        // A program may fold the normalisation into the sum before it, so the roundings of its terms count again.
         Self { low: a.min(b), high: a.max(b), size, ..self }.widened()
     }
 
+    /// The larger of two values.
     pub fn largest(self, other: Self) -> Self {
         Self::new(self.low.max(other.low), self.high.max(other.high), self.is_fixed && other.is_fixed)
     }
 
+    /// `f(x)`.
     pub fn activated(self, f: Activation) -> Self {
-        // The closest f32 outside.
+        // Rounded outwards to f32.
         let (mut low, mut high) = (self.low as f32, self.high as f32);
         if f64::from(low) > self.low {
             low = low.next_down();
@@ -87,16 +90,16 @@ impl Bound {
             high = high.next_up();
         }
         let at = |x: f32| f64::from(f.value(x));
-        // Functions that are computed in the same way everywhere, so that a range of one value is that value.
+        // Functions that every program computes with the same bits: equal bounds are the value.
         let exact = |low: f64, high: f64| Self::new(low, high, self.is_fixed || low == high);
         let approximate = |low: f64, high: f64| {
-            // What programs' exp and the like differ.
+            // The functions `exp` and so on differ between programs.
             let slack = |y: f64| 1e-5 * (y.abs() + at(f32::MIN).abs()) + 1e-6;
             Self::new(low - slack(low), high + slack(high), self.is_fixed)
         };
         match f {
             Activation::LeakyRelu { slope } | Activation::Prelu { slope } if slope < 0.0 => {
-                // Falls to 0 and rises behind it.
+                // Decreases up to 0 and increases from there.
                 let lowest = if low <= 0.0 && high >= 0.0 { 0.0 } else { at(low).min(at(high)) };
                 exact(lowest, at(low).max(at(high)))
             }

@@ -1,34 +1,32 @@
-use taper_nn::Layer;
+use taper_nn::{Layer, SampleShape};
 
 use crate::bound::Bound;
 use crate::error::argument;
-use crate::shape::Shape;
 use crate::signals::is_product;
 use crate::{Range, Result, Scaling, Sequential, Signals, Values};
 
 impl Sequential {
-    /// What every hidden layer can hand to the next one, for all images with pixels in `[0, 1]`: interval arithmetic from layer to
+    /// Bounds the outputs of every hidden layer over all images with pixels in `[0, 1]`, by interval arithmetic from layer to
     /// layer (Moore 1966).
     ///
-    /// The bounds hold for every program that computes sums of products in `f32`: they are widened by what rounding can change in
-    /// any order of additions, with and without batch normalisation and scaling folded into weights. Only transforms (Winograd,
-    /// Fourier) are not covered. The bounds are not tight, as they let the values of a layer vary independently: a unit that they
-    /// do not prove to be dead may be dead.
+    /// The bounds hold for every program that computes sums of products in `f32`. They include the largest rounding error of
+    /// any order of additions, with and without batch normalisation and scaling folded into weights. They do not hold for
+    /// convolutions by transforms (Winograd, Fourier). The bounds are not tight, because they treat the values of a layer as
+    /// independent: more units can be dead than the bounds show.
     ///
     /// # Errors
     /// As [`check`](Self::check).
     pub fn bounds(&self) -> Result<Vec<Signals>> {
-        self.check()?;
+        let shapes = self.shapes()?;
         let ((c, h, w), Scaling { mean, std }) = (self.input, self.scaling);
         let (black, white) = (-mean / std, (1.0 - mean) / std);
         let pixel = Bound::new(black, white, false).sized((1.0 + mean.abs()) / std).widened();
         let mut xs = vec![pixel; c * h * w];
-        // What surrounds the image of a padded convolution: 0, which is `mean − mean` if scaling is folded into the weights.
+        // The padding of a convolution: 0, or `mean − mean` if the scaling is folded into the weights.
         let mut border = Bound::new(0.0, 0.0, true).sized(mean.abs() / std);
-        let mut shape = Shape::Maps(c, h, w);
         let mut last: Option<&Values> = None;
         let mut hidden = Vec::new();
-        for part in &self.parts {
+        for (part, &[before, after]) in self.parts.iter().zip(shapes.array_windows()) {
             let values = part.values.as_ref();
             if is_product(part) {
                 hidden.extend(last.map(|last| signals(last, &xs)));
@@ -42,7 +40,7 @@ impl Sequential {
                     (0..values.outputs).map(sum).collect()
                 }
                 (Layer::Conv { kernel, geometry }, Some(values)) => {
-                    let windows = windows(shape, kernel, geometry.stride, geometry.padding);
+                    let windows = windows([before, after], kernel, geometry.stride, geometry.padding);
                     let (taps, plane) = (kernel.0 * kernel.1, xs.len() / values.inputs);
                     let xs = &xs;
                     let sum = |o: usize, window: &[Option<usize>]| {
@@ -60,12 +58,7 @@ impl Sequential {
                         .collect()
                 }
                 (Layer::BatchNorm { eps }, Some(values)) => {
-                    let Some([mean, var]) = &values.statistics else {
-                        return argument(format!(
-                            "layer '{}': expected running_mean and running_var, found none",
-                            values.name
-                        ));
-                    };
+                    let [mean, var] = values.moments()?;
                     let places = xs.len() / values.outputs;
                     let norm = |(i, x): (usize, Bound)| {
                         let c = i / places;
@@ -75,20 +68,18 @@ impl Sequential {
                     xs.into_iter().enumerate().map(norm).collect()
                 }
                 (Layer::MaxPool { window, stride }, _) => {
-                    pool(shape, &xs, (window, window), stride, |xs| xs.reduce(Bound::largest))
+                    pool([before, after], &xs, (window, window), stride, |xs| xs.reduce(Bound::largest))
                 }
-                (Layer::AvgPool { window, stride }, _) => pool(shape, &xs, (window, window), stride, mean_of),
-                (Layer::GlobalAvgPool, _) => match shape {
-                    Shape::Maps(_, h, w) => pool(shape, &xs, (h, w), 1, mean_of),
-                    Shape::Features(_) => xs,
-                },
+                (Layer::AvgPool { window, stride }, _) => {
+                    pool([before, after], &xs, (window, window), stride, mean_of)
+                }
+                (Layer::GlobalAvgPool, _) => pool([before, after], &xs, pixels(before), 1, mean_of),
                 (layer, None) => return argument(format!("{layer}: expected its tensors, found none")),
             };
             if is_product(part) {
                 last = values;
                 border = Bound::new(0.0, 0.0, true);
             }
-            shape = shape.behind(&part.layer, values);
         }
         Ok(hidden)
     }
@@ -103,41 +94,46 @@ fn signals(values: &Values, xs: &[Bound]) -> Signals {
     Signals { layer: values.name.clone(), units: values.outputs, ranges: xs.iter().map(range).collect() }
 }
 
-/// Of every output pixel the pixels of its window, `None` outside of the image.
-fn windows(shape: Shape, side: (usize, usize), stride: usize, padding: usize) -> Vec<Vec<Option<usize>>> {
-    let (h, w) = match shape {
-        Shape::Maps(_, h, w) => (h, w),
-        Shape::Features(_) => (1, 1),
-    };
-    let outputs = |n: usize, side: usize| (n + 2 * padding).saturating_sub(side) / stride + 1;
-    let columns = outputs(w, side.1);
+/// Height and width.
+fn pixels(shape: SampleShape) -> (usize, usize) {
+    match shape {
+        SampleShape::Maps(_, h, w) => (h, w),
+        SampleShape::Features(_) => (1, 1),
+    }
+}
+
+/// For each output pixel of a layer between two shapes, the input pixels of its window, `None` outside the image.
+fn windows(
+    shapes: [SampleShape; 2],
+    side: (usize, usize),
+    stride: usize,
+    padding: usize,
+) -> Vec<Vec<Option<usize>>> {
+    let [(h, w), (rows, columns)] = shapes.map(pixels);
     let place = |out: usize, tap: usize| {
         let y = (out / columns * stride + tap / side.1).checked_sub(padding).filter(|y| *y < h)?;
         let x = (out % columns * stride + tap % side.1).checked_sub(padding).filter(|x| *x < w)?;
         Some(y * w + x)
     };
     let window = |out| (0..side.0 * side.1).map(|tap| place(out, tap)).collect();
-    (0..outputs(h, side.0) * columns).map(window).collect()
+    (0..rows * columns).map(window).collect()
 }
 
 /// `f` of each window of each channel.
 fn pool(
-    shape: Shape,
+    shapes: [SampleShape; 2],
     xs: &[Bound],
     side: (usize, usize),
     stride: usize,
     f: impl Fn(&mut dyn Iterator<Item = Bound>) -> Option<Bound>,
 ) -> Vec<Bound> {
-    let windows = windows(shape, side, stride, 0);
-    let plane = match shape {
-        Shape::Maps(_, h, w) => h * w,
-        Shape::Features(_) => 1,
-    };
+    let windows = windows(shapes, side, stride, 0);
+    let (h, w) = pixels(shapes[0]);
     let of_plane = |xs: &[Bound]| {
-        let of = |window: &Vec<Option<usize>>| f(&mut window.iter().flatten().map(|at| xs[*at]));
-        windows.iter().filter_map(of).collect::<Vec<_>>()
+        let window = |window: &Vec<Option<usize>>| f(&mut window.iter().flatten().map(|at| xs[*at]));
+        windows.iter().filter_map(window).collect::<Vec<_>>()
     };
-    xs.chunks_exact(plane).flat_map(of_plane).collect()
+    xs.chunks_exact(h * w).flat_map(of_plane).collect()
 }
 
 fn mean_of(xs: &mut dyn Iterator<Item = Bound>) -> Option<Bound> {

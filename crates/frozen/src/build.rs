@@ -1,31 +1,29 @@
 use taper_kernels::inference::{ConvRows, LinearRows, Windows};
-use taper_nn::Layer;
+use taper_nn::{Layer, SampleShape};
 
 use crate::error::argument;
 use crate::frozen::Step;
-use crate::shape::Shape;
 use crate::{Error, Frozen, Part, Result, Scaling, Sequential, Values};
 
 impl Frozen {
-    /// Prepares a network.
+    /// Prepares a network for inference.
     ///
     /// # Errors
-    /// As [`Sequential::check`]; when a weight becomes infinite by what is folded into it.
+    /// As [`Sequential::check`], and when a folded batch normalisation or scaling makes a weight infinite.
     pub fn new(network: &Sequential) -> Result<Self> {
-        network.check()?;
+        let shapes = network.shapes()?;
         let (c, h, w) = network.input;
         let mut steps = Vec::new();
         let mut products = Vec::new();
         if c > 1 && h * w > 1 {
             steps.push(Step::Transpose(c, h * w));
         }
-        let mut shape = Shape::Maps(c, h, w);
-        // The maps as which the features lie in memory, which are pixel by pixel.
+        // The maps that the current values are, flattened or not. They are stored pixel by pixel.
         let mut maps = Some((c, h, w));
-        // What the inputs go through that is not yet computed.
+        // The scaling of the inputs, until a layer applies it.
         let mut scaling = Some(network.scaling).filter(|scaling| *scaling != Scaling::default());
-        let mut parts = network.parts.iter().peekable();
-        while let Some(part) = parts.next() {
+        let mut parts = network.parts.iter().zip(shapes.array_windows()).peekable();
+        while let Some((part, &[before, after])) = parts.next() {
             if !matches!(
                 part.layer,
                 Layer::Flatten | Layer::Dropout { .. } | Layer::Linear | Layer::Conv { .. }
@@ -34,10 +32,9 @@ impl Frozen {
                 let (scale, shift) = (vec![(1.0 / std) as f32], vec![(-mean / std) as f32]);
                 steps.push(Step::ScaleShift { scale, shift });
             }
-            let behind = shape.behind(&part.layer, part.values.as_ref());
-            let windows = |side: (usize, usize), stride: usize| match shape {
-                Shape::Maps(c, h, w) => Windows { image: (h, w, c), side, stride },
-                Shape::Features(n) => Windows { image: (1, 1, n), side, stride },
+            let windows = |side: (usize, usize), stride: usize| match before {
+                SampleShape::Maps(c, h, w) => Windows { image: (h, w, c), side, stride },
+                SampleShape::Features(n) => Windows { image: (1, 1, n), side, stride },
             };
             match (part.layer, &part.values) {
                 (Layer::Flatten | Layer::Dropout { .. }, _) => {}
@@ -49,33 +46,34 @@ impl Frozen {
                     steps.push(Step::AvgPool(windows((window, window), stride)));
                 }
                 (Layer::GlobalAvgPool, _) => {
-                    if let Shape::Maps(_, h, w) = shape {
+                    if let SampleShape::Maps(_, h, w) = before {
                         steps.push(Step::AvgPool(windows((h, w), 1)));
                     }
                 }
                 (Layer::BatchNorm { eps }, Some(values)) => {
                     let Affine { scale, shift } = Affine::of(values, eps)?;
-                    let channels = |xs: Vec<f64>| match (shape, maps) {
-                        // Flattened maps.
-                        (Shape::Features(_), Some(maps)) => by_pixel(&xs, maps, |x| *x as f32),
+                    let channels = |xs: Vec<f64>| match (before, maps) {
+                        (SampleShape::Features(_), Some(maps)) => by_pixel(&xs, maps, |x| *x as f32),
                         _ => xs.iter().map(|x| *x as f32).collect(),
                     };
                     steps.push(Step::ScaleShift { scale: channels(scale), shift: channels(shift) });
                 }
                 (Layer::Linear | Layer::Conv { .. }, Some(values)) => {
                     let (mut weight, mut bias) = doubles(values);
-                    // Weights of one output.
+                    // Weights per output.
                     let inputs = weight.len() / values.outputs;
                     let mut border = 0.0;
                     if let Some(Scaling { mean, std }) = scaling.take() {
-                        // W (x − mean) / std + b, with a border of zeros where x is the mean.
+                        // W (x − mean) / std + b. Zero padding of the scaled image is padding with `mean` here.
                         weight.iter_mut().for_each(|w| *w /= std);
                         for (b, row) in bias.iter_mut().zip(weight.chunks_exact(inputs)) {
                             *b -= mean * row.iter().sum::<f64>();
                         }
                         border = mean as f32;
                     }
-                    if let Some(Part { layer: Layer::BatchNorm { eps }, values: Some(norm) }) = parts.peek() {
+                    if let Some((Part { layer: Layer::BatchNorm { eps }, values: Some(norm) }, _)) =
+                        parts.peek()
+                    {
                         let Affine { scale, shift } = Affine::of(norm, *eps)?;
                         for (o, row) in weight.chunks_exact_mut(inputs).enumerate() {
                             row.iter_mut().for_each(|w| *w *= scale[o]);
@@ -86,13 +84,13 @@ impl Frozen {
                     let bias: Vec<f32> = bias.iter().map(|b| *b as f32).collect();
                     let singles = |xs: &[f64]| xs.iter().map(|x| *x as f32).collect::<Vec<_>>();
                     let named = |error: taper_kernels::Error| {
+                        let name = &values.name;
                         Error::Argument(format!(
-                            "layer '{}' with what is folded into it: {error}",
-                            values.name
+                            "layer '{name}' with scaling and batch normalisation folded in: {error}"
                         ))
                     };
-                    steps.push(match (part.layer, shape) {
-                        (Layer::Conv { kernel, geometry }, Shape::Maps(_, h, w)) => {
+                    steps.push(match (part.layer, before) {
+                        (Layer::Conv { kernel, geometry }, SampleShape::Maps(_, h, w)) => {
                             let rows = ConvRows::new(&singles(&weight), &bias, kernel, geometry, border);
                             Step::Conv { rows: rows.map_err(named)?, size: (h, w) }
                         }
@@ -109,28 +107,28 @@ impl Frozen {
                 }
                 (layer, None) => return argument(format!("{layer}: expected its tensors, found none")),
             }
-            maps = match (behind, part.layer) {
-                (Shape::Maps(c, h, w), _) => Some((c, h, w)),
+            maps = match (after, part.layer) {
+                (SampleShape::Maps(c, h, w), _) => Some((c, h, w)),
                 (_, Layer::Linear | Layer::GlobalAvgPool) => None,
                 _ => maps,
             };
-            shape = behind;
         }
         if let Some((c, h, w)) = maps.filter(|(c, h, w)| *c > 1 && h * w > 1) {
             steps.push(Step::Transpose(h * w, c));
         }
-        Ok(Self { steps, input: network.input, outputs: shape.values(), products })
+        let outputs = shapes.last().map_or(0, |shape| shape.values());
+        Ok(Self { steps, input: network.input, outputs, products })
     }
 }
 
-/// Weight and bias, zeros if there is none.
+/// Weight and bias; a bias of zeros if the layer has none.
 fn doubles(values: &Values) -> (Vec<f64>, Vec<f64>) {
     let doubles = |xs: &[f32]| xs.iter().map(|x| f64::from(*x)).collect();
     let bias = values.bias.as_deref().map_or_else(|| vec![0.0; values.outputs], doubles);
     (doubles(&values.weight), bias)
 }
 
-/// Values of flattened maps, which lie channel by channel, pixel by pixel.
+/// Reorders a value for each element of `(C, H, W)` maps to `(H, W, C)`.
 fn by_pixel<T>(xs: &[f64], (c, h, w): (usize, usize, usize), to: impl Fn(&f64) -> T) -> Vec<T> {
     (0..h * w).flat_map(|pixel| (0..c).map(move |c| c * h * w + pixel)).map(|at| to(&xs[at])).collect()
 }
@@ -142,14 +140,9 @@ struct Affine {
 }
 
 impl Affine {
-    /// What a batch normalisation is in evaluation mode: `(x − mean) / √(variance + eps) · weight + bias`.
+    /// Batch normalisation in evaluation mode: `(x − mean) / √(variance + eps) · weight + bias`.
     fn of(values: &Values, eps: f64) -> Result<Self> {
-        let Some([mean, variance]) = &values.statistics else {
-            return argument(format!(
-                "layer '{}': expected running_mean and running_var, found none",
-                values.name
-            ));
-        };
+        let [mean, variance] = values.moments()?;
         let (mut scale, mut shift) = doubles(values);
         for (i, scale) in scale.iter_mut().enumerate() {
             *scale /= (f64::from(variance[i]) + eps).sqrt();

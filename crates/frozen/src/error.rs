@@ -1,26 +1,26 @@
 use std::path::PathBuf;
 
-/// What is wrong with a network, its file, or the arguments of a call.
+/// An error in a network, its file, or the arguments of a call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Layers, tensors or arguments that do not fit each other.
+    /// Layers, tensors or arguments do not fit each other.
     #[error("{0}")]
     Argument(String),
-    /// A file that cannot be read or written, or does not hold a network.
+    /// A file cannot be read or written, or its network is invalid.
     #[error("{}: {message}", path.display())]
     File {
-        /// Of the file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         message: String,
     },
-    /// A file that this crate did not write.
+    /// The file was not written by this crate.
     #[error("{}: expected a network written by Sequential::save, found {found}: give the weights with their layers", path.display())]
     Foreign {
-        /// Of the file.
+        /// The file.
         path: PathBuf,
-        /// What it seems to be.
+        /// What was found instead.
         found: String,
     },
 }

@@ -14,19 +14,20 @@ use crate::{Error, Result, Scaling, Sequential};
 
 /// The version of [`Header`].
 const VERSION: u32 = 1;
-/// Its name among the metadata.
+/// The name of [`Header`] in the metadata.
 const KEY: &str = "taper_frozen";
-/// The units of each linear layer and convolution, for programs that build the network: `[["fc1",490],["fc2",10]]`.
+/// The name of the metadata with the units of each linear layer and convolution: `[["fc1",490],["fc2",10]]`. PyTorch code
+/// needs these sizes to build the network.
 const UNITS: &str = "units";
 
 /// Longer headers are not read.
 const MAX_HEADER: u64 = 256 << 10;
 
-/// What the tensors do not say, as JSON in the metadata of the file.
+/// The properties of a network that its tensors do not show, as JSON in the metadata of the file.
 #[derive(Serialize, Deserialize)]
 struct Header {
     v: u32,
-    /// As [`Layers`] are written.
+    /// The text of [`Layers`].
     layers: String,
     /// `(C, H, W)`.
     input: (usize, usize, usize),
@@ -40,11 +41,12 @@ struct Version {
 }
 
 impl Sequential {
-    /// Writes a safetensors file that PyTorch's `load_file` and `load_state_dict` take as it is; the metadata `taper_frozen` say
-    /// the rest, and `units` the sizes, `[["fc1",490],["fc2",10]]`. The file is whole or as it was before.
+    /// Writes a safetensors file that PyTorch's `load_file` and `load_state_dict` accept. Its metadata have layers, input shape
+    /// and scaling (`taper_frozen`), and the number of units of each layer (`units`: `[["fc1",490],["fc2",10]]`). The file is
+    /// replaced as a whole; if writing fails, the old file stays.
     ///
     /// # Errors
-    /// [`Error::Argument`] as [`check`](Self::check), and [`Error::File`] when the file cannot be written.
+    /// As [`check`](Self::check); [`Error::File`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_whole(path, &self.to_bytes()?).map_err(|e| Error::File {
             path: path.to_path_buf(),
@@ -81,13 +83,13 @@ impl Sequential {
     /// Reads a file that [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`Error::Foreign`] for a file of another program; [`Error::File`] when the file cannot be read, is of a newer version, or
+    /// [`Error::Foreign`] for a file of another program; [`Error::File`] when the file cannot be read, has another version, or
     /// its tensors do not fit its layers.
     pub fn load(path: &Path) -> Result<Self> {
         let fault = |message: String| Error::File { path: path.to_path_buf(), message };
         let foreign = |found: String| Error::Foreign { path: path.to_path_buf(), found };
         let cannot = |e: std::io::Error| fault(format!("cannot read the network: {e}"));
-        // Asked before opening: opening a named pipe would wait for a writer.
+        // Checked before opening, because opening a named pipe would wait for a writer.
         let about = fs::metadata(path).map_err(cannot)?;
         if !about.is_file() {
             return Err(foreign("no file".to_string()));

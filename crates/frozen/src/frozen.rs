@@ -8,17 +8,17 @@ use crate::error::argument;
 use crate::scratch::Scratch;
 use crate::{Result, Sequential};
 
-/// A trained network prepared for inference that skips zeros.
+/// A trained network that is prepared for inference that skips zeros.
 ///
-/// Every output is the same chain of additions whether zeros are skipped or not, so that [`Form::Dense`] and [`Form::Sparse`]
-/// give the same bits, alone and in a batch. NaN and infinite inputs reach the outputs as in any other program. Results differ
-/// from those of the model in training by rounding alone, as that adds in another order.
+/// Each output is a sum in a fixed order, and a term that is 0 does not change it. So [`Form::Dense`] and [`Form::Sparse`]
+/// give the same bits, for one sample and in a batch. NaN and infinite inputs reach the outputs. The training code adds in
+/// another order, so its results differ by rounding.
 ///
-/// Linear layers and convolutions look at each input before they choose a form: a layer that finds too few zeros takes all.
-/// Batch normalisation is folded into the layer in front of it, and the scaling of the inputs into the first layer, so that the
-/// black pixels of an image are exact zeros.
+/// A linear layer counts the zeros among its inputs in each call; if there are few, it multiplies all inputs. A batch
+/// normalisation is folded into the layer before it. The scaling of the inputs is folded into the first layer, so that
+/// black pixels are exact zeros.
 ///
-/// A call allocates nothing and changes nothing but its [`Scratch`]: threads share the network, each with a scratch of its own.
+/// A call allocates no memory and changes only its [`Scratch`]. Threads can share the network, each with its own scratch.
 ///
 /// ```
 /// use candle_core::Device;
@@ -46,15 +46,15 @@ pub struct Frozen {
     pub(crate) products: Vec<String>,
 }
 
-/// What is done to a sample; maps lie pixel by pixel.
+/// One computation on a sample. Maps are stored pixel by pixel, `(H, W, C)`.
 #[derive(Clone)]
 pub(crate) enum Step {
-    /// Exchanges rows and columns, as of maps between plane by plane and pixel by pixel.
+    /// Transposes a matrix with this many rows and columns: `(C, H·W)` maps to `(H·W, C)`, or back.
     Transpose(usize, usize),
     Linear(LinearRows),
     Conv {
         rows: ConvRows,
-        /// Height and width of its images.
+        /// Height and width of the input.
         size: (usize, usize),
     },
     MaxPool(Windows),
@@ -66,13 +66,13 @@ pub(crate) enum Step {
     Act(Activation),
 }
 
-/// How products treat inputs that are zero.
+/// Whether products skip inputs that are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
-    /// Whatever is faster for the zeros that are found.
+    /// A linear layer skips zeros if it has enough of them; a convolution always does.
     #[default]
     Best,
-    /// Multiplies all.
+    /// Multiplies all inputs.
     Dense,
     /// Skips every zero.
     Sparse,
@@ -87,34 +87,37 @@ impl Frozen {
         Self::new(&Sequential::load(path)?)
     }
 
-    /// Values of a sample.
+    /// Number of values of a sample.
     pub fn inputs(&self) -> usize {
         let (c, h, w) = self.input;
         c * h * w
     }
 
-    /// Values of a result.
+    /// Number of outputs for a sample.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Memory for calls, of which each takes so many samples at a time.
+    /// Memory for calls that compute up to `batch` samples at a time.
     pub fn scratch(&self, batch: usize) -> Scratch {
         Scratch::new(self, batch.max(1))
     }
 
-    /// The outputs for some samples, in the best form.
+    /// Computes the outputs for some samples, with [`Form::Best`].
     ///
     /// # Shapes
     /// `xs`: `(N, C, H, W)` or `(N, features)`, before the network's [`Scaling`](crate::Scaling); `ys`: `(N, outputs)`.
     ///
     /// # Errors
-    /// When the sizes do not fit, or `scratch` is that of another network.
+    /// When the sizes do not fit, or `scratch` belongs to another network.
     pub fn run(&self, xs: &[f32], ys: &mut [f32], scratch: &mut Scratch) -> Result<()> {
         self.run_as(Form::Best, xs, ys, scratch)
     }
 
-    /// The same in a form that is given.
+    /// [`run`](Self::run) with a given form.
+    ///
+    /// # Shapes
+    /// As [`run`](Self::run).
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -122,7 +125,8 @@ impl Frozen {
         self.watch(form, xs, ys, scratch, |_, _| {})
     }
 
-    /// The same; `see` gets what each linear layer and convolution reads, by its number, pixel by pixel.
+    /// [`run_as`](Self::run_as) that also calls `see(i, inputs)` for the `i`-th linear layer or convolution. Its inputs are
+    /// stored pixel by pixel.
     pub(crate) fn watch(
         &self,
         form: Form,

@@ -1,15 +1,16 @@
-//! Exact inference that skips the zeros of activations.
+//! Exact inference that skips zero activations.
 //!
-//! A [`Sequential`] is a network as plain values: layers, tensors in PyTorch's layout, and how its inputs are scaled. It comes
-//! from the parameters of a model and is saved to one file. [`Frozen`] is the same prepared for inference: behind ReLU most
-//! inputs of a layer are zero, and their weights are neither read nor multiplied. The answers are the same to the bit.
+//! A [`Sequential`] is a network as plain values: its layers, their tensors in PyTorch's layout, and the scaling of its
+//! inputs. It is made from the parameters of a model, and can be saved to one file. [`Frozen`] is a `Sequential` that is
+//! prepared for inference. After ReLU most inputs of a layer are 0; `Frozen` neither reads nor multiplies their weights.
+//! The results are the same, bit for bit.
 //!
-//! What is gained depends on the zeros: [`Scratch::work`] counts the multiplications of each layer, and the example `infer`
-//! measures the time. `docs/performance.md` has figures.
+//! The speed-up depends on the share of zeros. [`Scratch::work`] counts the multiplications of each layer, and the
+//! example `infer` measures the time. `docs/performance.md` has figures.
 //!
-//! Units that cannot matter are removed: [`Sequential::bounds`] proves what a unit can be for every image,
-//! [`Sequential::observe`] finds what it is for some, [`Sequential::without_dead`] and [`Sequential::fold_constants`] give the
-//! smaller network. The example `prune` does so with a file of weights.
+//! Units that do not affect the results can be removed. [`Sequential::bounds`] bounds the values of each unit over all
+//! images, and [`Sequential::observe`] measures them on given images. [`Sequential::without_dead`] and
+//! [`Sequential::fold_constants`] return the smaller network. The example `prune` does this for a file of weights.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -21,7 +22,6 @@ mod build;
 mod file;
 mod frozen;
 mod scratch;
-mod shape;
 
 mod bound;
 mod bounds;

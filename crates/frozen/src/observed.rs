@@ -3,17 +3,17 @@ use rayon::prelude::*;
 use crate::error::argument;
 use crate::{Form, Frozen, Range, Result, Sequential, Signals};
 
-/// Images that a thread takes at a time. Sums are added in the order of these blocks, so that no result depends on the threads.
+/// Number of images in a task of one thread. Sums are added in the order of the tasks, so no result depends on the threads.
 const BLOCK: usize = 512;
 
 impl Sequential {
-    /// What every hidden layer hands to the next one, over these images, as [`Frozen`] computes it.
+    /// Measures the smallest and largest outputs of every hidden layer over these images, as [`Frozen`] computes them.
     ///
     /// # Shapes
     /// `xs`: `(N, C, H, W)` or `(N, features)`, before the network's [`Scaling`](crate::Scaling).
     ///
     /// # Errors
-    /// As [`check`](Self::check); when `xs` holds no image or no whole number of images, or a value is NaN.
+    /// As [`check`](Self::check), and when `xs` has no image or an incomplete one, or a value becomes NaN.
     pub fn observe(&self, xs: &[f32]) -> Result<Vec<Signals>> {
         let start = |values: usize, _| vec![(f32::INFINITY, f32::NEG_INFINITY); values];
         let see = |ranges: &mut Vec<(f32, f32)>, values: &[f32], _: usize| {
@@ -27,7 +27,7 @@ impl Sequential {
             }
         };
         let signals = |((layer, units), ranges): ((&str, usize), Vec<(f32, f32)>)| {
-            // `Frozen` has maps pixel by pixel.
+            // From `Frozen`'s order, pixel by pixel, to channel by channel.
             let places = ranges.len() / units;
             let at = |i: usize| ranges[i % places * units + i / places];
             let range = |(low, high): (f32, f32)| Range {
@@ -44,9 +44,9 @@ impl Sequential {
         Ok(self.hidden().into_iter().zip(self.gather(xs, start, see, merge)?).map(signals).collect())
     }
 
-    /// The score of every unit of each hidden layer over these images, whose mean in a layer is 1: `s_i = E|h_i| / (mean_k E|h_k| +
-    /// 1e−9)` of the values `h` that the next layer reads. A unit is dormant at τ if `s ≤ τ` (Sokar et al. 2023, "The Dormant
-    /// Neuron Phenomenon in Deep Reinforcement Learning").
+    /// The dormancy score of every unit of each hidden layer over these images: `s_i = E|h_i| / (mean_k E|h_k| + 1e−9)`, with
+    /// the outputs `h` of the layer. The mean score of a layer is 1. A unit is dormant at τ if `s ≤ τ` (Sokar et al. 2023, "The
+    /// Dormant Neuron Phenomenon in Deep Reinforcement Learning").
     ///
     /// # Shapes
     /// `xs` as in [`observe`](Self::observe).
@@ -63,7 +63,8 @@ impl Sequential {
             sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         };
         let mut layers = self.gather(xs, |_, units| vec![0.0; units], see, merge)?;
-        let images = (xs.len() / self.input_values()) as f64;
+        let (c, h, w) = self.input;
+        let images = (xs.len() / (c * h * w)) as f64;
         for sums in &mut layers {
             let mean = sums.iter().sum::<f64>() / sums.len() as f64 / images;
             sums.iter_mut().for_each(|sum| *sum = *sum / images / (mean + 1e-9));
@@ -71,8 +72,8 @@ impl Sequential {
         Ok(layers)
     }
 
-    /// Collects from the values that each linear layer and convolution but the first reads, image by image. `start` takes the
-    /// number of values and of units, `see` the values of an image, pixel by pixel, and the number of units.
+    /// Accumulates a `T` for each hidden layer over the images: `start(values, units)` makes one, `see(to, values, units)` adds
+    /// the outputs of an image, stored pixel by pixel, and `merge` adds two.
     fn gather<T: Send>(
         &self,
         xs: &[f32],
@@ -100,7 +101,7 @@ impl Sequential {
             })?;
             match nan {
                 Some(layer) => argument(format!(
-                    "layer '{}': expected numbers behind it, found NaN: are all pixels finite?",
+                    "layer '{}': expected outputs that are numbers, found NaN: are all pixels finite?",
                     self.hidden()[layer].0
                 )),
                 None => Ok(layers.into_iter().flatten().collect::<Vec<T>>()),
@@ -113,10 +114,5 @@ impl Sequential {
             all.iter_mut().zip(block?).for_each(|(all, more)| merge(all, more));
         }
         Ok(all)
-    }
-
-    fn input_values(&self) -> usize {
-        let (c, h, w) = self.input;
-        c * h * w
     }
 }

@@ -4,23 +4,23 @@ use crate::error::argument;
 use crate::signals::Hidden;
 use crate::{Result, Sequential, Signals};
 
-/// A network without its constant units: see [`Sequential::fold_constants`].
+/// The result of [`Sequential::fold_constants`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Folded {
     /// The smaller network.
     pub network: Sequential,
-    /// For each hidden layer its units that were removed.
+    /// For each hidden layer and unit, whether it was removed.
     pub removed: Vec<Vec<bool>>,
-    /// Constant units that stay, because the next layer has no bias or pads its input.
+    /// Number of constant units that stay, because the next layer has no bias or pads its input.
     pub kept: usize,
 }
 
 impl Sequential {
-    /// The network without some units of its hidden layers: their weights, what batch normalisations have for them, and the
-    /// weights that read them. A channel in front of a linear layer takes the weights of all its pixels along.
+    /// Removes units of the hidden layers: their weights and biases, their values in batch normalisations, and the weights of
+    /// the next layer that read them. For a channel before a linear layer these are the weights of all its pixels.
     ///
-    /// If a unit is 0 for an image, removing it changes no bit of what [`Frozen`](crate::Frozen) computes of that image: every sum
-    /// is the same chain of additions without a term that is 0.
+    /// If a unit is 0 for an image, removing it changes no bit of [`Frozen`](crate::Frozen)'s results for this image: each sum
+    /// has the same additions without a term that is 0.
     ///
     /// ```
     /// use taper_frozen::{Part, Scaling, Sequential, Values};
@@ -53,23 +53,27 @@ impl Sequential {
     /// ```
     ///
     /// # Shapes
-    /// `remove`: for each of the [`hidden`](Self::hidden) layers a value for each unit.
+    /// `remove`: for each of the [`hidden`](Self::hidden) layers, a value for each unit.
     ///
     /// # Errors
-    /// When the number of layers or units is another, or no unit of a layer would stay: the network is constant without them.
+    /// As [`check`](Self::check); when the number of layers or units is wrong, or all units of a layer would be removed, because
+    /// the results would not depend on the image.
     pub fn without(&self, remove: &[Vec<bool>]) -> Result<Self> {
         self.fits(remove.iter().map(Vec::len))?;
+        let all_removed = |(_, remove): &(Hidden<'_>, &Vec<bool>)| !remove.contains(&false);
+        if let Some((Hidden { values, .. }, remove)) =
+            self.hidden_parts().zip(remove).filter(all_removed).last()
+        {
+            return argument(format!(
+                "layer '{}': expected at least one unit to stay, found all {} to be removed: the network without them gives \
+                 every image the same answer",
+                values.name,
+                remove.len()
+            ));
+        }
         let mut network = self.clone();
         for (Hidden { at, next, values }, remove) in self.hidden_parts().zip(remove) {
             let stay = remove.iter().filter(|removed| !**removed).count();
-            if stay == 0 {
-                return argument(format!(
-                    "layer '{}': expected at least one unit to stay, found all {} to be removed: the network without them gives \
-                     every image the same answer",
-                    values.name,
-                    remove.len()
-                ));
-            }
             let units = values.outputs;
             for (i, part) in network.parts.iter_mut().enumerate().take(next + 1).skip(at) {
                 let Some(values) = &mut part.values else { continue };
@@ -87,11 +91,11 @@ impl Sequential {
                 }
             }
         }
-        network.check()?;
         Ok(network)
     }
 
-    /// The network without the units that are always 0 by these signals: see [`without`](Self::without).
+    /// Removes the units that cannot change a result by these signals: those that are always 0, and those with finite values
+    /// that are read by weights of 0 only. No bit of a result changes: see [`without`](Self::without).
     ///
     /// # Shapes
     /// `signals`: those of this network's [`hidden`](Self::hidden) layers.
@@ -99,14 +103,33 @@ impl Sequential {
     /// # Errors
     /// As [`without`](Self::without).
     pub fn without_dead(&self, signals: &[Signals]) -> Result<Self> {
-        self.without(&signals.iter().map(Signals::dead).collect::<Vec<_>>())
+        self.fits(signals.iter().map(|signals| signals.units))?;
+        let hidden: Vec<_> = self.hidden_parts().zip(signals).collect();
+        let mut remove: Vec<Vec<bool>> = Vec::new();
+        // The last layer first, because the weights of its removed units no longer read the layer before.
+        for (Hidden { next, .. }, signals) in hidden.into_iter().rev() {
+            let Some(reader) = &self.parts[next].values else { continue };
+            let span = reader.weight.len() / reader.outputs / signals.units;
+            let stays = |output: usize| !remove.last().is_some_and(|removed| removed[output]);
+            let is_read = |unit: usize| {
+                let weights =
+                    |output: usize| &reader.weight[(output * signals.units + unit) * span..][..span];
+                (0..reader.outputs).filter(|o| stays(*o)).any(|o| weights(o).iter().any(|w| *w != 0.0))
+            };
+            let is_finite = |unit| signals.of(unit).iter().all(|x| x.low.is_finite() && x.high.is_finite());
+            let dead = signals.dead().into_iter().enumerate();
+            let unused = dead.map(|(unit, dead)| dead || (!is_read(unit) && is_finite(unit))).collect();
+            remove.push(unused);
+        }
+        remove.reverse();
+        self.without(&remove)
     }
 
-    /// The network with its constant units folded into the biases of the layers that read them: `b + Σ w c` in place of `b`. The
-    /// results change by rounding alone.
+    /// Removes constant units. Their values `c` are folded into the biases of the layers that read them: `b + Σ w c` replaces
+    /// `b`. The results change by rounding only.
     ///
-    /// A channel that is constant stays in front of a convolution whose padding differs from it, as fewer of its pixels reach the
-    /// border of the result, and if its pixels differ from each other.
+    /// A constant channel that is not 0 stays before a convolution with padding, because the outputs at the border read fewer
+    /// of its pixels. It also stays before a convolution if its pixels have different values, and before a layer without a bias.
     ///
     /// # Shapes
     /// `signals`: those of this network's [`hidden`](Self::hidden) layers.
@@ -141,7 +164,7 @@ impl Sequential {
                     kept += 1;
                     continue;
                 }
-                // A linear layer has a weight for each place; a convolution sees the same value through all of its weights.
+                // A linear layer has a weight for each place; a convolution multiplies one value with all weights of the kernel.
                 for (shift, row) in shifts.iter_mut().zip(values.weight.chunks_exact(row)) {
                     let terms = row[unit * span..][..span].iter().zip(constants.iter().cycle());
                     *shift += terms.map(|(w, c)| f64::from(*w) * c).sum::<f64>();
@@ -156,6 +179,7 @@ impl Sequential {
     }
 
     fn fits(&self, found: impl Iterator<Item = usize>) -> Result<()> {
+        self.check()?;
         let (found, expected): (Vec<_>, Vec<_>) =
             (found.collect(), self.hidden().iter().map(|of| of.1).collect());
         match found == expected {
@@ -165,7 +189,7 @@ impl Sequential {
     }
 }
 
-/// The values, of which each unit has as many, without those of removed units.
+/// The values without those of removed units; every unit has the same number of values.
 fn left(values: &[f32], remove: &[bool]) -> Vec<f32> {
     let of_units = values.chunks_exact(values.len() / remove.len()).zip(remove);
     of_units.filter(|(_, removed)| !**removed).flat_map(|(values, _)| values).copied().collect()

@@ -4,82 +4,59 @@ use crate::error::argument;
 use crate::frozen::{Form, Step};
 use crate::{Frozen, Result};
 
-/// Up to this share of inputs that are not 0, a linear layer skips the others: see `docs/performance.md`.
+/// A linear layer skips zeros up to this share of nonzero inputs: see `docs/performance.md`.
 const LIMIT: f64 = 0.95;
-/// The same where enough samples come together for a dense product to use each weight several times.
+/// The same from [`BATCH`] samples on, because a dense product then uses each weight several times.
 const LIMIT_IN_BATCH: f64 = 0.4;
-/// Samples from which that limit holds.
 const BATCH: usize = 4;
 
-/// The memory of a call of [`Frozen::run`], reused by the next one, and what that call did.
+/// The memory of calls of [`Frozen::run`], and the counts of the last call.
 #[derive(Debug)]
 pub struct Scratch {
     batch: usize,
-    /// What the layers so far have computed, and room for the next.
+    /// The inputs of the next layer: the first `len` values.
     from: Aligned,
-    to: Aligned,
-    /// Values of `from` that are in use.
     len: usize,
+    /// Room for its outputs.
+    to: Aligned,
     active: Active,
     work: Vec<Work>,
 }
 
-/// What a linear layer or a convolution did in a call of [`Frozen::run`].
+/// Counts of a linear layer or a convolution in a call of [`Frozen::run`], over all samples.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Of the layer, as in the network's file.
+    /// Name of the layer, as in the network's file.
     pub name: String,
-    /// Values that came in, over all samples.
+    /// Number of inputs.
     pub inputs: u64,
-    /// Those of them that are 0; [`Form::Dense`] does not look for them.
+    /// Number of inputs that are 0. [`Form::Dense`] does not count them.
     pub zeros: u64,
-    /// Multiplications that there are without skipping, over all samples.
+    /// Number of multiplications without skipping.
     pub multiplications: u64,
-    /// Multiplications that were done.
+    /// Number of multiplications done.
     pub done: u64,
 }
 
 impl Scratch {
     pub(crate) fn new(frozen: &Frozen, batch: usize) -> Self {
-        let mut scratch = Self {
+        let (values, rows, listed) = sizes(frozen, batch);
+        Self {
             batch,
-            from: Aligned::new(0),
-            to: Aligned::new(0),
+            from: Aligned::new(values),
             len: 0,
-            active: Active::default(),
+            to: Aligned::new(values),
+            active: Active::with_capacity(rows, listed),
             work: frozen.products.iter().map(|name| Work { name: name.clone(), ..Work::default() }).collect(),
-        };
-        scratch.reserve(frozen);
-        scratch
-    }
-
-    fn reserve(&mut self, frozen: &Frozen) {
-        let (mut values, mut rows, mut listed) = (frozen.inputs() * self.batch, self.batch, 0);
-        for step in &frozen.steps {
-            match step {
-                Step::Linear(layer) => {
-                    values = values.max(layer.padded() * self.batch);
-                    listed = listed.max(layer.inputs() * self.batch);
-                }
-                Step::Conv { rows: layer, size } => {
-                    let out = layer.size(*size).unwrap_or_default();
-                    values = values.max(out.0 * out.1 * layer.padded() * self.batch);
-                    let (pixels, inputs) = layer.listed(size.1);
-                    (rows, listed) = (rows.max(pixels), listed.max(inputs));
-                }
-                _ => {}
-            }
         }
-        (self.from, self.to) = (Aligned::new(values), Aligned::new(values));
-        self.active = Active::with_capacity(rows, listed);
     }
 
-    /// Samples that are computed at a time.
+    /// Number of samples that are computed at a time.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// What each linear layer and convolution did in the last call.
+    /// The counts of each linear layer and convolution in the last call.
     pub fn work(&self) -> &[Work] {
         &self.work
     }
@@ -88,10 +65,11 @@ impl Scratch {
     pub(crate) fn begin(&mut self, frozen: &Frozen) -> Result<()> {
         let is_own = self.work.len() == frozen.products.len()
             && self.work.iter().zip(&frozen.products).all(|(work, name)| work.name == *name)
-            && self.from.len() >= frozen.inputs() * self.batch;
+            && self.from.len() >= sizes(frozen, self.batch).0;
         if !is_own {
             return argument(
-                "scratch: expected that of this network, found another: call Frozen::scratch".to_string(),
+                "scratch: expected the scratch of this network, found another: call Frozen::scratch"
+                    .to_string(),
             );
         }
         for work in &mut self.work {
@@ -113,7 +91,7 @@ impl Scratch {
         &mut self.from[..self.len]
     }
 
-    /// Exchanges rows and columns in every sample.
+    /// Transposes the matrix of each sample.
     pub(crate) fn transpose(&mut self, (rows, columns): (usize, usize)) {
         let size = rows * columns;
         for (from, to) in self.from[..self.len].chunks_exact(size).zip(self.to.chunks_exact_mut(size)) {
@@ -191,9 +169,30 @@ impl Scratch {
         Ok(())
     }
 
-    /// What was computed is what comes next.
+    /// The outputs become the inputs of the next layer.
     fn end(&mut self, len: usize) {
         std::mem::swap(&mut self.from, &mut self.to);
         self.len = len;
     }
+}
+
+/// Sizes of a scratch: the values of the widest layer, and the rows and values of [`Active`].
+fn sizes(frozen: &Frozen, batch: usize) -> (usize, usize, usize) {
+    let (mut values, mut rows, mut listed) = (frozen.inputs() * batch, batch, 0);
+    for step in &frozen.steps {
+        match step {
+            Step::Linear(layer) => {
+                values = values.max(layer.padded() * batch);
+                listed = listed.max(layer.inputs() * batch);
+            }
+            Step::Conv { rows: layer, size } => {
+                let out = layer.size(*size).unwrap_or_default();
+                values = values.max(out.0 * out.1 * layer.padded() * batch);
+                let (pixels, inputs) = layer.listed(size.1);
+                (rows, listed) = (rows.max(pixels), listed.max(inputs));
+            }
+            _ => {}
+        }
+    }
+    (values, rows, listed)
 }

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use taper_kernels::Activation;
-use taper_nn::{Architecture, Layer, Layers, Params};
+use taper_nn::{Architecture, Layer, Layers, Params, SampleShape};
 
 use crate::Result;
 use crate::error::argument;
@@ -9,28 +9,29 @@ use crate::error::argument;
 /// A sequential network as plain values: its layers in the order in which they are applied, each with its tensors in
 /// PyTorch's layout.
 ///
-/// This is what a [`Frozen`](crate::Frozen) is made of, what its file holds, and what a program edits that removes units.
+/// A [`Frozen`](crate::Frozen) is made from it. Its file holds these values. A program can change them, for example to
+/// remove units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequential {
-    /// Channels, height and width of a sample; `(features, 1, 1)` if it has no pixels.
+    /// Channels, height and width of a sample; `(features, 1, 1)` for a sample without pixels.
     pub input: (usize, usize, usize),
-    /// How inputs become what the first layer was trained on.
+    /// The scaling of the inputs before the first layer.
     pub scaling: Scaling,
-    /// The layers. A fully connected layer behind maps takes them flattened, channel by channel.
+    /// The layers. A fully connected layer after feature maps reads them flattened, channel by channel.
     pub parts: Vec<Part>,
 }
 
-/// `(x − mean) / std`, which a network's inputs go through.
+/// The scaling of a network's inputs: `(x − mean) / std`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scaling {
-    /// What is subtracted.
+    /// The value that is subtracted.
     pub mean: f64,
-    /// What the difference is divided by; above 0.
+    /// The divisor, above 0.
     pub std: f64,
 }
 
 impl Default for Scaling {
-    /// Inputs as they are.
+    /// No scaling: mean 0, standard deviation 1.
     fn default() -> Self {
         Self { mean: 0.0, std: 1.0 }
     }
@@ -39,32 +40,44 @@ impl Default for Scaling {
 /// A layer with its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// What is computed. A PReLU has its trained slope.
+    /// The layer. A PReLU has its trained slope.
     pub layer: Layer,
-    /// Its tensors, if it has some.
+    /// Its tensors, if it has any.
     pub values: Option<Values>,
 }
 
 /// The tensors of one layer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Values {
-    /// What the names of the tensors begin with: `fc1` of `fc1.weight`.
+    /// The name of the layer, with which the names of its tensors begin: `fc1` of `fc1.weight`.
     pub name: String,
-    /// Units, output channels, or channels of a batch normalisation; 1 for a PReLU.
+    /// Number of units or output channels; the channels of a batch normalisation; 1 for a PReLU.
     pub outputs: usize,
-    /// Input features or channels; 1 for a batch normalisation or a PReLU.
+    /// Number of input features or channels; 1 for a batch normalisation or a PReLU.
     pub inputs: usize,
-    /// `(outputs, inputs)`; `(outputs, inputs, rows, columns)` of a convolution; `(channels)` of a batch normalisation; `(1)`
-    /// of a PReLU.
+    /// `(outputs, inputs)`; for a convolution `(outputs, inputs, rows, columns)`; for a batch normalisation `(channels)`; for a
+    /// PReLU `(1)`.
     pub weight: Vec<f32>,
-    /// `(outputs)`; `None` if the layer was trained without.
+    /// `(outputs)`; `None` if the layer has no bias.
     pub bias: Option<Vec<f32>>,
     /// Running mean and variance of a batch normalisation, `(channels)` each.
     pub statistics: Option<[Vec<f32>; 2]>,
 }
 
+impl Values {
+    /// Running mean and variance.
+    pub(crate) fn moments(&self) -> Result<&[Vec<f32>; 2]> {
+        match &self.statistics {
+            Some(moments) => Ok(moments),
+            None => {
+                argument(format!("layer '{}': expected running_mean and running_var, found none", self.name))
+            }
+        }
+    }
+}
+
 impl Sequential {
-    /// The network of these layers with the values that `params` has now, for inputs of shape `input`, `(C, H, W)`.
+    /// A network with these layers and the current values of `params`, for inputs of shape `input`, `(C, H, W)`.
     ///
     /// ```
     /// use candle_core::Device;
@@ -79,7 +92,7 @@ impl Sequential {
     /// ```
     ///
     /// # Errors
-    /// When the parameters do not fit the layers; the message names the tensor.
+    /// When the parameters do not fit the layers. The message names the tensor.
     pub fn new(
         layers: &Layers,
         params: &Params,
@@ -96,7 +109,7 @@ impl Sequential {
         Self::of(&Architecture::new(layers, shapes, input)?, values, input, scaling)
     }
 
-    /// The network of an architecture and the values of its tensors.
+    /// A network with this architecture and the values of its tensors by name.
     pub(crate) fn of(
         network: &Architecture,
         mut values: HashMap<String, Vec<f32>>,
@@ -126,7 +139,7 @@ impl Sequential {
         Ok(Self { input, scaling, parts })
     }
 
-    /// The layers as text has them.
+    /// The layers without their tensors.
     pub fn layers(&self) -> Layers {
         Layers(self.parts.iter().map(|part| part.layer).collect())
     }
@@ -142,7 +155,7 @@ impl Sequential {
                 Layer::Linear => vec![*outputs, *inputs],
                 _ => vec![*outputs],
             };
-            // A slope that is part of the layer in front of it.
+            // A PReLU's slope can belong to the layer before it: `fc1.slope` beside `fc1.weight`.
             let is_slope = matches!(layer, Layer::Act(_))
                 && self.parts[..i]
                     .iter()
@@ -162,9 +175,16 @@ impl Sequential {
         tensors
     }
 
+    /// Checks that layers, sizes and tensors fit each other.
+    ///
     /// # Errors
-    /// When the layers, the sizes and the tensors do not fit each other, or a value is not finite; the message names the tensor.
+    /// When they do not, or a value is not finite. The message names the tensor.
     pub fn check(&self) -> Result<()> {
+        self.shapes().map(drop)
+    }
+
+    /// [`check`](Self::check); then the shape of a sample before the first layer and after each layer.
+    pub(crate) fn shapes(&self) -> Result<Vec<SampleShape>> {
         let Scaling { mean, std } = self.scaling;
         if !(std > 0.0 && std.is_finite() && mean.is_finite()) {
             return argument(format!(
@@ -174,6 +194,11 @@ impl Sequential {
         let tensors = self.tensors();
         for (name, shape, values) in &tensors {
             let size = shape.iter().try_fold(1_usize, |size, n| size.checked_mul(*n));
+            if values.is_empty() {
+                return argument(format!(
+                    "tensor '{name}': expected at least one value, found shape {shape:?}"
+                ));
+            }
             if size != Some(values.len()) {
                 let n = values.len();
                 return argument(format!(
@@ -186,7 +211,7 @@ impl Sequential {
                 ));
             }
         }
-        Architecture::new(&self.layers(), tensors.iter().map(|(name, shape, _)| (name, shape)), self.input)?;
-        Ok(())
+        let tensors = tensors.iter().map(|(name, shape, _)| (name, shape));
+        Ok(Architecture::new(&self.layers(), tensors, self.input)?.shapes().to_vec())
     }
 }

@@ -2,26 +2,26 @@ use taper_nn::Layer;
 
 use crate::{Part, Sequential, Values};
 
-/// What one value can be, over a set of images.
+/// The range of one value over a set of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
-    /// The lowest value, or a bound below it.
+    /// The smallest value, or a lower bound of it.
     pub low: f64,
-    /// The highest value, or a bound above it.
+    /// The largest value, or an upper bound of it.
     pub high: f64,
-    /// Whether the value is the same for every image. The bounds of such a value need not be equal.
+    /// Whether the value is the same for every image. Its bounds can still differ, because of rounding.
     pub is_fixed: bool,
 }
 
-/// What the units of a hidden layer hand to the next linear layer or convolution, over a set of images: behind activation,
-/// normalisation and pooling.
+/// The ranges of a hidden layer's outputs over a set of images. They are the inputs of the next linear layer or convolution,
+/// after activation, normalisation and pooling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signals {
     /// The name of the layer, as in its file.
     pub layer: String,
-    /// Units or channels.
+    /// Number of units or channels.
     pub units: usize,
-    /// `(units, places)`: a channel has a place for each of its pixels, a unit one.
+    /// `(units, places)`: one place for each pixel of a channel, one for a unit.
     pub ranges: Vec<Range>,
 }
 
@@ -35,14 +35,14 @@ impl Signals {
         &self.ranges[unit * places..][..places]
     }
 
-    /// For each unit whether all its values are 0 for every image.
+    /// For each unit, whether it is 0 for every image, in all its pixels.
     pub fn dead(&self) -> Vec<bool> {
         (0..self.units)
             .map(|u| self.of(u).iter().all(|range| range.low == 0.0 && range.high == 0.0))
             .collect()
     }
 
-    /// The value of each place if the unit is constant: every place has the same value for every image.
+    /// The value of each place, if none of them depends on the image.
     pub(crate) fn constants(&self, unit: usize) -> Option<Vec<f64>> {
         let middle = |range: &Range| range.is_fixed.then_some((range.low + range.high) / 2.0);
         self.of(unit).iter().map(middle).collect()
@@ -51,15 +51,15 @@ impl Signals {
 
 /// A linear layer or a convolution that is not the last one.
 pub(crate) struct Hidden<'a> {
-    /// Its place among the parts.
+    /// Its index in `parts`.
     pub at: usize,
-    /// The place of the linear layer or convolution that reads it.
+    /// The index of the linear layer or convolution that reads its outputs.
     pub next: usize,
     pub values: &'a Values,
 }
 
 impl Sequential {
-    /// The hidden layers with their number of units or channels: all linear layers and convolutions but the last.
+    /// Name and number of units or channels of every hidden layer: of all linear layers and convolutions but the last.
     pub fn hidden(&self) -> Vec<(&str, usize)> {
         self.hidden_parts().map(|Hidden { values, .. }| (&values.name[..], values.outputs)).collect()
     }

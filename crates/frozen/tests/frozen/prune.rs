@@ -2,7 +2,7 @@ use std::path::Path;
 use std::process::Command;
 
 use taper_data::digits;
-use taper_frozen::{Form, Frozen, Scaling, Sequential};
+use taper_frozen::{Form, Frozen, Scaling, Sequential, Signals};
 
 use crate::{Numbers, network};
 
@@ -125,6 +125,28 @@ fn a_unit_that_is_dead_for_every_image_is_dead_on_the_digits() {
     }
 }
 
+#[test]
+fn a_unit_that_is_read_by_weights_of_zero_only_is_removed_with_the_units_that_only_it_reads() {
+    let (xs, mut network) = (digit_images(), mlp());
+    let weight = &mut network.parts[2].values.as_mut().unwrap().weight;
+    // Of the second layer, only unit 1 reads unit 4 of the first layer.
+    weight.iter_mut().skip(4).step_by(40).enumerate().filter(|(o, _)| *o != 1).for_each(|(_, w)| *w = 0.0);
+    let without_dead = |network: &Sequential| network.without_dead(&network.observe(&xs).unwrap()).unwrap();
+    let before = units(&without_dead(&network));
+    let weight = &mut network.parts[4].values.as_mut().unwrap().weight;
+    weight.iter_mut().skip(1).step_by(30).for_each(|w| *w = 0.0);
+    assert!(network.observe(&xs).unwrap().iter().zip([4, 1]).all(|(layer, unit)| !layer.dead()[unit]));
+    let pruned = without_dead(&network);
+    assert_eq!(units(&pruned), [before[0] - 1, before[1] - 1]);
+    assert_eq!(bits(&run(&pruned, Form::Best, &xs, 1)), bits(&run(&network, Form::Dense, &xs, 1)));
+    // Without bounds it could be infinite, and an infinity times 0 is NaN.
+    let mut bounds = network.bounds().unwrap();
+    let pruned = |bounds: &[Signals]| units(&network.without_dead(bounds).unwrap())[1];
+    let finite = pruned(&bounds);
+    bounds[1].ranges[1].high = f64::INFINITY;
+    assert_eq!(pruned(&bounds), finite + 1);
+}
+
 /// Two layers, of which channel 1 of the first is always `constant` behind ReLU.
 fn constant(text: &str, shapes: &[(&str, &[usize])], constant: f32) -> Sequential {
     let mut network = network(text, shapes, (2, 5, 5), STANDARD).1;
@@ -229,7 +251,7 @@ fn a_layer_without_units_and_images_that_are_none_are_refused() {
     assert_eq!(network.observe(&[]).unwrap_err().to_string(), "expected at least one image, found none");
     assert!(network.observe(&[0.0; 65]).is_err());
     let nan = network.observe(&[f32::NAN; 64]).unwrap_err().to_string();
-    assert!(nan.starts_with("layer 'fc1': expected numbers behind it, found NaN"), "{nan}");
+    assert!(nan.starts_with("layer 'fc1': expected outputs that are numbers, found NaN"), "{nan}");
 }
 
 /// With the Python of `TAPER_PYTHON`, or `python3`, if it has PyTorch.

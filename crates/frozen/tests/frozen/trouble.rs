@@ -21,7 +21,9 @@ fn weights_that_are_not_finite_are_refused_by_name() {
     network.scaling.std = 1e-30;
     network.parts[0].values.as_mut().unwrap().weight[0] = 1e30;
     let error = Frozen::new(&network).unwrap_err().to_string();
-    assert_eq!(error, "layer '0' with what is folded into it: weight: expected finite values, found inf");
+    let expected =
+        "layer '0' with scaling and batch normalisation folded in: weight: expected finite values, found inf";
+    assert_eq!(error, expected);
 }
 
 #[test]
@@ -53,5 +55,19 @@ fn samples_and_memory_that_do_not_fit_are_refused() {
     frozen.run(&[], &mut [], &mut scratch).unwrap();
     let other = Frozen::new(&network("linear", &[("a", &[2, 6])], (6, 1, 1), Scaling::default()).1).unwrap();
     let error = frozen.run(&[0.0; 6], &mut [0.0; 3], &mut other.scratch(1)).unwrap_err().to_string();
-    assert_eq!(error, "scratch: expected that of this network, found another: call Frozen::scratch");
+    assert_eq!(error, "scratch: expected the scratch of this network, found another: call Frozen::scratch");
+}
+
+#[test]
+fn the_scratch_of_a_network_with_fewer_units_is_refused() {
+    let with = |channels: usize| {
+        let shapes: [(&str, &[usize]); 2] = [("0", &[channels, 1, 3, 3]), ("2", &[3, channels * 36])];
+        let text = "conv 3 pad 1, relu, linear";
+        Frozen::new(&network(text, &shapes, (1, 6, 6), Scaling::default()).1).unwrap()
+    };
+    let (large, small) = (with(40), with(2));
+    let (image, mut ys) = ([1.0; 36], [0.0; 3]);
+    small.run(&image, &mut ys, &mut large.scratch(1)).unwrap();
+    let error = large.run(&image, &mut ys, &mut small.scratch(1)).unwrap_err().to_string();
+    assert_eq!(error, "scratch: expected the scratch of this network, found another: call Frozen::scratch");
 }

@@ -8,7 +8,6 @@
 //!
 //! Exit code: 0, 1 when something failed, 2 for wrong usage.
 
-use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -25,7 +24,7 @@ use taper::report::{FORMAT_VERSION, LayerStats, fresh_dir};
 use taper::train;
 use taper_examples::pictures::{self, Chart, Panel};
 use taper_examples::{Distribution, Distributions, Law, Numbers, share};
-use taper_experiment::{number, start};
+use taper_experiment::{number, print, start};
 
 /// Show what activation functions do to a symmetric input. ReLU sets the negative half to zero, so half of its output
 /// is zero, and the rest is one-sided. What do the others do?
@@ -121,12 +120,7 @@ fn run(args: &Args) -> Result<()> {
         Some(depth) => deep(args, depth)?,
         None => single(args)?,
     };
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Standard output is closed, so nothing more is printed.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
-        _ => Ok(()),
-    }
+    Ok(print(&text)?)
 }
 
 /// Titles of the table and their meanings.

@@ -1,5 +1,5 @@
-//! Inference with a trained network that skips zeros: how long an image takes, what is not multiplied, and whether the answers
-//! are those of the model.
+//! Inference that skips zeros, with a trained network: time per image, multiplications, and the differences from the
+//! model's own results.
 //!
 //!     cargo run --example infer -- runs/2026-08-01T120000-mnist-mlp-relu
 //!     cargo run --example infer -- net.safetensors --act relu --scale unit digit.png
@@ -7,7 +7,6 @@
 //! Exit code: 0, 1 when something failed, 2 for wrong usage.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,11 +19,11 @@ use taper::data::load_image;
 use taper::frozen::{Form, Frozen, Work};
 use taper::nn::{Model, Pass, no_grad};
 use taper::report::count_text;
-use taper_examples::{alternately, pixels, quantile};
-use taper_experiment::{LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, start};
+use taper_examples::{alternately, argmax, pixels, quantile};
+use taper_experiment::{LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, print, start};
 
-/// Classify images with a trained network, skipping every multiplication with a zero. The answers are the same to the bit as
-/// without skipping; this shows what that is worth, on one thread.
+/// Classify images with a trained network and skip the multiplications with zeros. The results have the same bits as without
+/// skipping. Shows how much time this saves, on one thread.
 #[derive(Parser)]
 #[command(after_help = after_help())]
 struct Args {
@@ -71,11 +70,7 @@ fn run(args: &Args) -> Result<()> {
         true => test(&trained, &frozen, args.limit, &mut text)?,
         false => classify(&trained, &frozen, &args.images, &mut text)?,
     }
-    match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
-        // Standard output is closed, so nothing more is printed.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
-        _ => Ok(()),
-    }
+    Ok(print(&text)?)
 }
 
 #[cfg(not(feature = "images"))]
@@ -157,7 +152,7 @@ fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut Str
     Ok(())
 }
 
-/// The accuracy, and how far the answers are from those of the model, which adds in another order.
+/// Accuracy, and the differences from the results of the model, which adds in another order.
 fn answers(
     trained: &Trained,
     frozen: &Frozen,
@@ -167,7 +162,6 @@ fn answers(
 ) -> Result<()> {
     const BATCH: usize = 512;
     let classes = frozen.outputs();
-    let best = |logits: &[f32]| (0..classes).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
     let (mut right, mut own_right, mut changed, mut furthest) = (0, 0, 0, 0.0_f32);
     let samples = logits.chunks(BATCH * classes).zip(split.labels().chunks(BATCH));
     for ((logits, labels), batch) in samples.zip(split.batches(BATCH)) {
@@ -175,7 +169,7 @@ fn answers(
         let own = no_grad(|| trained.model.forward(&mut Pass::eval(&mut ()), &images))?;
         let own = own.flatten_all()?.to_vec1::<f32>()?;
         for ((logits, own), label) in logits.chunks(classes).zip(own.chunks(classes)).zip(labels) {
-            let (answer, own_answer) = (best(logits), best(own));
+            let (answer, own_answer) = (argmax(logits), argmax(own));
             right += usize::from(answer == *label as usize);
             own_right += usize::from(own_answer == *label as usize);
             changed += usize::from(answer != own_answer);
@@ -197,7 +191,7 @@ fn both(frozen: &Frozen) -> [(&Frozen, Form); 2] {
     [(frozen, Form::Dense), (frozen, Form::Best)]
 }
 
-/// What each layer multiplied and skipped for one image, and whose zeros these were.
+/// Multiplications per image of each layer, done and skipped, and the layer that its zeros come from.
 fn multiplications(work: &[Work], images: usize, text: &mut String) -> Result<()> {
     let each = |n: u64| count_text(n / images as u64);
     writeln!(
@@ -220,7 +214,7 @@ fn multiplications(work: &[Work], images: usize, text: &mut String) -> Result<()
     Ok(())
 }
 
-/// What the inputs of all layers but the first take, as they are and as a bitmap with the values that are not 0.
+/// Bytes per image of the inputs of all layers but the first: as f32, and as a bitmap with the nonzero values.
 fn bytes(work: &[Work], images: usize, text: &mut String) -> Result<()> {
     let hidden = work.iter().skip(1);
     let (values, zeros) =
@@ -239,7 +233,7 @@ fn bytes(work: &[Work], images: usize, text: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// From which batch size on skipping is worth nothing.
+/// The speed-up for several batch sizes, and the first batch size without one.
 fn batches(frozen: &Frozen, xs: &[f32], alone: f64, text: &mut String) -> Result<()> {
     let most = xs.len() / frozen.inputs();
     let mut worths = vec![(1, alone)];

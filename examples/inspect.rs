@@ -8,7 +8,6 @@
 //! Exit code: 0, 1 when something failed, 2 for wrong usage.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,7 +20,7 @@ use taper::report::{
 };
 use taper::train::{CROSS_ENTROPY, classify, evaluate};
 use taper_experiment::{
-    DeviceKind, LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, start,
+    DeviceKind, LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, print, start,
 };
 use taper_view::{html_report, load_runs};
 
@@ -156,11 +155,7 @@ fn run(args: &Args) -> Result<()> {
             writeln!(text, "written to {}", path.display())?;
         }
     }
-    match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
-        // Standard output is closed, so nothing more is printed.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
-        _ => Ok(()),
-    }
+    Ok(print(&text)?)
 }
 
 /// What a unit can be, as in the table above; several of these at once too.

@@ -1,4 +1,4 @@
-//! Removes the units of a trained network that cannot matter, and writes a smaller file of weights.
+//! Removes units of a trained network that do not affect its results, and writes a smaller file of weights.
 //!
 //!     cargo run --example prune -- runs/2026-08-01T120000-mnist-mlp-relu --out small.safetensors
 //!     cargo run --example prune -- net.safetensors --act relu --scale unit --dormant 0.025
@@ -6,7 +6,6 @@
 //! Exit code: 0, 1 when something failed, 2 for wrong usage.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -18,11 +17,11 @@ use taper::data::Split;
 use taper::frozen::{Form, Frozen, Sequential};
 use taper::nn::Layer;
 use taper::report::count_text;
-use taper_examples::{alternately, pixels, quantile};
-use taper_experiment::{LAYERS_HELP, Screen, WeightOptions, not_negative, prepare, start};
+use taper_examples::{alternately, argmax, pixels, quantile};
+use taper_experiment::{LAYERS_HELP, Screen, WeightOptions, not_negative, prepare, print, start};
 
-/// Remove units that cannot matter from a trained network: those that are 0 for every image or for the given images, and
-/// those that are constant. Shows what was proven, what it changes, and what it is worth.
+/// Remove units that do not affect the results of a trained network: units that are 0 or constant, for every image or for the
+/// given images. Shows the removed units, the changed results, and the size and time before and after.
 #[derive(Parser)]
 #[command(after_help = after_help())]
 struct Args {
@@ -31,7 +30,7 @@ struct Args {
     /// Write the smaller network to this file, which PyTorch, `infer` and `taper::frozen::Frozen::load` read
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Images on which a unit has to be dead or constant to be removed; with none, only units that are so for every image
+    /// Remove units that are dead or constant on these images; with none, only those that are so for every image
     #[arg(long, value_enum, default_value_t = Images::Train)]
     images: Images,
     /// Also remove units whose mean |activation| is at most T times the mean of their layer: this changes answers
@@ -50,9 +49,9 @@ enum Images {
 fn after_help() -> String {
     let examples = "\
 Examples:
-  prune runs/NAME                                 what can be removed from a run of ours
+  prune runs/NAME                                 the units of a run that can be removed
   prune runs/NAME --out small.safetensors         also writes the smaller network
-  prune runs/NAME --images none                   only what holds for every image with pixels in [0, 1]
+  prune runs/NAME --images none                   only units that are dead or constant for every image
   prune net.safetensors --act relu --scale unit   PyTorch's, for pixels in [0, 1]";
     format!("{LAYERS_HELP}\n\n{examples}")
 }
@@ -89,11 +88,7 @@ fn run(args: &Args) -> Result<()> {
         pruned.save(to).context("--out")?;
         writeln!(text, "\nwritten to {}", to.display())?;
     }
-    match (&screen).write_all(text.as_bytes()).and_then(|()| (&screen).flush()) {
-        // Whoever closed standard output has seen enough.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
-        _ => Ok(()),
-    }
+    Ok(print(&text)?)
 }
 
 /// Refuses a network without units that can be removed.
@@ -116,7 +111,7 @@ fn can_be_pruned(network: &Sequential, dormant: bool) -> Result<()> {
     Ok(())
 }
 
-/// Some images and what the network answers.
+/// Some images and the network's results for them.
 struct Set {
     name: String,
     pixels: Vec<f32>,
@@ -142,7 +137,7 @@ impl Set {
         Ok(Self { name, pixels, labels, logits })
     }
 
-    /// How other results for the same images differ.
+    /// The differences of other results for the same images.
     fn changes(&self, ys: &[f32]) -> String {
         if self.labels.is_empty() {
             return "-".to_string();
@@ -156,17 +151,16 @@ impl Set {
     }
 
     fn accuracy(&self, ys: &[f32]) -> String {
-        let right = self.answers(ys).zip(&self.labels).filter(|(a, label)| a == *label).count();
+        let right = self.answers(ys).zip(&self.labels).filter(|(a, label)| *a == **label as usize).count();
         format!("{:.2} %", 100.0 * right as f64 / self.labels.len() as f64)
     }
 
-    fn answers(&self, ys: &[f32]) -> impl Iterator<Item = u32> {
-        let best = |ys: &[f32]| (0..ys.len()).max_by(|a, b| ys[*a].total_cmp(&ys[*b])).unwrap_or(0) as u32;
-        ys.chunks_exact(ys.len() / self.labels.len()).map(best)
+    fn answers(&self, ys: &[f32]) -> impl Iterator<Item = usize> {
+        ys.chunks_exact(ys.len() / self.labels.len()).map(argmax)
     }
 }
 
-/// The network's results on all threads; every image has the same bits, whatever it is computed together with.
+/// The network's results, computed on all threads. The bits do not depend on the division of the images.
 fn logits(frozen: &Frozen, xs: &[f32]) -> Result<Vec<f32>> {
     let mut ys = vec![0.0; xs.len() / frozen.inputs() * frozen.outputs()];
     let images = (xs.len() / frozen.inputs()).div_ceil(thread::available_parallelism()?.get()).max(1);
@@ -179,7 +173,7 @@ fn logits(frozen: &Frozen, xs: &[f32]) -> Result<Vec<f32>> {
     Ok(ys)
 }
 
-/// Removes units tier by tier, with a line for each.
+/// Removes units tier by tier and writes a line for each tier.
 fn prune(
     network: &Sequential,
     dormant: Option<f64>,
@@ -220,11 +214,11 @@ fn prune(
     Ok((pruned, table.results))
 }
 
-/// What is removed and what that changes.
+/// A table with a line for each tier: the removed units and the changed results.
 struct Table<'a> {
     sets: [&'a Set; 2],
     text: &'a mut String,
-    /// Of the network of the last line: its units, and its results for both sets.
+    /// Number of units, and results for both sets, of the network after the last line.
     units: usize,
     results: [Vec<f32>; 2],
 }
@@ -251,7 +245,7 @@ fn units(network: &Sequential) -> usize {
     network.hidden().iter().map(|(_, units)| units).sum()
 }
 
-/// What was gained and lost.
+/// Writes sizes, time and accuracy before and after.
 fn compare(
     networks: [&Sequential; 2],
     sets: [&Set; 2],
@@ -281,7 +275,7 @@ fn compare(
     Ok(())
 }
 
-/// Weights, biases and slopes: what is trained.
+/// Number of trained values: weights, biases and slopes.
 fn parameters(network: &Sequential) -> usize {
     let values = network.parts.iter().filter_map(|part| part.values.as_ref());
     values.map(|values| values.weight.len() + values.bias.as_ref().map_or(0, Vec::len)).sum()

@@ -6,13 +6,12 @@
 //!
 //! Exit code: 0, 1 when nothing could be shown or written, 2 for wrong usage.
 
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use taper_experiment::start;
+use taper_experiment::{print, start};
 use taper_view::{csv, html_report, load_runs, static_plots};
 
 /// Make one page of training runs: curves, distributions, tables, all in a single file that needs no network.
@@ -80,11 +79,7 @@ fn run(args: &Args) -> Result<()> {
         None => {}
     }
     text.extend(written.iter().map(|path| format!("{}\n", path.display())));
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Standard output is closed, so nothing more is printed.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
-        _ => Ok(()),
-    }
+    Ok(print(&text)?)
 }
 
 /// Creates the file and the directories above it.

@@ -9,7 +9,12 @@ pub fn pixels(split: &Split) -> Vec<f32> {
     split.pixels().iter().map(|pixel| f32::from(*pixel) / white).collect()
 }
 
-/// Microseconds an image of calls with `batch` images on one thread, for several networks or forms in turns.
+/// The class with the largest logit; the last one if several are equal.
+pub fn argmax(logits: &[f32]) -> usize {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0)
+}
+
+/// Microseconds per image in calls with `batch` images on one thread, for several networks or forms in alternation.
 ///
 /// # Errors
 /// As [`Frozen::run_as`].
@@ -30,7 +35,7 @@ pub fn alternately<const N: usize>(
                 let at = (turn * calls + call) % (xs.len() / inputs);
                 let start = Instant::now();
                 frozen.run_as(*form, &xs[at * inputs..][..inputs], ys, scratch)?;
-                // The first call finds in the caches what another way left there.
+                // The first call is not counted: the caches have the data of another network or form.
                 if call > 0 {
                     times.push(start.elapsed().as_secs_f64() * 1e6 / batch as f64);
                 }
@@ -40,7 +45,7 @@ pub fn alternately<const N: usize>(
     Ok(times)
 }
 
-/// The value below which a share `at` of `times` lies.
+/// The quantile `at` in [0, 1]: the median for 0.5.
 pub fn quantile(times: &[f64], at: f64) -> f64 {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);

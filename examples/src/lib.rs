@@ -1,4 +1,4 @@
-//! What the examples share, and the computations and pictures of `activations`. The programs are the files next to `src`.
+//! Code that examples share, and the computations and pictures of `activations`. The programs are the files next to `src`.
 
 mod analytic;
 mod distribution;
@@ -8,4 +8,4 @@ pub mod pictures;
 
 pub use analytic::{Law, Numbers, share};
 pub use distribution::{Distribution, Distributions};
-pub use inference::{alternately, pixels, quantile};
+pub use inference::{alternately, argmax, pixels, quantile};

@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -59,6 +60,20 @@ pub fn start<A: clap::Parser, E: Into<BoxError>>(run: impl FnOnce(&A) -> Result<
     match A::try_parse() {
         Ok(args) => run(&args).map_or_else(|error| failure(error.into().as_ref()), |()| ExitCode::SUCCESS),
         Err(error) => usage(&error),
+    }
+}
+
+/// Writes text to standard output. If standard output is closed, as by `| head`, the rest is dropped without an error.
+///
+/// # Errors
+/// When writing fails for another reason.
+pub fn print(text: &str) -> crate::Result<()> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(crate::Error::Other(format!("standard output: {error}").into()))
+        }
+        _ => Ok(()),
     }
 }
 

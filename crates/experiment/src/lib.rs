@@ -78,7 +78,7 @@ mod command_line;
 mod screen;
 mod signals;
 
-pub use command_line::{at_least_one, not_negative, number, percent, positive, rate, size, start};
+pub use command_line::{at_least_one, not_negative, number, percent, positive, print, rate, size, start};
 pub use data::Data;
 pub use error::{Error, Result};
 pub use images::{ImageOptions, load_images};

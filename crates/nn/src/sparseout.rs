@@ -2,16 +2,20 @@ use candle_core::{Result, Tensor};
 use taper_hooks::{Mode, Pass};
 use taper_kernels::{Error, dropout};
 
-/// Sparseout (Khan & Stavness 2019): noise that penalises activations by `Σ |y|^q`, as dropout does for q = 2.
+/// Sparseout (Khan & Stavness 2019): multiplies activations by random factors whose variance depends on `q`. Dropout is
+/// the case q = 2; q < 2 makes activations sparser, q > 2 denser.
 ///
-/// In train mode, with `r` 1 with probability `1 − rate` and otherwise 0, drawn for each value as dropout draws it:
+/// In train mode, with `r` = 1 with probability `1 − rate`, otherwise 0:
 ///
 /// ```text
-/// ỹ = y + |y|^(q/2) · (r / (1 − rate) − 1)
+/// ỹ = y · (1 + |y|^(q/2 − 1) · (r / (1 − rate) − 1))
 /// ```
 ///
-/// Its mean is `y` and its variance `|y|^q · rate / (1 − rate)`. With q = 2 and `y ≥ 0` it is inverted dropout; q < 2 makes
-/// activations sparser, q > 2 denser. A value of 0 stays 0 and has the gradient of `y` alone. In evaluation mode it does nothing.
+/// The mean is `y` and the variance `|y|^q · rate / (1 − rate)`, so the noise acts as a penalty on `Σ |y|^q`. In evaluation
+/// mode it is the identity.
+///
+/// The formula and its gradient, in which the factor is a constant, are those of the authors' program
+/// (`najeebkhan/sparseout`). It adds 10⁻¹² to `|y|`; here the factor of a value of 0 is 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sparseout {
     rate: f64,
@@ -19,6 +23,8 @@ pub struct Sparseout {
 }
 
 impl Sparseout {
+    /// Noise with the dropout rate `rate` and the exponent `q`.
+    ///
     /// # Errors
     /// When `rate` is outside `[0, 1)`, or `q` is not above 0.
     pub fn new(rate: f64, q: f64) -> Result<Self> {
@@ -31,7 +37,8 @@ impl Sparseout {
         Ok(Self { rate, q })
     }
 
-    /// Put it behind an activation function, in the place of dropout.
+    /// Adds the noise. Use it after an activation function, in place of dropout. The noise is a function of the pass's
+    /// seed, its step, and the sample's row in the batch.
     ///
     /// # Shapes
     /// Any; the result has the shape of `ys`.
@@ -42,12 +49,11 @@ impl Sparseout {
         if pass.mode() == Mode::Eval || self.rate == 0.0 {
             return Ok(ys.clone());
         }
-        let noise = (dropout(&ys.detach().ones_like()?, self.rate, pass.draw()?)?.detach() - 1.0)?;
-        // The slope of |y|^(q/2) at 0 is infinite for q < 2: zeros are left out of the power.
-        let size = ys.abs()?;
-        let zero = size.detach().eq(0.0)?;
-        let size = zero.where_cond(&size.ones_like()?, &size)?.powf(self.q / 2.0)?;
-        let noise = zero.where_cond(&noise.zeros_like()?, &noise)?;
-        ys + size * noise
+        let size = ys.detach().abs()?;
+        let ones = size.ones_like()?;
+        let noise = (dropout(&ones, self.rate, pass.draw()?)?.detach() - 1.0)?;
+        let factor = (&ones + size.powf(self.q / 2.0 - 1.0)? * noise)?;
+        // For q < 2 the power of 0 is infinite.
+        ys * size.eq(0.0)?.where_cond(&ones, &factor)?
     }
 }

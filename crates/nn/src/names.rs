@@ -108,6 +108,13 @@ pub(crate) fn groups<N: AsRef<str>, S: AsRef<[usize]>>(
             "bias" => group.bias = Some(shape),
             "slope" => group.slope = Some(shape),
             "running_mean" | "running_var" | "num_batches_tracked" => group.is_norm = true,
+            // Without k-winners the network would compute other values.
+            "duty_cycle" | "samples_tracked" => {
+                return fault(format!(
+                    "tensor '{name}': expected a network without k-winners, which layers cannot describe, found a \
+                     buffer of KWinners: build the model in your own program"
+                ));
+            }
             _ => return unknown(name),
         }
     }

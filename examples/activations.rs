@@ -320,7 +320,7 @@ fn send(
         classes: 1,
         activation,
         init: Some(init),
-        dropout: 0.0,
+        ..Default::default()
     };
     // Another seed than the input's: weights must not be copies of the input.
     let net = Mlp::new(&config, Params::new(!args.seed, &Device::Cpu).builder())?;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use taper::data::Split;
-use taper::nn::{Activation, Cnn, CnnConfig, Init, Link, Mlp, MlpConfig, Model, l1};
+use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
 use taper::train::{CROSS_ENTROPY, Revive, classify};
 use taper_experiment::{
     Data, ImageOptions, Options, Result, Setup, Sweep, Trial, not_negative, rate, size, sweep,
@@ -91,37 +91,23 @@ fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
 fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
     let (input @ (c, h, w), classes) = (trial.data.train.shape(), trial.data.train.classes());
     let (activation, dropout, init) = (*args.act, *args.dropout, args.init);
-    let join = |sizes: &[usize]| sizes.iter().map(|n| format!("{n}-")).collect::<String>();
-    let lambda = args.l1.as_deref().copied().unwrap_or(0.0);
+    let l1 = args.l1.as_deref().copied().unwrap_or(0.0);
     let vb = trial.params.builder();
-    let links: Vec<Link>;
-    let (model, text): (Box<dyn Model + Send + Sync>, _) = if args.model == Kind::Cnn {
+    let (model, sizes): (Box<dyn Model + Send + Sync>, _) = if args.model == Kind::Cnn {
         let (channels, widths) = (args.channels.clone(), args.widths.clone().unwrap_or(vec![128]));
-        let text = format!("cnn {}pool-{}{classes}", join(&channels), join(&widths));
         let rest = CnnConfig::default();
-        let config = CnnConfig { input, channels, widths, classes, activation, init, dropout, ..rest };
-        let mut net = Cnn::new(&config, vb)?;
-        links = net.links().to_vec();
-        for link in links.iter().filter(|_| lambda > 0.0) {
-            net = net.then(&link.site, l1(lambda)?)?;
-        }
-        (Box::new(net), text)
+        let config = CnnConfig { input, channels, widths, classes, activation, init, dropout, l1, ..rest };
+        (Box::new(Cnn::new(&config, vb)?), config.to_string())
     } else {
         let (inputs, mlp) = (c * h * w, args.widths.clone().unwrap_or(vec![512, 256]));
-        let (name, widths) = if args.model == Kind::Mlp { ("mlp", mlp) } else { ("linear", vec![]) };
-        let text = format!("{name} {inputs}-{}{classes}", join(&widths));
-        let config = MlpConfig { inputs, widths, classes, activation, init, dropout };
-        let mut net = Mlp::new(&config, vb)?;
-        links = net.links().to_vec();
-        for link in links.iter().filter(|_| lambda > 0.0) {
-            net = net.then(&link.site, l1(lambda)?)?;
-        }
-        (Box::new(net), text)
+        let widths = if args.model == Kind::Mlp { mlp } else { vec![] };
+        let config = MlpConfig { inputs, widths, classes, activation, init, dropout, l1 };
+        (Box::new(Mlp::new(&config, vb)?), config.to_string())
     };
     if let Some(revive) = &args.revive {
-        trial.upkeep = revive.upkeep(&links, &trial.params, args.options.training.seed)?;
+        trial.upkeep = revive.upkeep(model.links(), &trial.params, args.options.training.seed)?;
     }
-    trial.start(text, CROSS_ENTROPY)?;
+    trial.start(sizes, CROSS_ENTROPY)?;
     trial.fit(&classify(&*model))
 }
 

@@ -92,14 +92,7 @@ impl Act {
         mut self,
         action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Self {
-        let action = Action::new(action);
-        self.action = Some(match self.action.take() {
-            Some(first) => Action::new(move |pass, ys| {
-                let ys = first.run(pass, ys)?;
-                action.run(pass, &ys)
-            }),
-            None => action,
-        });
+        self.action = Some(Action::after(self.action.take(), action));
         self
     }
 

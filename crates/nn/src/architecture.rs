@@ -8,8 +8,8 @@ use crate::arrange::arrange;
 use crate::names::{Kind, LayerTensors, fault, groups, own_and_theirs};
 use crate::network::{Network, Part};
 use crate::{
-    Act, BatchNorm1d, BatchNorm2d, BatchNormConfig, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers,
-    Linear, LinearConfig, SampleShape,
+    Act, BatchNorm1d, BatchNorm2d, BatchNormConfig, CnnConfig, Conv2d, Conv2dConfig, Dropout, Init, Layer,
+    Layers, Linear, LinearConfig, MlpConfig, SampleShape,
 };
 
 /// A network from its [`Layers`] and the names and shapes of its tensors, such as those of a file of weights.
@@ -269,46 +269,39 @@ impl Architecture {
         Ok(Network::new(parts))
     }
 
-    /// The text of an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn), if it is one: its layers are then determined by its
-    /// first convolution, activation and pooling.
+    /// The text of an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn) with these sizes, if it has these layers.
     fn short(&self) -> Option<String> {
         let layers = &self.layers.0;
-        let first = |is: fn(&&Layer) -> bool| layers.iter().find(is).copied();
-        let conv = first(|layer| matches!(layer, Layer::Conv { .. }));
-        let pool = conv.and(first(|layer| matches!(layer, Layer::MaxPool { .. })));
-        let act = first(|layer| matches!(layer, Layer::Act(_))).unwrap_or(Layer::Act(Activation::Identity));
+        let activation = layers.iter().find_map(|layer| match layer {
+            Layer::Act(activation) => Some(*activation),
+            _ => None,
+        });
+        let activation = activation.unwrap_or(Activation::Identity);
         let of_layers = layers.iter().zip(&self.groups).filter(|(layer, _)| has_width(layer));
-        let shapes: Vec<&[usize]> =
-            of_layers.filter_map(|(_, group)| group.as_ref()?.weight.as_deref()).collect();
-        let convolutions = shapes.iter().filter(|shape| shape.len() == 4).count();
-        let hidden = (shapes.len() - convolutions).checked_sub(1)?;
-        let own = [conv, Some(act)].repeat(convolutions).into_iter().chain([pool]);
-        let own = own.chain([Some(Layer::Linear), Some(act)].repeat(hidden)).chain([Some(Layer::Linear)]);
-        if !own.flatten().eq(layers.iter().copied()) {
-            return None;
-        }
-        let mut sizes: Vec<String> = shapes.iter().map(|shape| shape[0].to_string()).collect();
-        let Some(conv) = conv else {
-            sizes.insert(0, shapes[0][1].to_string());
-            return Some(format!("{} {}", if hidden == 0 { "linear" } else { "mlp" }, sizes.join("-")));
-        };
-        let kernels = match conv {
-            Layer::Conv { kernel: (3, 3), geometry } if geometry == Default::default() => String::new(),
-            Layer::Conv { kernel: (k, columns), geometry }
-                if k == columns && geometry == Default::default() =>
-            {
-                format!(", kernels {k}×{k}")
+        let shapes = of_layers.filter_map(|(_, group)| group.as_ref()?.weight.as_deref());
+        let (convolutions, linears): (Vec<&[usize]>, Vec<&[usize]>) =
+            shapes.partition(|shape| shape.len() == 4);
+        let outputs = |shapes: &[&[usize]]| shapes.iter().map(|shape| shape[0]).collect::<Vec<_>>();
+        let (channels, mut widths) = (outputs(&convolutions), outputs(&linears));
+        let classes = widths.pop()?;
+        let (text, own) = match convolutions.first() {
+            None => {
+                let inputs = linears[0][1];
+                let config = MlpConfig { inputs, widths, classes, activation, ..Default::default() };
+                (config.to_string(), config.layers())
             }
-            _ => return None,
+            Some(first) => {
+                let pool = layers.iter().find_map(|layer| match layer {
+                    Layer::MaxPool { window, .. } => Some(*window),
+                    _ => None,
+                });
+                let (kernel, pool) = (first[2], pool.unwrap_or(1));
+                let sizes = CnnConfig { channels, kernel, pool, widths, classes, ..Default::default() };
+                let config = CnnConfig { activation, ..sizes };
+                (config.to_string(), config.layers())
+            }
         };
-        let pool = match pool {
-            None => "pool1".to_string(),
-            Some(Layer::MaxPool { window: 2, stride: 2 }) => "pool".to_string(),
-            Some(Layer::MaxPool { window, stride }) if window == stride => format!("pool{window}"),
-            Some(_) => return None,
-        };
-        sizes.insert(convolutions, pool);
-        Some(format!("cnn {}{kernels}", sizes.join("-")))
+        (own == self.layers).then_some(text)
     }
 }
 

@@ -1,9 +1,13 @@
+use std::fmt;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use taper_hooks::Pass;
 use taper_kernels::{Activation, Conv2dGeometry, Error, max_pool2d};
 
-use crate::link::unknown_site;
+use crate::action::add;
+use crate::l1::penalised;
+use crate::mlp::sizes;
 use crate::{Act, Conv2d, Conv2dConfig, Dropout, Init, Layer, Layers, Link, Mlp, MlpConfig, Model};
 
 /// Sizes and choices of a [`Cnn`].
@@ -27,6 +31,8 @@ pub struct CnnConfig {
     pub init: Option<Init>,
     /// Dropout rate after pooling and every hidden layer, in `[0, 1)`.
     pub dropout: f64,
+    /// λ of an [L1 penalty](crate::l1()) on the activations of every convolution and hidden layer, at least 0.
+    pub l1: f64,
 }
 
 impl Default for CnnConfig {
@@ -42,6 +48,7 @@ impl Default for CnnConfig {
             activation: Activation::Relu,
             init: None,
             dropout: 0.0,
+            l1: 0.0,
         }
     }
 }
@@ -58,6 +65,16 @@ impl CnnConfig {
         layers.extend([Layer::Linear, act].repeat(self.widths.len()));
         layers.push(Layer::Linear);
         Layers(layers)
+    }
+}
+
+/// The model with its sizes: `cnn 32-64-pool-128-10`, where `pool` is 2×2; other kernels than 3×3 are written last.
+impl fmt::Display for CnnConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kernel, classes, .. } = self;
+        let pool = if self.pool == 2 { String::new() } else { self.pool.to_string() };
+        write!(f, "cnn {}pool{pool}-{}{classes}", sizes(&self.channels), sizes(&self.widths))?;
+        if *kernel == 3 { Ok(()) } else { write!(f, ", kernels {kernel}×{kernel}") }
     }
 }
 
@@ -80,8 +97,8 @@ impl Cnn {
     /// after every convolution and hidden layer.
     ///
     /// # Errors
-    /// When a size is 0, the kernels or the pooling window do not fit the image, or the dropout rate is
-    /// outside `[0, 1)`.
+    /// When a size is 0, the kernels or the pooling window do not fit the image, the dropout rate is outside
+    /// `[0, 1)`, or `l1` is negative or not finite.
     pub fn new(config: &CnnConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let init = config.init.unwrap_or(Init::of(config.activation));
         let (mut maps, mut h, mut w) = config.input;
@@ -103,7 +120,7 @@ impl Cnn {
                 Conv2dConfig { kernel: (kernel, kernel), init, ..Default::default() },
                 vb.clone(),
             )?;
-            convolutions.push((conv, Act::new(config.activation, vb)?));
+            convolutions.push((conv, penalised(Act::new(config.activation, vb)?, config.l1)?));
             links.push(Link::new(&name("conv", i), channels, init, &name("conv", i + 1)));
             maps = channels;
             (h, w) = (h - kernel + 1, w - kernel + 1);
@@ -126,6 +143,7 @@ impl Cnn {
             activation: config.activation,
             init: config.init,
             dropout: config.dropout,
+            l1: config.l1,
         };
         if let Some(last) = links.last_mut() {
             let columns = (h / config.pool) * (w / config.pool);
@@ -142,11 +160,6 @@ impl Cnn {
         })
     }
 
-    /// The feature maps of every convolution and the units of every hidden layer, with their incoming and outgoing weights.
-    pub fn links(&self) -> &[Link] {
-        &self.links
-    }
-
     /// [`Act::then`] at the site of a convolution or hidden layer.
     ///
     /// # Errors
@@ -156,13 +169,8 @@ impl Cnn {
         site: &str,
         action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Result<Self> {
-        match self.convolutions.iter_mut().find(|(_, act)| act.site().name() == site) {
-            Some((_, act)) => *act = act.clone().then(action),
-            None if self.links.iter().all(|link| link.site != site) => {
-                return unknown_site(site, &self.links);
-            }
-            None => self.top = self.top.then(site, action)?,
-        }
+        let acts = self.convolutions.iter_mut().map(|(_, act)| act).chain(self.top.acts());
+        add(acts, site, action)?;
         Ok(self)
     }
 }
@@ -180,5 +188,9 @@ impl Model for Cnn {
         let xs = max_pool2d(&xs, (self.pool, self.pool), (self.pool, self.pool))?;
         let xs = self.dropout.forward(pass, &xs)?;
         self.top.forward(pass, &xs)
+    }
+
+    fn links(&self) -> &[Link] {
+        &self.links
     }
 }

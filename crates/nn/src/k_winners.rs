@@ -6,37 +6,38 @@ use candle_nn::{Init, VarBuilder};
 use taper_hooks::{Mode, Pass, Units};
 use taper_kernels::{Error, with_values};
 
-/// Sizes and choices of [`KWinners`].
+/// Options of [`KWinners`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KWinnersConfig {
-    /// Values of a sample that stay in training, of all its units and positions.
+    /// Number of winners per sample in training, over all units and positions.
     pub k: usize,
-    /// The same in evaluation; the paper takes 1.5 · `k`.
+    /// Number of winners per sample in evaluation; 1.5 · `k` in the paper.
     pub k_eval: usize,
-    /// Boosting at the start, β ≥ 0; 0 for none. The paper takes 1.5, and 0.85 times as much in each further epoch.
+    /// Initial boost strength, β ≥ 0; 0 turns boosting off. The paper begins with 1.5 and multiplies by 0.85 per epoch.
     pub boost: f64,
-    /// Samples over which duty cycles are averaged, at least 1.
+    /// Number of samples over which duty cycles are averaged, at least 1.
     pub period: usize,
-    /// Which axis the units are.
+    /// The axis of the units.
     pub units: Units,
 }
 
 impl Default for KWinnersConfig {
-    /// The numbers of the paper for its smaller fully connected layer: 50 winners, 75 in evaluation.
+    /// The paper's values for its smaller fully connected layer: 50 winners in training, 75 in evaluation.
     fn default() -> Self {
         Self { k: 50, k_eval: 75, boost: 1.5, period: 1000, units: Units::Second }
     }
 }
 
-/// k-winners-take-all with boosting (Ahmad & Scheinkman 2019): of each sample the `k` largest boosted values stay, and the
-/// others are 0.
+/// k-winners-take-all with boosting (Ahmad & Scheinkman 2019): keeps the `k` largest boosted values of each sample, and sets
+/// the others to 0.
 ///
-/// Unit `i` has the duty cycle `dᵢ`, the running share of observations at which it won with a value above 0. Its values compete
-/// as `y · exp(−β · dᵢ)`; the paper's factor `exp(β · (k/n − dᵢ))` gives the same order. Exactly `k` values stay, the first of
-/// equal ones. Winners keep their own values, and only they pass a gradient on.
+/// The duty cycle `dᵢ` of unit `i` is the running mean of how often it wins with a value above 0. The boosted value is
+/// `y · exp(−β · dᵢ)`; the paper's factor `exp(β · (k/n − dᵢ))` gives the same order. Exactly `k` values win; of equal ones
+/// the first. The output has the values before boosting, and the gradient passes only through winners.
 ///
-/// Duty cycles are the buffers `duty_cycle` and `samples_tracked`, so checkpoints and weight files hold them. They change in train
-/// mode: `d ← (d · (T − N) + fired) / T` for a batch of `N` samples, `T` the samples seen so far, at most `period`, at least `N`.
+/// Duty cycles are the buffers `duty_cycle` and `samples_tracked`, which are in checkpoints and weight files. In train mode a
+/// batch of `N` samples changes them to `(d · (T − N) + fired) / T`, as in the authors' `nupic.torch`: `fired` is the number
+/// of wins (of maps, the mean over positions), and `T` the number of samples so far, at most `period` and at least `N`.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -56,14 +57,14 @@ impl Default for KWinnersConfig {
 #[derive(Clone, Debug)]
 pub struct KWinners {
     config: KWinnersConfig,
-    /// The bits of β; clones share it.
+    /// The bits of β, shared by clones.
     boost: Arc<AtomicU64>,
     duty_cycle: Var,
     samples: Var,
 }
 
 impl KWinners {
-    /// For so many `units`; buffers `duty_cycle` and `samples_tracked` under `vb`'s prefix.
+    /// k-winners of `units` units, with the buffers `duty_cycle` and `samples_tracked` under `vb`'s prefix.
     ///
     /// # Errors
     /// When a number in `config` is out of its range.
@@ -87,7 +88,7 @@ impl KWinners {
         Ok(own)
     }
 
-    /// Sets β from now on, also of clones. No checkpoint holds it: set it in each epoch.
+    /// Sets the boost strength β, also of clones. It is not part of checkpoints: set it at the start of each epoch.
     ///
     /// # Errors
     /// When it is negative or not finite.
@@ -110,13 +111,13 @@ impl KWinners {
         self.duty_cycle.to_vec1()
     }
 
-    /// The winners of each sample. Off the CPU the values are copied there and a mask back.
+    /// Keeps the winners of each sample. Values on a GPU are copied to the CPU, and a mask back.
     ///
     /// # Shapes
-    /// `ys`: `(N, U, ..)`, or `(N, .., U)` if the config says so; the result has the same shape.
+    /// `ys`: `(N, U, ..)`, or `(N, .., U)` with [`Units::Last`]; the result has the same shape.
     ///
     /// # Errors
-    /// When there are other units, or a sample has fewer than `k` values.
+    /// When the number of units differs, or a sample has fewer than `k` values.
     pub fn forward(&self, pass: &mut Pass<'_>, ys: &Tensor) -> Result<Tensor> {
         let KWinnersConfig { k, k_eval, units: axis, .. } = self.config;
         let training = pass.mode() == Mode::Train;
@@ -145,7 +146,7 @@ impl KWinners {
         with_values(ys, |ys| {
             let mut order: Vec<usize> = Vec::with_capacity(size);
             for (ys, mask) in ys.chunks(size).zip(mask.chunks_mut(size)) {
-                // A NaN wins, so that it is handed on.
+                // A NaN always wins, so that it stays visible.
                 let boosted = |i: usize| {
                     Some(ys[i] * factors[unit(i)]).filter(|y| !y.is_nan()).unwrap_or(f32::INFINITY)
                 };
@@ -165,10 +166,11 @@ impl KWinners {
         ys * Tensor::from_vec(mask, dims, ys.device())?.to_dtype(ys.dtype())?
     }
 
+    /// Updates the duty cycles; `fired` are the wins of each unit in a batch of `n` samples.
     fn update(&self, n: usize, positions: usize, duty: &[f32], fired: &[u64]) -> Result<()> {
         let period = self.config.period as f32;
         let seen = (self.samples.to_vec1::<f32>()?[0] + n as f32).min(period);
-        // A batch larger than the period would make the weight of the past negative.
+        // With a batch larger than the period, the weight of the past would be negative.
         let (n, total) = (n as f32, seen.max(n as f32));
         let new = |(duty, fired): (&f32, &u64)| {
             (duty * (total - n) + (*fired as f64 / positions as f64) as f32) / total

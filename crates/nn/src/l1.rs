@@ -2,6 +2,8 @@ use candle_core::{Result, Tensor};
 use taper_hooks::{Mode, Pass};
 use taper_kernels::Error;
 
+use crate::Act;
+
 /// An L1 penalty on the activations of a site (Glorot, Bordes & Bengio 2011), for [`Act::then`](crate::Act::then),
 /// [`Mlp::then`](crate::Mlp::then) or [`Cnn::then`](crate::Cnn::then):
 ///
@@ -9,8 +11,9 @@ use taper_kernels::Error;
 /// λ/N · Σₙ Σⱼ |yₙⱼ|
 /// ```
 ///
-/// is added to the loss in training: summed over all values of a sample (units and positions), and the mean over the `N`
-/// samples of the batch, as the loss is. The values stay as they are.
+/// is added to the loss in training: a sum over all values of a sample (units and positions), and a mean over the `N`
+/// samples of the batch, like the loss. The values do not change. [`MlpConfig::l1`](crate::MlpConfig::l1) and
+/// [`CnnConfig::l1`](crate::CnnConfig::l1) add it to all hidden layers.
 ///
 /// ```
 /// # use candle_core::{DType, Device, Tensor};
@@ -40,4 +43,9 @@ pub fn l1(
         }
         Ok(ys.clone())
     })
+}
+
+/// `act` with an L1 penalty, unless λ is 0.
+pub(crate) fn penalised(act: Act, lambda: f64) -> Result<Act> {
+    Ok(if lambda == 0.0 { act } else { act.then(l1(lambda)?) })
 }

@@ -6,15 +6,15 @@ use taper_kernels::Error;
 use crate::Init;
 use crate::params::sample;
 
-/// The units of a site, with the parameters that lead to them and from them: what changes together when a unit is replaced.
+/// The names of the parameters before and after a site: the incoming and the outgoing weights of its units.
 ///
-/// The incoming weights of unit `u` are row `u` of `weight` and value `u` of `bias`; its outgoing weights are the columns
-/// `u · columns .. (u + 1) · columns` of `next_weight`. Pooling and dropout may lie between. Where a normalisation lies between,
-/// the units have parameters that a link does not name.
+/// The incoming weights of unit `u` are row `u` of `weight` and value `u` of `bias`. Its outgoing weights are the columns
+/// `u · columns .. (u + 1) · columns` of `next_weight`. Pooling and dropout between the two layers are allowed, but not
+/// a normalisation layer: a link does not name its parameters.
 ///
 /// ```
 /// use candle_core::Device;
-/// use taper_nn::{Cnn, CnnConfig, Params};
+/// use taper_nn::{Cnn, CnnConfig, Model, Params};
 ///
 /// let net = Cnn::new(&CnnConfig::default(), Params::new(1, &Device::Cpu).builder())?;
 /// let links = net.links();
@@ -29,23 +29,22 @@ pub struct Link {
     pub site: String,
     /// Units of the site, `U`.
     pub units: usize,
-    /// Incoming weights, `(U, I)` or `(U, C, kH, kW)`.
+    /// Parameter with the incoming weights, `(U, I)` or `(U, C, kH, kW)`.
     pub weight: String,
-    /// Their bias, `(U)`.
+    /// Parameter with the biases of the units, `(U)`.
     pub bias: Option<String>,
-    /// How incoming weights start.
+    /// The initialisation of `weight` and `bias`.
     pub init: Init,
-    /// Outgoing weights, `(O, U · columns)`, or `(O, U, kH, kW)` with one column per unit.
+    /// Parameter with the outgoing weights, `(O, U · columns)`, or `(O, U, kH, kW)` with one column per unit.
     pub next_weight: String,
-    /// Their bias, `(O)`.
+    /// Parameter with the biases of the next layer, `(O)`.
     pub next_bias: Option<String>,
-    /// Neighbouring columns per unit: the positions of a map that is flattened in front of a linear layer, otherwise 1.
+    /// Adjacent columns per unit: the positions of a map if a linear layer flattens it, otherwise 1.
     pub columns: usize,
 }
 
 impl Link {
-    /// Between the layer of the site, whose parameters are `<site>.weight` and `<site>.bias`, and the layer `next`, with one column
-    /// per unit.
+    /// From a layer with the parameters `<site>.weight` and `<site>.bias` to the layer `next`, with one column per unit.
     pub fn new(site: &str, units: usize, init: Init, next: &str) -> Self {
         Self {
             site: site.into(),
@@ -59,13 +58,14 @@ impl Link {
         }
     }
 
-    /// Weights and biases of `n` new units, drawn as those of the layer were when it was made.
+    /// Incoming weights and biases of `n` new units, drawn from the layer's initialisation.
     ///
     /// # Shapes
-    /// `weight`: that of the whole layer, `(U, I)` or `(U, C, kH, kW)`. The results have `n` rows of it, flattened, and `n` values.
+    /// `weight` is the shape of the layer's weight, `(U, I)` or `(U, C, kH, kW)`. The results are `n` rows of that
+    /// shape, flattened, and `n` biases.
     ///
     /// # Errors
-    /// When `weight` has less than two dimensions.
+    /// When `weight` has fewer than two dimensions.
     pub fn draw(&self, weight: &[usize], n: usize, rng: &mut Rng) -> Result<(Vec<f32>, Vec<f32>)> {
         let [outputs, inputs, kernel @ ..] = weight else {
             let name = &self.weight;
@@ -77,14 +77,4 @@ impl Link {
         let weights = sample(self.init.weight(fan_in, fan_out), &(n, fan_in).into(), rng)?;
         Ok((weights, sample(self.init.bias(fan_in), &n.into(), rng)?))
     }
-}
-
-/// An error for a site that a model does not have.
-pub(crate) fn unknown_site<T>(site: &str, links: &[Link]) -> Result<T> {
-    let names: Vec<&str> = links.iter().map(|link| link.site.as_str()).collect();
-    let message = match names.is_empty() {
-        true => format!("site '{site}': expected a model with hidden layers, found none"),
-        false => format!("site '{site}': expected one of {}", names.join(", ")),
-    };
-    Err(Error::Argument(message).into())
 }

@@ -1,9 +1,12 @@
+use std::fmt;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use taper_hooks::Pass;
 use taper_kernels::Activation;
 
-use crate::link::unknown_site;
+use crate::action::add;
+use crate::l1::penalised;
 use crate::{Act, Dropout, Init, Layer, Layers, Linear, Link, Model};
 
 /// Sizes and choices of an [`Mlp`].
@@ -21,6 +24,8 @@ pub struct MlpConfig {
     pub init: Option<Init>,
     /// Dropout rate after every hidden layer, in `[0, 1)`.
     pub dropout: f64,
+    /// λ of an [L1 penalty](crate::l1()) on the activations of every hidden layer, at least 0.
+    pub l1: f64,
 }
 
 impl Default for MlpConfig {
@@ -33,6 +38,7 @@ impl Default for MlpConfig {
             activation: Activation::Relu,
             init: None,
             dropout: 0.0,
+            l1: 0.0,
         }
     }
 }
@@ -43,6 +49,20 @@ impl MlpConfig {
         let hidden = [Layer::Linear, Layer::Act(self.activation)].repeat(self.widths.len());
         Layers(hidden.into_iter().chain([Layer::Linear]).collect())
     }
+}
+
+/// The model with its sizes: `mlp 784-512-256-10`, or `linear 784-10` without a hidden layer.
+impl fmt::Display for MlpConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inputs, widths, classes, .. } = self;
+        let kind = if widths.is_empty() { "linear" } else { "mlp" };
+        write!(f, "{kind} {inputs}-{}{classes}", sizes(widths))
+    }
+}
+
+/// `512-256-`
+pub(crate) fn sizes(of: &[usize]) -> String {
+    of.iter().map(|n| format!("{n}-")).collect()
 }
 
 /// A multi-layer perceptron: `fc1`, activation, dropout, `fc2`, and so on, up to the logits.
@@ -63,7 +83,7 @@ impl Mlp {
     /// `fc2`, … after every hidden layer.
     ///
     /// # Errors
-    /// When a width is 0 or the dropout rate is outside `[0, 1)`.
+    /// When a width is 0, the dropout rate is outside `[0, 1)`, or `l1` is negative or not finite.
     pub fn new(config: &MlpConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let init = config.init.unwrap_or(Init::of(config.activation));
         // No activation follows the logits, so their layer keeps the scale.
@@ -74,16 +94,12 @@ impl Mlp {
         for (i, &width) in config.widths.iter().enumerate() {
             let vb = vb.pp(format!("fc{}", i + 1));
             links.push(Link::new(&name(i), width, init, &name(i + 1)));
-            hidden.push((Linear::new(inputs, width, init, vb.clone())?, Act::new(config.activation, vb)?));
+            let linear = Linear::new(inputs, width, init, vb.clone())?;
+            hidden.push((linear, penalised(Act::new(config.activation, vb)?, config.l1)?));
             inputs = width;
         }
         let out = Linear::new(inputs, config.classes, out_init, vb.pp(format!("fc{}", hidden.len() + 1)))?;
         Ok(Self { hidden, dropout: Dropout::matching(config.activation, config.dropout)?, out, links })
-    }
-
-    /// The units of every hidden layer, with their incoming and outgoing weights.
-    pub fn links(&self) -> &[Link] {
-        &self.links
     }
 
     /// [`Act::then`] at the site of a hidden layer.
@@ -95,11 +111,13 @@ impl Mlp {
         site: &str,
         action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Result<Self> {
-        match self.hidden.iter_mut().find(|(_, act)| act.site().name() == site) {
-            Some((_, act)) => *act = act.clone().then(action),
-            None => return unknown_site(site, &self.links),
-        }
+        add(self.acts(), site, action)?;
         Ok(self)
+    }
+
+    /// The activations of the hidden layers.
+    pub(crate) fn acts(&mut self) -> impl Iterator<Item = &mut Act> {
+        self.hidden.iter_mut().map(|(_, act)| act)
     }
 }
 
@@ -111,5 +129,9 @@ impl Model for Mlp {
             xs = self.dropout.forward(pass, &xs)?;
         }
         self.out.forward(&xs)
+    }
+
+    fn links(&self) -> &[Link] {
+        &self.links
     }
 }

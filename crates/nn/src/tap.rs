@@ -60,7 +60,7 @@ impl Tap {
         mut self,
         action: impl Fn(&mut Pass<'_>, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Self {
-        self.action = Some(Action::new(action));
+        self.action = Some(Action::after(self.action.take(), action));
         self
     }
 

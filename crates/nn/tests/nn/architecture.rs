@@ -55,8 +55,7 @@ fn a_model_is_found_from_its_layers_and_tensors() {
                         widths,
                         classes,
                         activation,
-                        init: None,
-                        dropout: 0.0,
+                        ..Default::default()
                     };
                     Cnn::new(&config, params.builder()).map(drop).unwrap();
                 }
@@ -119,6 +118,13 @@ fn names_of_other_programs_are_layers_in_order() {
     let file = tensors(&[("0", &[4, 4]), ("2", &[4, 4])]);
     assert_eq!(own_names(&file, &["0.weight".into()])[0], "0.weight");
     assert!(error(&[("fc1", &[8, 784]), ("linear1", &[10, 8])]).contains("'fc1' there too"));
+}
+
+#[test]
+fn a_network_with_k_winners_is_refused_by_the_name_of_its_buffer() {
+    let file = [("fc1.weight", vec![8, 784]), ("fc1.duty_cycle", vec![8]), ("fc2.weight", vec![10, 8])];
+    let error = Architecture::arrangements(file, INPUT, Activation::Relu).unwrap_err().to_string();
+    assert!(error.contains("tensor 'fc1.duty_cycle': expected a network without k-winners"), "{error}");
 }
 
 #[test]

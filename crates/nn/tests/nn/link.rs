@@ -1,7 +1,7 @@
 //! Units with their incoming and outgoing weights, and actions at the sites of a model.
 
 use taper_hooks::{Pass, rng};
-use taper_nn::{Cnn, CnnConfig, Init, Link, Mlp, MlpConfig, Model, Params, l1};
+use taper_nn::{Cnn, CnnConfig, Init, Link, Mlp, MlpConfig, Model, Params, Tap, l1};
 
 use crate::{CPU, eval, message, params, random, values};
 
@@ -77,16 +77,13 @@ fn new_units_are_drawn_as_those_of_the_layer_were() {
 
 #[test]
 fn the_l1_term_is_the_sum_over_a_sample_and_the_mean_over_the_batch() {
-    let own = params();
-    let mut net = cnn(&own);
-    for site in ["net.conv2", "net.fc1"] {
-        net = net.then(site, l1(0.5).unwrap()).unwrap();
-    }
+    let config =
+        CnnConfig { input: (1, 9, 8), channels: vec![3, 4], widths: vec![5], l1: 0.5, ..Default::default() };
+    let net = Cnn::new(&config, params().builder()).unwrap();
     let xs = random(1, &[3, 1, 9, 8]);
     let mut sums = 0.0;
     let mut sum = taper_hooks::observer_fn(|seen| {
-        let sum = values(seen.ys).iter().map(|y| f64::from(y.abs())).sum::<f64>();
-        sums += if seen.site.name() == "net.conv1" { 0.0 } else { sum };
+        sums += values(seen.ys).iter().map(|y| f64::from(y.abs())).sum::<f64>();
         Ok(())
     });
     let mut pass = Pass::train(&mut sum, 1, 0);
@@ -118,6 +115,9 @@ fn a_second_action_at_a_site_is_given_what_the_first_returned() {
     };
     let want: Vec<f32> = seen(&plain).iter().map(|y| 2.0 * y - 1.0).collect();
     assert_eq!(seen(&net), want);
+    let tap = Tap::new("logits").then(|_, ys| ys * 2.0).then(|_, ys| ys - 1.0);
+    let want: Vec<f32> = values(&xs).iter().map(|y| 2.0 * y - 1.0).collect();
+    assert_eq!(values(&tap.forward(&mut Pass::eval(&mut ()), &xs).unwrap()), want);
 }
 
 #[test]
@@ -130,5 +130,7 @@ fn an_unknown_site_and_a_factor_out_of_range_are_refused() {
     assert!(error.contains("expected a model with hidden layers"), "{error}");
     for lambda in [-1.0, f64::NAN, f64::INFINITY] {
         assert!(message(l1(lambda)).contains("expected λ of at least 0"));
+        let config = MlpConfig { inputs: 4, l1: lambda, ..Default::default() };
+        assert!(message(Mlp::new(&config, params().builder())).contains("expected λ of at least 0"));
     }
 }

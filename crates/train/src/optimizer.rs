@@ -12,7 +12,7 @@ mod state;
 
 pub use state::OptimizerState;
 
-/// Moves parameters by their gradients; what it remembers between steps can be read and restored.
+/// Updates parameters by their gradients. Its state between steps can be saved and restored.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -37,9 +37,9 @@ struct Parameter {
     /// The factor of its groups on the learning rate.
     rate: f64,
     may_be_unused: bool,
-    /// For each row, the steps taken when its slots were last reset; empty if none ever was.
+    /// For each row, the step of its last reset; empty if no row was reset.
     reset: Vec<u64>,
-    /// The same for each column.
+    /// The same for columns.
     reset_columns: Vec<u64>,
 }
 
@@ -87,17 +87,9 @@ impl Optimizer {
                 continue;
             }
             let slots = Slots::new(&rule, &var)?;
-            let (reset, reset_columns) = (Vec::new(), Vec::new());
-            own.parameters.push(Parameter {
-                name,
-                var,
-                slots,
-                rule,
-                rate,
-                may_be_unused,
-                reset,
-                reset_columns,
-            });
+            let (reset, reset_columns) = Default::default();
+            let own = &mut own.parameters;
+            own.push(Parameter { name, var, slots, rule, rate, may_be_unused, reset, reset_columns });
         }
         Ok(own)
     }
@@ -329,8 +321,8 @@ impl Optimizer {
         }
     }
 
-    /// Forgets what the rule remembers about some rows of a parameter: their slots are 0, and Adam corrects them as in its
-    /// first steps. For units that are drawn anew.
+    /// Resets the optimiser's state for rows of a parameter: slots become 0, and Adam's bias correction begins again. For
+    /// the incoming weights of restarted units.
     ///
     /// # Shapes
     /// `rows` are indices of the parameter's first dimension, its output units.
@@ -341,7 +333,7 @@ impl Optimizer {
         self.reset(parameter, 0, rows)
     }
 
-    /// As [`Optimizer::reset_rows`], for columns: the weights that lead from units that are drawn anew.
+    /// As [`Optimizer::reset_rows`], for columns: the outgoing weights of restarted units.
     ///
     /// # Shapes
     /// `columns` are indices of the parameter's second dimension, its inputs.

@@ -3,11 +3,14 @@ use taper_kernels::Rule;
 
 use crate::{Error, Result};
 
-/// A rule by name, with PyTorch's defaults, and its default learning rate: `sgd`, `momentum` (0.9), `nesterov`, `adam`,
-/// `adamw`, `rmsprop` or `adadelta`. `weight_decay` replaces the default.
+/// Returns the update rule with this name and its default learning rate. The other options of the rule are PyTorch's
+/// defaults; `weight_decay` replaces the default weight decay.
+///
+/// Names: `sgd`, `momentum` (SGD with momentum 0.9), `nesterov` (the same with Nesterov momentum), `adam`, `adamw`,
+/// `rmsprop` and `adadelta`.
 ///
 /// # Errors
-/// For any other name, and for weight decay with a rule without it.
+/// When the name is unknown, the weight decay is negative or not finite, or the rule has no weight decay.
 pub fn parse_rule(name: &str, weight_decay: Option<f64>) -> Result<(Rule, f64)> {
     if let Some(decay) = weight_decay.filter(|d| !(d.is_finite() && *d >= 0.0)) {
         return Err(Error::Config(format!("weight decay: expected a number of at least 0, found {decay}")));
@@ -36,7 +39,7 @@ pub fn parse_rule(name: &str, weight_decay: Option<f64>) -> Result<(Rule, f64)> 
     }
 }
 
-/// The rule with another weight decay.
+/// Sets the weight decay of a rule.
 ///
 /// # Errors
 /// When the rule has no weight decay.
@@ -53,7 +56,7 @@ pub(crate) fn with_weight_decay(mut rule: Rule, decay: f64) -> Result<Rule> {
     Ok(rule)
 }
 
-/// The form in which runs are compared.
+/// The options of a rule as JSON, for the comparison of a resumed run with its checkpoint.
 pub(crate) fn rule_options(rule: &Rule) -> Value {
     match rule {
         Rule::Sgd { momentum, nesterov, weight_decay } => {

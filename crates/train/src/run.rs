@@ -5,26 +5,27 @@ use taper_hooks::Pass;
 use crate::spin::Spin;
 use crate::{Result, Step};
 
-/// A training step: computes the loss and the metrics of a batch `B`. Every closure `Fn(&mut Pass<'_>, &B) -> Result<Step>` is one.
+/// A training step: computes the loss and the metrics of a batch `B`. Closures `Fn(&mut Pass<'_>, &B) -> Result<Step>`
+/// implement it.
 ///
 /// In a closure, write the types of both arguments: `|pass: &mut Pass<'_>, batch: &Batch| { .. }`.
 pub trait StepFn<B> {
-    /// Calls `op` with the step, on a thread on which the step may run.
+    /// Runs the loop `op` on a thread on which the step may be called.
     fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R;
 }
 
-/// A training step in the form that the loops use.
+/// The function that [`StepFn::run`] passes to the training or evaluation loop.
 pub type AnyStep<'a, B> = dyn Fn(&mut Pass<'_>, &B) -> Result<Step> + 'a;
 
 impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for F {
-    /// Runs on a thread of rayon's pool, where parallel work starts fastest. From the first loss on the CPU until the
-    /// end the pool's other threads spin: they look for work instead of sleeping.
+    /// Runs on a thread of rayon's pool, because parallel sections start fastest there. The pool's other threads spin from
+    /// the first loss on the CPU until the end of the loop: they look for work instead of sleeping.
     fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R {
         in_pool(|| {
             let spin = OnceCell::new();
             op(&|pass: &mut Pass<'_>, batch: &B| {
                 let step = self(pass, batch)?;
-                // With a GPU, spinning threads would only use power.
+                // With a GPU, spinning threads would only waste power.
                 spin.get_or_init(|| step.loss.device().is_cpu().then(Spin::start));
                 Ok(step)
             })
@@ -37,7 +38,7 @@ fn in_pool<R: Send>(op: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| Pass::outside(op))
 }
 
-/// A step whose idle threads sleep: slower, but it leaves the cores to other programs.
+/// A step without spinning: idle threads sleep. Training is slower, but other programs can use the cores.
 ///
 /// ```
 /// # use taper_nn::{Mlp, MlpConfig, Params};
@@ -59,9 +60,10 @@ impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for NoSpin<F>
     }
 }
 
-/// A step that runs on the calling thread: for a model that is not `Sync`, such as candle's `Sequential`.
+/// A step that runs on the calling thread, for a model that is not `Sync`, such as candle's `Sequential`.
 ///
-/// Kernels still use all threads, which sleep while idle: starting each parallel section takes some microseconds.
+/// Kernels still use all threads of rayon's pool, but these threads do not spin: each parallel section must wake them,
+/// which takes some microseconds.
 ///
 /// ```
 /// # use candle_core::{Device, Module, Tensor};

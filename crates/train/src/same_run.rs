@@ -32,8 +32,8 @@ pub fn same_run(path: &Path, mut run: Run, force: bool) -> Result<Run> {
     Ok(run)
 }
 
-/// The differences between two runs, in words. The entries `command`, `data_dir`, `running` and `threads` of a
-/// configuration are not compared, because they do not change the result: any number of threads gives the same bits.
+/// Lists the differences between two runs, as text. The options `command`, `data_dir`, `running` and `threads` are ignored,
+/// because they do not change the results. Results do not depend on the number of threads.
 pub(crate) fn changes(was: &Run, is: &Run) -> Vec<String> {
     let values = |run: &Run| {
         let mut run = run.clone();
@@ -49,7 +49,7 @@ pub(crate) fn changes(was: &Run, is: &Run) -> Vec<String> {
     found
 }
 
-/// Adds the differences between two values to `found`, in words.
+/// Adds the differences between two values to `found`, as text.
 pub(crate) fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<String>) {
     match (was, is) {
         (Value::Object(a), Value::Object(b)) => {

@@ -156,7 +156,7 @@ struct State {
     /// The optimiser's options.
     optimizer: Value,
     own: Value,
-    /// Of what changes the network between steps; null if nothing does, or it remembers nothing.
+    /// The state of the [`Upkeep`]; null if there is none.
     #[serde(default)]
     upkeep: Value,
 }
@@ -182,17 +182,17 @@ impl<'a> Session<'a> {
         self.sinks.push((Box::new(sink), Past::Told));
     }
 
-    /// Sets what changes the network between steps: it observes all training batches from now on, and its state is part of
-    /// each checkpoint. In a run that was resumed it goes on from there. Call it before the first epoch.
+    /// Sets the [`Upkeep`], which observes all training batches and changes weights between steps. Its state is part of each
+    /// checkpoint, and is restored in a resumed run. Call this before the first epoch.
     ///
     /// # Errors
-    /// When the checkpoint has the state of another one, or none.
+    /// When the checkpoint has no state of an upkeep, or that of another.
     pub fn upkeep(&mut self, mut upkeep: impl Upkeep + 'a) -> Result<()> {
         if self.resumed_from.is_some() {
             let has = !upkeep.state()?.is_null();
             if has && self.state.upkeep.is_null() {
                 return Err(Error::Config(format!(
-                    "{}: expected the state of an upkeep in the checkpoint, found none: the run began without",
+                    "{}: expected the state of an upkeep in the checkpoint, found none: the run began without one",
                     self.path().display()
                 )));
             }

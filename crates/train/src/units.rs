@@ -1,4 +1,4 @@
-//! Methods that keep units alive, or weights sparse, between the steps of training.
+//! Methods that change weights between the steps of training: they restart units or keep weights at 0.
 
 mod continual;
 mod input_masks;

@@ -1,17 +1,17 @@
 use serde_json::Value;
 use taper_hooks::Observer;
 
-use crate::{Optimizer, Result};
+use crate::{Error, Optimizer, Result};
 
-/// Changes a network between the steps of its training, by what it has observed: restarts units, keeps weights masked.
+/// Changes the weights of a network between steps of training: restarts units, or keeps weights at 0.
 ///
-/// It observes the training batches, and [`Upkeep::keep_up`] is called between steps. [`Session::upkeep`](crate::Session::upkeep)
-/// does both, and saves the state. In a loop of one's own:
+/// It observes the training batches, and [`Upkeep::keep_up`] changes the weights. [`Session::upkeep`](crate::Session::upkeep)
+/// calls both, and saves the state in checkpoints. In your own loop:
 ///
 /// ```
 /// # use candle_core::Device;
 /// # use taper_hooks::{Recorder, rng};
-/// # use taper_nn::{Mlp, MlpConfig, Params};
+/// # use taper_nn::{Mlp, MlpConfig, Model, Params};
 /// # use taper_train::{Optimizer, OptimizerConfig, Progress, Redo, Rule, Upkeep, classify, train_batches};
 /// # let data = taper_data::digits()?;
 /// let params = Params::new(1, &Device::Cpu);
@@ -28,18 +28,18 @@ use crate::{Optimizer, Result};
 /// # Ok::<(), taper_train::Error>(())
 /// ```
 pub trait Upkeep: Observer {
-    /// Called between two steps. What is due only every so many steps decides by [`Optimizer::steps`].
+    /// Changes the weights if that is due, which it decides from [`Optimizer::steps`]. Called between two steps.
     ///
     /// # Errors
-    /// Its own; they end training.
+    /// Those of the implementation; they end the training.
     fn keep_up(&mut self, optimizer: &mut Optimizer) -> Result<()>;
 
-    /// It wants to be called behind the steps whose number this divides; at least 1.
+    /// A session calls [`Upkeep::keep_up`] after steps whose number is divisible by this; at least 1.
     fn every(&self) -> u64 {
         1
     }
 
-    /// Everything that it remembers, for a checkpoint. Null if that is nothing.
+    /// Its state, for a checkpoint; null if it has none.
     ///
     /// # Errors
     /// When it cannot be written as JSON.
@@ -47,12 +47,17 @@ pub trait Upkeep: Observer {
         Ok(Value::Null)
     }
 
-    /// Goes on from what [`Upkeep::state`] returned.
+    /// Restores a state that [`Upkeep::state`] returned.
     ///
     /// # Errors
-    /// When that was the state of another one.
-    fn restore(&mut self, _state: &Value) -> Result<()> {
-        Ok(())
+    /// When it is the state of another upkeep.
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        match state.is_null() {
+            true => Ok(()),
+            false => {
+                Err(Error::Config("upkeep: expected no state in the checkpoint, found one of another".into()))
+            }
+        }
     }
 }
 

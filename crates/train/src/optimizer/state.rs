@@ -4,19 +4,19 @@ use taper_kernels::{Gradients, Slots};
 use super::{Optimizer, Parameter, Waiting};
 use crate::{Error, Result};
 
-/// What an [`Optimizer`] remembers.
+/// The state of an [`Optimizer`] between steps.
 #[derive(Clone, Debug, Default)]
 pub struct OptimizerState {
     /// Steps taken.
     pub steps: u64,
     /// The base learning rate, if [`Optimizer::set_learning_rate`] has set it.
     pub learning_rate: Option<f64>,
-    /// Batches, and samples in them, whose gradients wait for others
+    /// Number of batches, and of their samples, with accumulated gradients
     /// ([`OptimizerConfig::accumulate`](crate::OptimizerConfig::accumulate)).
     pub waiting: (u64, u64),
-    /// For every parameter and slot of the rule, `<parameter>.<slot>` and its values: `fc1.weight.exp_avg`. Sums of
-    /// gradients that wait are `<parameter>.gradient`; where rows were reset, `<parameter>.reset` has their steps, in
-    /// i64, where columns were, `<parameter>.reset_columns`.
+    /// The slots of the rule for every parameter, named `<parameter>.<slot>`: `fc1.weight.exp_avg`. Accumulated gradients
+    /// are `<parameter>.gradient`. If rows or columns were reset, `<parameter>.reset` and `<parameter>.reset_columns` have
+    /// the step of each row or column, in i64.
     pub tensors: Vec<(String, Tensor)>,
 }
 
@@ -24,10 +24,10 @@ const GRADIENT: &str = "gradient";
 const RESET: [&str; 2] = ["reset", "reset_columns"];
 
 impl Optimizer {
-    /// A copy of everything that is remembered.
+    /// A copy of the state.
     ///
     /// # Errors
-    /// When candle cannot make a tensor of it.
+    /// Those of candle.
     pub fn state(&self) -> Result<OptimizerState> {
         let mut tensors = Vec::new();
         for own in &self.parameters {
@@ -48,10 +48,10 @@ impl Optimizer {
         Ok(OptimizerState { steps: self.steps, learning_rate: self.learning_rate, waiting, tensors })
     }
 
-    /// Goes on from a state that an optimiser of the same rule, groups and parameters gave.
+    /// Restores the state of an optimiser with the same rule, groups and parameters.
     ///
     /// # Errors
-    /// When a tensor is missing, has another shape or no place; nothing is changed then.
+    /// When a tensor is missing, unexpected, or has another shape; nothing is changed then.
     pub fn restore(&mut self, state: &OptimizerState) -> Result<()> {
         let found = |name: &str, what: &str| {
             let wanted = format!("{name}.{what}");

@@ -86,7 +86,7 @@ impl Session<'_> {
         }
         if self.upkeep.is_none() && !self.state.upkeep.is_null() {
             return Err(Error::Config(format!(
-                "{}: the run began with an upkeep: set it before the first epoch",
+                "{}: expected the upkeep of the checkpoint, found none: call Session::upkeep before the first epoch",
                 self.path().display()
             )));
         }
@@ -129,7 +129,7 @@ impl Session<'_> {
         }
     }
 
-    /// Changes the network, if a step was made since `begin`.
+    /// Calls the upkeep, if a step was made since `begin`.
     fn keep_up(&mut self, begin: u64) -> Result<()> {
         match &mut self.upkeep {
             Some(upkeep) if self.optimizer.steps() > begin => upkeep.keep_up(&mut self.optimizer),

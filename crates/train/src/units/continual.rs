@@ -7,49 +7,50 @@ use taper_hooks::{Mode, Observer, Seen, Units};
 use taper_kernels::with_values;
 use taper_nn::{Link, Params};
 
-use super::restart::{Ends, change, restart_units, rng_of_step};
+use super::restart::{Candidates, Ends, change, restart_units, restored, rng_of_step};
 use crate::{Error, Optimizer, Result, Upkeep};
 
-/// Choices of [`Continual`].
+/// Options of [`Continual`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContinualConfig {
-    /// Share of the mature units of a layer that is replaced per batch, ρ in `[0, 1]`.
+    /// Fraction of the mature units of a layer that is replaced per step, ρ in `[0, 1]`.
     pub rate: f64,
-    /// Batches that a new unit is kept for at least.
+    /// A unit is mature after more than this number of batches.
     pub maturity: u64,
     /// Decay of the running means, η in `[0, 1)`.
     pub decay: f64,
 }
 
 impl Default for ContinualConfig {
-    /// ρ = 10⁻⁴, 100 batches, η = 0.99: the paper's for permuted MNIST, where a batch is one sample.
+    /// ρ = 10⁻⁴, 100 batches, η = 0.99: the paper's values for permuted MNIST, where a batch is one sample.
     fn default() -> Self {
         Self { rate: 1e-4, maturity: 100, decay: 0.99 }
     }
 }
 
-/// Continual backprop (Dohare et al. 2024): replaces the least useful of the units that are old enough, a small share per batch.
+/// Continual backprop (Dohare et al. 2024): in each step replaces a small fraction of the mature units, those with the lowest
+/// utility.
 ///
-/// For unit `i` of a layer, after `a` batches since it was made, with its value `y` and outgoing weights `wₖ`:
+/// For unit `i` of a layer, `a` batches after its start, with values `y` and outgoing weights `wₖ`:
 ///
 /// ```text
 /// f ← η f + (1 − η) E[y]              f̂ = f / (1 − ηᵃ)
 /// u ← η u + (1 − η) E|y − f̂| Σₖ|wₖ|    û = u / (1 − ηᵃ)
 /// ```
 ///
-/// Means are over samples and positions. The utility is the mean-corrected contribution of Dohare, Sutton & Mahmood (2021); that of
-/// the Nature paper has `|y|` in place of `|y − f̂|`. Of the units with `a` above the maturity, those of the smallest û are
-/// replaced, as many as `ρ` times their number, of which fractions add up. The mean contribution `f̂ wₖ` of a unit goes to the
-/// bias of the next layer, so only what it did beyond a constant is lost; then the unit is [restarted](restart_units). Of a
-/// map in front of padding or max-pooling, the contribution of its mean is an estimate.
+/// Means are over samples and positions. Per step, `ρ` times the number of mature units is replaced, in order of û; fractions
+/// are carried over. To replace a unit, its mean contribution `f̂ wₖ` is added to the bias of the next layer, and the unit is
+/// [restarted](restart_units). If max-pooling or padding follows a map, this contribution is an estimate.
 ///
-/// A batch that holds NaN or an infinity at a site changes nothing there. Costs reading activations twice and outgoing
-/// weights once per batch.
+/// The utility orders the units like `zero_contribution` in the authors' program (`lop/algos/gnt.py`), which takes the mean of
+/// `|wₖ|` instead of the sum. Their `contribution` has `|y|` in place of `|y − f̂|`; their `adaptable_contribution` divides by the
+/// mean of the unit's incoming `|w|`.
+///
+/// A batch with NaN or infinite values at a site does not change the statistics of that site. Each batch costs two passes over
+/// the activations and one over the outgoing weights.
 #[derive(Clone, Debug)]
 pub struct Continual {
-    links: Vec<Link>,
-    params: Params,
-    seed: u64,
+    units: Candidates,
     state: State,
 }
 
@@ -60,16 +61,17 @@ struct State {
     replaced: u64,
 }
 
-/// What is known of the units of a site.
+/// The statistics of the units of a site.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Layer {
     site: String,
+    /// a, in batches.
     age: Vec<u64>,
     /// f.
     mean: Vec<f64>,
     /// u.
     utility: Vec<f64>,
-    /// Units that are to be replaced, with the fractions of earlier batches.
+    /// Number of units to replace, with the fractions of earlier steps.
     owed: f64,
 }
 
@@ -77,7 +79,7 @@ impl Continual {
     /// Replaces units of these links.
     ///
     /// # Errors
-    /// When a number of `config` is out of its range, or a link does not fit the parameters.
+    /// When a number of `config` is out of its range, there are no links, or a link does not fit the parameters.
     pub fn new(links: &[Link], config: ContinualConfig, params: &Params, seed: u64) -> Result<Self> {
         let ContinualConfig { rate, decay, .. } = config;
         if !(0.0..=1.0).contains(&rate) {
@@ -90,22 +92,20 @@ impl Continual {
                 "continual backprop: expected a decay in [0, 1), found {decay}"
             )));
         }
-        let mut layers = Vec::new();
-        for link in links {
-            Ends::of(link, params)?;
-            let (age, mean, utility) = (vec![0; link.units], vec![0.0; link.units], vec![0.0; link.units]);
-            layers.push(Layer { site: link.site.clone(), age, mean, utility, owed: 0.0 });
-        }
-        let state = State { config, layers, replaced: 0 };
-        Ok(Self { links: links.to_vec(), params: params.clone(), seed, state })
+        let layer = |link: &Link| {
+            let (age, zeros) = (vec![0; link.units], vec![0.0; link.units]);
+            Layer { site: link.site.clone(), age, mean: zeros.clone(), utility: zeros, owed: 0.0 }
+        };
+        let state = State { config, layers: links.iter().map(layer).collect(), replaced: 0 };
+        Ok(Self { units: Candidates::new(links, params, seed)?, state })
     }
 
-    /// Units that were replaced so far.
+    /// Number of units replaced so far.
     pub fn replaced(&self) -> u64 {
         self.state.replaced
     }
 
-    /// The bias-corrected utility û of each unit of a site; 0 of one that was just made. `None` for an unknown site.
+    /// The bias-corrected utility û of each unit of a site; 0 for a new unit. `None` for an unknown site.
     pub fn utilities(&self, site: &str) -> Option<Vec<f64>> {
         let layer = self.state.layers.iter().find(|layer| layer.site == site)?;
         Some(
@@ -115,10 +115,10 @@ impl Continual {
         )
     }
 
-    /// Brings a batch into the running means.
+    /// Adds a batch to the running means.
     fn update(&mut self, index: usize, seen: &Seen<'_>) -> Result<()> {
         let (link, layer, decay) =
-            (&self.links[index], &mut self.state.layers[index], self.state.config.decay);
+            (&self.units.links[index], &mut self.state.layers[index], self.state.config.decay);
         let found = seen.sizes().0;
         if seen.uses > 1 || found != link.units {
             return Err(Error::Config(format!(
@@ -127,7 +127,7 @@ impl Continual {
             )));
         }
         let mean = means(seen, |_, y| y)?;
-        let next = Ends::of(link, &self.params)?.next_weight;
+        let next = Ends::of(link, &self.units.params)?.next_weight;
         let outgoing = with_values(&next.as_detached_tensor(), |weights| {
             let mut sums = vec![0.0; link.units];
             let width = weights.len() / next.dims()[0];
@@ -138,7 +138,7 @@ impl Continual {
             }
             sums
         })?;
-        // Such a batch is not trained on, and a running mean would never be rid of it.
+        // A running mean would stay NaN.
         if mean.iter().chain(&outgoing).any(|x| !x.is_finite()) {
             return Ok(());
         }
@@ -156,10 +156,10 @@ impl Continual {
     }
 }
 
-/// The mean of `f` of each unit's values.
+/// The mean of `f(unit, y)` over the values `y` of each unit.
 fn means(seen: &Seen<'_>, f: impl Fn(usize, f64) -> f64) -> Result<Vec<f64>> {
     let (units, positions) = seen.sizes();
-    // Neighbouring values of one unit.
+    // The number of adjacent values of one unit.
     let run = if seen.units == Units::Second { positions } else { 1 };
     let mut sums = vec![0.0; units];
     with_values(&seen.ys.detach(), |ys| {
@@ -175,7 +175,7 @@ fn means(seen: &Seen<'_>, f: impl Fn(usize, f64) -> f64) -> Result<Vec<f64>> {
 }
 
 impl Layer {
-    /// A running mean of a unit without the weight of its start at 0.
+    /// The bias-corrected running mean of a unit, as in Adam.
     fn corrected(&self, of: &[f64], unit: usize, decay: f64) -> f64 {
         match self.age[unit].min(i32::MAX as u64) as i32 {
             0 => 0.0,
@@ -183,7 +183,7 @@ impl Layer {
         }
     }
 
-    /// The units to replace now, in their order.
+    /// The units to replace now, in ascending order.
     fn due(&mut self, ContinualConfig { rate, maturity, decay }: ContinualConfig) -> Vec<usize> {
         let mut mature: Vec<usize> = (0..self.age.len()).filter(|unit| self.age[*unit] > maturity).collect();
         self.owed += rate * mature.len() as f64;
@@ -199,7 +199,7 @@ impl Layer {
 
 impl Observer for Continual {
     fn observe(&mut self, seen: &Seen<'_>) -> CandleResult<()> {
-        let index = self.links.iter().position(|link| link.site == seen.site.name());
+        let index = self.units.links.iter().position(|link| link.site == seen.site.name());
         match index.filter(|_| seen.mode == Mode::Train) {
             Some(index) => self.update(index, seen).map_err(|error| io::Error::other(error).into()),
             None => Ok(()),
@@ -209,13 +209,14 @@ impl Observer for Continual {
 
 impl Upkeep for Continual {
     fn keep_up(&mut self, optimizer: &mut Optimizer) -> Result<()> {
-        let (config, mut rng) = (self.state.config, rng_of_step(self.seed, optimizer.steps()));
-        for (link, layer) in self.links.iter().zip(&mut self.state.layers) {
+        let Candidates { links, params, seed } = &self.units;
+        let (config, mut rng) = (self.state.config, rng_of_step(*seed, optimizer.steps()));
+        for (link, layer) in links.iter().zip(&mut self.state.layers) {
             let units = layer.due(config);
             if units.is_empty() {
                 continue;
             }
-            let Ends { next_weight, next_bias, .. } = Ends::of(link, &self.params)?;
+            let Ends { next_weight, next_bias, .. } = Ends::of(link, params)?;
             if let Some(next_bias) = next_bias {
                 let weights = with_values(&next_weight.as_detached_tensor(), <[f32]>::to_vec)?;
                 let (outputs, width) = (next_bias.elem_count(), weights.len() / next_weight.dim(0)?);
@@ -230,7 +231,7 @@ impl Upkeep for Continual {
                     }
                 })?;
             }
-            restart_units(link, &units, &self.params, optimizer, &mut rng)?;
+            restart_units(link, &units, params, optimizer, &mut rng)?;
             for unit in &units {
                 (layer.age[*unit], layer.mean[*unit], layer.utility[*unit]) = (0, 0.0, 0.0);
             }
@@ -244,20 +245,11 @@ impl Upkeep for Continual {
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        let of: State = serde_json::from_value(state.clone()).map_err(|error| {
-            Error::Config(format!("continual backprop: expected its state, found another: {error}"))
-        })?;
-        let sizes = |of: &State| of.layers.iter().map(|l| (l.site.clone(), l.age.len())).collect::<Vec<_>>();
-        if of.config != self.state.config || sizes(&of) != sizes(&self.state) {
-            return Err(Error::Config(format!(
-                "continual backprop: it was {:?} of {:?} and is {:?} of {:?}: go on with that of the run",
-                of.config,
-                sizes(&of),
-                self.state.config,
-                sizes(&self.state)
-            )));
-        }
-        self.state = of;
+        let options = |of: &State| {
+            let sizes: Vec<_> = of.layers.iter().map(|layer| (&layer.site, layer.age.len())).collect();
+            format!("{:?} for {sizes:?}", of.config)
+        };
+        self.state = restored("continual backprop", state, &self.state, options)?;
         Ok(())
     }
 }

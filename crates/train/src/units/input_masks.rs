@@ -1,27 +1,39 @@
 use candle_core::{Result as CandleResult, Tensor, Var};
 use rand::seq::index::sample;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use taper_hooks::{Observer, Seen, rng};
 use taper_nn::Params;
 
+use super::restart::restored;
 use crate::{Error, Optimizer, Result, Upkeep};
 
-/// Fixed random masks of weights (Ahmad & Scheinkman 2019): every unit keeps the same share of its inputs, chosen at random
-/// once; its other weights stay 0.
+/// Fixed random weight masks (Ahmad & Scheinkman 2019): each unit keeps a random subset of its incoming weights, of the same
+/// size for all units; its other weights stay 0.
 ///
-/// The weights that are left are scaled by `1/√share` when the masks are made, so that the pre-activations start with the variance
-/// that the initialiser gives. Make masks with the model, in front of [`Session::open`](crate::Session::open); they are
-/// drawn from the seed, so a run that is resumed has the same.
+/// The remaining weights are multiplied by `1/√density` once, so that the initial variance of the pre-activations is that of
+/// the initialisation. Create the masks after the model and before [`Session::open`](crate::Session::open), which restores
+/// the weights of a resumed run. They are drawn from the seed, so the resumed run has the same masks.
 #[derive(Debug)]
 pub struct InputMasks {
     masks: Vec<(Var, Tensor)>,
+    options: Options,
+}
+
+/// The masks are a function of these options.
+#[derive(Debug, Serialize, Deserialize)]
+struct Options {
+    weights: Vec<String>,
+    density: f64,
+    seed: u64,
 }
 
 impl InputMasks {
-    /// Masks the weights of these names, each `(U, ..)`, to `density` of each unit's inputs, rounded, at least one. The paper
-    /// takes 0.3 for fully connected layers.
+    /// Masks the weights with these names, each `(U, ..)`. Each unit keeps the fraction `density` of its inputs, rounded, at
+    /// least one. The paper uses 0.3 for fully connected layers.
     ///
     /// # Errors
-    /// When `density` is outside `(0, 1]`, or there is no weight of a name.
+    /// When `density` is outside `(0, 1]`, or a weight does not exist.
     pub fn new(params: &Params, weights: &[&str], density: f64, seed: u64) -> Result<Self> {
         if !(density > 0.0 && density <= 1.0) {
             return Err(Error::Config(format!("input masks: expected a density in (0, 1], found {density}")));
@@ -46,12 +58,13 @@ impl InputMasks {
             var.set(&(var.as_detached_tensor() * scale)?)?;
             masks.push((var.clone(), mask));
         }
-        let own = Self { masks };
+        let weights = weights.iter().map(|name| name.to_string()).collect();
+        let own = Self { masks, options: Options { weights, density, seed } };
         own.apply()?;
         Ok(own)
     }
 
-    /// Sets the weights that are masked to 0 again, behind a step.
+    /// Sets the masked weights to 0 again, after a step.
     ///
     /// # Errors
     /// Those of candle.
@@ -69,5 +82,13 @@ impl Observer for InputMasks {
 impl Upkeep for InputMasks {
     fn keep_up(&mut self, _optimizer: &mut Optimizer) -> Result<()> {
         self.apply()
+    }
+
+    fn state(&self) -> Result<Value> {
+        serde_json::to_value(&self.options).map_err(Error::other)
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        restored("input masks", state, &self.options, |of| format!("{of:?}")).map(drop)
     }
 }

@@ -3,20 +3,21 @@ use taper_nn::Params;
 
 use crate::{Error, Result};
 
-/// L2 Init (Kumar, Marklund & Van Roy 2023): a penalty `λ · Σ (θ − θ₀)²` that pulls parameters towards their initial values
-/// instead of 0, so that units that are not needed return to where they could learn.
+/// L2 Init (Kumar, Marklund & Van Roy 2023): the penalty `λ · Σ (θ − θ₀)²` on the distance of all parameters to their initial
+/// values θ₀. Parameters that the loss does not need drift back to values from which they can learn.
 ///
-/// Its term belongs into the loss: `pass.add_to_loss(&l2_init.penalty()?)?` in a training step. It remembers the values that the
-/// parameters have when it is made; make it with the model, in front of [`Session::open`](crate::Session::open), whose
-/// checkpoint would be taken for the start.
+/// Add it to the loss in a training step: `pass.add_to_loss(&l2_init.penalty()?)?`. θ₀ are the values at the time of
+/// [`L2Init::new`]: call it after the model and before [`Session::open`](crate::Session::open), which restores the weights of
+/// a resumed run.
 #[derive(Debug)]
 pub struct L2Init {
     lambda: f64,
+    /// Each parameter and its initial value.
     start: Vec<(Tensor, Tensor)>,
 }
 
 impl L2Init {
-    /// Of all parameters, as they are now.
+    /// The penalty with the current values of all parameters as θ₀.
     ///
     /// # Errors
     /// When λ is negative or not finite.

@@ -4,23 +4,23 @@ use serde_json::Value;
 use taper_hooks::{Mode, Observer, Parts, Recorder, Seen};
 use taper_nn::{Link, Params};
 
-use super::restart::{Ends, restart_units, rng_of_step};
+use super::restart::{Candidates, restart_units, restored, rng_of_step};
 use crate::{Error, Optimizer, Result, Upkeep};
 
-/// ReDo (Sokar et al. 2023): [restarts](restart_units) the dormant units of each link, by what `recorder` has seen of its site
-/// in the window so far. Returns how many those were.
+/// ReDo (Sokar et al. 2023): [restarts](restart_units) the dormant units of each link, using the statistics of its site in
+/// the current window of `recorder`. Returns the number of restarted units.
 ///
-/// Unit `i` of a layer of `U` units is dormant where its score
+/// Unit `i` of a layer of `U` units is dormant if its score is at most τ:
 ///
 /// ```text
 /// sᵢ = E|yᵢ| / (1/U · Σₖ E|yₖ|) ≤ τ
 /// ```
 ///
-/// With τ = 0 those are the units whose every value was 0: behind ReLU the dead ones, and restarting them does not change what
-/// the network computed of the window. `seed` and the number of the step say what is drawn.
+/// With τ = 0 these are the units whose values are all 0 in the window, which after ReLU are the dead units; restarting them
+/// does not change the outputs for the samples of the window. New weights are a function of `seed` and the step number.
 ///
 /// # Errors
-/// When τ is negative or NaN, the recorder has not seen a site, or a link does not fit the parameters.
+/// When τ is negative or not finite, the recorder has no values of a site, or a link does not fit the parameters.
 pub fn redo(
     links: &[Link],
     tau: f64,
@@ -31,7 +31,7 @@ pub fn redo(
 ) -> Result<u64> {
     check_tau(tau)?;
     let (mut rng, mut restarted) = (rng_of_step(seed, optimizer.steps()), 0);
-    // All scores come first: a unit that was restarted must not change those of the layer behind.
+    // All links are checked before any weight changes.
     let mut dormant = Vec::new();
     for link in links {
         let stats = recorder.units(&link.site).ok_or_else(|| {
@@ -65,14 +65,12 @@ fn check_tau(tau: f64) -> Result<()> {
     }
 }
 
-/// [`redo`] every so many steps, by the training batches since the last time.
+/// [`redo`] every `period` steps.
 ///
-/// Where the paper takes one batch, this takes all of the period: a unit is restarted once it was dormant throughout.
+/// The scores are over all training batches of the period, where the paper uses one batch.
 #[derive(Clone, Debug)]
 pub struct Redo {
-    links: Vec<Link>,
-    params: Params,
-    seed: u64,
+    units: Candidates,
     state: State,
 }
 
@@ -80,28 +78,27 @@ pub struct Redo {
 struct State {
     tau: f64,
     period: u64,
-    /// Since step `last`.
+    /// The statistics since step `last`.
     window: Recorder,
     last: u64,
     restarted: u64,
 }
 
 impl Redo {
-    /// Restarts units with a score of at most `tau` every `period` steps. The paper has τ from 0 to 0.1, and 1000 steps.
+    /// Restarts units with a score of at most `tau` every `period` steps. The paper uses τ from 0 to 0.1 and 1000 steps.
     ///
     /// # Errors
-    /// When `tau` is negative or NaN, `period` is 0, or a link does not fit the parameters.
+    /// When `tau` is negative or not finite, `period` is 0, there are no links, or a link does not fit the parameters.
     pub fn new(links: &[Link], tau: f64, period: u64, params: &Params, seed: u64) -> Result<Self> {
         check_tau(tau)?;
         if period == 0 {
             return Err(Error::Config("redo: expected a period of at least 1 step, found 0".into()));
         }
-        links.iter().try_for_each(|link| Ends::of(link, params).map(drop))?;
         let state = State { tau, period, window: Recorder::of(Parts::COUNTS), last: 0, restarted: 0 };
-        Ok(Self { links: links.to_vec(), params: params.clone(), seed, state })
+        Ok(Self { units: Candidates::new(links, params, seed)?, state })
     }
 
-    /// Units that were restarted so far.
+    /// Number of units restarted so far.
     pub fn restarted(&self) -> u64 {
         self.state.restarted
     }
@@ -109,7 +106,7 @@ impl Redo {
 
 impl Observer for Redo {
     fn observe(&mut self, seen: &Seen<'_>) -> CandleResult<()> {
-        let known = self.links.iter().any(|link| link.site == seen.site.name());
+        let known = self.units.links.iter().any(|link| link.site == seen.site.name());
         if known && seen.mode == Mode::Train { self.state.window.observe(seen) } else { Ok(()) }
     }
 }
@@ -117,11 +114,12 @@ impl Observer for Redo {
 impl Upkeep for Redo {
     fn keep_up(&mut self, optimizer: &mut Optimizer) -> Result<()> {
         let State { tau, period, window, last, restarted } = &mut self.state;
-        // A loop that calls between pieces of other lengths comes late, but not too often.
+        // A loop may call this less often than every `period` steps.
         if optimizer.steps() / *period == *last / *period {
             return Ok(());
         }
-        *restarted += redo(&self.links, *tau, window, &self.params, optimizer, self.seed)?;
+        let Candidates { links, params, seed } = &self.units;
+        *restarted += redo(links, *tau, window, params, optimizer, *seed)?;
         (*window, *last) = (Recorder::of(Parts::COUNTS), optimizer.steps());
         Ok(())
     }
@@ -135,15 +133,8 @@ impl Upkeep for Redo {
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        let of: State = serde_json::from_value(state.clone())
-            .map_err(|error| Error::Config(format!("redo: expected its state, found another: {error}")))?;
-        let (was, is) = ((of.tau, of.period), (self.state.tau, self.state.period));
-        if was != is {
-            return Err(Error::Config(format!(
-                "redo: τ and period were {was:?} and are {is:?}: go on with those of the run"
-            )));
-        }
-        self.state = of;
+        let options = |of: &State| format!("τ {} and period {}", of.tau, of.period);
+        self.state = restored("redo", state, &self.state, options)?;
         Ok(())
     }
 }

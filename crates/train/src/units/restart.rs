@@ -1,15 +1,17 @@
 use candle_core::{Device, Tensor, Var};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use taper_hooks::{Rng, rng};
 use taper_nn::{Link, Params};
 
 use crate::{Error, Optimizer, Result};
 
-/// Restarts units: incoming weights and biases are drawn as at the start of the layer, outgoing weights are 0, and the
-/// optimiser forgets what it remembers about all of them, Adam's step counts included. Without outgoing weights the new units
-/// do not change what the network computes.
+/// Restarts units: draws incoming weights and biases from the layer's initialisation, sets outgoing weights to 0, and resets
+/// the optimiser's state for these weights, including Adam's step counts. With outgoing weights of 0 a new unit does not
+/// change the output of the network.
 ///
 /// # Errors
-/// When a parameter of `link` is missing, frozen, or has another shape than the link says, or there is no such unit.
+/// When a parameter of `link` is missing, frozen, or has another shape, or a unit does not exist.
 pub fn restart_units(
     link: &Link,
     units: &[usize],
@@ -43,6 +45,50 @@ pub fn restart_units(
             columns.iter().for_each(|column| row[column * span..][..span].fill(0.0));
         }
     })
+}
+
+/// The units that a method may restart.
+#[derive(Clone, Debug)]
+pub(super) struct Candidates {
+    pub links: Vec<Link>,
+    pub params: Params,
+    pub seed: u64,
+}
+
+impl Candidates {
+    /// # Errors
+    /// When there are no links, or one does not fit the parameters.
+    pub fn new(links: &[Link], params: &Params, seed: u64) -> Result<Self> {
+        if links.is_empty() {
+            return Err(Error::Config(
+                "expected units to restart, found none: use a model with hidden layers that returns its links".into(),
+            ));
+        }
+        links.iter().try_for_each(|link| Ends::of(link, params).map(drop))?;
+        Ok(Self { links: links.to_vec(), params: params.clone(), seed })
+    }
+}
+
+/// Reads the state of a method from a checkpoint. `options` writes what must be as in `now`.
+///
+/// # Errors
+/// When it is the state of another method, or its options differ.
+pub(super) fn restored<S: DeserializeOwned>(
+    method: &str,
+    state: &Value,
+    now: &S,
+    options: impl Fn(&S) -> String,
+) -> Result<S> {
+    let was: S = serde_json::from_value(state.clone()).map_err(|error| {
+        Error::Config(format!("{method}: expected its state in the checkpoint, found another: {error}"))
+    })?;
+    let (expected, found) = (options(&was), options(now));
+    if expected != found {
+        return Err(Error::Config(format!(
+            "{method}: expected {expected}, as in the checkpoint, found {found}: use the options of the run"
+        )));
+    }
+    Ok(was)
 }
 
 /// The parameters that a link names.
@@ -107,8 +153,8 @@ fn set_rows(var: &Var, rows: &[usize], new: &[f32]) -> Result<()> {
     })
 }
 
-/// A generator for what is drawn behind this step: the same however often the run was resumed.
+/// The generator for new units after this step; a function of the step, so a resumed run draws the same values.
 pub(super) fn rng_of_step(seed: u64, step: u64) -> Rng {
-    // The golden ratio, as a step of SplitMix64: neighbouring steps get seeds far apart.
+    // The increment of SplitMix64, so that seeds of adjacent steps differ in many bits.
     rng(seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }

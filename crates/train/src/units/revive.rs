@@ -8,30 +8,30 @@ use taper_nn::{Link, Params};
 use super::{Continual, ContinualConfig, Redo};
 use crate::{Error, Result, Upkeep};
 
-/// A method that restarts units, as an option: read from and written as `none`, `redo:TAU:PERIOD` or
-/// `continual:RATE:MATURITY`. Numbers may be left out.
+/// A method that restarts units, as an option of a program. Its text is `none`, `redo:TAU:PERIOD` or
+/// `continual:RATE:MATURITY`; numbers may be omitted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Revive {
-    /// Nothing is restarted.
+    /// No units are restarted.
     None,
-    /// [`Redo`], with τ 0.025 every 1000 steps unless it says otherwise.
+    /// [`Redo`]; the text has the defaults τ = 0.025 and 1000 steps.
     Redo {
-        /// The largest score of a unit that is restarted; at least 0.
+        /// Units with a score of at most τ are restarted; at least 0.
         tau: f64,
-        /// Steps; at least 1.
+        /// Number of steps between restarts, at least 1.
         period: u64,
     },
-    /// [`Continual`], with the numbers of [`ContinualConfig`] unless it says otherwise.
+    /// [`Continual`]; the text has the defaults of [`ContinualConfig`].
     Continual {
-        /// Share of the mature units that is replaced per batch, in `[0, 1]`.
+        /// [`ContinualConfig::rate`].
         rate: f64,
-        /// Batches.
+        /// [`ContinualConfig::maturity`].
         maturity: u64,
     },
 }
 
 impl Revive {
-    /// The method for these units, to be given to a session or a trial.
+    /// The method for these units, for [`Session::upkeep`](crate::Session::upkeep); `None` for [`Revive::None`].
     ///
     /// # Errors
     /// As [`Redo::new`] and [`Continual::new`].
@@ -65,7 +65,7 @@ impl FromStr for Revive {
             |what: &str, found: &str| Error::Config(format!("revive: expected {what}, found '{found}'"));
         let (name, numbers) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
         let (first, second) = match numbers.map(|numbers| numbers.split_once(':').unwrap_or((numbers, ""))) {
-            Some(("", "")) => return Err(wrong("a number behind the colon", text)),
+            Some(("", "")) => return Err(wrong("a number after the colon", text)),
             Some((first, second)) => (Some(first), Some(second).filter(|second| !second.is_empty())),
             None => (None, None),
         };
@@ -101,7 +101,7 @@ impl FromStr for Revive {
     }
 }
 
-/// As text, as it is parsed and printed.
+/// The text that is parsed and printed.
 impl Serialize for Revive {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

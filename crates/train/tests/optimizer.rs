@@ -2,19 +2,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 use candle_nn::Module;
-use taper_data::Dataset;
 use taper_hooks::Pass;
 use taper_kernels::{Gradients, record};
 use taper_nn::{Mlp, MlpConfig, Model, Params};
-use taper_report::{Run, Split};
+use taper_report::Run;
 use taper_train::{
     Error, Group, Optimizer, OptimizerConfig, Result, Rule, Schedule, Session, SessionConfig, Step, classify,
     cross_entropy, parse_rule, train_batches, train_epoch,
 };
+
+use crate::common::{assert_resumes_to_the_same_bytes, few, train};
 
 /// 64-6-4-10, from a seed.
 fn net(seed: u64) -> (Params, Mlp) {
@@ -27,11 +30,6 @@ fn net(seed: u64) -> (Params, Mlp) {
 fn values(params: &Params) -> Vec<(String, Vec<f32>)> {
     let flat = |var: &Var| var.flatten_all().unwrap().to_vec1().unwrap();
     params.vars().iter().map(|(name, var)| (name.clone(), flat(var))).collect()
-}
-
-fn few() -> Dataset {
-    let data = taper_data::digits().unwrap();
-    Dataset { train: data.train.clone().take(96), test: data.test.clone().take(50), ..data }
 }
 
 /// The mean gradient of the first 96 digits.
@@ -211,7 +209,7 @@ fn session(dir: &Path, rule: OptimizerConfig) -> Result<(Mlp, Session<'static>)>
 }
 
 /// Three epochs of seven batches in steps of three; the rate is halved after each, and a row is reset.
-fn go_on(dir: &Path, mut batches: usize) {
+fn go_on(dir: &Path, batches: usize) {
     let triangle = Schedule::custom("triangle", |step| 1.0 - (step as f64 / 5.0 - 1.0).abs().min(1.0));
     let groups = vec![Group { weight_decay: Some(0.0), ..Group::new("*.bias") }];
     let rule = OptimizerConfig {
@@ -220,42 +218,19 @@ fn go_on(dir: &Path, mut batches: usize) {
         groups,
         ..OptimizerConfig::new(Rule::adamw(0.1), 0.02)
     };
-    let (net, mut session) = session(dir, rule).unwrap();
-    let data = few();
-    while let Some(epoch) = session.next_epoch().unwrap() {
-        let go = |_: &_| batches.checked_sub(1).map(|left| batches = left).is_some();
-        session
-            .train(&classify(&net), |rng, done| data.train.shuffled(rng, 15).skip(done).take_while(go))
-            .unwrap();
-        if batches == 0 {
-            session.interrupt().unwrap();
-            return;
-        }
-        session.evaluate(&classify(&net), Split::Test, data.test.batches(50)).unwrap();
+    let (net, session) = session(dir, rule).unwrap();
+    train(session, &classify(&net), batches, |session, epoch| {
         assert_eq!((session.optimizer.steps(), session.optimizer.waiting()), (u64::from(epoch) * 3, 0));
         if epoch > 0 {
             session.optimizer.set_learning_rate(0.02 / f64::from(epoch + 1)).unwrap();
             session.optimizer.reset_rows("fc1.weight", &[epoch as usize]).unwrap();
         }
-        session.end_epoch().unwrap();
-    }
-    session.finish().unwrap();
+    });
 }
 
 #[test]
 fn a_run_that_accumulates_sets_rates_and_resets_rows_resumes_to_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    let whole = dir.path().join("whole");
-    go_on(&whole, usize::MAX);
-    for cuts in [vec![2], vec![8, 3, 1], vec![9, 9]] {
-        let cut = dir.path().join(format!("{}", cuts.len()));
-        cuts.iter().for_each(|batches| go_on(&cut, *batches));
-        go_on(&cut, usize::MAX);
-        for file in ["model.safetensors", "metrics.jsonl", "checkpoints/epoch-3/optimizer.safetensors"] {
-            let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
-            assert!(read(&whole) == read(&cut), "{file} {cuts:?}");
-        }
-    }
+    assert_resumes_to_the_same_bytes("optimiser", go_on);
 }
 
 #[test]

@@ -12,6 +12,10 @@ test:
 mnist *ARGS:
     cargo run --example mnist -- {{ARGS}}
 
+# Write the output of commands into the blocks of the manual that name their command; `--check` compares.
+docs-outputs *ARGS:
+    .ci/docs-outputs {{ARGS}}
+
 # The documentation of all crates, in a browser.
 doc:
     cargo doc --workspace --no-deps --open

@@ -32,10 +32,13 @@
 
 mod alert;
 mod error;
+mod fault;
 mod histogram;
 mod layer_stats;
 mod octaves;
 mod report;
+mod run;
+mod score;
 mod sink;
 mod statistic;
 mod statistics;
@@ -64,6 +67,7 @@ pub use alert::Alert;
 pub use comparison::comparison;
 pub use console::{ConsoleConfig, ConsoleSink, layers_text};
 pub use error::{Error, Result, one_line};
+pub use fault::{Fault, NonFinite, Place};
 pub use histogram::{Histogram, MAGNITUDES};
 pub use layer_stats::{ActivePerSample, FiringRates, LayerStats, Quantiles, Trouble};
 pub use lines::{
@@ -73,11 +77,10 @@ pub use lines::{
 pub use number::{count as count_text, fixed as fixed_text, share as share_text};
 pub use octaves::{OCTAVES, Octaves};
 pub use replay::read_reports;
-pub use report::{
-    ADDED_LOSS, EpochReport, Fault, Labels, Metric, MetricKind, NonFinite, Place, Run, Score, Split,
-    SplitReport, label_text, label_value,
-};
+pub use report::{EpochReport, Split, SplitReport};
+pub use run::{Labels, Run, label_text, label_value};
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
+pub use score::{ADDED_LOSS, Metric, MetricKind, Score};
 pub use sink::{Sink, SinkFn, sink_fn};
 pub use statistic::{Shown, Statistic, StatisticKind};
 pub use statistics::STATISTICS;

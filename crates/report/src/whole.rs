@@ -44,3 +44,23 @@ pub(crate) fn still_there(path: &Path) -> io::Result<()> {
         _ => cause,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_no_other() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("file");
+        write_whole(&path, b"one")?;
+        write_whole(&path, b"two")?;
+        assert_eq!(fs::read(&path)?, b"two");
+        // A directory cannot be replaced by a file.
+        let taken = dir.path().join("directory");
+        fs::create_dir(&taken)?;
+        assert!(write_whole(&taken, b"three").is_err());
+        assert!(taken.is_dir() && fs::read_dir(dir.path())?.count() == 2);
+        Ok(())
+    }
+}

@@ -4,6 +4,7 @@
 mod alert;
 mod comparison;
 mod console;
+mod records;
 mod run_dir;
 mod sample;
 mod tensorboard;

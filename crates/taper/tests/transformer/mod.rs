@@ -1,4 +1,4 @@
-//! A transformer that reads the rows of an image as a sequence: tested by `programs.rs`, timed by `benches/networks.rs`.
+//! A transformer that reads the rows of an image as a sequence: tested by `programs/transformer.rs`, timed by `benches/networks.rs`.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;

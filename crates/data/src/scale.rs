@@ -26,15 +26,20 @@ pub enum Scale {
 }
 
 impl Scale {
+    /// The numbers `m` and `s` of `(pixel / white - m) / s`, for a data set with this `mean` and `std`.
+    pub fn mean_and_std(self, white: u8, mean: f64, std: f64) -> (f64, f64) {
+        match self {
+            Scale::Raw => (0.0, 1.0 / f64::from(white)),
+            Scale::Unit => (0.0, 1.0),
+            Scale::Standard => (mean, if std == 0.0 { 1.0 } else { std }),
+            Scale::Normalize { mean, std } => (mean, std),
+        }
+    }
+
     /// The value of each of the 256 pixel values, computed in `f64` and rounded once.
     pub(crate) fn table(self, white: u8, mean: f64, std: f64) -> [f32; 256] {
-        let (white, shift, divisor) = match self {
-            Scale::Raw => (1.0, 0.0, 1.0),
-            Scale::Unit => (f64::from(white), 0.0, 1.0),
-            Scale::Standard => (f64::from(white), mean, if std == 0.0 { 1.0 } else { std }),
-            Scale::Normalize { mean, std } => (f64::from(white), mean, std),
-        };
-        std::array::from_fn(|pixel| ((pixel as f64 / white - shift) / divisor) as f32)
+        let (mean, std) = self.mean_and_std(white, mean, std);
+        std::array::from_fn(|pixel| ((pixel as f64 / f64::from(white) - mean) / std) as f32)
     }
 }
 
@@ -106,7 +111,14 @@ mod tests {
     fn a_mean_and_a_standard_deviation_are_those_of_torchvision() {
         let table = Scale::Normalize { mean: 0.5, std: 0.5 }.table(255, 0.1, 0.3);
         assert_eq!((table[0], table[51], table[255]), (-1.0, -0.6, 1.0));
-        assert_eq!(Scale::Raw.table(255, 0.1, 0.3)[200], 200.0);
+    }
+
+    #[test]
+    fn raw_is_the_pixel_whatever_white_is() {
+        for white in 1..=255 {
+            let table = Scale::Raw.table(white, 0.1, 0.3);
+            assert!(table.iter().enumerate().all(|(pixel, x)| *x == pixel as f32), "white {white}");
+        }
     }
 
     #[test]

@@ -71,13 +71,8 @@ pub struct Trained {
 impl Trained {
     /// The scaling as numbers, for pixels in `[0, 1]`.
     pub fn scaling(&self) -> Scaling {
-        let (mean, std) = match self.scale {
-            Scale::Raw => (0.0, 1.0 / f64::from(self.data.train.white())),
-            Scale::Unit => (0.0, 1.0),
-            Scale::Standard if self.data.std == 0.0 => (self.data.mean, 1.0),
-            Scale::Standard => (self.data.mean, self.data.std),
-            Scale::Normalize { mean, std } => (mean, std),
-        };
+        let Dataset { train, mean, std, .. } = &self.data;
+        let (mean, std) = self.scale.mean_and_std(train.white(), *mean, *std);
         Scaling { mean, std }
     }
 

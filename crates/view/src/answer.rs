@@ -1,4 +1,4 @@
-//! The first section of the page: how sparse every layer is, which of its units are dead, what the labels change.
+//! The first section of the page: zeros and dead units of every layer, and the effect of each label on the zeros.
 
 use std::fmt::Write;
 
@@ -11,11 +11,11 @@ use crate::{
     text::{self, NONE, html},
 };
 
-/// A number of dead units is red from this share of the layer.
+/// The share of dead units in a layer from which the table shows their number in red.
 const MANY: f64 = 0.1;
-/// Numbers of units in a cell; its tooltip has the others.
+/// The largest number of dead units that a table cell lists; its tooltip lists all.
 const NAMED: usize = 12;
-/// The largest number of layers in a sentence.
+/// The largest number of layers that a sentence names.
 const LAYERS: usize = 4;
 
 /// One site in one group, averaged over its seeds, in the last epoch of each.
@@ -88,7 +88,7 @@ fn warnings(groups: &Groups<'_>) -> Vec<String> {
     items
 }
 
-/// One sentence about all layers of all runs.
+/// A sentence about the last epoch: zeros and dead units of the layers, of the sparsest group if there are several.
 fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     let epochs: Vec<u32> = groups.runs().map(RunData::epoch).collect();
     let (first, last) =
@@ -132,25 +132,16 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     let of_group = |i: usize| cells.iter().filter(move |cell| cell.group == i).collect::<Vec<_>>();
     if groups.groups.len() == 1 {
         let of = of_group(0);
-        let zeros = match of.len() {
-            0..=LAYERS => {
-                let each: Vec<String> =
-                    of.iter().map(|c| format!("{} ({})", share_text(c.zeros), name(c.site))).collect();
-                each.join(" and ")
-            }
-            _ => {
-                let by = |a: &&&Cell<'_>, b: &&&Cell<'_>| a.zeros.total_cmp(&b.zeros);
-                let least = of
-                    .iter()
-                    .min_by(by)
-                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), name(c.site)));
-                let most = of
-                    .iter()
-                    .max_by(by)
-                    .map_or(String::new(), |c| format!("{} ({})", share_text(c.zeros), name(c.site)));
-                format!("between {least} and {most}")
-            }
-        };
+        let mut each = of.clone();
+        let mut between = "";
+        if of.len() > LAYERS {
+            each.sort_by(|a, b| a.zeros.total_cmp(&b.zeros));
+            each = vec![each[0], each[each.len() - 1]];
+            between = "between ";
+        }
+        let each: Vec<String> =
+            each.iter().map(|c| format!("{} ({})", share_text(c.zeros), name(c.site))).collect();
+        let zeros = format!("{between}{}", each.join(" and "));
         return format!("{when}: {zeros} of the activations are exactly 0, and {}.", dead(&of));
     }
     let mean_zeros = |i: usize| {
@@ -174,9 +165,10 @@ fn summary(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     format!("{when}: {label} is the sparsest (zeros: {layers}); there {}.", dead(&of_group(best)))
 }
 
-/// The group that a group is compared with: it has the first value of one label, and the same values of the others.
-/// That label is the line style; if the group has its first value, the colour; and else the panel. So only one group
-/// has no baseline.
+/// The index of a group's baseline: the group that differs from it in one label, where it has the first value.
+///
+/// The label is the line style. If the group already has the first line style, the label is the colour, and then the
+/// panel. The group with the first value of every label has no baseline.
 fn baseline(groups: &Groups<'_>, group: &Group<'_>) -> Option<usize> {
     let first = lowest_hue(groups);
     let place = match (group.dash, group.hue, group.panel) {
@@ -188,7 +180,7 @@ fn baseline(groups: &Groups<'_>, group: &Group<'_>) -> Option<usize> {
     groups.groups.iter().position(|of| (of.dash, of.hue, of.panel) == place)
 }
 
-/// If the colours are numbers, the smallest, else the first.
+/// The colour with the smallest value if the values are numbers, otherwise the first colour.
 fn lowest_hue(groups: &Groups<'_>) -> usize {
     let number = |name: &str| name.split(", ").next()?.rsplit(' ').next()?.parse::<f64>().ok();
     let numbers: Option<Vec<f64>> = groups.hues.iter().map(|name| number(name)).collect();
@@ -196,12 +188,12 @@ fn lowest_hue(groups: &Groups<'_>) -> usize {
     (0..numbers.len()).min_by(|a, b| numbers[*a].total_cmp(&numbers[*b])).unwrap_or(0)
 }
 
-/// A site in a sentence.
+/// The name of a site, shortened for a sentence.
 fn name(site: &str) -> String {
     text::shorten(site, 32)
 }
 
-/// `+19.4`, in points.
+/// A change of a share in percentage points: `+19.4`.
 fn points(change: f64) -> String {
     let points = 100.0 * change;
     match points.abs() {
@@ -210,19 +202,19 @@ fn points(change: f64) -> String {
     }
 }
 
-/// A mean number of units: `3`, or `2.7` over seeds.
+/// A number of units, averaged over seeds: `3`, `2.7`.
 fn mean(units: f64) -> String {
     if units.fract() == 0.0 { text::count(units as u64) } else { text::plain(units, 1) }
 }
 
-/// The change of zeros of a cell from the same site in its group's baseline, and that baseline.
+/// The difference in zeros between a cell and the same site of the baseline, and the index of the baseline.
 fn change(groups: &Groups<'_>, cells: &[Cell<'_>], cell: &Cell<'_>) -> Option<(f64, usize)> {
     let base = baseline(groups, &groups.groups[cell.group])?;
     let of = cells.iter().find(|other| other.group == base && other.site == cell.site)?;
     Some((cell.zeros - of.zeros, base))
 }
 
-/// The effect of each label: a sentence for each group; groups with equal changes share a sentence.
+/// The effect of the labels on the zeros: a sentence for each group; groups with the same changes share one.
 fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
     const MOST: usize = 6;
     let label = |group: usize| text::shorten(&groups.groups[group].label, text::LABEL);
@@ -268,7 +260,7 @@ fn effects(groups: &Groups<'_>, cells: &[Cell<'_>]) -> Vec<String> {
     sentences
 }
 
-/// Zeros, their change and the dead units of every layer and group.
+/// The table of zeros, their change and the dead units, with a row for each layer and group.
 fn layers(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     let has_changes = cells.iter().any(|cell| change(groups, cells, cell).is_some());
     let several = groups.groups.len() > 1;
@@ -338,7 +330,7 @@ fn layers(groups: &Groups<'_>, cells: &[Cell<'_>]) -> String {
     table.render(if several { "answer-of-runs" } else { "answer-of-run" })
 }
 
-/// The numbers of the dead units: the first few, and all of them.
+/// The indices of the dead units as text: the first few, and all.
 fn named(cell: &Cell<'_>) -> (String, String) {
     let list = |most: usize| {
         let of_run = |(run, layer): &(&RunData, &LayerStats)| {

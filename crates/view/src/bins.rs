@@ -52,6 +52,12 @@ pub(crate) fn limits(sign: f64, (low, high): (f64, f64)) -> String {
     }
 }
 
+/// The values of `of(sign, index)` for bins of both signs, which are counted from zero: in the order of the axis.
+pub(crate) fn ascending<T>(negative: usize, positive: usize, of: impl Fn(f64, usize) -> T) -> Vec<T> {
+    let below = (0..negative).rev().map(|i| of(-1.0, i));
+    below.chain((0..positive).map(|i| of(1.0, i))).collect()
+}
+
 /// The position of a magnitude on the axis.
 fn position(magnitude: f64) -> f64 {
     (magnitude.log2() - f64::from(NEAREST) + NEXT_TO_ZERO).max(0.0)
@@ -74,8 +80,7 @@ impl Bins {
 
     /// The values of `of(sign, bin)` for each bin, ascending.
     fn each<T>(self, of: impl Fn(f64, usize) -> T) -> Vec<T> {
-        let negative = (0..self.negative).rev().map(|m| of(-1.0, m));
-        negative.chain((0..self.positive).map(|m| of(1.0, m))).collect()
+        ascending(self.negative, self.positive, of)
     }
 
     /// The edges of the bins on the axis, in octaves, ascending.

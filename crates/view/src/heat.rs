@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use taper_report::Octaves;
 
 use crate::{
-    bins::{NEXT_TO_ZERO, limits},
+    bins::{NEXT_TO_ZERO, ascending, limits},
     distribution::UNIT,
     group::{Group, Groups},
     text::brief,
@@ -56,8 +56,7 @@ impl Rows {
     }
 
     fn each<T>(&self, of: impl Fn(f64, usize) -> T) -> Vec<T> {
-        let negative = (0..self.negative).rev().map(|row| of(-1.0, row));
-        negative.chain((0..self.positive).map(|row| of(1.0, row))).collect()
+        ascending(self.negative, self.positive, of)
     }
 }
 

@@ -6,8 +6,9 @@ use taper_report::{SiteSteps, Statistic, StatisticKind};
 use crate::{
     RunData, answer,
     chart::{self, Axes, Chart},
+    configuration,
     group::Groups,
-    measure, palette, strip, table,
+    measure, palette, strip,
     text::{self, html},
 };
 
@@ -51,7 +52,7 @@ pub(crate) fn page(runs: &[RunData], reload: Option<u64>) -> String {
         page.summary(&groups);
     }
     page.body += &section("configuration", "Configuration", "What is needed to repeat the runs.");
-    page.body += &table::configuration(&groups);
+    page.body += &configuration::configuration(&groups);
     page.body += "</section>\n";
     page.more(&groups);
     page.render(&groups, reload)

@@ -18,6 +18,7 @@ mod load;
 mod answer;
 mod bins;
 mod chart;
+mod configuration;
 mod csv;
 mod distribution;
 mod group;

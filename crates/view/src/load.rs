@@ -11,7 +11,7 @@ use taper_report::{
 
 use crate::{Error, Result};
 
-/// A run from its directory: the files of [`taper_report::RunDir`], as far as they go.
+/// The contents of a run directory, which [`taper_report::RunDir`] wrote. A damaged file is read up to the damage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunData {
     /// The directory.

@@ -2,29 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod common;
 
+use std::fs;
+use std::path::Path;
+
+use common::{at_home, example};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-/// The program, which `cargo test` builds.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let name = format!("activations{}", std::env::consts::EXE_SUFFIX);
-    let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(path.is_file(), "{} is not there: run `cargo build --examples` first", path.display());
-    path
-}
-
 /// Exit code, standard output and standard error.
 fn run(dir: &TempDir, args: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(program());
-    command.args(args.split_whitespace()).current_dir(dir).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    let ran = common::run(at_home(example("activations"), dir.path(), args));
+    (ran.code, ran.out, ran.err)
 }
 
 #[track_caller]

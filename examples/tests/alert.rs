@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -12,12 +13,10 @@ const SMALL: &str =
     "--dataset digits --limit 256 --widths 16,8 --batch-size 32 --threads 1 --dropout 0 --quiet";
 
 fn mnist(dir: &Path, more: &[&str]) -> (Option<i32>, String) {
-    let test = std::env::current_exe().unwrap();
-    let name = format!("mnist{}", std::env::consts::EXE_SUFFIX);
-    let mut command = Command::new(test.parent().and_then(Path::parent).unwrap().join("examples").join(name));
-    command.args(SMALL.split(' ')).args(more).current_dir(dir).env("HOME", dir).env_remove("RUST_LOG");
-    let Output { status, stderr, .. } = command.stdin(Stdio::null()).output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
+    let mut command = common::mnist(dir, SMALL);
+    command.args(more);
+    let ran = common::run(command);
+    (ran.code, ran.err)
 }
 
 fn lines(path: impl AsRef<Path>) -> Vec<Value> {

@@ -2,22 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use common::{at_home, example};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
-
-/// The program, which `cargo test` builds.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(path.is_file(), "{} is not there: run `cargo build --examples` first", path.display());
-    path
-}
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/taper/tests/goldens").join(name)
@@ -25,21 +19,18 @@ fn golden(name: &str) -> PathBuf {
 
 /// Exit code, standard output and standard error of a program that has only `data`, if that.
 fn run(program: &Path, dir: &TempDir, args: &[&str], data: Option<&Path>) -> (Option<i32>, String, String) {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(dir).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
-    command.env("HOME", dir.path()).env("XDG_CACHE_HOME", dir.path()).env("ALL_PROXY", "http://127.0.0.1:9");
-    command.env_remove("TAPER_DATA").env_remove("NO_PROXY").env_remove("no_proxy");
+    let mut command = at_home(program, dir.path(), "");
+    command.args(args);
     if let Some(data) = data {
         command.env("TAPER_DATA", data);
     }
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    let ran = common::run(command);
+    (ran.code, ran.out, ran.err)
 }
 
 #[track_caller]
 fn succeed(dir: &TempDir, args: &[&str], data: Option<&Path>) -> String {
-    let (code, out, err) = run(&program("inspect"), dir, args, data);
+    let (code, out, err) = run(&example("inspect"), dir, args, data);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}\n{out}");
     assert!(!out.contains(['\x1b', '\r']), "{args:?}: not plain\n{out}");
     out
@@ -48,7 +39,7 @@ fn succeed(dir: &TempDir, args: &[&str], data: Option<&Path>) -> String {
 /// Expects one line on standard error that starts with `error: ` and has all of `says`.
 #[track_caller]
 fn fail(dir: &TempDir, args: &[&str], code: i32, says: &[&str]) {
-    let (got, _, err) = run(&program("inspect"), dir, args, None);
+    let (got, _, err) = run(&example("inspect"), dir, args, None);
     let one_line = err.starts_with("error: ") && err.trim_end().lines().count() == 1;
     assert!(got == Some(code) && one_line, "{args:?}: exit code {got:?}\n{err}");
     says.iter().for_each(|say| assert!(err.contains(say), "{args:?}: expected '{say}' in\n{err}"));
@@ -216,7 +207,7 @@ fn a_run_of_ours_is_inspected_as_it_was_trained() {
     let dir = tempdir().unwrap();
     let train =
         "--dataset digits --act prelu --dropout 0 --epochs 2 --widths 16,8 --scale unit --out run --quiet";
-    let (code, _, err) = run(&program("mnist"), &dir, &train.split_whitespace().collect::<Vec<_>>(), None);
+    let (code, _, err) = run(&example("mnist"), &dir, &train.split_whitespace().collect::<Vec<_>>(), None);
     assert_eq!(code, Some(0), "{err}");
     // Activation, scale and data set come from config.json next to the weights.
     let out = succeed(&dir, &["run/model.safetensors", "--out", "seen", "--html", "seen.html"], None);
@@ -402,7 +393,7 @@ fn batch_normalisation_is_run_and_pythons_own_formats_are_named() {
 fn a_limit_on_threads_is_one_line_and_no_panic() {
     let dir = tempdir().unwrap();
     foreign(&dir, "linear", &[("fc.weight", &[10, 64]), ("fc.bias", &[10])]);
-    let inspect = program("inspect");
+    let inspect = example("inspect");
     let line = format!("ulimit -u 1; exec '{}' linear --dataset digits --scale unit", inspect.display());
     let output = Command::new("bash").args(["-c", &line]).current_dir(&dir).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -469,7 +460,7 @@ fn wrong_usage_ends_with_2() {
     ] {
         fail(&dir, args, 2, &[says]);
     }
-    let (code, help, _) = run(&program("inspect"), &dir, &["--help"], None);
+    let (code, help, _) = run(&example("inspect"), &dir, &["--help"], None);
     assert_eq!(code, Some(0));
     assert!(help.contains("Examples:") && help.contains("conv K [pad P] [stride S]"), "{help}");
 }

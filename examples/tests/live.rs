@@ -5,12 +5,14 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::program;
 use tempfile::TempDir;
 
 const ENTER: &str = "\u{1b}[?1049h";
@@ -22,13 +24,6 @@ const SHOW: &str = "\u{1b}[?25h";
 const SHORT: &str = "--dataset digits --widths 16,8 --threads 1 --dropout 0 --epochs 400";
 /// Does not end by itself.
 const ENDLESS: &str = "--dataset digits --widths 16,8 --threads 1 --dropout 0 --epochs 1000000 --seeds 2";
-
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join("examples/mnist");
-    assert!(path.is_file(), "{} is not there: run `cargo build --examples` first", path.display());
-    path
-}
 
 /// The program in a terminal of 80×24, in a directory of its own; everything the terminal was sent is in `screen`.
 struct Session {

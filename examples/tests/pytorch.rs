@@ -2,6 +2,8 @@
 //!
 //! `TAPER_PYTHON` names a Python that has PyTorch, else it is `python3`; where it has none, the tests say that they skipped.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -172,10 +174,7 @@ assert abs(line['mean'] - hidden.double().mean().item()) < 1e-9, line['mean']
         assert_eq!(fields_of(theirs)?, fields_of(&ours)?, "{name}");
     }
 
-    let tests = std::env::current_exe()?;
-    let examples = tests.ancestors().nth(2).ok_or("tests lie in target/PROFILE/deps")?.join("examples");
-    let report = examples.join(format!("report{}", std::env::consts::EXE_SUFFIX));
-    let output = Command::new(report).arg(&run_dir).output()?;
+    let output = Command::new(common::example("report")).arg(&run_dir).output()?;
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let page = fs::read_to_string(run_dir.join("report.html"))?;
     assert!(page.contains("quadrants") && page.contains("mlp 2-32-32-2"));

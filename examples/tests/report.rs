@@ -1,8 +1,10 @@
 //! The `report` program as a stranger runs it.
 
+mod common;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
@@ -10,15 +12,8 @@ use taper::report::{EpochReport, LayerStats, Run, RunDir, Score, Sink, Split, Sp
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Cargo builds examples before tests, next to the directory of the tests.
-fn program() -> Result<PathBuf> {
-    let tests = std::env::current_exe()?;
-    let profile = tests.ancestors().nth(2).ok_or("tests lie in target/PROFILE/deps")?;
-    Ok(profile.join("examples").join(format!("report{}", std::env::consts::EXE_SUFFIX)))
-}
-
 fn report(args: &[&str], dir: &Path) -> Result<Output> {
-    Ok(Command::new(program()?).args(args).current_dir(dir).output()?)
+    Ok(Command::new(common::example("report")).args(args).current_dir(dir).output()?)
 }
 
 fn write_run(dir: &Path) -> Result {

@@ -25,7 +25,7 @@ pub fn check(bytes: &[u8]) {
         let activation = Architecture::activation(shapes.clone()).ok().flatten().unwrap_or(Activation::Relu);
         let network = match Architecture::arrangements(shapes, (1, 2, 2), activation) {
             Ok(found) => found.into_iter().next().expect("no error means that one fits"),
-            // As `inspect` prints it: candle's text may have a backtrace.
+            // An error of candle may contain a backtrace, which `Error` removes.
             Err(error) => return one_line(&Error::from(error)),
         };
         let params = Params::new(1, &Device::Cpu);

@@ -29,7 +29,7 @@ pub fn example(name: &str) -> PathBuf {
 pub fn at_home(program: impl AsRef<std::ffi::OsStr>, dir: &Path, args: &str) -> Command {
     let mut command = Command::new(program);
     command.args(args.split_whitespace()).current_dir(dir).env("HOME", dir).env("XDG_CACHE_HOME", dir);
-    for name in ["TAPER_DATA", "RUST_LOG", "NO_COLOR"] {
+    for name in ["TAPER_DATA", "RUST_LOG", "NO_COLOR", "NO_PROXY", "no_proxy"] {
         command.env_remove(name);
     }
     // Nothing listens on this port, so downloads fail at once.

@@ -8,7 +8,7 @@ use model::Transformer;
 use taper::data::{Batch, digits};
 use taper::hooks::{Recorder, rng};
 use taper::kernels::record;
-use taper::nn::{Params, Pass};
+use taper::nn::{Model, Params, Pass};
 use taper::report::Split;
 use taper::train::{Step, cross_entropy, evaluate, train_epoch};
 

@@ -293,7 +293,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
     text += "  signal    standard deviation of a unit over the samples: how much samples still differ\n";
     text += "  dead      units that no gradient reaches, at none of the samples\n";
     text += "  dormant   units whose mean |y| is at most 2.5% of their layer's mean\n";
-    let title = format!("{depth} random layers of {} units behind {}", args.width, input_name(args));
+    let title = format!("{depth} random layers of {} units, inputs: {}", args.width, input_name(args));
     let page = format!(
         "<p>{samples} samples go through untrained networks. Where the signal falls from layer to layer, all samples \
         come to look alike, and what could be learned from their differences is lost; where it rises, numbers explode. \

@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::Parser;
-use taper::data::Split;
 #[cfg(feature = "images")]
 use taper::data::load_image;
+use taper::data::{Batch, Dataset, Split};
 use taper::frozen::{Form, Frozen, Work};
 use taper::nn::{Model, Pass, no_grad};
 use taper::report::count_text;
@@ -32,7 +32,10 @@ struct Args {
     /// PNG or JPEG files to classify instead, of the size of the network's input; needs a build with --features images
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Use only the first N images of the test set
+    /// Use the images of the training set too
+    #[arg(long)]
+    all: bool,
+    /// Use only the first N images of each set
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     limit: Option<usize>,
     /// Write the network to one file, which `taper::frozen::Frozen::load` and PyTorch read
@@ -67,7 +70,7 @@ fn run(args: &Args) -> Result<()> {
         writeln!(text, "written to {}", to.display())?;
     }
     match args.images.is_empty() {
-        true => test(&trained, &frozen, args.limit, &mut text)?,
+        true => test(&trained, &frozen, args, &mut text)?,
         false => classify(&trained, &frozen, &args.images, &mut text)?,
     }
     Ok(print(&text)?)
@@ -109,24 +112,28 @@ fn classify(trained: &Trained, frozen: &Frozen, paths: &[PathBuf], text: &mut St
     Ok(())
 }
 
-/// Accuracy, time, multiplications and bytes over the test set.
-fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut String) -> Result<()> {
-    let split = trained.data.test.clone().take(limit.unwrap_or(usize::MAX));
+/// Accuracy, time, multiplications and bytes over the test set, or all images.
+fn test(trained: &Trained, frozen: &Frozen, args: &Args, text: &mut String) -> Result<()> {
+    let Dataset { train, test, name: dataset, .. } = &trained.data;
+    let splits = if args.all { vec![train, test] } else { vec![test] };
+    let splits: Vec<Split> =
+        splits.into_iter().map(|split| split.clone().take(args.limit.unwrap_or(usize::MAX))).collect();
+    let images = splits.iter().map(Split::len).sum();
     let name = trained.weights.file_name().unwrap_or_default().to_string_lossy();
     writeln!(
         text,
         "{name}: {}, {} parameters, on {} images of {}, one thread",
         trained.architecture,
-        trained.params.count(),
-        split.len(),
-        split.name()
+        count_text(trained.params.count() as u64),
+        count_text(images as u64),
+        if args.all { dataset } else { splits[0].name() }
     )?;
-    let xs = pixels(&split);
-    let mut logits = vec![0.0; split.len() * frozen.outputs()];
+    let xs: Vec<f32> = splits.iter().flat_map(pixels).collect();
+    let mut logits = vec![0.0; images * frozen.outputs()];
     let mut scratch = frozen.scratch(1);
     frozen.run_as(Form::Sparse, &xs, &mut logits, &mut scratch)?;
     let work = scratch.work().to_vec();
-    answers(trained, frozen, &split, &logits, text)?;
+    answers(trained, frozen, &splits, &logits, text)?;
     let mut all = vec![0.0; logits.len()];
     frozen.run_as(Form::Dense, &xs, &mut all, &mut scratch)?;
     let same = logits.iter().zip(&all).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -138,8 +145,8 @@ fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut Str
     for (form, times) in [("all multiplications", &dense), ("zeros skipped", &skipping)] {
         writeln!(text, "{form:<22}  {:>9.1}  {:>9.1}", quantile(times, 0.5), quantile(times, 0.99))?;
     }
-    multiplications(&work, split.len(), text)?;
-    bytes(&work, split.len(), text)?;
+    multiplications(&work, images, text)?;
+    bytes(&work, images, text)?;
     let worth = quantile(&dense, 0.5) / quantile(&skipping, 0.5);
     batches(frozen, &xs, worth, text)?;
     let (zeros, inputs) =
@@ -156,16 +163,19 @@ fn test(trained: &Trained, frozen: &Frozen, limit: Option<usize>, text: &mut Str
 fn answers(
     trained: &Trained,
     frozen: &Frozen,
-    split: &Split,
+    splits: &[Split],
     logits: &[f32],
     text: &mut String,
 ) -> Result<()> {
     const BATCH: usize = 512;
     let classes = frozen.outputs();
     let (mut right, mut own_right, mut changed, mut furthest) = (0, 0, 0, 0.0_f32);
-    let samples = logits.chunks(BATCH * classes).zip(split.labels().chunks(BATCH));
-    for ((logits, labels), batch) in samples.zip(split.batches(BATCH)) {
-        let images = batch?.images;
+    let mut rest = logits;
+    for batch in splits.iter().flat_map(|split| split.batches(BATCH)) {
+        let Batch { images, labels } = batch?;
+        let labels = labels.to_vec1::<u32>()?;
+        let (logits, others) = rest.split_at(labels.len() * classes);
+        rest = others;
         let own = no_grad(|| trained.model.forward(&mut Pass::eval(&mut ()), &images))?;
         let own = own.flatten_all()?.to_vec1::<f32>()?;
         for ((logits, own), label) in logits.chunks(classes).zip(own.chunks(classes)).zip(labels) {
@@ -176,7 +186,7 @@ fn answers(
             furthest = logits.iter().zip(own).fold(furthest, |max, (a, b)| max.max((a - b).abs()));
         }
     }
-    let percent = |n: usize| 100.0 * n as f64 / split.len() as f64;
+    let percent = |n: usize| 100.0 * n as f64 / (logits.len() / classes) as f64;
     writeln!(
         text,
         "accuracy {:.2} %, as the model evaluates itself {:.2} %; {changed} answers differ, largest difference of a logit {furthest:.1e}",
@@ -202,7 +212,7 @@ fn multiplications(work: &[Work], images: usize, text: &mut String) -> Result<()
     let mut skipped = [0, 0];
     for (i, layer) in work.iter().enumerate() {
         let Work { name, inputs, zeros, multiplications, done } = layer;
-        let whose = if i == 0 { "of the image".to_string() } else { format!("behind {}", work[i - 1].name) };
+        let whose = if i == 0 { "of the image".to_string() } else { format!("after {}", work[i - 1].name) };
         skipped[usize::from(i > 0)] += multiplications - done;
         let (zeros, all, left) =
             (share(*zeros, *inputs), each(*multiplications), each(multiplications - done));

@@ -100,9 +100,9 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     let name = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let behind = act.map_or(String::new(), |act| format!(", {act}"));
+    let activation = act.map_or(String::new(), |act| format!(", {act}"));
     let mut text = format!(
-        "{name}: {network}, {} parameters{behind}, on {} samples of {}, {} scale",
+        "{name}: {network}, {} parameters{activation}, on {} samples of {}, {} scale",
         params.count(),
         samples.len(),
         samples.name(),

@@ -24,7 +24,7 @@ use taper_experiment::{ImageOptions, Options, Setup, Sweep, Trial};
 #[command(mut_arg("dataset", |arg| arg.default_value("digits")), mut_arg("scale", |arg| arg.default_value("unit")))]
 #[command(mut_arg("epochs", |arg| arg.default_value("10")), mut_arg("batch_size", |arg| arg.default_value("64")))]
 struct Args {
-    /// Behind the first layer of every MLP, one run each
+    /// Activation after the first layer of every MLP, one run each
     #[arg(long, value_name = "A[,B...]", default_value = "relu")]
     act: Sweep<Activation>,
     /// Blocks of attention and MLP, one run each

@@ -46,7 +46,7 @@ fn networks_of_digits_answer_as_they_evaluate_themselves() {
         assert!(number(&text, "largest difference of a logit ") < 1e-4);
         assert!(text.contains("the same bits with all multiplications as with zeros skipped"), "{text}");
         assert!(layers.iter().all(|layer| text.contains(&format!("\n{layer} "))), "{text}");
-        assert!(text.contains("of the image") && text.contains(&format!("behind {}", layers[0])), "{text}");
+        assert!(text.contains("of the image") && text.contains(&format!("after {}", layers[0])), "{text}");
         assert!(text.contains("bytes as f32") && text.contains("by images a call: 1: "), "{text}");
         assert!(text.contains("\nthese zeros"), "{text}");
     }
@@ -57,7 +57,7 @@ fn an_activation_that_makes_no_zeros_leaves_those_of_the_image() {
     let dir = tempdir().unwrap();
     train(dir.path(), "tanh", "--widths 16 --act tanh --dropout 0");
     let text = works(dir.path(), "tanh");
-    assert!(text.contains("fc2           0.0 %") && text.contains("behind fc1"), "{text}");
+    assert!(text.contains("fc2           0.0 %") && text.contains("after fc1"), "{text}");
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::{one_line, with_file};
 use std::{fs, path::Path, sync::OnceLock};
 use taper_view::{html_report, load_runs};
 
-/// A whole run directory, its four files one behind the other with a byte 0 between them: the page that is made
+/// A whole run directory, its four files one after the other with a byte 0 between them: the page that is made
 /// of it, in which nothing of a file can end a script or begin an element.
 pub fn check(bytes: &[u8]) {
     with_file(b"", |path| {

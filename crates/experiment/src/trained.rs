@@ -52,7 +52,7 @@ Layers, separated by commas, in the order in which they are applied:
 pub struct Trained {
     /// The file of weights.
     pub weights: PathBuf,
-    /// The activation function behind every layer but the last, if that is known instead of all layers.
+    /// The activation function after every layer but the last, if that is known instead of all layers.
     pub act: Option<Activation>,
     /// How pixels become inputs.
     pub scale: Scale,
@@ -95,7 +95,7 @@ impl WeightOptions {
     pub fn open(&self, device: &Device, screen: &Screen) -> Result<Trained> {
         let weights = file(&self.weights)?;
         let shapes = weight_shapes(&weights)?;
-        let known = self.known(&weights, &shapes).map_err(|error| at(&weights, error))?;
+        let known = self.known(&weights, &shapes, screen).map_err(|error| at(&weights, error))?;
         let data = load_images(known.dataset, self.data_dir.clone(), screen)?.scaled(known.scale).on(device);
         let found = architecture(&known, &shapes, data.test.shape(), &data.name);
         let (architecture, assumed) = found.map_err(|error| at(&weights, error))?;
@@ -115,7 +115,7 @@ impl WeightOptions {
     }
 
     /// From the command line, else from the file, else from its run.
-    fn known(&self, weights: &Path, shapes: &Shapes) -> Result<Known> {
+    fn known(&self, weights: &Path, shapes: &Shapes, screen: &Screen) -> Result<Known> {
         let origin = match weight_origin(weights)? {
             Some(origin) => Some(origin),
             None => of_run(weights, shapes),
@@ -132,6 +132,11 @@ impl WeightOptions {
         let layers = self.layers.clone().or(own_layers.filter(|_| self.act.is_none()));
         let label = origin.as_ref().and_then(|of| of.labels.get("act")?.as_str()).map(str::parse).transpose();
         let label = label.map_err(|error: taper_kernels::Error| Error::Other(error.into()))?;
+        if let (Some(given), Some(own)) = (self.act, label)
+            && given != own
+        {
+            screen.warn(&format!("--act {given}: the network was trained with {own}"));
+        }
         let told = Architecture::activation(shapes.iter().map(|(name, shape)| (name, shape)));
         let act = match (&layers, self.act.or(label)) {
             (Some(_), _) => None,
@@ -139,6 +144,11 @@ impl WeightOptions {
             (None, None) => told?,
         };
         let of_scale = origin.as_ref().and_then(|of| of.scale.as_deref()).map(str::parse).transpose()?;
+        if let (Some(given), Some(own)) = (self.scale, of_scale)
+            && given != own
+        {
+            screen.warn(&format!("--scale {given}: the network was trained with {own}"));
+        }
         let scale = self.scale.or(of_scale).or(own_scale);
         let mut asked = Vec::new();
         if act.is_none() && layers.is_none() {

@@ -27,7 +27,7 @@ fn var(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&random(seed, shape, 1.0)).unwrap()
 }
 
-/// Forward, and there and back with the gradients multiplied out; behind an activation function, as layers are.
+/// Forward, and there and back with the gradients multiplied out; after an activation function, as layers are.
 fn linears(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("linear");
     for (i, o, density) in [(784, 512, 0.19), (784, 512, 1.0), (512, 256, 1.0), (1000, 1000, 1.0)] {

@@ -214,7 +214,7 @@ impl FromStr for Alert {
             COMPARISONS.into_iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(form)?;
         let bound = rest[sign.len()..].trim();
         let bound = bound.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| {
-            wrong(format!("expected a finite number behind {sign}, found '{}'", bound.escape_debug()))
+            wrong(format!("expected a finite number after {sign}, found '{}'", bound.escape_debug()))
         })?;
         let (name, last) = what.trim().rsplit_once('.').ok_or_else(form)?;
         let split_of = |name: &str| SPLITS.into_iter().find(|split| split.name() == name);

@@ -32,7 +32,7 @@ impl Default for ConsoleConfig {
 /// last columns. The table is that of the headline split (test, else validation, else train), with the zeros of the
 /// training window beside. Layers that produced NaN or infinities in any split, or that could not be recorded, get a
 /// line of their own as soon as that is known.
-/// A [`Warning`] is one line, behind the epoch that shows it, or as soon as a step does.
+/// A [`Warning`] is one line, after the epoch that shows it, or as soon as a step does.
 /// A sink can see several runs, one after the other. Without [`Sink::finish`] there is no table.
 ///
 /// Each call is one `write_all` and one `flush`, of whole lines without carriage returns, so that a

@@ -35,7 +35,7 @@ const SATURATED: f64 = 0.5;
 
 /// Something in the records of a run that usually keeps a network from learning: what was found, and when.
 ///
-/// [`Watch`] finds them. As text it is one line, with what usually helps behind a colon.
+/// [`Watch`] finds them. As text it is one line, with what usually helps after a colon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Warning {
     /// The epoch whose end showed it; `None` where a step did.

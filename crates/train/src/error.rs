@@ -65,7 +65,7 @@ pub enum Error {
     /// Parameters without a gradient in the first step, which would never be trained.
     #[error(
         "no gradient reaches {}, which would never be trained: forward does not use {}, or candle has no backward pass for \
-         an operation behind (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use those of taper_nn); if it \
+         an operation after {} (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use those of taper_nn); if it \
          is meant to be so, freeze them or say unused in a Group",
         match all {
             true => format!("any parameter of the optimizer ({})", crate::weights::listed(parameters)),
@@ -73,6 +73,10 @@ pub enum Error {
         },
         match all {
             true => "them (are they those of this model?)",
+            false => "them",
+        },
+        match all {
+            true => "the parameters",
             false => "them",
         },
     )]

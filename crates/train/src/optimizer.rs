@@ -237,7 +237,7 @@ impl Optimizer {
     }
 
     /// As [`Optimizer::step`], and returns the norms of each parameter that has a gradient: of the gradient after clipping,
-    /// of the parameter behind the step, and of the update; before incoming weights are limited to the largest norm.
+    /// of the parameter after the step, and of the update; before incoming weights are limited to the largest norm.
     ///
     /// # Errors
     /// As [`Optimizer::step`].

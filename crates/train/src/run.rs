@@ -62,8 +62,8 @@ impl<B, F: Fn(&mut Pass<'_>, &B) -> Result<Step> + Sync> StepFn<B> for NoSpin<F>
 
 /// A step that runs on the calling thread, for a model that is not `Sync`, such as candle's `Sequential`.
 ///
-/// Kernels still use all threads of rayon's pool, but these threads do not spin: each parallel section must wake them,
-/// which takes some microseconds.
+/// The kernels run on all threads of rayon's pool, but between parallel sections these threads sleep instead of spinning.
+/// Waking them takes some microseconds each time.
 ///
 /// ```
 /// # use candle_core::{Device, Module, Tensor};

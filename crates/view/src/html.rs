@@ -29,7 +29,7 @@ const UPLOT_LICENCE: &str = include_str!("page/uplot/LICENSE");
 ///
 /// Runs that differ in nothing but the seed are drawn as their mean, with a band from the lowest to the highest;
 /// colour is the first label that differs, line style the last; those between have charts of their own. A name has the
-/// same colour on every page. Charts are drawn by uPlot as they scroll into view; `#all` behind the page's address draws
+/// same colour on every page. Charts are drawn by uPlot as they scroll into view; `#all` at the end of the page's address draws
 /// all of them at once.
 pub fn html_report(runs: &[RunData]) -> String {
     page(runs, None)

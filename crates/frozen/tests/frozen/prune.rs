@@ -85,7 +85,7 @@ fn channels_take_their_pixels_and_normalisations_along() {
     let xs = digit_images();
     let cnn = cnn();
     let seen = cnn.observe(&xs).unwrap();
-    // Behind the normalisation of flattened maps no channel is 0, but those that are dead before it are constant.
+    // After the normalisation of flattened maps no channel is 0, but those that are dead before it are constant.
     let dead: Vec<_> = seen.iter().map(|signals| signals.dead()).collect();
     assert!(dead[0].iter().filter(|dead| **dead).count() >= 3 && dead[2].iter().any(|dead| *dead));
     assert!(!dead[1].contains(&true));
@@ -147,7 +147,7 @@ fn a_unit_that_is_read_by_weights_of_zero_only_is_removed_with_the_units_that_on
     assert_eq!(pruned(&bounds), finite + 1);
 }
 
-/// Two layers, of which channel 1 of the first is always `constant` behind ReLU.
+/// Two layers, of which channel 1 of the first is always `constant` after ReLU.
 fn constant(text: &str, shapes: &[(&str, &[usize])], constant: f32) -> Sequential {
     let mut network = network(text, shapes, (2, 5, 5), STANDARD).1;
     let first = network.parts[0].values.as_mut().unwrap();

@@ -51,7 +51,7 @@ struct Owned {
 }
 
 impl Owned {
-    /// Values of every kind a layer may hold; `ys` are finite unless `faults`. Behind all functions there is none.
+    /// Values of every kind a layer may hold; `ys` are finite unless `faults`. After all functions there is none.
     fn new(
         activation: usize,
         (samples, units, positions): (usize, usize, usize),

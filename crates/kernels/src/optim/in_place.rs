@@ -29,7 +29,7 @@ pub(super) struct Parts {
 /// `of: &dyn Pending`.
 pub(super) struct Step<'a, P> {
     pub constants: Constants<'a>,
-    /// Behind a lock because candle hands operations out by shared reference; taken once per step.
+    /// In a lock because candle hands operations out by shared reference; taken once per step.
     pub slots: Mutex<&'a mut Vec<Vec<f32>>>,
     pub of: P,
     /// Where the squares go, each with the index of its first element; `None` if nobody asks for them.

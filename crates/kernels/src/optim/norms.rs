@@ -8,7 +8,7 @@ use crate::simd::{WIDE, total};
 pub struct Norms {
     /// Of the gradient that the rule was given.
     pub gradient: f64,
-    /// Of the parameter behind the step.
+    /// Of the parameter after the step.
     pub weight: f64,
     /// Of what the step changed. Infinite where a value changed by more than about 1e10.
     pub update: f64,

@@ -267,7 +267,7 @@ fn kinds_of_input(i: usize) -> [Tensor; 3] {
 
 #[test]
 fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
-    // Behind dropout the gradient is sparse.
+    // After dropout the gradient is sparse.
     let shapes = [(520, 300), (130, 200), (300, 520), (1300, 130)].map(|(i, o)| (i, o, 0.0));
     let behind_dropout = [(520, 300), (300, 520), (64, 1100)].map(|(i, o)| (i, o, 0.7));
     for (i, o, dropped) in shapes.into_iter().chain(behind_dropout) {
@@ -275,7 +275,7 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
             for (name, rule, rate) in rules() {
                 let weights = [0, 1].map(|_| var(&random(7, &[o, i])));
                 let [along_product, along_values] = &weights;
-                // Behind an operation of the tape, so that the gradient of the weights is pending.
+                // After an operation of the tape, so that the gradient of the weights is pending.
                 let (loss, tape) = record(|| {
                     let xs = activate(&var(&input), Activation::LeakyRelu { slope: 0.5 }).unwrap();
                     let ys = dropout(&linear(&xs, along_product, None).unwrap(), dropped, 1).unwrap();
@@ -305,7 +305,7 @@ fn a_step_along_a_product_is_the_step_along_its_values_to_the_bit() {
 fn a_measured_step_makes_the_same_update_and_returns_its_norms() {
     let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
     let wide = |t: &Tensor| t.detach().to_dtype(DType::F64).unwrap();
-    // Behind dropout the gradient is sparse, and one sample's is an outer product.
+    // After dropout the gradient is sparse, and one sample's is an outer product.
     for (i, o, dropped) in [(520, 300, 0.0), (70, 130, 0.7)] {
         for (kind, input) in kinds_of_input(i).into_iter().enumerate() {
             for (name, rule, rate) in rules() {

@@ -251,7 +251,7 @@ fn gradients_of_outputs_are_exact_and_change_nothing() {
     let expected = behind(&at).unwrap().backward().unwrap().get(&at).unwrap().clone();
     assert_close_in_scale("pooled", through[1].as_ref().unwrap(), &expected, 1e-6);
     assert_eq!(through[2].as_ref().unwrap().dims(), [2, 27]);
-    // Behind max-pooling a gradient is scattered.
+    // After max-pooling a gradient is scattered.
     let of_ys = through[0].as_ref().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
     assert!((of_ys - expected.sum_all().unwrap().to_scalar::<f32>().unwrap()).abs() < 1e-3);
     assert!(through[3].is_none());

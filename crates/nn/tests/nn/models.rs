@@ -245,7 +245,7 @@ fn observing_changes_no_output_and_no_weight() {
 
 #[test]
 fn dropout_in_a_model_does_not_change_its_sites() {
-    // Behind an identity there are no zeros but those that dropout makes.
+    // After an identity there are no zeros but those that dropout makes.
     let config = MlpConfig {
         inputs: 64,
         widths: vec![50, 40],

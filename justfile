@@ -41,7 +41,7 @@ deny *CHECKS="licenses bans sources":
 bench *ARGS:
     python3 benches/run.py {{ARGS}}
 
-# Compares inference with ONNX Runtime and PyTorch, for files that `infer RUN --save FILE` wrote.
+# Compares inference with ONNX Runtime, PyTorch, candle and tract, for files that `infer RUN --save FILE` wrote.
 bench-infer *ARGS:
     python3 benches/infer.py {{ARGS}}
 

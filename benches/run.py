@@ -431,11 +431,16 @@ def cases(text):
     return chosen
 
 
-def peer_names(text):
+def names_of(text, known):
     chosen = list(dict.fromkeys(text.split(",")))
     for part in chosen:
-        if part not in PEERS:
-            raise argparse.ArgumentTypeError(f"expected some of {', '.join(PEERS)}, found {part}")
+        if part not in known:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, found {part}")
+    return chosen
+
+
+def peer_names(text):
+    chosen = names_of(text, PEERS)
     # Everything is compared with it.
     return chosen if "taper" in chosen else ["taper", *chosen]
 

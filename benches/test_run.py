@@ -1,4 +1,4 @@
-"""What `run.py` computes and answers, without training anything: `python3 benches/test_run.py`."""
+"""What `run.py` and `infer.py` compute and answer, without running a network: `python3 benches/test_run.py`."""
 
 import contextlib
 import io
@@ -8,6 +8,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import infer
 import run
 
 
@@ -89,6 +90,67 @@ class Cases(unittest.TestCase):
             self.assertIn("--track off", self.line(name, "taper-off"))
             self.assertIn(f"--hooks {track}", self.line(name, "pytorch-hooks"))
             self.assertNotIn("--hooks", self.line(name, "pytorch"))
+
+
+class Inference(unittest.TestCase):
+    def network(self, layers, directory, units=(("conv1", 8), ("fc1", 10))):
+        frozen = {"layers": layers, "mean": 0.5, "std": 0.25}
+        header = {"__metadata__": {"taper_frozen": json.dumps(frozen), "units": json.dumps(units)}}
+        text = json.dumps(header).encode()
+        path = Path(directory) / "net.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        return path
+
+    def test_layers_have_their_tensors_and_images_the_scale_of_the_file(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = self.network("conv 3, relu, max_pool 2, linear", directory)
+            found = infer.layers(*infer.metadata(path))
+            self.assertEqual(
+                found, [(["conv", "3"], "conv1"), (["relu"], None), (["max_pool", "2"], None), (["linear"], "fc1")]
+            )
+            self.assertEqual(list(infer.scaled(bytes([0, 255]), path)), [-2.0, 2.0])
+
+    def test_a_layer_that_the_competitors_do_not_build_is_named(self):
+        with tempfile.TemporaryDirectory() as directory:
+            for layer in ("conv 3 pad 1", "max_pool 3 stride 2", "tanh"):
+                with self.assertRaisesRegex(run.Failure, f"found '{layer}'"):
+                    infer.layers(*infer.metadata(self.network(f"{layer}, linear", directory)))
+
+    def test_a_file_of_another_program_is_named(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "other"
+            for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"{}"):
+                path.write_bytes(content)
+                with self.assertRaisesRegex(run.Failure, "other: expected a file"):
+                    infer.metadata(path)
+
+    def test_both_times_of_taper_and_its_right_answers_are_read(self):
+        text = (
+            "accuracy 97.55 %, as the model evaluates itself 97.55 %; 0 answers differ\n"
+            "all multiplications           47.5       60.1\nzeros skipped                  6.0        8.2\n"
+        )
+        found = infer.ours(text)
+        self.assertEqual(found["dense"], {"us": 47.5, "right": 1951})
+        self.assertEqual(found["skipping"], {"us": 6.0, "right": 1951})
+
+    def test_a_ratio_is_by_round_and_other_answers_are_counted(self):
+        def took(answers, *seconds):
+            return [infer.theirs(json.dumps({"seconds": [x], "answers": answers}), bytes([1, 2, 3])) for x in seconds]
+
+        found = {
+            "dense": [{"us": x, "right": 3} for x in (8.0, 8.0, 8.0)],
+            "skipping": [{"us": x, "right": 3} for x in (2.0, 4.0, 2.0)],
+            "pytorch": took([1, 2, 3], 8e-6, 8e-6, 12e-6),
+            # It failed in the second round.
+            "candle": took([1, 2, 0], 16e-6),
+        }
+        rows = {row[0]: row[1:] for row in infer.rows("net", found)[1:]}
+        self.assertEqual(rows["pytorch"], ["8.0", "4.00", "2.00..6.00", "1.00", "3 of 2000", "0"])
+        self.assertEqual(rows["candle"], ["16.0", "8.00", "8.00..8.00", "2.00", "2 of 2000", "1"])
+        self.assertEqual(rows["dense"][-1], "")
+
+    def test_who_is_compared_can_be_chosen(self):
+        self.assertEqual(infer.arguments(["--data", ".", "--peers", "tract,candle", "net"]).peers, ["tract", "candle"])
 
 
 class CommandLine(unittest.TestCase):

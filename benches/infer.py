@@ -5,7 +5,7 @@ PyTorch, candle and tract, in turns.
 Networks are files that `infer RUN --save FILE` wrote. Each round runs every competitor in a process of its own; trust
 the ratios more than the microseconds. Needs MNIST in --data or $TAPER_DATA, and in --python torch and safetensors for
 PyTorch, onnx and safetensors for tract, and onnxruntime too for ONNX Runtime. A competitor that is not there is left
-out, and a line says why.
+out, and a line says why. The first build of tract takes some ten minutes on one core.
 """
 
 import argparse

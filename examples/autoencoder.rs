@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use taper::data::Split;
+use taper::data::ImageSet;
 use taper::nn::{Act, Activation, Init, Linear, Model, Pass};
 use taper::train::{MSE, reconstruct};
 use taper_experiment::{Data, ImageOptions, Options, Result, Setup, Sweep, Trial, size};
@@ -62,11 +62,11 @@ impl Model for Autoencoder {
     }
 }
 
-fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
+fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<ImageSet>> {
     args.images.load(setup)
 }
 
-fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
+fn train(args: &Args, trial: &mut Trial<'_, ImageSet>) -> Result<()> {
     let (c, h, w) = trial.data.train.shape();
     let (inputs, code) = (c * h * w, *args.code);
     let net = Autoencoder::new(inputs, code, *args.act, trial.params.builder())?;

@@ -15,7 +15,7 @@ use candle_core::Device;
 use clap::Parser;
 #[cfg(feature = "images")]
 use taper::data::load_image;
-use taper::data::{Batch, Dataset, Split};
+use taper::data::{Batch, Dataset, ImageSet};
 use taper::frozen::{Form, Frozen, Work};
 use taper::nn::{Model, Pass, no_grad};
 use taper::report::count_text;
@@ -116,9 +116,9 @@ fn classify(trained: &Trained, frozen: &Frozen, paths: &[PathBuf], text: &mut St
 fn test(trained: &Trained, frozen: &Frozen, args: &Args, text: &mut String) -> Result<()> {
     let Dataset { train, test, name: dataset, .. } = &trained.data;
     let splits = if args.all { vec![train, test] } else { vec![test] };
-    let splits: Vec<Split> =
+    let splits: Vec<ImageSet> =
         splits.into_iter().map(|split| split.clone().take(args.limit.unwrap_or(usize::MAX))).collect();
-    let images = splits.iter().map(Split::len).sum();
+    let images = splits.iter().map(ImageSet::len).sum();
     let name = trained.weights.file_name().unwrap_or_default().to_string_lossy();
     writeln!(
         text,
@@ -163,7 +163,7 @@ fn test(trained: &Trained, frozen: &Frozen, args: &Args, text: &mut String) -> R
 fn answers(
     trained: &Trained,
     frozen: &Frozen,
-    splits: &[Split],
+    splits: &[ImageSet],
     logits: &[f32],
     text: &mut String,
 ) -> Result<()> {

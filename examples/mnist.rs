@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
-use taper::data::Split;
+use taper::data::ImageSet;
 use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
 use taper::train::{CROSS_ENTROPY, Revive, classify};
 use taper_experiment::{
@@ -69,7 +69,7 @@ enum Kind {
     Linear,
 }
 
-fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
+fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<ImageSet>> {
     let data = args.images.load(setup)?;
     if args.model == Kind::Cnn {
         // Without a warm-up, Adam's first steps kill half of the units of fc1: docs/dead-units.md.
@@ -88,7 +88,7 @@ fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
     Ok(data)
 }
 
-fn train(args: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
+fn train(args: &Args, trial: &mut Trial<'_, ImageSet>) -> Result<()> {
     let (input @ (c, h, w), classes) = (trial.data.train.shape(), trial.data.train.classes());
     let (activation, dropout, init) = (*args.act, *args.dropout, args.init);
     let l1 = args.l1.as_deref().copied().unwrap_or(0.0);

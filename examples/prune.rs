@@ -13,7 +13,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::{Parser, ValueEnum};
-use taper::data::Split;
+use taper::data::ImageSet;
 use taper::frozen::{Form, Frozen, Sequential};
 use taper::nn::Layer;
 use taper::report::count_text;
@@ -129,7 +129,7 @@ impl std::fmt::Display for Set {
 }
 
 impl Set {
-    fn new(splits: &[&Split], frozen: &Frozen) -> Result<Self> {
+    fn new(splits: &[&ImageSet], frozen: &Frozen) -> Result<Self> {
         let name = splits.iter().map(|split| split.name()).collect::<Vec<_>>().join(" and ");
         let pixels: Vec<f32> = splits.iter().flat_map(|split| pixels(split)).collect();
         let labels = splits.iter().flat_map(|split| split.labels()).copied().collect();

@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use taper::data::Split;
+use taper::data::ImageSet;
 use taper::nn::{
     Act, Activation, BatchNorm2d, Conv2d, Conv2dConfig, Conv2dGeometry, Init, Linear, Model, Pass, add,
     global_avg_pool2d, max_pool2d,
@@ -83,11 +83,11 @@ impl Model for ResNet {
     }
 }
 
-fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<Split>> {
+fn load(args: &mut Args, setup: &Setup<'_>) -> Result<Data<ImageSet>> {
     args.images.load(setup)
 }
 
-fn train(_: &Args, trial: &mut Trial<'_, Split>) -> Result<()> {
+fn train(_: &Args, trial: &mut Trial<'_, ImageSet>) -> Result<()> {
     let data = &trial.data.train;
     let net = ResNet::new(data.shape().0, data.classes(), trial.params.builder())?;
     trial.start("resnet 16-16-16", CROSS_ENTROPY)?;

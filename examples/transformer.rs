@@ -12,7 +12,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use taper::data::Split;
+use taper::data::ImageSet;
 use taper::nn::{Act, Activation, Init, LayerNorm, Linear, Mask, Model, Pass, Tap, Units};
 use taper::nn::{add, mean_of_steps, self_attention};
 use taper::train::{CROSS_ENTROPY, classify};
@@ -87,7 +87,7 @@ struct Transformer {
 }
 
 impl Transformer {
-    fn new(images: &Split, blocks: u8, f: Activation, vb: VarBuilder) -> Result<Self> {
+    fn new(images: &ImageSet, blocks: u8, f: Activation, vb: VarBuilder) -> Result<Self> {
         let (_, h, w) = images.shape();
         let start = candle_nn::Init::Randn { mean: 0.0, stdev: 0.02 };
         let block = |i| Block::new(f, vb.pp(format!("block{i}")));
@@ -112,7 +112,7 @@ impl Model for Transformer {
     }
 }
 
-fn train(args: &Args, trial: &mut Trial<'_, Split>) -> taper_experiment::Result<()> {
+fn train(args: &Args, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
     let blocks = *args.blocks;
     let net = Transformer::new(&trial.data.train, blocks, *args.act, trial.params.builder())?;
     trial.start(format!("transformer of {blocks} blocks, {WIDTH} features, {HEADS} heads"), CROSS_ENTROPY)?;

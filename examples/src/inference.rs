@@ -1,10 +1,10 @@
 use std::time::Instant;
 
-use taper::data::Split;
+use taper::data::ImageSet;
 use taper::frozen::{Form, Frozen, Result};
 
 /// The pixels of all images, in `[0, 1]`: `(N, C, H, W)`.
-pub fn pixels(split: &Split) -> Vec<f32> {
+pub fn pixels(split: &ImageSet) -> Vec<f32> {
     let white = f32::from(split.white());
     split.pixels().iter().map(|pixel| f32::from(*pixel) / white).collect()
 }

@@ -16,7 +16,7 @@ use clap::Parser as _;
 use peer::{Args, Kind, MEAN_AND_STD, Rule, TEST_BATCH};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
-use taper_data::{Choice, Options, Split};
+use taper_data::{Choice, ImageSet, Options};
 
 struct Net {
     convolutions: Vec<Conv2d>,
@@ -81,7 +81,7 @@ impl Steps {
 }
 
 /// Images `(N, 1, 28, 28)` and labels `(N)`.
-fn tensors(split: &Split) -> Result<(Tensor, Tensor)> {
+fn tensors(split: &ImageSet) -> Result<(Tensor, Tensor)> {
     let (n, device) = (split.len(), Device::Cpu);
     let (mean, std) = MEAN_AND_STD;
     let pixels: Vec<f32> = split.pixels().iter().map(|&x| (f32::from(x) / 255.0 - mean) / std).collect();

@@ -1,4 +1,4 @@
-use crate::{Result, Split, split::zero_batch_size};
+use crate::{ImageSet, Result, split::zero_batch_size};
 use candle_core::Tensor;
 use rand::{Rng, seq::SliceRandom};
 use std::iter::FusedIterator;
@@ -24,7 +24,7 @@ impl Batch {
     }
 }
 
-/// A data set that [`Batches`] can index: images ([`Split`]), tensors ([`Table`](crate::Table)), or a custom type, for
+/// A data set that [`Batches`] can index: images ([`ImageSet`]), tensors ([`Table`](crate::Table)), or a custom type, for
 /// example one that augments images or reads them from files. PyTorch calls this a map-style dataset.
 ///
 /// ```
@@ -80,7 +80,7 @@ impl<S: Samples + ?Sized> Samples for &S {
 /// An item is an error if the batch cannot be made: the device is out of memory, or the batch size is 0. The iterator
 /// owns the samples and the order, so it borrows nothing. `len()` is the number of remaining batches.
 #[derive(Debug, Clone)]
-pub struct Batches<S = Split> {
+pub struct Batches<S = ImageSet> {
     samples: S,
     /// Sample indices, in iteration order.
     order: Vec<usize>,

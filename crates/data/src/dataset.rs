@@ -1,4 +1,4 @@
-use crate::{Error, Result, Scale, Split};
+use crate::{Error, ImageSet, Result, Scale};
 use candle_core::Device;
 use rayon::prelude::*;
 use sha2::Digest;
@@ -10,9 +10,9 @@ pub struct Dataset {
     /// The name of the set that was loaded, such as `mnist`.
     pub name: String,
     /// The training split.
-    pub train: Split,
+    pub train: ImageSet,
     /// The test split.
-    pub test: Split,
+    pub test: ImageSet,
     /// Number of classes; labels are below it.
     pub classes: usize,
     /// Mean of `pixel / white` over all pixels of the training split as loaded, before any limit.
@@ -27,7 +27,7 @@ impl Dataset {
     /// # Errors
     ///
     /// An empty split, or two splits of different shape, white or number of classes.
-    pub fn new(name: &str, train: Split, test: Split) -> Result<Self> {
+    pub fn new(name: &str, train: ImageSet, test: ImageSet) -> Result<Self> {
         for split in [&train, &test] {
             if split.is_empty() {
                 return Err(Error::Usage {
@@ -37,7 +37,7 @@ impl Dataset {
                 });
             }
         }
-        let kind = |split: &Split| (split.shape(), split.white(), split.classes());
+        let kind = |split: &ImageSet| (split.shape(), split.white(), split.classes());
         if kind(&train) != kind(&test) {
             return Err(Error::Usage {
                 expected: format!("(shape, white, classes) = {:?} in {}", kind(&train), test.name()),

@@ -1,4 +1,4 @@
-use crate::{Dataset, Error, Result, Split, bytes::uncompressed};
+use crate::{Dataset, Error, ImageSet, Result, bytes::uncompressed};
 use std::io::Read;
 
 /// `datasets/digits/digits.csv.gz`: a line per digit, 64 pixels from 0 to 16 and the label.
@@ -32,7 +32,7 @@ pub fn digits() -> Result<Dataset> {
     }
     let test_labels = labels.split_off(TRAIN_ROWS.min(labels.len()));
     let test_pixels = pixels.split_off((TRAIN_ROWS * SIDE * SIDE).min(pixels.len()));
-    let split = |name, pixels, labels| Split::new(name, (1, SIDE, SIDE), WHITE, 10, pixels, labels);
+    let split = |name, pixels, labels| ImageSet::new(name, (1, SIDE, SIDE), WHITE, 10, pixels, labels);
     let train = split("digits train", pixels, labels)?;
     Dataset::new("digits", train, split("digits test", test_pixels, test_labels)?)
 }

@@ -1,6 +1,6 @@
 //! PNG and JPEG files in a directory per class.
 
-use crate::{Dataset, Error, Result, Split};
+use crate::{Dataset, Error, ImageSet, Result};
 use image::{ImageFormat, ImageReader};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use rayon::prelude::*;
@@ -29,7 +29,7 @@ pub enum Division {
 ///
 /// The format is detected from the file's content. Names that begin with a dot are ignored. If all files are greyscale, the
 /// images have one channel; otherwise all images are RGB. Alpha is dropped, and 16-bit channels are reduced to 8 bits. The samples
-/// are shuffled once with a fixed seed, so [`Split::take`] and [`Split::split_last`] return samples of all classes.
+/// are shuffled once with a fixed seed, so [`ImageSet::take`] and [`ImageSet::split_last`] return samples of all classes.
 ///
 /// # Shapes
 ///
@@ -85,7 +85,7 @@ pub fn load_images(dir: &Path, division: Division) -> Result<(Dataset, Vec<Strin
         let shape = (if grey { 1 } else { 3 }, height, width);
         let pixels = images.into_iter().flat_map(|image| image.planes(grey)).collect();
         let labels = files.iter().map(|(_, label)| *label).collect();
-        Split::new(&format!("{name} {part}"), shape, 255, names.len(), pixels, labels)
+        ImageSet::new(&format!("{name} {part}"), shape, 255, names.len(), pixels, labels)
     };
     let (train, test) = (split("train", &train, images)?, split("test", &test, test_images)?);
     Ok((Dataset::new(&name, train, test)?, names))

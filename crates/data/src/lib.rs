@@ -2,7 +2,7 @@
 //!
 //! | data | read by | in memory | a batch |
 //! |---|---|---|---|
-//! | sets known by name ([`Choice`]): MNIST, Fashion-MNIST, KMNIST, EMNIST, the bundled `digits`; IDX files of one's own | [`load`] | [`Dataset`] of two [`Split`]s | [`Batch`] |
+//! | sets known by name ([`Choice`]): MNIST, Fashion-MNIST, KMNIST, EMNIST, the bundled `digits`; IDX files of one's own | [`load`] | [`Dataset`] of two [`ImageSet`]s | [`Batch`] |
 //! | PNG and JPEG files in a directory per class | `load_images`, with the feature `images` | the same | the same |
 //! | tensors of any type and shape | [`Table::new`] | [`Table`] | tensors, as the table has them |
 //! | anything else | one's own type | [`Samples`] | one's own type |
@@ -52,10 +52,10 @@ mod files;
 mod idx;
 #[cfg(feature = "images")]
 mod image_folders;
+mod image_set;
 mod load;
 mod locate;
 mod scale;
-mod split;
 mod table;
 
 #[cfg(feature = "images")]
@@ -69,8 +69,8 @@ pub use {
     error::{Error, Result},
     files::{Checksum, FileSet, RemoteFile},
     idx::{Images, read_images, read_labels},
+    image_set::ImageSet,
     load::{Options, load, load_files},
     scale::Scale,
-    split::Split,
     table::{Columns, Table},
 };

@@ -1,5 +1,5 @@
 use crate::{
-    Choice, Dataset, DownloadProgress, Error, FileSet, Result, Split, digits,
+    Choice, Dataset, DownloadProgress, Error, FileSet, ImageSet, Result, digits,
     download::download,
     idx::{images_up_to, labels_up_to},
     locate::locate,
@@ -191,7 +191,7 @@ fn read(set: &FileSet, paths: &[PathBuf; 4]) -> Result<Dataset> {
         }
         let (name, shape) = (format!("{} {part}", set.name), (1, images.height, images.width));
         let labels = labels.into_iter().map(u32::from).collect();
-        let mut split = Split::new(&name, shape, 255, classes, images.pixels, labels)?;
+        let mut split = ImageSet::new(&name, shape, 255, classes, images.pixels, labels)?;
         split.hash = hash;
         Ok(split)
     };

@@ -4,11 +4,11 @@
 
 use candle_core::{DType, Device};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
-use taper_data::{Dataset, Scale, Split, digits};
+use taper_data::{Dataset, ImageSet, Scale, digits};
 
 /// Four images of one pixel each with the labels 0, 1, 0, 1.
-fn four() -> Split {
-    Split::new("four", (1, 1, 1), 255, 2, vec![0, 51, 102, 255], vec![0, 1, 0, 1]).unwrap()
+fn four() -> ImageSet {
+    ImageSet::new("four", (1, 1, 1), 255, 2, vec![0, 51, 102, 255], vec![0, 1, 0, 1]).unwrap()
 }
 
 /// All values and labels of an iterator, and the batch sizes.
@@ -29,7 +29,7 @@ fn drain(
 #[test]
 fn digits_are_the_published_ones() {
     let data = digits().unwrap();
-    let facts = |split: &Split| {
+    let facts = |split: &ImageSet| {
         let pixels = split.pixels();
         let sum: u32 = pixels.iter().map(|&pixel| u32::from(pixel)).sum();
         (split.len(), sum, pixels.iter().filter(|&&pixel| pixel == 0).count(), split.label_counts())
@@ -71,13 +71,13 @@ fn the_checksum_is_of_samples_and_labels_and_of_nothing_else() {
     let sum = data.checksum();
     assert_eq!(sum.len(), 64);
     assert_eq!(digits().unwrap().scaled(Scale::Unit).checksum(), sum);
-    let with = |train: Split, test: Split| Dataset::new("other", train, test).unwrap().checksum();
+    let with = |train: ImageSet, test: ImageSet| Dataset::new("other", train, test).unwrap().checksum();
     assert_eq!(with(data.train.clone(), data.test.clone()), sum);
     assert_ne!(with(data.train.clone().take(1436), data.test.clone()), sum);
     assert_ne!(with(data.test.clone(), data.train.clone()), sum);
     let mut pixels = data.train.pixels().to_vec();
     pixels[77] ^= 1;
-    let other = Split::new("one", (1, 8, 8), 16, 10, pixels, data.train.labels().to_vec()).unwrap();
+    let other = ImageSet::new("one", (1, 8, 8), 16, 10, pixels, data.train.labels().to_vec()).unwrap();
     assert_ne!(with(other, data.test), sum);
 }
 
@@ -135,7 +135,8 @@ fn standard_is_the_default_and_rounds_once() {
 #[test]
 fn a_shuffle_is_a_permutation_with_labels_and_images_together() {
     let n = 200;
-    let split = Split::new("n", (1, 1, 1), 255, 200, (0..n).collect(), (0..u32::from(n)).collect()).unwrap();
+    let split =
+        ImageSet::new("n", (1, 1, 1), 255, 200, (0..n).collect(), (0..u32::from(n)).collect()).unwrap();
     let (xs, ys, _) = drain(split.shuffled(&mut Xoshiro256PlusPlus::seed_from_u64(1), 7));
     assert!(xs.iter().zip(&ys).all(|(&x, &y)| x == y as f32 / 255.0));
     assert_ne!(ys, (0..200).collect::<Vec<u32>>());
@@ -189,7 +190,7 @@ fn a_limit_does_not_change_the_scale() {
 #[test]
 fn invalid_losses_are_refused() {
     four().check(4).unwrap();
-    let error = |split: Split, batch_size| split.check(batch_size).unwrap_err().to_string();
+    let error = |split: ImageSet, batch_size| split.check(batch_size).unwrap_err().to_string();
     assert_eq!(
         error(four(), 5),
         "expected at least one batch of 5 samples in four, found 4 samples: use a smaller batch size or more samples"
@@ -204,7 +205,7 @@ fn invalid_losses_are_refused() {
 #[test]
 fn a_split_whose_parts_do_not_fit_is_refused() {
     let new = |shape, white, pixels: &[u8], labels: &[u32]| {
-        Split::new("s", shape, white, 2, pixels.into(), labels.into())
+        ImageSet::new("s", shape, white, 2, pixels.into(), labels.into())
     };
     assert!(new((1, 1, 2), 255, &[1, 2, 3], &[0]).is_err());
     assert!(new((0, 1, 1), 255, &[], &[0]).is_err());
@@ -216,7 +217,7 @@ fn a_split_whose_parts_do_not_fit_is_refused() {
 
 #[test]
 fn a_set_of_unlike_or_empty_splits_is_refused() {
-    let wide = Split::new("wide", (1, 1, 2), 255, 2, vec![0; 4], vec![0, 1]).unwrap();
+    let wide = ImageSet::new("wide", (1, 1, 2), 255, 2, vec![0; 4], vec![0, 1]).unwrap();
     assert!(Dataset::new("set", four(), wide).is_err());
     assert!(Dataset::new("set", four(), four().take(0)).is_err());
     assert!(Dataset::new("set", four().take(0), four()).is_err());

@@ -6,7 +6,7 @@ mod common;
 
 use common::{NAMES, fake_set, gzip, idx, options, write_set};
 use std::{fs, path::Path};
-use taper_data::{Choice, Dataset, Options, Result, Split, load, load_files};
+use taper_data::{Choice, Dataset, ImageSet, Options, Result, load, load_files};
 use tempfile::{TempDir, tempdir};
 
 /// Looks for the small set in `data_dir` and nowhere on the network.
@@ -213,11 +213,12 @@ fn the_checksum_made_while_reading_is_that_of_the_samples() {
         let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
         write_set(dir.path(), zipped);
         let data = find(dir.path(), &cache).unwrap();
-        let again = |split: &Split| {
+        let again = |split: &ImageSet| {
             let (pixels, labels) = (split.pixels().to_vec(), split.labels().to_vec());
-            Split::new("again", split.shape(), split.white(), split.classes(), pixels, labels).unwrap()
+            ImageSet::new("again", split.shape(), split.white(), split.classes(), pixels, labels).unwrap()
         };
-        let sum = |train: &Split| Dataset::new("again", again(train), again(&data.test)).unwrap().checksum();
+        let sum =
+            |train: &ImageSet| Dataset::new("again", again(train), again(&data.test)).unwrap().checksum();
         assert_eq!(data.checksum(), sum(&data.train));
 
         let (first, last) = data.train.clone().split_last(10).unwrap();

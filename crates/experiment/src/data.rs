@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use taper_data::{Dataset, Samples, Split as Images};
+use taper_data::{Dataset, ImageSet, Samples};
 use taper_report::Split;
 
 /// The data that all runs of a program share.
@@ -32,7 +32,7 @@ impl<S: Samples> Data<S> {
 }
 
 /// Data without a validation split.
-impl From<Dataset> for Data<Images> {
+impl From<Dataset> for Data<ImageSet> {
     fn from(data: Dataset) -> Self {
         let identity = json!({
             "mean": data.mean,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use taper_data::{Choice, Dataset, Scale, Split, load};
+use taper_data::{Choice, Dataset, ImageSet, Scale, load};
 
 use crate::{Data, Error, Result, Screen, Setup, at_least_one};
 
@@ -34,7 +34,7 @@ impl ImageOptions {
     ///
     /// # Errors
     /// As [`load`]; and if there are no training samples, or only images of one class.
-    pub fn load(&self, setup: &Setup<'_>) -> Result<Data<Split>> {
+    pub fn load(&self, setup: &Setup<'_>) -> Result<Data<ImageSet>> {
         let loaded = load_images(self.dataset, self.data_dir.clone(), setup.screen);
         let mut data = loaded?.scaled(self.scale).on(setup.device);
         if let Some(n) = self.limit {

@@ -9,7 +9,7 @@
 //!
 //! use clap::Parser;
 //! use serde::{Deserialize, Serialize};
-//! use taper_data::{Dataset, Split, digits};
+//! use taper_data::{Dataset, ImageSet, digits};
 //! use taper_experiment::{Data, Options, Setup, Sweep, Trial};
 //! use taper_nn::{Activation, Mlp, MlpConfig};
 //! use taper_train::{CROSS_ENTROPY, Result, classify};
@@ -25,11 +25,11 @@
 //!     options: Options,
 //! }
 //!
-//! fn load(_: &mut Args, _: &Setup<'_>) -> Result<Data<Split>> {
+//! fn load(_: &mut Args, _: &Setup<'_>) -> Result<Data<ImageSet>> {
 //!     Ok(digits()?.into())
 //! }
 //!
-//! fn train(args: &Args, trial: &mut Trial<'_, Split>) -> taper_experiment::Result<()> {
+//! fn train(args: &Args, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
 //!     let config = MlpConfig { inputs: 64, widths: vec![32], activation: *args.act, ..Default::default() };
 //!     let net = Mlp::new(&config, trial.params.builder())?;
 //!     trial.start("mlp 64-32-10", CROSS_ENTROPY)?;

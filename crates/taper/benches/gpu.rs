@@ -363,11 +363,11 @@ fn trainings(device: &Device, checks: &mut Checks) -> Result<()> {
 }
 
 /// Random images, so that no file is needed.
-fn images(n: usize, device: &Device) -> Result<taper::data::Split> {
+fn images(n: usize, device: &Device) -> Result<taper::data::ImageSet> {
     let mut rng = rng(5);
     let pixels = (0..n * 784).map(|_| rng.random_range(0..=255_u8)).collect();
     let labels: Vec<u32> = (0..n as u32).map(|i| i % 10).collect();
-    let split = taper::data::Split::new("random", (1, 28, 28), 255, 10, pixels, labels)?;
+    let split = taper::data::ImageSet::new("random", (1, 28, 28), 255, 10, pixels, labels)?;
     Ok(taper::data::Dataset::new("random", split.clone(), split)?.on(device).train)
 }
 

@@ -66,7 +66,7 @@ pub enum Error {
     #[error(
         "no gradient reaches {}, which would never be trained: forward does not use {}, or candle has no backward pass for \
          an operation after {} (candle_nn's LayerNorm, RmsNorm and softmax_last_dim have none: use those of taper_nn); if it \
-         is meant to be so, freeze them or say unused in a Group",
+         is meant to be so, freeze them or say unused in a ParamGroup",
         match all {
             true => format!("any parameter of the optimizer ({})", crate::weights::listed(parameters)),
             false => crate::weights::listed(parameters),

@@ -61,7 +61,7 @@ pub use fault::OnNonFinite;
 pub use fit::{Fit, fit};
 pub use keep::Keep;
 pub use optimizer::{Optimizer, OptimizerState};
-pub use optimizer_config::{Group, OptimizerConfig};
+pub use optimizer_config::{OptimizerConfig, ParamGroup};
 pub use rules::parse_rule;
 pub use run::{AnyStep, Here, NoSpin, StepFn};
 pub use same_run::same_run;

@@ -14,7 +14,7 @@ pub struct OptimizerConfig {
     /// What the base is multiplied with as the run goes on.
     pub schedule: Schedule,
     /// Parameters with options of their own.
-    pub groups: Vec<Group>,
+    pub groups: Vec<ParamGroup>,
     /// Batches whose gradients are averaged for one step, at least 1: `k` batches of `n` samples give the step of one
     /// batch of `k · n`, within rounding, in the memory of `n`. Steps, and with them the schedule, count updates and not
     /// batches.
@@ -35,19 +35,19 @@ pub struct OptimizerConfig {
 /// enough to freeze it.
 ///
 /// ```
-/// use taper_train::{Group, OptimizerConfig, Rule};
+/// use taper_train::{ParamGroup, OptimizerConfig, Rule};
 ///
 /// // Fine-tuning: keep the first layer, move the second slowly, and let no bias decay.
 /// let groups = vec![
-///     Group { frozen: true, ..Group::new("fc1.*") },
-///     Group { rate: 0.1, ..Group::new("fc2.*") },
-///     Group { weight_decay: Some(0.0), ..Group::new("*.bias") },
+///     ParamGroup { frozen: true, ..ParamGroup::new("fc1.*") },
+///     ParamGroup { rate: 0.1, ..ParamGroup::new("fc2.*") },
+///     ParamGroup { weight_decay: Some(0.0), ..ParamGroup::new("*.bias") },
 /// ];
 /// let config = OptimizerConfig { groups, ..OptimizerConfig::new(Rule::adamw(0.01), 1e-3) };
 /// # taper_train::Optimizer::new(vec![], config).expect_err("no parameter matches");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct ParamGroup {
     /// Which parameters: their name, in which `*` stands for any characters. It must match at least one.
     pub pattern: String,
     /// A factor on the learning rate; at least 0.
@@ -61,7 +61,7 @@ pub struct Group {
     pub unused: bool,
 }
 
-impl Group {
+impl ParamGroup {
     /// A group that changes nothing yet.
     pub fn new(pattern: impl Into<String>) -> Self {
         Self { pattern: pattern.into(), rate: 1.0, weight_decay: None, frozen: false, unused: false }
@@ -99,8 +99,8 @@ impl OptimizerConfig {
 
     /// What runs are compared by: every option with its value.
     pub(crate) fn options(&self) -> Value {
-        let group = |of: &Group| {
-            let Group { pattern, rate, weight_decay, frozen, unused } = of;
+        let group = |of: &ParamGroup| {
+            let ParamGroup { pattern, rate, weight_decay, frozen, unused } = of;
             json!({ "pattern": pattern, "rate": rate, "weight_decay": weight_decay, "frozen": frozen, "unused": unused })
         };
         json!({
@@ -148,7 +148,7 @@ impl OptimizerConfig {
             true => Ok(()),
             false => Err(Error::Config(format!("{what}: expected a number of at least 0, found {x}"))),
         };
-        for Group { pattern, rate, weight_decay, .. } in &self.groups {
+        for ParamGroup { pattern, rate, weight_decay, .. } in &self.groups {
             at_least_0(&format!("group '{pattern}': rate factor"), *rate)?;
             at_least_0(&format!("group '{pattern}': weight decay"), weight_decay.unwrap_or(0.0))?;
         }

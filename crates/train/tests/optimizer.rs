@@ -13,8 +13,8 @@ use taper_kernels::{Gradients, record};
 use taper_nn::{Mlp, MlpConfig, Model, Params};
 use taper_report::Run;
 use taper_train::{
-    Error, Group, Optimizer, OptimizerConfig, Result, Rule, Schedule, Session, SessionConfig, Step, classify,
-    cross_entropy, parse_rule, train_batches, train_epoch,
+    Error, Optimizer, OptimizerConfig, ParamGroup, Result, Rule, Schedule, Session, SessionConfig, Step,
+    classify, cross_entropy, parse_rule, train_batches, train_epoch,
 };
 
 use crate::common::{assert_resumes_to_the_same_bytes, few, train};
@@ -41,7 +41,7 @@ fn gradients(net: &Mlp) -> Gradients {
     tape.backward(&loss.unwrap()).unwrap()
 }
 
-fn config(groups: Vec<Group>) -> OptimizerConfig {
+fn config(groups: Vec<ParamGroup>) -> OptimizerConfig {
     OptimizerConfig { groups, ..OptimizerConfig::new(Rule::adamw(0.1), 0.01) }
 }
 
@@ -49,7 +49,7 @@ fn config(groups: Vec<Group>) -> OptimizerConfig {
 fn a_frozen_parameter_stays_has_no_slots_and_is_not_part_of_the_clip_norm() {
     let (params, net) = net(1);
     let before = values(&params);
-    let groups = vec![Group { frozen: true, ..Group::new("fc1.*") }];
+    let groups = vec![ParamGroup { frozen: true, ..ParamGroup::new("fc1.*") }];
     let mut optimizer = Optimizer::new(params.vars(), config(groups)).unwrap();
     train_epoch(&classify(&net), &mut optimizer, few().train.batches(32), &mut (), 1).unwrap();
     for ((name, before), (_, after)) in before.iter().zip(values(&params)) {
@@ -66,7 +66,7 @@ fn a_frozen_parameter_stays_has_no_slots_and_is_not_part_of_the_clip_norm() {
         |groups| OptimizerConfig { groups, clip_norm: Some(0.01), ..OptimizerConfig::new(Rule::SGD, 1.0) };
     let others = a.vars().into_iter().filter(|(name, _)| !name.starts_with("fc1")).collect();
     Optimizer::new(others, clipped(vec![])).unwrap().step(&gradients(&first)).unwrap();
-    let frozen = vec![Group { frozen: true, ..Group::new("fc1*") }];
+    let frozen = vec![ParamGroup { frozen: true, ..ParamGroup::new("fc1*") }];
     Optimizer::new(b.vars(), clipped(frozen)).unwrap().step(&gradients(&second)).unwrap();
     assert_eq!(values(&a), values(&b));
 }
@@ -81,8 +81,8 @@ fn groups_have_rates_and_decays_of_their_own_and_add_up() {
     };
     let (params, net) = net(1);
     let groups = vec![
-        Group { rate: 0.5, ..Group::new("fc2.*") },
-        Group { rate: 0.5, weight_decay: Some(0.0), ..Group::new("*.bias") },
+        ParamGroup { rate: 0.5, ..ParamGroup::new("fc2.*") },
+        ParamGroup { rate: 0.5, weight_decay: Some(0.0), ..ParamGroup::new("*.bias") },
     ];
     Optimizer::new(params.vars(), config(groups)).unwrap().step(&gradients(&net)).unwrap();
     for (i, (name, moved)) in values(&params).into_iter().enumerate() {
@@ -99,18 +99,18 @@ fn groups_have_rates_and_decays_of_their_own_and_add_up() {
 #[test]
 fn a_pattern_without_a_match_and_a_decay_that_a_rule_has_not_are_refused() {
     let (params, _) = net(1);
-    let refuse = |rule: Rule, group: Group| {
+    let refuse = |rule: Rule, group: ParamGroup| {
         let config = OptimizerConfig { groups: vec![group], ..OptimizerConfig::new(rule, 0.1) };
         Optimizer::new(params.vars(), config).unwrap_err().to_string()
     };
-    let error = refuse(Rule::SGD, Group::new("fc4.*"));
+    let error = refuse(Rule::SGD, ParamGroup::new("fc4.*"));
     assert!(error.contains("'fc4.*'") && error.contains("fc1.weight, fc1.bias"), "{error}");
-    let error = refuse(Rule::RMSPROP, Group { weight_decay: Some(0.1), ..Group::new("*") });
+    let error = refuse(Rule::RMSPROP, ParamGroup { weight_decay: Some(0.1), ..ParamGroup::new("*") });
     assert!(error.contains("no weight decay"), "{error}");
     for group in [
-        Group { rate: -1.0, ..Group::new("*") },
-        Group { rate: f64::NAN, ..Group::new("*") },
-        Group { weight_decay: Some(-0.1), ..Group::new("*") },
+        ParamGroup { rate: -1.0, ..ParamGroup::new("*") },
+        ParamGroup { rate: f64::NAN, ..ParamGroup::new("*") },
+        ParamGroup { weight_decay: Some(-0.1), ..ParamGroup::new("*") },
     ] {
         assert!(refuse(Rule::SGD, group).contains("expected a number of at least 0"));
     }
@@ -141,8 +141,10 @@ fn a_parameter_that_no_gradient_reaches_is_named_before_anything_moves() {
     assert_eq!((values(&params), optimizer.steps()), (before, 0));
 
     // Frozen or allowed by name, it goes on.
-    let groups =
-        vec![Group { frozen: true, ..Group::new("ln.*") }, Group { unused: true, ..Group::new("embed.*") }];
+    let groups = vec![
+        ParamGroup { frozen: true, ..ParamGroup::new("ln.*") },
+        ParamGroup { unused: true, ..ParamGroup::new("embed.*") },
+    ];
     let mut optimizer = Optimizer::new(params.vars(), config(groups)).unwrap();
     train_epoch(&step, &mut optimizer, few().train.batches(32), &mut (), 1).unwrap();
 }
@@ -211,7 +213,7 @@ fn session(dir: &Path, rule: OptimizerConfig) -> Result<(Mlp, Session<'static>)>
 /// Three epochs of seven batches in steps of three; the rate is halved after each, and a row is reset.
 fn go_on(dir: &Path, batches: usize) {
     let triangle = Schedule::custom("triangle", |step| 1.0 - (step as f64 / 5.0 - 1.0).abs().min(1.0));
-    let groups = vec![Group { weight_decay: Some(0.0), ..Group::new("*.bias") }];
+    let groups = vec![ParamGroup { weight_decay: Some(0.0), ..ParamGroup::new("*.bias") }];
     let rule = OptimizerConfig {
         schedule: triangle,
         accumulate: 3,

@@ -23,8 +23,9 @@ fn bits(ys: &[f32]) -> Vec<u32> {
 fn digit_images() -> Vec<f32> {
     let data = digits().unwrap();
     let white = f32::from(data.train.white());
-    let pixels =
-        |split: &taper_data::Split| split.pixels().iter().map(|x| f32::from(*x) / white).collect::<Vec<_>>();
+    let pixels = |split: &taper_data::ImageSet| {
+        split.pixels().iter().map(|x| f32::from(*x) / white).collect::<Vec<_>>()
+    };
     [pixels(&data.train), pixels(&data.test)].concat()
 }
 

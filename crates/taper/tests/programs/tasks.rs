@@ -7,7 +7,7 @@ use taper::hooks::{Recorder, Rng, rng};
 use taper::nn::{Mlp, MlpConfig, Model, Params, Pass};
 use taper::report::Split;
 use taper::train::{
-    Group, Optimizer, OptimizerConfig, Rule, Step, binary, binary_cross_entropy, classify, evaluate,
+    Optimizer, OptimizerConfig, ParamGroup, Rule, Step, binary, binary_cross_entropy, classify, evaluate,
     load_matching, load_weights, regress, save_weights, train_epoch,
 };
 
@@ -82,9 +82,9 @@ fn a_pretrained_network_gets_another_head_and_groups_of_parameters() {
     let loaded = load_matching(&params, &path).unwrap();
     assert_eq!((loaded.loaded.len(), loaded.misshapen.len()), (4, 2), "{loaded}");
     let groups = vec![
-        Group { frozen: true, ..Group::new("fc1.*") },
-        Group { rate: 0.1, ..Group::new("fc2.*") },
-        Group { weight_decay: Some(0.0), ..Group::new("*.bias") },
+        ParamGroup { frozen: true, ..ParamGroup::new("fc1.*") },
+        ParamGroup { rate: 0.1, ..ParamGroup::new("fc2.*") },
+        ParamGroup { weight_decay: Some(0.0), ..ParamGroup::new("*.bias") },
     ];
     let config = OptimizerConfig { groups, accumulate: 2, ..OptimizerConfig::new(Rule::adamw(0.01), 1e-2) };
     let mut optimizer = Optimizer::new(params.vars(), config).unwrap();

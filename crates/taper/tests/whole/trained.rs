@@ -2,14 +2,14 @@
 
 use candle_core::Device;
 use serde_json::Value;
-use taper::data::{Scale, Split};
+use taper::data::{ImageSet, Scale};
 use taper::hooks::{Activation, Recorder};
 use taper::nn::{Cnn, CnnConfig, Mlp, MlpConfig, Model, Params};
 use taper::train::{classify, evaluate, load_weights};
 
 use crate::support::{close, golden, json, mlp_sizes, mnist, tensors};
 
-fn check(name: &str, activation: Activation, test: &Split) {
+fn check(name: &str, activation: Activation, test: &ImageSet) {
     let weights = format!("{name}.safetensors");
     let params = Params::new(0, &Device::Cpu);
     let shapes = tensors(&weights);

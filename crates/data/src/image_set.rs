@@ -10,9 +10,9 @@ use std::{
 
 /// Labelled images: a training, validation or test split.
 ///
-/// A view: clones, [`take`](Split::take) and [`split_last`](Split::split_last) share the pixels.
+/// A view: clones, [`take`](ImageSet::take) and [`split_last`](ImageSet::split_last) share the pixels.
 #[derive(Debug, Clone)]
-pub struct Split {
+pub struct ImageSet {
     name: Arc<str>,
     pixels: Arc<Vec<u8>>,
     labels: Arc<[u32]>,
@@ -25,11 +25,11 @@ pub struct Split {
     device: Device,
     /// All pixels and the table on another device than the CPU, from the first batch.
     resident: Arc<OnceLock<[Tensor; 2]>>,
-    /// The result of [`pixels_hash`](Split::pixels_hash) for all rows, if it was computed while they were read.
+    /// The result of [`pixels_hash`](ImageSet::pixels_hash) for all rows, if it was computed while they were read.
     pub(crate) hash: Option<Sha256>,
 }
 
-impl Split {
+impl ImageSet {
     /// Images in memory, scaled to `[0, 1]` and on the CPU until [`Dataset::new`](crate::Dataset::new) or the caller
     /// changes that.
     ///
@@ -179,7 +179,7 @@ impl Split {
         &self.labels[self.rows.clone()]
     }
 
-    /// The number of samples of each class, for all [`classes`](Split::classes).
+    /// The number of samples of each class, for all [`classes`](ImageSet::classes).
     pub fn label_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
         self.labels().iter().for_each(|&label| counts[label as usize] += 1);
@@ -253,7 +253,7 @@ impl Split {
     }
 }
 
-impl Samples for Split {
+impl Samples for ImageSet {
     type Batch = Batch;
 
     fn count(&self) -> usize {
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn batches_that_a_device_gathers_have_the_bits_of_those_of_the_cpu() {
         let pixels = (0..6 * 2 * 3).map(|i| (i * 7 % 256) as u8).chain([0, 255, 1, 254, 128, 127]).collect();
-        let split = Split::new("images", (1, 2, 3), 255, 3, pixels, vec![0, 1, 2, 0, 1, 2, 0]).unwrap();
+        let split = ImageSet::new("images", (1, 2, 3), 255, 3, pixels, vec![0, 1, 2, 0, 1, 2, 0]).unwrap();
         let mut split = split.split_last(4).unwrap().1;
         for scale in [Scale::Unit, Scale::Standard] {
             split.put_table(&Arc::new(scale.table(255, 0.3, 0.2)));

@@ -138,6 +138,7 @@ fn run(args: &Args) -> Result<()> {
             seed: 0,
             parameters: params.count() as u64,
             epochs: 1,
+            consumers: network.consumers(),
             config: json!({
                 "inspected": weights,
                 "layers": network.layers().to_string(),

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use taper::data::ImageSet;
-use taper::nn::{Activation, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
+use taper::nn::{Activation, Architecture, Cnn, CnnConfig, Init, Mlp, MlpConfig, Model};
 use taper::train::{CROSS_ENTROPY, Revive, classify};
 use taper_experiment::{
     Data, ImageOptions, Options, Result, Setup, Sweep, Trial, not_negative, rate, size, sweep,
@@ -93,20 +93,21 @@ fn train(args: &Args, trial: &mut Trial<'_, ImageSet>) -> Result<()> {
     let (activation, dropout, init) = (*args.act, *args.dropout, args.init);
     let l1 = args.l1.as_deref().copied().unwrap_or(0.0);
     let vb = trial.params.builder();
-    let (model, sizes): (Box<dyn Model + Send + Sync>, _) = if args.model == Kind::Cnn {
+    let (model, sizes, layers): (Box<dyn Model + Send + Sync>, _, _) = if args.model == Kind::Cnn {
         let (channels, widths) = (args.channels.clone(), args.widths.clone().unwrap_or(vec![128]));
         let rest = CnnConfig::default();
         let config = CnnConfig { input, channels, widths, classes, activation, init, dropout, l1, ..rest };
-        (Box::new(Cnn::new(&config, vb)?), config.to_string())
+        (Box::new(Cnn::new(&config, vb)?), config.to_string(), config.layers())
     } else {
         let (inputs, mlp) = (c * h * w, args.widths.clone().unwrap_or(vec![512, 256]));
         let widths = if args.model == Kind::Mlp { mlp } else { vec![] };
         let config = MlpConfig { inputs, widths, classes, activation, init, dropout, l1 };
-        (Box::new(Mlp::new(&config, vb)?), config.to_string())
+        (Box::new(Mlp::new(&config, vb)?), config.to_string(), config.layers())
     };
     if let Some(revive) = &args.revive {
         trial.upkeep = revive.upkeep(model.links(), &trial.params, args.options.training.seed)?;
     }
+    trial.consumers = Architecture::new(&layers, trial.params.shapes(), input)?.consumers();
     trial.start(sizes, CROSS_ENTROPY)?;
     trial.fit(&classify(&*model))
 }

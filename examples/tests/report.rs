@@ -28,6 +28,7 @@ fn write_run(dir: &Path) -> Result {
         parameters: 1,
         epochs: 2,
         config: serde_json::json!({}),
+        ..Run::default()
     })?;
     for epoch in 1..=2 {
         let score = Score { loss: 0.5, samples: 10, ..Score::default() };

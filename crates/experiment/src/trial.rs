@@ -6,7 +6,7 @@ use serde_json::json;
 use taper_data::{Batches, Samples};
 use taper_hooks::observer_fn;
 use taper_nn::Params;
-use taper_report::{EpochReport, Run, Sink, Split, Summary, TracingSink, read_reports};
+use taper_report::{Consumer, EpochReport, Run, Sink, Split, Summary, TracingSink, read_reports};
 use taper_train::{
     LoadConfig, Optimizer, OptimizerConfig, Session, SessionConfig, StepFn, Upkeep, evaluate, same_run,
 };
@@ -49,6 +49,9 @@ pub struct Trial<'a, S> {
     pub optimizer: OptimizerConfig,
     /// What changes the network between steps, if something does. Set it before [`Trial::start`].
     pub upkeep: Option<Box<dyn Upkeep>>,
+    /// The layers that multiply the values of the sites, of which the page predicts what zeros save: those of
+    /// [`Architecture::consumers`](taper_nn::Architecture::consumers). Set it before [`Trial::start`].
+    pub consumers: Vec<Consumer>,
     about: &'a About,
     shared: &'a Shared<'a>,
     stage: Stage<'a>,
@@ -69,6 +72,7 @@ impl<'a, S: Samples> Trial<'a, S> {
             device: shared.device,
             optimizer: about.options.optimizer(data.train.count().div_ceil(options.batch_size) as u64)?,
             upkeep: None,
+            consumers: Vec::new(),
             about,
             shared,
             stage,
@@ -138,6 +142,7 @@ impl<'a, S: Samples> Trial<'a, S> {
             seed: options.training.seed,
             parameters: self.params.count() as u64,
             epochs: options.training.epochs,
+            consumers: self.consumers.clone(),
             config,
         })
     }

@@ -100,13 +100,11 @@ impl Sequential {
         scaling: Scaling,
     ) -> Result<Self> {
         let mut values = HashMap::new();
-        let mut shapes = Vec::new();
         for (name, var) in params.state() {
-            shapes.push((name.clone(), var.dims().to_vec()));
             let var = var.as_tensor().to_dtype(candle_core::DType::F32)?;
             values.insert(name, var.flatten_all()?.to_vec1::<f32>()?);
         }
-        Self::of(&Architecture::new(layers, shapes, input)?, values, input, scaling)
+        Self::of(&Architecture::new(layers, params.shapes(), input)?, values, input, scaling)
     }
 
     /// A network with this architecture and the values of its tensors by name.

@@ -217,18 +217,14 @@ impl Architecture {
     /// # Errors
     /// When `vb` has no such parameters.
     pub fn build(&self, vb: VarBuilder<'static>) -> Result<Network> {
-        let mut names = self.names.iter().map(|(own, _)| own);
-        let mut site = ("input".to_string(), 0);
         let mut parts = Vec::new();
-        for ((layer, group), before) in self.layers.0.iter().zip(&self.groups).zip(&self.shapes) {
+        let layers = self.layers.0.iter().zip(&self.groups).zip(&self.shapes).zip(self.site_names());
+        for (((layer, group), before), site) in layers {
             let own = group.as_ref().map(|group| vb.pp(&group.name));
             let (shape, bias) = group.as_ref().map_or((&[][..], false), |group| {
                 (group.weight.as_deref().unwrap_or_default(), group.bias.is_some())
             });
             let init = Init::He;
-            if has_width(layer) {
-                site = (names.next().cloned().unwrap_or_default(), 0);
-            }
             parts.push(match (*layer, own, shape) {
                 (Layer::Conv { kernel, geometry }, Some(vb), &[outputs, inputs, ..]) => {
                     let config = Conv2dConfig { kernel, geometry, init, bias };
@@ -247,16 +243,11 @@ impl Architecture {
                     }
                 }
                 (Layer::Act(activation), ..) => {
-                    site.1 += 1;
-                    let name = match &site {
-                        (layer, 1) => layer.clone(),
-                        (layer, n) => format!("{layer}-{n}"),
-                    };
                     let theirs = group.as_ref().map_or(String::new(), |group| {
                         let part = if group.slope.is_some() { "slope" } else { "weight" };
                         format!("{}.{part}", group.name)
                     });
-                    Part::Act(Act::new(activation, vb.clone().rename_f(move |_| theirs.clone()).pp(name))?)
+                    Part::Act(Act::new(activation, vb.clone().rename_f(move |_| theirs.clone()).pp(site))?)
                 }
                 (Layer::MaxPool { window, stride }, ..) => Part::MaxPool { window, stride },
                 (Layer::AvgPool { window, stride }, ..) => Part::AvgPool { window, stride },
@@ -267,6 +258,20 @@ impl Architecture {
             });
         }
         Ok(Network::new(parts))
+    }
+
+    /// For each activation the name of its site, and for each convolution or linear layer its name in the network.
+    pub(crate) fn site_names(&self) -> Vec<String> {
+        let mut names = self.names.iter().map(|(own, _)| own.as_str());
+        let (mut of, mut n) = ("input", 0);
+        let name = |layer: &Layer| {
+            if has_width(layer) {
+                (of, n) = (names.next().unwrap_or_default(), 0);
+            }
+            n += usize::from(matches!(layer, Layer::Act(_)));
+            if n > 1 { format!("{of}-{n}") } else { of.to_string() }
+        };
+        self.layers.0.iter().map(name).collect()
     }
 
     /// The text of an [`Mlp`](crate::Mlp) or [`Cnn`](crate::Cnn) with these sizes, if it has these layers.

@@ -50,6 +50,7 @@ mod architecture;
 mod arrange;
 mod batch_norm;
 mod cnn;
+mod consumers;
 mod conv2d;
 mod dropout;
 mod embedding;

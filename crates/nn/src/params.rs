@@ -91,6 +91,12 @@ impl Params {
         self.lock().vars.clone()
     }
 
+    /// Names and shapes of parameters and buffers, in the same order, as [`Architecture::new`](crate::Architecture::new) takes
+    /// them.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.state().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
+    }
+
     /// Names of the parameters, in the same order.
     pub fn names(&self) -> Vec<String> {
         self.vars().into_iter().map(|(name, _)| name).collect()

@@ -78,7 +78,7 @@ pub use number::{count as count_text, fixed as fixed_text, share as share_text};
 pub use octaves::{OCTAVES, Octaves};
 pub use replay::read_reports;
 pub use report::{EpochReport, Split, SplitReport};
-pub use run::{Labels, Run, label_text, label_value};
+pub use run::{Consumer, Labels, Run, label_text, label_value};
 pub use run_dir::{Lengths, RunDir, RunLock, fresh_dir};
 pub use score::{ADDED_LOSS, Metric, MetricKind, Score};
 pub use sink::{Sink, SinkFn, sink_fn};

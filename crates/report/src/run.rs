@@ -42,8 +42,22 @@ pub struct Run {
     pub parameters: u64,
     /// Number of planned epochs.
     pub epochs: u32,
+    /// The layers that multiply the values of the sites, as far as the program states them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consumers: Vec<Consumer>,
     /// Everything else that is needed to repeat the run: options and versions.
     pub config: serde_json::Value,
+}
+
+/// A layer that multiplies the values of a site by its weights. A value that is 0 makes its multiplications unnecessary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// Name of the site: `fc1`.
+    pub site: String,
+    /// Name of the layer: `fc2`.
+    pub layer: String,
+    /// Its number of multiplications per sample, without skipping. Zero padding is not multiplied.
+    pub multiplications: u64,
 }
 
 #[cfg(test)]

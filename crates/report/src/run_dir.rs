@@ -21,8 +21,9 @@ use crate::{
 /// end with one `\n`.
 ///
 /// `config.json`, written once, over several lines: `v` and the fields of [`Run`]: `name`, `dataset`, `model`, `labels`
-/// (an object), `loss` (its description), `seed`, `parameters`, `epochs` (planned) and `config`, an object with
-/// everything else that is needed to repeat the run. At most 256 KiB.
+/// (an object), `loss` (its description), `seed`, `parameters`, `epochs` (planned), `consumers` (an array of
+/// [`Consumer`](crate::Consumer), only where there are any) and `config`, an object with everything else that is needed to
+/// repeat the run. At most 256 KiB.
 ///
 /// Every line of the other files begins with these fields (those of `steps.jsonl` and `warnings.jsonl` with the first
 /// four), so that it can be used alone:

@@ -33,10 +33,11 @@ pub fn same_run(path: &Path, mut run: Run, force: bool) -> Result<Run> {
 }
 
 /// Lists the differences between two runs, as text. The options `command`, `data_dir`, `running` and `threads` are ignored,
-/// because they do not change the results. Results do not depend on the number of threads.
+/// because they do not change the results. Results do not depend on the number of threads. The consumers are ignored too,
+/// because they follow from the model.
 pub(crate) fn changes(was: &Run, is: &Run) -> Vec<String> {
     let values = |run: &Run| {
-        let mut run = run.clone();
+        let mut run = Run { consumers: Vec::new(), ..run.clone() };
         if let Some(config) = run.config.as_object_mut() {
             config.retain(|name, _| {
                 !["command", "data_dir", "running", "threads", "forced"].contains(&name.as_str())
@@ -78,6 +79,8 @@ pub(crate) fn compare(name: String, was: &Value, is: &Value, found: &mut Vec<Str
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use taper_report::Consumer;
+
     use super::*;
 
     #[test]
@@ -89,6 +92,7 @@ mod tests {
         let mut is =
             run(json!({ "lr": 0.2, "data": { "sha256": "b" }, "threads": 2, "command": [], "new": true }));
         is.epochs = 4;
+        is.consumers.push(Consumer { site: "fc1".into(), layer: "fc2".into(), multiplications: 8 });
         let mut found = changes(&was, &is);
         found.sort();
         let expected = [

@@ -19,6 +19,7 @@ pub(crate) fn run(activation: &str, dropout: f64, seed: u64) -> RunData {
         parameters: 100,
         epochs: 3,
         config: serde_json::json!({"optimizer": "adam"}),
+        ..Run::default()
     };
     let (mut metrics, mut layers) = (Vec::new(), Vec::new());
     for epoch in 1..=3 {

@@ -22,6 +22,7 @@ fn write_run(dir: &Path, seed: u64, epochs: u32, site: &str) -> Result {
         parameters: 1,
         epochs: 3,
         config: serde_json::json!({}),
+        ..Run::default()
     })?;
     let accuracy = Metric { name: "accuracy".into(), kind: MetricKind::Share, value: 0.9 };
     for epoch in 1..=epochs {

@@ -133,6 +133,7 @@ fn write_grid(dir: &Path, sites: [&str; 3]) -> Result<Vec<PathBuf>> {
                     parameters: 12345,
                     epochs: 10,
                     config: serde_json::json!({"lr": 0.001}),
+                    ..Run::default()
                 })?;
                 for step in 1..=60 {
                     sink.step(&step_report(step, sites, dropout))?;

@@ -1,5 +1,5 @@
 use candle_core::{Device, Tensor};
-use taper_frozen::{Frozen, Scaling};
+use taper_frozen::{Form, Frozen, Scaling};
 use taper_nn::{Architecture, Cnn, CnnConfig, Mlp, MlpConfig, Model, Params, Pass};
 
 use crate::{Numbers, layers, network};
@@ -81,8 +81,8 @@ fn every_kind_of_layer_answers_as_in_evaluation() {
     for (text, shapes, input) in cases {
         println!("{text}");
         let (params, network) = network(text, shapes, input, STANDARD);
-        let tensors = params.state().into_iter().map(|(name, var)| (name, var.dims().to_vec()));
-        let model = Architecture::new(&layers(text), tensors, input).unwrap().build(params.frozen()).unwrap();
+        let model =
+            Architecture::new(&layers(text), params.shapes(), input).unwrap().build(params.frozen()).unwrap();
         compare(&model, &Frozen::new(&network).unwrap(), input, STANDARD);
     }
 }
@@ -98,6 +98,32 @@ fn black_pixels_are_skipped_though_their_standardised_value_is_not_zero() {
     let work = &scratch.work()[0];
     assert_eq!((work.name.as_str(), work.inputs, work.zeros), ("0", 16, 14));
     assert_eq!((work.multiplications, work.done), (48, 6));
+}
+
+#[test]
+fn the_share_of_zeros_of_a_site_predicts_what_its_consumer_skips() {
+    let text = "conv 3 pad 1, relu, conv 2 stride 2 pad 1, relu, linear, relu, linear";
+    let shapes: [(&str, &[usize]); 4] =
+        [("conv1", &[5, 2, 3, 3]), ("conv2", &[4, 5, 2, 2]), ("fc1", &[7, 48]), ("fc2", &[3, 7])];
+    let (params, network) = network(text, &shapes, (2, 5, 6), Scaling::default());
+    let frozen = Frozen::new(&network).unwrap();
+    let consumers = Architecture::new(&layers(text), params.shapes(), (2, 5, 6)).unwrap().consumers();
+    let mut scratch = frozen.scratch(1);
+    let (samples, xs) = (50, Numbers::new(1).some(50 * 60, 0.5));
+    frozen.run_as(Form::Sparse, &xs, &mut [0.0; 50 * 3], &mut scratch).unwrap();
+    let work = &scratch.work()[1..];
+    assert_eq!(consumers.len(), work.len());
+    for (consumer, work) in consumers.iter().zip(work) {
+        assert_eq!(consumer.layer, work.name);
+        assert_eq!(consumer.multiplications * samples, work.multiplications, "{}", work.name);
+        let zeros = work.zeros as f64 / work.inputs as f64;
+        let (predicted, skipped) =
+            (zeros * work.multiplications as f64, (work.multiplications - work.done) as f64);
+        // Exact for a linear layer. The values at the edge of a map have fewer products in a convolution.
+        let most = if work.name.starts_with("fc") { 1e-9 } else { 0.1 };
+        assert!((predicted / skipped - 1.0).abs() < most, "{}: {predicted}, {skipped}", work.name);
+        assert!((0.2..0.8).contains(&zeros), "{}: {zeros}", work.name);
+    }
 }
 
 #[test]

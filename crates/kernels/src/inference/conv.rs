@@ -103,15 +103,11 @@ impl ConvRows {
 
     /// Number of multiplications for an image of height `h` and width `w` without skipping. Zero padding is not multiplied.
     pub fn multiplications(&self, (h, w): (usize, usize)) -> u64 {
-        let Shape { inputs, outputs, kernel, geometry: Conv2dGeometry { stride, padding }, border } =
-            self.shape;
-        let Some(out) = self.size((h, w)) else { return 0 };
-        let along = |n: usize, k: usize, outputs: usize| -> u64 {
-            let around = if border == 0.0 { 0 } else { padding };
-            let places = padding - around..n + padding + around;
-            places.map(|at| (0..k).filter(|k| out_of(at, *k, stride, outputs).is_some()).count() as u64).sum()
-        };
-        along(h, kernel.0, out.0) * along(w, kernel.1, out.1) * (inputs * outputs) as u64
+        let Shape { inputs, outputs, kernel, geometry, border } = self.shape;
+        // Padding with another value is multiplied like pixels of the image.
+        let around = if border == 0.0 { 0 } else { geometry.padding };
+        let geometry = Conv2dGeometry { padding: geometry.padding - around, ..geometry };
+        geometry.multiplications((h + 2 * around, w + 2 * around), kernel) * (inputs * outputs) as u64
     }
 
     /// Computes the convolution of one image. With `skip` it skips inputs that are 0; the bits are the same.

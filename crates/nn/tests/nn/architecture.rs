@@ -191,6 +191,30 @@ fn layers_that_are_given_take_the_files_tensors_in_order() {
 }
 
 #[test]
+fn a_consumer_reads_the_values_of_a_site_unchanged() {
+    let layers = "relu, conv 3 stride 2, relu, dropout 0.5, conv 3 pad 1, relu, tanh, max_pool 2, linear, relu, linear, \
+                  relu, batch_norm, linear";
+    let mut file = tensors(&[
+        ("conv1", &[4, 1, 3, 3]),
+        ("conv2", &[6, 4, 3, 3]),
+        ("fc1", &[7, 6 * 6 * 6]),
+        ("fc2", &[5, 7]),
+        ("fc3", &[10, 5]),
+    ]);
+    file.extend(
+        ["weight", "bias", "running_mean", "running_var"].map(|part| (format!("norm.{part}"), vec![5])),
+    );
+    let network = Architecture::new(&layers.parse().unwrap(), file, INPUT).unwrap();
+    let found = network.consumers();
+    let found: Vec<_> =
+        found.iter().map(|of| (of.site.as_str(), of.layer.as_str(), of.multiplications)).collect();
+    // conv1: 13 × 13 windows of 9 pixels. conv2: 13 × 13 windows, of 3 pixels in each direction, of 2 at an edge.
+    let expected =
+        [("input", "conv1", 13 * 13 * 9 * 4), ("conv1", "conv2", 37 * 37 * 4 * 6), ("fc1", "fc2", 7 * 5)];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn layers_that_do_not_fit_are_answered_with_the_tensor_or_the_layer() {
     let file = || tensors(&[("conv1", &[4, 1, 5, 5]), ("fc1", &[10, 4 * 14 * 14])]);
     for (layers, says) in [

@@ -3,10 +3,10 @@
 use std::{fs, path::Path};
 
 use taper_report::{
-    ActivePerSample, EpochReport, Error, Fault, Finding, FiringRates, Histogram, LayerLine, LayerStats,
-    Lengths, Metric, MetricKind, MetricsLine, NonFinite, Octaves, ParameterNorms, Place, Quantiles, Result,
-    Run, RunDir, RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine, StepReport, TimingLine,
-    Trouble, Warning, fresh_dir, read_config, read_lines, read_reports,
+    ActivePerSample, Consumer, EpochReport, Error, Fault, Finding, FiringRates, Histogram, LayerLine,
+    LayerStats, Lengths, Metric, MetricKind, MetricsLine, NonFinite, Octaves, ParameterNorms, Place,
+    Quantiles, Result, Run, RunDir, RunLock, Score, Sink, SiteSteps, Split, SplitReport, StepLine,
+    StepReport, TimingLine, Trouble, Warning, fresh_dir, read_config, read_lines, read_reports,
 };
 
 pub fn temporary() -> tempfile::TempDir {
@@ -34,6 +34,7 @@ fn run() -> Run {
         parameters: 310,
         epochs: 2,
         config: serde_json::json!({ "batch_size": 32, "lr": 0.1 }),
+        ..Run::default()
     }
 }
 
@@ -165,6 +166,9 @@ fn the_files_of_a_run_are_those_of_format_version_2() -> Result<()> {
         }
         assert_eq!(written, read(golden)?, "{name}");
     }
+    // A file without consumers, as older versions wrote it.
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config.json");
+    assert_eq!(read_config(golden)?, run());
     Ok(())
 }
 
@@ -172,7 +176,9 @@ fn the_files_of_a_run_are_those_of_format_version_2() -> Result<()> {
 fn what_was_written_is_read_back() -> Result<()> {
     let dir = temporary();
     let mut sink = RunDir::create(dir.path().join("new/parents/run"))?;
-    sink.begin(&run())?;
+    let consumer = Consumer { site: "fc1".into(), layer: "fc2".into(), multiplications: 40 };
+    let run = Run { consumers: vec![consumer], ..run() };
+    sink.begin(&run)?;
     for epoch in 1..=2 {
         sink.step(&window(100 + 2 * u64::from(epoch)))?;
         sink.epoch(&report(epoch))?;
@@ -185,7 +191,7 @@ fn what_was_written_is_read_back() -> Result<()> {
         );
     }
     sink.finish()?;
-    assert_eq!(read_config(sink.path().join("config.json"))?, run());
+    assert_eq!(read_config(sink.path().join("config.json"))?, run);
     let layers: Vec<LayerLine> = read_lines(sink.path().join("layers.jsonl"))?;
     assert_eq!((layers[2].epoch, layers[2].split), (2, Split::Train));
     assert_eq!(layers[2].of, full_layer());

@@ -16,6 +16,7 @@ pub fn run(activation: &str, dropout: f64, seed: u64) -> Run {
         parameters: 535_818,
         epochs: 10,
         config: serde_json::json!({ "batch_size": 128, "lr": 0.1, "versions": { "taper": "0.1.0" } }),
+        ..Run::default()
     }
 }
 

@@ -19,6 +19,22 @@ impl Default for Conv2dGeometry {
     }
 }
 
+impl Conv2dGeometry {
+    /// Number of multiplications for one input channel of height `h` and width `w`, one output channel and a kernel of
+    /// (rows, columns). Zero padding is not multiplied.
+    pub fn multiplications(self, (h, w): (usize, usize), kernel: (usize, usize)) -> u64 {
+        let Self { stride, padding } = self;
+        let along = |n: usize, k: usize| -> u64 {
+            let last = (n + 2 * padding).checked_sub(k).map(|last| last / stride);
+            // The part of each window inside the image.
+            let inside =
+                |o: usize| (o * stride + k).min(n + padding).saturating_sub((o * stride).max(padding));
+            last.map_or(0, |last| (0..=last).map(|o| inside(o) as u64).sum())
+        };
+        along(h, kernel.0).saturating_mul(along(w, kernel.1))
+    }
+}
+
 /// All sizes of one convolution. One image's columns form a matrix of `k` rows (a row per input channel and
 /// kernel position) and `p` columns (one per output position), so that the convolution is a matrix product.
 #[derive(Clone, Copy, Debug)]

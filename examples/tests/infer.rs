@@ -52,6 +52,48 @@ fn networks_of_digits_answer_as_they_evaluate_themselves() {
     }
 }
 
+/// The numbers in a row of a table of the page, and those in a row of `infer`'s table of multiplications.
+#[track_caller]
+fn rows(dir: &Path, run: &str, layer: &str, next: &str) -> (Vec<f64>, Vec<f64>) {
+    let page = fs::read_to_string(dir.join(run).join("report.html")).unwrap();
+    let row = page.split(&format!("<th scope=row>{layer} → {next}</th>")).nth(1).unwrap();
+    let row = row.lines().next().unwrap();
+    let predicted = row.split("data-v=").skip(1).map(|cell| cell.split('>').next().unwrap().parse().unwrap());
+    let text = works(dir, run);
+    let counted = text.lines().find(|line| line.starts_with(&format!("{next} "))).unwrap();
+    let counted = counted.replace(',', "");
+    let counted = counted.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    (predicted.collect(), counted)
+}
+
+#[test]
+fn the_page_of_the_training_predicts_the_multiplications_that_it_skips() {
+    let dir = tempdir().unwrap();
+    train(dir.path(), "mlp", "--widths 96,64 --dropout 0.25");
+    train(dir.path(), "cnn", "--model cnn --channels 8,16 --widths 64,32 --dropout 0");
+    for (run, layer, next, most) in [
+        ("mlp", "fc1", "fc2", 1e-3),
+        ("mlp", "fc2", "fc3", 1e-3),
+        ("cnn", "conv1", "conv2", 0.1),
+        ("cnn", "fc1", "fc2", 1e-3),
+    ] {
+        let (predicted, counted) = rows(dir.path(), run, layer, next);
+        let ([zeros, all, skipped, ..], [percent, counted_all, _, counted_skipped]) =
+            (&predicted[..], &counted[..])
+        else {
+            panic!("{predicted:?}, {counted:?}")
+        };
+        assert_eq!(all, counted_all, "{next}");
+        assert!((100.0 * zeros - percent).abs() <= 0.06, "{next}: {zeros}, {percent} %");
+        assert!(*skipped > 0.0, "{next}");
+        // infer rounds down.
+        let difference = (skipped - counted_skipped).abs();
+        assert!(difference <= 1.0 + most * skipped, "{next}: {skipped}, {counted_skipped}");
+    }
+    let page = fs::read_to_string(dir.path().join("cnn/report.html")).unwrap();
+    assert!(!page.contains("<th scope=row>conv2 →"), "the values are pooled before fc1");
+}
+
 #[test]
 fn an_activation_that_makes_no_zeros_leaves_those_of_the_image() {
     let dir = tempdir().unwrap();

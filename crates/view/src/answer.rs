@@ -19,14 +19,14 @@ const NAMED: usize = 12;
 const LAYERS: usize = 4;
 
 /// One site in one group, averaged over its seeds, in the last epoch of each.
-struct Cell<'a> {
-    group: usize,
-    site: &'a str,
-    zeros: f64,
+pub(crate) struct Cell<'a> {
+    pub group: usize,
+    pub site: &'a str,
+    pub zeros: f64,
     /// `None` if there is no activation function.
     dead: Option<f64>,
     units: u64,
-    of: Vec<(&'a RunData, &'a LayerStats)>,
+    pub of: Vec<(&'a RunData, &'a LayerStats)>,
 }
 
 impl Cell<'_> {
@@ -35,7 +35,8 @@ impl Cell<'_> {
     }
 }
 
-fn cells<'a>(groups: &'a Groups<'a>, window: Split) -> Vec<Cell<'a>> {
+/// The cells of a window, site by site.
+pub(crate) fn cells<'a>(groups: &'a Groups<'a>, window: Split) -> Vec<Cell<'a>> {
     let mut cells = Vec::new();
     for site in &groups.sites {
         for (i, group) in groups.groups.iter().enumerate() {

@@ -8,7 +8,7 @@ use crate::{
     chart::{self, Axes, Chart},
     configuration,
     group::Groups,
-    measure, palette, strip,
+    measure, palette, savings, strip,
     text::{self, html},
 };
 
@@ -46,6 +46,7 @@ pub(crate) fn page(runs: &[RunData], reload: Option<u64>) -> String {
         page.body += &section("answer", "What the layers do", "");
         page.body += &answer::answer(&groups);
         page.body += "</section>\n";
+        page.savings(&groups);
         page.curves(&groups);
         page.units(&groups);
         page.distributions(&groups);
@@ -130,6 +131,15 @@ impl Page {
             self.body += &block(if primary.is_some() { "Score and loss" } else { "Loss" }, &what, &panels);
         }
         self.body += "</div></section>\n";
+    }
+
+    fn savings(&mut self, groups: &Groups<'_>) {
+        let savings = savings::savings(groups);
+        if !savings.is_empty() {
+            self.body += &section("savings", "What the zeros save", savings::LEAD);
+            self.body += &savings;
+            self.body += "</section>\n";
+        }
     }
 
     fn units(&mut self, groups: &Groups<'_>) {

@@ -29,6 +29,7 @@ mod live_page;
 mod measure;
 mod palette;
 mod plots;
+mod savings;
 mod strip;
 mod table;
 mod text;

@@ -1,4 +1,4 @@
-use crate::{ImageSet, Result, split::zero_batch_size};
+use crate::{ImageSet, Result, image_set::zero_batch_size};
 use candle_core::Tensor;
 use rand::{Rng, seq::SliceRandom};
 use std::iter::FusedIterator;

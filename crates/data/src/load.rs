@@ -2,8 +2,8 @@ use crate::{
     Choice, Dataset, DownloadProgress, Error, FileSet, ImageSet, Result, digits,
     download::download,
     idx::{images_up_to, labels_up_to},
+    image_set::add_kind,
     locate::locate,
-    split::add_kind,
 };
 use sha2::{Digest, Sha256};
 use std::{

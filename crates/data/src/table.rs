@@ -1,4 +1,4 @@
-use crate::{Batches, Error, Result, Samples, split::too_many};
+use crate::{Batches, Error, Result, Samples, image_set::too_many};
 use candle_core::Tensor;
 use rand::{Rng, seq::SliceRandom};
 use sha2::{Digest, Sha256};

@@ -180,8 +180,8 @@ fn answers(
         let own = own.flatten_all()?.to_vec1::<f32>()?;
         for ((logits, own), label) in logits.chunks(classes).zip(own.chunks(classes)).zip(labels) {
             let (answer, own_answer) = (argmax(logits), argmax(own));
-            right += usize::from(answer == *label as usize);
-            own_right += usize::from(own_answer == *label as usize);
+            right += usize::from(answer == label as usize);
+            own_right += usize::from(own_answer == label as usize);
             changed += usize::from(answer != own_answer);
             furthest = logits.iter().zip(own).fold(furthest, |max, (a, b)| max.max((a - b).abs()));
         }

@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// The first sentences of the section.
-pub(crate) const LEAD: &str = "A prediction from the shares of zeros above; the program infer measures the same numbers with a trained network. A smooth activation is never 0 and saves nothing. There is no prediction for the zeros of the samples, nor where values are pooled or normalised before the next layer.";
+pub(crate) const LEAD: &str = "A prediction from the shares of zeros above; the program infer measures the same numbers with a trained network. Layers without a zero, such as those with a smooth activation, save nothing and are left out. There is no prediction for the zeros of the samples, nor where values are pooled or normalised before the next layer.";
 
-/// The table of multiplications and bytes that zeros save in inference, with a row for each layer and group. Empty if no
-/// run states its [consumers](taper_report::Run::consumers).
+/// The table of multiplications and bytes that zeros save in inference, with a row for each layer and group that has
+/// zeros. Empty if no run states its [consumers](taper_report::Run::consumers), and without zeros.
 pub(crate) fn savings(groups: &Groups<'_>) -> String {
     let Some(window) = groups.windows.first() else { return String::new() };
     let several = groups.groups.len() > 1;
@@ -30,7 +30,7 @@ pub(crate) fn savings(groups: &Groups<'_>) -> String {
     table.title("bitmap and values", "Bytes of one bit for each value, and of the values that are not 0.");
     table.title("ratio", "Bytes as f32, divided by bytes as bitmap and values.");
     let mut is_empty = true;
-    for cell in cells(groups, *window) {
+    for cell in cells(groups, *window).iter().filter(|cell| cell.zeros > 0.0) {
         let group = &groups.groups[cell.group];
         let site = groups.sites.iter().position(|site| site == cell.site).unwrap_or(0);
         let (run, layer) = cell.of[0];
@@ -87,15 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn seeds_share_a_row_and_an_activation_without_zeros_saves_nothing() {
+    fn seeds_share_a_row_and_an_activation_without_zeros_has_none() {
         let mut smooth = stated("tanh", 1);
         smooth.layers.iter_mut().for_each(|line| line.of.zero_fraction = 0.0);
-        let text = savings(&Groups::of(&[stated("relu", 1), stated("relu", 2), smooth]));
-        assert_eq!(text.matches("<tr data-group").count(), 2, "{text}");
+        let text = savings(&Groups::of(&[stated("relu", 1), stated("relu", 2), smooth.clone()]));
+        assert_eq!(text.matches("<tr data-group").count(), 1, "{text}");
         assert!(text.contains(">41.5%<"), "{text}");
-        // Its bitmap is 1 of 33 bytes.
-        assert!(text.contains("<td data-v=0>0</td><td data-v=32>32</td><td data-v=33>33</td>"), "{text}");
-        assert!(text.contains(">0.97×<"), "{text}");
+        assert_eq!(savings(&Groups::of(&[smooth])), "");
     }
 
     #[test]

@@ -226,6 +226,8 @@ fn a_run_of_ours_is_inspected_as_it_was_trained() {
     let part = succeed(&dir, &["run/model.safetensors", "--split", "train", "--limit", "100"], None);
     assert!(part.contains("100 samples of digits train") && part.contains("\ntrain "), "{part}");
     fail(&dir, &["run/model.safetensors", "--act", "relu"], 1, &["--act", "slopes"]);
+    let (_, _, err) = run(&example("inspect"), &dir, &["run/model.safetensors", "--scale", "raw"], None);
+    assert!(err.contains("--scale raw: the network was trained with unit"), "{err}");
 
     // The directory, a copy without its records, and the newest checkpoint are the same file.
     let of = |path: &str| timeless(&succeed(&dir, &[path], None));

@@ -95,7 +95,7 @@ impl WeightOptions {
     pub fn open(&self, device: &Device, screen: &Screen) -> Result<Trained> {
         let weights = file(&self.weights)?;
         let shapes = weight_shapes(&weights)?;
-        let known = self.known(&weights, &shapes, screen).map_err(|error| at(&weights, error))?;
+        let known = self.known(&weights, &shapes).map_err(|error| at(&weights, error))?;
         let data = load_images(known.dataset, self.data_dir.clone(), screen)?.scaled(known.scale).on(device);
         let found = architecture(&known, &shapes, data.test.shape(), &data.name);
         let (architecture, assumed) = found.map_err(|error| at(&weights, error))?;
@@ -110,12 +110,13 @@ impl WeightOptions {
         let model = architecture.build(params.builder());
         let model = model.map_err(|error| at(&weights, taper_train::Error::from(error)))?;
         LoadConfig { convert: self.convert, ..LoadConfig::default() }.load(&params, &weights)?;
-        let Known { act, scale, .. } = known;
+        let Known { act, scale, contradictions, .. } = known;
+        contradictions.iter().for_each(|text| screen.warn(text));
         Ok(Trained { weights, act, scale, data, architecture, assumed, params, model })
     }
 
     /// From the command line, else from the file, else from its run.
-    fn known(&self, weights: &Path, shapes: &Shapes, screen: &Screen) -> Result<Known> {
+    fn known(&self, weights: &Path, shapes: &Shapes) -> Result<Known> {
         let origin = match weight_origin(weights)? {
             Some(origin) => Some(origin),
             None => of_run(weights, shapes),
@@ -132,10 +133,11 @@ impl WeightOptions {
         let layers = self.layers.clone().or(own_layers.filter(|_| self.act.is_none()));
         let label = origin.as_ref().and_then(|of| of.labels.get("act")?.as_str()).map(str::parse).transpose();
         let label = label.map_err(|error: taper_kernels::Error| Error::Other(error.into()))?;
+        let mut contradictions = Vec::new();
         if let (Some(given), Some(own)) = (self.act, label)
             && given != own
         {
-            screen.warn(&format!("--act {given}: the network was trained with {own}"));
+            contradictions.push(format!("--act {given}: the network was trained with {own}"));
         }
         let told = Architecture::activation(shapes.iter().map(|(name, shape)| (name, shape)));
         let act = match (&layers, self.act.or(label)) {
@@ -147,7 +149,7 @@ impl WeightOptions {
         if let (Some(given), Some(own)) = (self.scale, of_scale)
             && given != own
         {
-            screen.warn(&format!("--scale {given}: the network was trained with {own}"));
+            contradictions.push(format!("--scale {given}: the network was trained with {own}"));
         }
         let scale = self.scale.or(of_scale).or(own_scale);
         let mut asked = Vec::new();
@@ -166,7 +168,7 @@ impl WeightOptions {
         };
         let named = origin.as_ref().map(|of| of.dataset.parse()).transpose()?;
         let dataset = self.dataset.or(named).unwrap_or(Choice::Mnist);
-        Ok(Known { act, layers, scale, dataset, model: origin.map(|of| of.model) })
+        Ok(Known { act, layers, scale, dataset, model: origin.map(|of| of.model), contradictions })
     }
 }
 
@@ -180,6 +182,8 @@ struct Known {
     dataset: Choice,
     /// The model, if the file belongs to a run of Taper.
     model: Option<String>,
+    /// Options that differ from the run of the file.
+    contradictions: Vec<String>,
 }
 
 fn wrong<T>(text: String) -> Result<T> {

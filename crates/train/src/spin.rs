@@ -1,5 +1,6 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// While it exists, the other threads of rayon's pool spin instead of sleeping.
 ///
@@ -7,21 +8,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// thread falls asleep in every gap between two sections.
 pub(crate) struct Spin(Arc<AtomicBool>);
 
+/// How long [`Spin::start`] waits for the other threads.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Added to the number of threads that have started when no more may start.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
 impl Spin {
-    /// Does nothing outside a pool, and if the pool has more threads than cores.
+    /// Does nothing outside a pool, and if the pool has more threads than cores. A thread that is busy for the next 20 ms
+    /// does not spin.
+    ///
+    /// A thread may start to spin only while this function waits, because then no work of this training is in progress.
+    /// Later it could start inside such work, while that waits for the other half of a `join`: the work would not end before
+    /// the spinning, and the spinning not before the training.
     pub fn start() -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = rayon::current_num_threads();
         if let Some(own) = rayon::current_thread_index()
-            && (2..=cores).contains(&rayon::current_num_threads())
+            && (2..=cores).contains(&threads)
         {
-            let done = Arc::clone(&done);
-            // Nobody waits for these tasks: one that has stolen work of another training ends with that work.
+            let started = Arc::new(AtomicUsize::new(0));
+            let of_task = (Arc::clone(&done), Arc::clone(&started));
             rayon::spawn_broadcast(move |context| {
-                if context.index() != own {
-                    look_for_work(&done);
+                let (done, started) = &of_task;
+                if context.index() != own && started.fetch_add(1, Ordering::AcqRel) < CLOSED {
+                    look_for_work(done);
                 }
             });
+            let begin = Instant::now();
+            while started.load(Ordering::Acquire) < threads - 1 && begin.elapsed() < PATIENCE {
+                std::thread::yield_now();
+            }
+            started.fetch_add(CLOSED, Ordering::AcqRel);
         }
         Self(done)
     }
@@ -35,12 +53,12 @@ impl Drop for Spin {
 
 fn look_for_work(done: &AtomicBool) {
     /// Idle rounds, about ten microseconds in total, before the thread yields its core to other processes.
-    const PATIENCE: u32 = 200;
+    const ROUNDS: u32 = 200;
     let mut idle = 0;
     while !done.load(Ordering::Acquire) {
         match rayon::yield_now() {
             Some(rayon::Yield::Executed) => idle = 0,
-            _ if idle < PATIENCE => {
+            _ if idle < ROUNDS => {
                 idle += 1;
                 std::hint::spin_loop();
             }
@@ -54,7 +72,6 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Weak;
     use std::sync::mpsc::channel;
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -95,6 +112,25 @@ mod tests {
             assert_eq!(flag.strong_count(), if cores < 2 { 1 } else { 2 });
             drop(spin);
             assert!(stops(&flag));
+        });
+    }
+
+    #[test]
+    fn a_busy_thread_does_not_spin_inside_its_work() {
+        in_pool_of_two(|| {
+            let ((is_busy, busy), (go, gone), (finish, finished)) = (channel(), channel(), channel());
+            rayon::spawn(move || {
+                is_busy.send(()).expect("the test waits");
+                gone.recv_timeout(LIMIT).expect("the test goes on");
+                // Runs the task of the broadcast, as waiting for the other half of a `join` does.
+                while rayon::yield_now() == Some(rayon::Yield::Executed) {}
+                finish.send(()).expect("the test waits");
+            });
+            busy.recv_timeout(LIMIT).expect("the other thread takes the work");
+            let spin = Spin::start();
+            go.send(()).expect("the work goes on");
+            assert!(finished.recv_timeout(LIMIT).is_ok(), "the work ends before the training");
+            drop(spin);
         });
     }
 

@@ -91,7 +91,7 @@ fn run(args: &Args) -> Result<()> {
     Ok(print(&text)?)
 }
 
-/// Refuses a network without units that can be removed.
+/// An error if the network has no units that could be removed: no hidden layer, or no activation that can be 0.
 fn can_be_pruned(network: &Sequential, dormant: bool) -> Result<()> {
     if network.hidden().is_empty() {
         bail!("expected a hidden layer, found none: there are no units to remove");

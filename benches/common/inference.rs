@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 /// Shape of an image: `(N, C, H, W)`.
 pub const SHAPE: [usize; 4] = [1, 1, 28, 28];
 
-/// What `main` returns. `load` makes a function from a file; the function maps the pixels of one image to its logits.
-/// It runs on each image, and its seconds and answers are printed as JSON.
+/// The main function of a benchmark. `load` reads the network's file and returns a function from the pixels of one image
+/// to its logits. Calls it for each image and prints the seconds of each call and the predicted classes as JSON.
 pub fn peer<Net: FnMut(&[f32]) -> Result<Vec<f32>>>(load: impl FnOnce(&Path) -> Result<Net>) -> ExitCode {
     match measured(load) {
         Ok(()) => ExitCode::SUCCESS,

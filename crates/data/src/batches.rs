@@ -24,8 +24,8 @@ impl Batch {
     }
 }
 
-/// A data set that [`Batches`] can index: images ([`ImageSet`]), tensors ([`Table`](crate::Table)), or a custom type, for
-/// example one that augments images or reads them from files. PyTorch calls this a map-style dataset.
+/// Samples with random access by index; PyTorch calls this a map-style dataset. Implemented by [`ImageSet`] and
+/// [`Table`](crate::Table). Implement it for your own type to augment images or to read them from files.
 ///
 /// ```
 /// use taper_data::{Batches, Result, Samples};

@@ -52,7 +52,7 @@ Layers, separated by commas, in the order in which they are applied:
 pub struct Trained {
     /// The file of weights.
     pub weights: PathBuf,
-    /// The activation function after every layer but the last, if that is known instead of all layers.
+    /// The activation function of all hidden layers. `None` if the layers were given with `--layers` or by the file.
     pub act: Option<Activation>,
     /// How pixels become inputs.
     pub scale: Scale,

@@ -1,6 +1,7 @@
 use taper_kernels::Activation;
 
-/// Bounds of a value. They hold for every program that computes it in `f32`, in any order of additions.
+/// A lower and an upper bound of a value. They include rounding errors, so they hold for every implementation that computes
+/// the value in `f32`, in any order of additions.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     pub low: f64,
@@ -93,7 +94,7 @@ impl Bound {
         // Functions that every program computes with the same bits: equal bounds are the value.
         let exact = |low: f64, high: f64| Self::new(low, high, self.is_fixed || low == high);
         let approximate = |low: f64, high: f64| {
-            // The functions `exp` and so on differ between programs.
+            // Libraries compute `exp`, `tanh` and so on with different rounding errors.
             let slack = |y: f64| 1e-5 * (y.abs() + at(f32::MIN).abs()) + 1e-6;
             Self::new(low - slack(low), high + slack(high), self.is_fixed)
         };

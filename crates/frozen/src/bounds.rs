@@ -9,9 +9,9 @@ impl Sequential {
     /// Bounds the outputs of every hidden layer over all images with pixels in `[0, 1]`, by interval arithmetic from layer to
     /// layer (Moore 1966).
     ///
-    /// The bounds hold for every program that computes sums of products in `f32`. They include the largest rounding error of
-    /// any order of additions, with and without batch normalisation and scaling folded into weights. They do not hold for
-    /// convolutions by transforms (Winograd, Fourier). The bounds are not tight, because they treat the values of a layer as
+    /// The bounds include the largest rounding error of `f32`, so they hold for every implementation: in any order of
+    /// additions, and with batch normalisation and scaling folded into the weights or not. The exception are convolutions
+    /// computed with a Winograd or Fourier transform. The bounds are not tight, because they treat the values of a layer as
     /// independent: more units can be dead than the bounds show.
     ///
     /// # Errors
@@ -22,7 +22,8 @@ impl Sequential {
         let (black, white) = (-mean / std, (1.0 - mean) / std);
         let pixel = Bound::new(black, white, false).sized((1.0 + mean.abs()) / std).widened();
         let mut xs = vec![pixel; c * h * w];
-        // The padding of a convolution: 0, or `mean − mean` if the scaling is folded into the weights.
+        // A padding pixel is 0. An implementation that folds the scaling into the weights computes it as `mean − mean`, with a
+        // rounding error.
         let mut border = Bound::new(0.0, 0.0, true).sized(mean.abs() / std);
         let mut last: Option<&Values> = None;
         let mut hidden = Vec::new();

@@ -18,7 +18,7 @@ impl Frozen {
         if c > 1 && h * w > 1 {
             steps.push(Step::Transpose(c, h * w));
         }
-        // The maps that the current values are, flattened or not. They are stored pixel by pixel.
+        // Channels, height and width of the feature maps before the next layer, also after flattening. Memory layout: (H, W, C).
         let mut maps = Some((c, h, w));
         // The scaling of the inputs, until a layer applies it.
         let mut scaling = Some(network.scaling).filter(|scaling| *scaling != Scaling::default());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Layers, tensors or arguments do not fit each other.
+    /// Invalid arguments: wrong shapes, missing tensors, or layers in a wrong order.
     #[error("{0}")]
     Argument(String),
     /// A file cannot be read or written, or its network is invalid.

@@ -51,7 +51,7 @@ impl Scratch {
         }
     }
 
-    /// Number of samples that are computed at a time.
+    /// The batch size: number of samples that are computed together.
     pub fn batch(&self) -> usize {
         self.batch
     }

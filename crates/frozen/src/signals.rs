@@ -9,7 +9,7 @@ pub struct Range {
     pub low: f64,
     /// The largest value, or an upper bound of it.
     pub high: f64,
-    /// Whether the value is the same for every image. Its bounds can still differ, because of rounding.
+    /// Whether the value is constant: equal for all images. `low` and `high` can still differ, by the rounding error.
     pub is_fixed: bool,
 }
 

@@ -20,7 +20,7 @@ use taper::frozen::{Form, Frozen, Work};
 use taper::nn::{Model, Pass, no_grad};
 use taper::report::count_text;
 use taper_examples::{alternately, argmax, pixels, quantile};
-use taper_experiment::{LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, print, start};
+use taper_experiment::{LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, print, start};
 
 /// Classify images with a trained network and skip the multiplications with zeros. The results have the same bits as without
 /// skipping. Shows how much time this saves, on one thread.
@@ -58,7 +58,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    prepare(None);
     let screen = Screen::new(false);
     let trained = args.weights.open(&Device::Cpu, &screen)?;
     let path = trained.weights.display().to_string();

@@ -19,9 +19,7 @@ use taper::report::{
     ConsoleConfig, EpochReport, Run, RunDir, Sink, Split, SplitReport, count_text, fixed_text, layers_text,
 };
 use taper::train::{CROSS_ENTROPY, classify, evaluate};
-use taper_experiment::{
-    DeviceKind, LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, prepare, print, start,
-};
+use taper_experiment::{DeviceKind, LAYERS_HELP, Screen, Trained, WeightOptions, at_least_one, print, start};
 use taper_view::{html_report, load_runs};
 
 /// Show what every layer's activations do in a trained network: how sparse they are, which units are dead, how they are
@@ -77,7 +75,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    prepare(None);
     let screen = Screen::new(false);
     let device = args.device.open()?;
     let trained = args.weights.open(&device, &screen)?;

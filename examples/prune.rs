@@ -18,7 +18,7 @@ use taper::frozen::{Form, Frozen, Sequential};
 use taper::nn::Layer;
 use taper::report::count_text;
 use taper_examples::{alternately, argmax, pixels, quantile};
-use taper_experiment::{LAYERS_HELP, Screen, WeightOptions, not_negative, prepare, print, start};
+use taper_experiment::{LAYERS_HELP, Screen, WeightOptions, not_negative, print, start};
 
 /// Remove units that do not affect the results of a trained network: units that are 0 or constant, for every image or for the
 /// given images. Shows the removed units, the changed results, and the size and time before and after.
@@ -61,7 +61,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    prepare(None);
     let screen = Screen::new(false);
     let trained = args.weights.open(&Device::Cpu, &screen)?;
     let path = trained.weights.display().to_string();

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use clap::error::ErrorKind;
 use taper_train::BoxError;
 
+use crate::program::prepare;
+
 /// Parses a number. The error says what was expected.
 pub fn number<T: FromStr>(text: &str, expected: &str, good: impl Fn(&T) -> bool) -> Result<T, String> {
     text.parse().ok().filter(good).ok_or_else(|| format!("expected {expected}"))
@@ -55,10 +57,14 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// `main` of a program that fails with one line: exit code 1 for its own errors, 2 for wrong usage.
+/// The main function of a program that is not a training: parses the command line, sets up logging and threads, and calls
+/// `run`. An error is printed as one line, with exit code 1, or 2 for wrong usage.
 pub fn start<A: clap::Parser, E: Into<BoxError>>(run: impl FnOnce(&A) -> Result<(), E>) -> ExitCode {
     match A::try_parse() {
-        Ok(args) => run(&args).map_or_else(|error| failure(error.into().as_ref()), |()| ExitCode::SUCCESS),
+        Ok(args) => {
+            prepare(None);
+            run(&args).map_or_else(|error| failure(error.into().as_ref()), |()| ExitCode::SUCCESS)
+        }
         Err(error) => usage(&error),
     }
 }

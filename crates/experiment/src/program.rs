@@ -209,11 +209,11 @@ where
     grid.run(&train, console)
 }
 
-/// Sets up logging and threads. [`run`] calls this; a program without [`run`] calls it first.
+/// Sets up logging and threads.
 ///
 /// The log goes to standard error: warnings, or what `RUST_LOG` selects. The number of threads is `threads`, or else
 /// `RAYON_NUM_THREADS`, or else one for each core.
-pub fn prepare(threads: Option<usize>) {
+pub(crate) fn prepare(threads: Option<usize>) {
     use tracing_subscriber::EnvFilter;
     // A subscriber that the program has set is kept.
     let _ = tracing_subscriber::fmt()

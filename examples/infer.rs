@@ -65,7 +65,7 @@ fn run(args: &Args) -> Result<()> {
     let frozen = Frozen::new(&network).with_context(|| path.clone())?;
     let mut text = String::new();
     if let Some(to) = &args.save {
-        network.save(to).context("--save")?;
+        trained.save(&network, to).context("--save")?;
         writeln!(text, "written to {}", to.display())?;
     }
     match args.images.is_empty() {

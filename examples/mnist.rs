@@ -27,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Train on MNIST and see what every layer's activations do: how sparse they are, which units are dead, how they are
 /// distributed. Several activations, dropout rates or seeds are compared side by side.
 #[derive(Parser, Serialize, Deserialize)]
-#[command(name = "mnist", version, allow_negative_numbers = true, after_help = after_help(), next_help_heading = "Model")]
+#[command(name = "mnist", version, after_help = after_help(), next_help_heading = "Model")]
 struct Args {
     /// Network: fully connected, convolutional (with --schedule cosine:0.5), or softmax regression
     #[arg(long, value_enum, default_value_t = Kind::Mlp)]

@@ -84,7 +84,7 @@ fn run(args: &Args) -> Result<()> {
         prune(&network, args.dormant, &given, &others, &mut text).with_context(|| path.clone())?;
     compare([&network, &pruned], [&given, &others], &results, &mut text)?;
     if let Some(to) = &args.out {
-        pruned.save(to).context("--out")?;
+        trained.save(&pruned, to).context("--out")?;
         writeln!(text, "\nwritten to {}", to.display())?;
     }
     Ok(print(&text)?)

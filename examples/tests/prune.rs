@@ -133,7 +133,7 @@ fn what_cannot_be_pruned_is_refused_in_one_line() {
     let dir = tempdir().unwrap();
     train(dir.path(), "mlp", "--widths 16");
     for wrong in ["-1", "nan", "inf", "x"] {
-        let ran = prune(dir.path(), &format!("mlp --dormant={wrong}"));
+        let ran = prune(dir.path(), &format!("mlp --dormant {wrong}"));
         one_line(&ran, 2, &["--dormant", "expected a finite number of at least 0"]);
     }
     one_line(&prune(dir.path(), "mlp --images some"), 2, &["train, test, all, none"]);
@@ -143,6 +143,10 @@ fn what_cannot_be_pruned_is_refused_in_one_line() {
         &["--dormant 100: layer 'fc1': expected at least one unit to stay, found all 16"],
     );
     one_line(&prune(dir.path(), "mlp --out none/small.safetensors"), 1, &["--out: none/small.safetensors"]);
+    let before = fs::read(dir.path().join("mlp/model.safetensors")).unwrap();
+    let own = prune(dir.path(), "mlp --out mlp/../mlp/model.safetensors");
+    one_line(&own, 1, &["--out: mlp/../mlp/model.safetensors: expected another file"]);
+    assert_eq!(fs::read(dir.path().join("mlp/model.safetensors")).unwrap(), before);
     train(dir.path(), "selu", "--widths 16 --act selu");
     one_line(
         &prune(dir.path(), "selu"),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use clap::error::ErrorKind;
+use clap::{ArgMatches, error::ErrorKind};
 use taper_train::BoxError;
 
 use crate::program::prepare;
@@ -57,11 +57,17 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Parses the command line. `-1` is a number, not an option, so the errors are about its value.
+pub(crate) fn parse<A: clap::Parser>() -> Result<(A, ArgMatches), clap::Error> {
+    let matches = A::command().allow_negative_numbers(true).try_get_matches()?;
+    Ok((A::from_arg_matches(&matches)?, matches))
+}
+
 /// The main function of a program that is not a training: parses the command line, sets up logging and threads, and calls
 /// `run`. An error is printed as one line, with exit code 1, or 2 for wrong usage.
 pub fn start<A: clap::Parser, E: Into<BoxError>>(run: impl FnOnce(&A) -> Result<(), E>) -> ExitCode {
-    match A::try_parse() {
-        Ok(args) => {
+    match parse() {
+        Ok((args, _)) => {
             prepare(None);
             run(&args).map_or_else(|error| failure(error.into().as_ref()), |()| ExitCode::SUCCESS)
         }

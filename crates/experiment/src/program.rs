@@ -14,7 +14,7 @@ use taper_train::{BoxError, start_threads};
 use taper_view::{HeldStderr, LivePage, restore_terminal};
 
 use crate::cells::{Cell, cells, file_name, parse};
-use crate::command_line::{failure, file_time, usage};
+use crate::command_line::{self, failure, file_time, usage};
 use crate::grid::Grid;
 use crate::screen::color_on;
 use crate::signals::{INTERRUPTED, Stop, on_signal};
@@ -81,9 +81,7 @@ where
     E: Into<BoxError>,
     F: Into<BoxError>,
 {
-    let parsed = A::command().try_get_matches();
-    let parsed = parsed.and_then(|matches| Ok((A::from_arg_matches(&matches)?, matches)));
-    let (args, matches) = match parsed {
+    let (args, matches) = match command_line::parse::<A>() {
         Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };

@@ -85,6 +85,19 @@ impl Trained {
         let network = Sequential::new(layers, &self.params, self.data.test.shape(), self.scaling());
         network.map_err(|error| at(&self.weights, error))
     }
+
+    /// Writes a network that was made of this one to another file.
+    ///
+    /// # Errors
+    /// As [`Sequential::save`]; when the file is the one that the weights were read from.
+    pub fn save(&self, network: &Sequential, to: &Path) -> Result<()> {
+        if let (Ok(own), Ok(other)) = (self.weights.canonicalize(), to.canonicalize())
+            && own == other
+        {
+            return Err(at(to, "expected another file than that of the weights, which would be lost"));
+        }
+        network.save(to).map_err(|error| Error::Other(error.into()))
+    }
 }
 
 impl WeightOptions {

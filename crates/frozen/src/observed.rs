@@ -82,8 +82,12 @@ impl Sequential {
         merge: impl Fn(&mut T, T),
     ) -> Result<Vec<T>> {
         let frozen = Frozen::new(self)?;
-        if xs.is_empty() {
-            return argument("expected at least one image, found none".to_string());
+        let inputs = frozen.inputs();
+        if xs.is_empty() || !xs.len().is_multiple_of(inputs) {
+            let found = xs.len();
+            return argument(format!(
+                "expected one or more images of {inputs} values each, found {found} values"
+            ));
         }
         let units: Vec<usize> = self.hidden().iter().map(|(_, units)| *units).collect();
         let block = |xs: &[f32]| {
@@ -107,7 +111,7 @@ impl Sequential {
                 None => Ok(layers.into_iter().flatten().collect::<Vec<T>>()),
             }
         };
-        let blocks: Vec<_> = xs.par_chunks(BLOCK * frozen.inputs()).map(block).collect();
+        let blocks: Vec<_> = xs.par_chunks(BLOCK * inputs).map(block).collect();
         let mut blocks = blocks.into_iter();
         let mut all = blocks.next().expect("there is an image")?;
         for block in blocks {

@@ -59,6 +59,7 @@ pub use ops::conv2d::{Conv2dGeometry, conv2d, conv2d_act};
 pub use ops::cross_entropy::{count_correct, cross_entropy};
 pub use ops::dropout::{Draw, alpha_dropout, dropout};
 pub use ops::embedding::embedding;
+pub use ops::grouped_linear::grouped_linear;
 pub use ops::linear::{linear, linear_act};
 pub use ops::loss::{binary_cross_entropy, mse, soft_cross_entropy};
 pub use ops::mean::mean_of_steps;
@@ -80,6 +81,7 @@ pub mod twin {
     pub use crate::ops::cross_entropy::twin::cross_entropy;
     pub use crate::ops::dropout::twin::{alpha_dropout, dropout};
     pub use crate::ops::embedding::twin::embedding;
+    pub use crate::ops::grouped_linear::twin::grouped_linear;
     pub use crate::ops::linear::twin::linear;
     pub use crate::ops::loss::twin::{binary_cross_entropy, mse, soft_cross_entropy};
     pub use crate::ops::mean::twin::mean_of_steps;

@@ -8,6 +8,7 @@ pub(crate) mod conv2d;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
+pub(crate) mod grouped_linear;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod mean;

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use taper_kernels::{
-    Conv2dGeometry, Mask, add, attention, avg_pool2d, conv2d, cross_entropy, embedding, layer_norm, linear,
-    max_pool2d, prelu, rms_norm, self_attention, softmax,
+    Conv2dGeometry, Mask, add, attention, avg_pool2d, conv2d, cross_entropy, embedding, grouped_linear,
+    layer_norm, linear, max_pool2d, prelu, rms_norm, self_attention, softmax,
 };
 
 use crate::{message, random};
@@ -141,6 +141,17 @@ fn layers_of_transformers_name_the_argument_that_does_not_fit() {
     let look = |ids: Tensor| error(move |d| embedding(&ids, &zeros(&[5, 3], d)));
     assert_eq!(look(ids(&[4, 5]).unwrap()), "embedding: expected ids below 5, found 5");
     assert_eq!(look(zeros(&[2], DType::I64)), "embedding: expected ids of type u32, found I64");
+}
+
+#[test]
+fn grouped_linear_names_the_argument_that_does_not_fit() {
+    let run = |xs: [usize; 3], weight: [usize; 3], bias: [usize; 2]| {
+        error(|d| grouped_linear(&zeros(&xs, d), &zeros(&weight, d), Some(&zeros(&bias, d))))
+    };
+    let text = run([2, 3, 4], [3, 5, 6], [3, 5]);
+    assert_eq!(text, "grouped_linear: expected 3 groups of 6 features, found shape [2, 3, 4]");
+    let text = run([2, 3, 4], [3, 5, 4], [5, 3]);
+    assert_eq!(text, "grouped_linear: expected a bias of shape [3, 5], found shape [5, 3]");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use taper_kernels::{
     Activation, Conv2dGeometry, Mask, Rule, Slots, activate, add, alpha_dropout, avg_pool2d, batch_norm,
-    binary_cross_entropy, conv2d, cross_entropy, dropout, embedding, layer_norm, linear, max_pool2d,
-    mean_of_steps, mse, prelu, self_attention, soft_cross_entropy, softmax,
+    binary_cross_entropy, conv2d, cross_entropy, dropout, embedding, grouped_linear, layer_norm, linear,
+    max_pool2d, mean_of_steps, mse, prelu, self_attention, soft_cross_entropy, softmax,
 };
 
 use crate::{bits, gradients, random, var};
@@ -141,6 +141,10 @@ fn layers_of_transformers_give_the_same_bits() {
     let ids = Tensor::new((0..5000_u32).map(|i| i * i % 999).collect::<Vec<_>>(), &Device::Cpu).unwrap();
     let weight = [random(1, &[999, 64])];
     the_same_with_any_number_of_threads("embedding", || run(&weight, |a| embedding(&ids, &a[0])));
+    let args = [random(1, &[9, 500, 20]), random(2, &[500, 30, 20]), random(3, &[500, 30])];
+    the_same_with_any_number_of_threads("grouped_linear", || {
+        run(&args, |a| grouped_linear(&a[0], &a[1], Some(&a[2])))
+    });
 }
 
 #[test]

@@ -6,9 +6,9 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use taper_kernels::{
     Activation, Conv2dGeometry, Mask, Moments, activate, add, attention, avg_pool2d, batch_norm,
-    batch_norm_with, binary_cross_entropy, conv2d, cross_entropy, embedding, global_avg_pool2d, layer_norm,
-    linear, log_softmax, max_pool2d, mean_of_steps, mse, prelu, rms_norm, self_attention, soft_cross_entropy,
-    softmax, twin,
+    batch_norm_with, binary_cross_entropy, conv2d, cross_entropy, embedding, global_avg_pool2d,
+    grouped_linear, layer_norm, linear, log_softmax, max_pool2d, mean_of_steps, mse, prelu, rms_norm,
+    self_attention, soft_cross_entropy, softmax, twin,
 };
 
 use crate::{assert_close, cases, gradients, largest, random, scattered, var};
@@ -290,6 +290,18 @@ proptest! {
     }
 
     #[test]
+    fn grouped_linear_agrees_with_its_twin(
+        // Also where all threads share the work.
+        (n, g) in prop_oneof![(1..5_usize, 1..9_usize), Just((3, 700))], (i, o) in (1..40_usize, 1..20_usize), bias: bool, seed: u64,
+    ) {
+        let mut args = vec![random(seed, &[n, g, i]), random(seed ^ 1, &[g, o, i])];
+        if bias {
+            args.push(random(seed ^ 2, &[g, o]));
+        }
+        agree(&args, |a| grouped_linear(&a[0], &a[1], a.get(2)), |a| twin::grouped_linear(&a[0], &a[1], a.get(2)));
+    }
+
+    #[test]
     fn attention_agrees_with_its_twin(
         (b, heads) in (1..4_usize, 1..4_usize), (t, s) in (1..40_usize, 1..40_usize), (d, e) in (1..20_usize, 1..20_usize), causal: bool, seed: u64,
     ) {
@@ -310,6 +322,18 @@ proptest! {
 fn given_as(moments: &Moments, xs: &Tensor) -> Result<Moments> {
     let of = |values: &Tensor| values.to_dtype(xs.dtype());
     Ok(Moments { mean: of(&moments.mean)?, variance: of(&moments.variance)? })
+}
+
+#[test]
+fn a_group_is_a_linear_layer_of_its_own() {
+    let (xs, weight, bias) = (random(1, &[4, 3, 20]), random(2, &[3, 5, 20]), random(3, &[3, 5]));
+    let all = grouped_linear(&xs, &weight, Some(&bias)).unwrap();
+    for g in 0..3 {
+        let xs = xs.narrow(1, g, 1).unwrap().squeeze(1).unwrap();
+        let alone = linear(&xs, &weight.get(g).unwrap(), Some(&bias.get(g).unwrap())).unwrap();
+        let own = all.narrow(1, g, 1).unwrap().squeeze(1).unwrap();
+        assert_close("a group", &own, &alone, 0.0, 1e-5);
+    }
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub use statistic::{Shown, Statistic, StatisticKind};
 pub use statistics::STATISTICS;
 pub use step_report::{ParameterNorms, SiteSteps, StepReport};
 pub use summary::Summary;
+pub use table::{Align, Cell, Table};
 pub use tensorboard::TensorBoard;
 pub use tracing_sink::TracingSink;
 pub use warn::warn;

@@ -27,20 +27,20 @@ impl Paint {
     }
 }
 
-/// A piece of text in a table.
+/// A piece of text in a [`Table`], made from any text.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Cell {
+pub struct Cell {
     text: String,
     paint: Paint,
 }
 
 impl Cell {
-    pub fn new(text: impl Into<String>, paint: Paint) -> Self {
+    pub(crate) fn new(text: impl Into<String>, paint: Paint) -> Self {
         Self { text: text.into(), paint }
     }
 
     /// The text, right-aligned in this many characters.
-    pub fn right(&self, width: usize, color: bool) -> String {
+    pub(crate) fn right(&self, width: usize, color: bool) -> String {
         let pad = " ".repeat(width.saturating_sub(self.text.chars().count()));
         pad + &self.paint.apply(&self.text, color)
     }
@@ -52,15 +52,27 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// The side of a column at which its cells line up.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Align {
+pub enum Align {
+    /// For names.
     Left,
+    /// For numbers.
     Right,
 }
 
 /// Columns of text under a line of titles; all lines have the same width.
+///
+/// ```
+/// use taper_report::{Align, Table};
+///
+/// let mut table = Table::default();
+/// table.column(Align::Left, "site", ["fc1", "fc2"]);
+/// table.column(Align::Right, "zeros", ["63.2%", "9.0%"]);
+/// assert_eq!(table.render(0, false), "site  zeros\nfc1   63.2%\nfc2    9.0%\n");
+/// ```
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Table {
+pub struct Table {
     columns: Vec<Column>,
 }
 

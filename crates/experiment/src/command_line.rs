@@ -1,4 +1,6 @@
+use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -57,16 +59,18 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Parses the command line. `-1` is a number, not an option, so the errors are about its value.
-pub(crate) fn parse<A: clap::Parser>() -> Result<(A, ArgMatches), clap::Error> {
-    let matches = A::command().allow_negative_numbers(true).try_get_matches()?;
+/// Parses a command line, the name of the program first. `-1` is a number, not an option, so the errors are about its value.
+pub(crate) fn parse<A: clap::Parser>(
+    command: impl IntoIterator<Item = OsString>,
+) -> Result<(A, ArgMatches), clap::Error> {
+    let matches = A::command().allow_negative_numbers(true).try_get_matches_from(command)?;
     Ok((A::from_arg_matches(&matches)?, matches))
 }
 
 /// The main function of a program that is not a training: parses the command line, sets up logging and threads, and calls
 /// `run`. An error is printed as one line, with exit code 1, or 2 for wrong usage.
 pub fn start<A: clap::Parser, E: Into<BoxError>>(run: impl FnOnce(&A) -> Result<(), E>) -> ExitCode {
-    match parse() {
+    match parse(env::args_os()) {
         Ok((args, _)) => {
             prepare(None);
             run(&args).map_or_else(|error| failure(error.into().as_ref()), |()| ExitCode::SUCCESS)

@@ -83,7 +83,7 @@ pub use data::Data;
 pub use error::{Error, Result};
 pub use images::{ImageOptions, load_images};
 pub use options::{DeviceKind, Options, Resuming, Running, Track, Training};
-pub use program::{Setup, run};
+pub use program::{Setup, run, run_from};
 pub use screen::Screen;
 pub use sweep::{Sweep, sweep};
 pub use trained::{LAYERS_HELP, Trained, WeightOptions};

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -81,7 +82,22 @@ where
     E: Into<BoxError>,
     F: Into<BoxError>,
 {
-    let (args, matches) = match command_line::parse::<A>() {
+    run_from(std::env::args_os(), load, train)
+}
+
+/// [`run`] with a given command line, the name of the program first, for a program that makes the command line itself.
+pub fn run_from<A, S, E, F>(
+    command: impl IntoIterator<Item = OsString>,
+    load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
+    train: impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync,
+) -> ExitCode
+where
+    A: Parser + Serialize + DeserializeOwned + Sync,
+    S: Samples + Sync,
+    E: Into<BoxError>,
+    F: Into<BoxError>,
+{
+    let (args, matches) = match command_line::parse::<A>(command) {
         Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 use candle_core::Device;
 use serde_json::json;
 use taper_data::{Batches, Samples};
-use taper_hooks::observer_fn;
+use taper_hooks::{Rng, observer_fn};
 use taper_nn::Params;
 use taper_report::{Consumer, EpochReport, Run, Sink, Split, Summary, TracingSink, read_reports};
 use taper_train::{
-    LoadConfig, Optimizer, OptimizerConfig, Session, SessionConfig, StepFn, Upkeep, evaluate, same_run,
+    BoxError, LoadConfig, Optimizer, OptimizerConfig, Session, SessionConfig, StepFn, Upkeep, evaluate,
+    same_run,
 };
 
 use crate::cells::About;
@@ -271,15 +272,34 @@ impl<'a, S: Samples> Trial<'a, S> {
         S: Sync,
         S::Batch: Send,
     {
-        let (train, shared) = (&self.data.train, self.shared);
-        let batch_size = self.about.options.training.batch_size;
+        let (train, batch_size) = (&self.data.train, self.about.options.training.batch_size);
+        self.train_on(step, |rng, done| Batches::shuffled(train, rng, batch_size).skip(done))
+    }
+
+    /// As [`Trial::train`], on batches of the program's own, such as a stream: `batches` receives the generator of the order and
+    /// the number of batches to skip, as in [`Session::train`]. The progress bars expect as many samples as the training split
+    /// has.
+    ///
+    /// # Errors
+    /// As [`Session::train`].
+    pub fn train_on<B, E, I>(
+        &mut self,
+        step: &impl StepFn<B>,
+        batches: impl FnOnce(&mut Rng, usize) -> I,
+    ) -> Result<()>
+    where
+        B: Send,
+        E: Into<BoxError> + Send,
+        I: Iterator<Item = Result<B, E>> + Send,
+    {
+        let shared = self.shared;
         let Stage::Started { session, bars, epoch } = &mut self.stage else { return self.rehearsed() };
         if *epoch > 0 {
-            let to_go = train.count().saturating_sub(session.progress().samples() as usize);
+            let to_go = self.data.train.count().saturating_sub(session.progress().samples() as usize);
             bars.pass(to_go, session.run(), *epoch, Split::Train);
         }
         let trained = session.train(&Counted { step, bars }, |rng, done| {
-            let batches = Batches::shuffled(train, rng, batch_size).skip(done);
+            let batches = batches(rng, done);
             batches.take_while(|_| !shared.stop.is_asked()).inspect(|_| shared.first_batch())
         });
         self.noted(trained)

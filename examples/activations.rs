@@ -247,7 +247,7 @@ fn deep(args: &Args, depth: usize) -> Result<String> {
             false,
         ),
     ]
-    .map(|(title, meaning, log)| Chart { title, meaning, log, lines: Vec::new() })
+    .map(|(title, meaning, log)| Chart { title, axis: "layer", meaning, log, lines: Vec::new() })
     .into();
     let (mut text, mut lines, mut maps) = (String::new(), String::new(), Vec::new());
     for &f in acts {

@@ -24,16 +24,18 @@ pub struct Panel {
     pub after: Distribution,
 }
 
-/// A number of every layer of some networks, one line for each network.
+/// A number of every layer of some networks, one line for each network; or of every step of something else.
 #[derive(Debug)]
 pub struct Chart {
     /// The title: plain text.
     pub title: &'static str,
+    /// The title of the horizontal axis, which counts from 1: plain text.
+    pub axis: &'static str,
     /// Its explanation: plain text.
     pub meaning: &'static str,
     /// Whether the axis is logarithmic.
     pub log: bool,
-    /// Name and values, from the first layer.
+    /// Name and values, from the first layer; a value that is not finite is left out.
     pub lines: Vec<(String, Vec<f64>)>,
 }
 
@@ -134,7 +136,7 @@ pub fn charts_html(charts: &[Chart]) -> String {
         let room = 0.06 * (high - low).max(if chart.log { 1.0 } else { 0.1 });
         let depth = chart.lines.iter().map(|(_, values)| values.len()).max().unwrap_or(1) as f64;
         let mut frame = Frame::new((0.5, depth + 0.5), (low - room, high + room), (520.0, 300.0));
-        frame.axes("layer", 10, if chart.log { 0 } else { 6 });
+        frame.axes(chart.axis, 10, if chart.log { 0 } else { 6 });
         if chart.log {
             let label = |y: f64| if y < 1e-3 { format!("{y:e}") } else { y.to_string() };
             decades(chart).into_iter().for_each(|y| frame.y_tick(y.log10(), &label(y)));
@@ -151,7 +153,7 @@ pub fn charts_html(charts: &[Chart]) -> String {
             );
             for (x, y) in points {
                 let value = if chart.log { 10_f64.powf(y) } else { y };
-                frame.dot((x, y), color, &format!("{name}: {value:.4} in layer {x}"));
+                frame.dot((x, y), color, &format!("{name}: {value:.4} in {} {x}", chart.axis));
             }
         }
         html += &figure(chart.title, chart.meaning, frame);
@@ -345,7 +347,7 @@ pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
             let mut mesh = drawing.configure_mesh();
             mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(RGBColor(225, 225, 225));
             let font = ("sans-serif", 12).into_font().color(&TEXT);
-            mesh.axis_style(RGBColor(140, 140, 140)).label_style(font).x_desc("layer").y_labels(6);
+            mesh.axis_style(RGBColor(140, 140, 140)).label_style(font).x_desc(chart.axis).y_labels(6);
             let number = |y: &f64| match if chart.log { 10_f64.powf(*y) } else { *y } {
                 y if y != 0.0 && y.abs() < 0.01 && chart.log => format!("{y:.1e}"),
                 y => format!("{y:.2}"),

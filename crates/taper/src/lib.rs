@@ -73,6 +73,8 @@ mod manual {
     pub struct GettingStarted;
     #[doc = include_str!("../../../docs/gpu.md")]
     pub struct Gpu;
+    #[doc = include_str!("../../../docs/papers.md")]
+    pub struct Papers;
     #[doc = include_str!("../../../docs/performance.md")]
     pub struct Performance;
     #[doc = include_str!("../../../docs/reading-the-pictures.md")]

@@ -1,0 +1,176 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use taper::report::{Align, Table, fixed_text};
+
+/// A claim of a paper, and the function that measures it.
+pub struct Paper {
+    /// The name on the command line and of the directory.
+    pub name: &'static str,
+    /// The claim in one sentence.
+    pub claim: &'static str,
+    /// Authors, year, where it was published, and where its numbers come from.
+    pub source: &'static str,
+    /// The time on two cores.
+    pub minutes: f64,
+    /// What `--check` asserts, in words; the bands are in the code of `run`.
+    pub asserted: &'static str,
+    /// Runs the protocol.
+    pub run: fn(&Setting) -> Result<Outcome>,
+}
+
+/// How a paper's protocol is run.
+pub struct Setting {
+    /// Networks with different seeds, in place of the protocol's number.
+    pub seeds: Option<usize>,
+    /// At most 15 s: fewer networks and fewer steps.
+    pub quick: bool,
+    /// The directory for everything that is written. Training runs that are in it already are resumed or kept.
+    pub out: PathBuf,
+}
+
+/// What a protocol gave.
+pub struct Outcome {
+    pub rows: Vec<Row>,
+    /// An SVG file.
+    pub picture: String,
+}
+
+/// A published number and the measured one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// What is measured.
+    pub what: String,
+    /// `None` if the paper says it in words only.
+    pub published: Option<f64>,
+    pub seen: Seen,
+    pub measured: f64,
+    /// The standard deviation of `measured`: of a mean over n runs, that of the runs divided by √n.
+    pub sd: f64,
+    /// The smallest and the largest value that agree with the claim; `None` if the number is only reported.
+    pub band: Option<(f64, f64)>,
+}
+
+/// How a published number was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seen {
+    /// Printed in the paper or in its authors' files.
+    Source,
+    /// Read off a figure.
+    Figure,
+    /// Remembered: such a number is never asserted.
+    Memory,
+    /// Computed from a formula, or by a simulation of somebody else.
+    Computed,
+}
+
+/// Whether a measured number agrees with the published one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    Holds,
+    Misses,
+    Reported,
+}
+
+impl Row {
+    /// A number that is only reported.
+    pub fn reported(
+        what: impl Into<String>,
+        published: Option<f64>,
+        seen: Seen,
+        measured: f64,
+        sd: f64,
+    ) -> Self {
+        Self { what: what.into(), published, seen, measured, sd, band: None }
+    }
+
+    /// A number that must be at most `tolerance` from the published one.
+    pub fn near(
+        what: impl Into<String>,
+        published: f64,
+        seen: Seen,
+        measured: f64,
+        sd: f64,
+        tolerance: f64,
+    ) -> Self {
+        let row = Self::reported(what, Some(published), seen, measured, sd);
+        row.within(published - tolerance, published + tolerance)
+    }
+
+    /// The same number, which must be in this band.
+    pub fn within(self, low: f64, high: f64) -> Self {
+        Self { band: Some((low, high)), ..self }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        match self.band {
+            Some(_) if self.seen == Seen::Memory => Verdict::Reported,
+            Some((low, high)) if (low..=high).contains(&self.measured) => Verdict::Holds,
+            Some(_) => Verdict::Misses,
+            None => Verdict::Reported,
+        }
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "seen in the source",
+            Self::Figure => "read off a figure",
+            Self::Memory => "from memory",
+            Self::Computed => "computed",
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Holds => "holds",
+            Self::Misses => "misses",
+            Self::Reported => "reported",
+        })
+    }
+}
+
+/// The rows as a table, with the name of the paper in front of each.
+pub fn table(rows: &[(&str, &Row)]) -> String {
+    let number = |x: f64| if x == f64::INFINITY { "∞".into() } else { fixed_text(x, 4) };
+    let column = |text: &dyn Fn(&Row) -> String| rows.iter().map(|(_, row)| text(row)).collect::<Vec<_>>();
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+    let mut table = Table::default();
+    table.column(Align::Left, "paper", rows.iter().map(|(paper, _)| *paper));
+    table.column(Align::Left, "what", column(&|row| row.what.clone()));
+    table.column(Align::Right, "published", column(&|row| or_none(row.published.map(number))));
+    table.column(Align::Left, "seen", column(&|row| row.seen.to_string()));
+    let measured = |row: &Row| format!("{} ± {}", number(row.measured), number(row.sd));
+    table.column(Align::Right, "measured ± sd", column(&measured));
+    let band =
+        |row: &Row| or_none(row.band.map(|(low, high)| format!("{} to {}", number(low), number(high))));
+    table.column(Align::Right, "band", column(&band));
+    table.column(Align::Left, "verdict", column(&|row| row.verdict().to_string()));
+    table.render(0, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_holds_within_its_band_and_misses_outside_of_it() {
+        let at = |measured| Row::near("x", 1.0, Seen::Figure, measured, 0.1, 0.25).verdict();
+        assert_eq!(
+            [0.75, 1.25, 1.26, f64::NAN].map(at),
+            [Verdict::Holds, Verdict::Holds, Verdict::Misses, Verdict::Misses]
+        );
+    }
+
+    #[test]
+    fn a_number_from_memory_is_reported_and_never_asserted() {
+        assert_eq!(Row::near("x", 1.0, Seen::Memory, 2.0, 0.1, 0.2).verdict(), Verdict::Reported);
+        assert_eq!(Row::reported("x", None, Seen::Source, 2.0, 0.1).verdict(), Verdict::Reported);
+    }
+}

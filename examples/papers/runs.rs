@@ -1,0 +1,78 @@
+use std::ffi::OsString;
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use serde::{Serialize, de::DeserializeOwned};
+use taper::data::Samples;
+use taper::report::{EpochReport, Run, label_value, read_config, read_reports};
+use taper_experiment::{Data, Setup, Trial, run_from};
+
+use crate::paper::Setting;
+
+/// A run of a grid, with its reports from epoch 0.
+pub struct Ran {
+    pub run: Run,
+    pub epochs: Vec<EpochReport>,
+}
+
+impl Ran {
+    /// The value of a label; empty without one.
+    pub fn label(&self, name: &str) -> String {
+        self.run.labels.get(name).map(label_value).unwrap_or_default()
+    }
+}
+
+/// Trains a grid of runs in `setting.out`, or what is left of it, and reads its records.
+///
+/// The program `A` has the options `options`, as on a command line; `load` and `train` are those of
+/// [`taper_experiment::run`].
+pub fn train<A, S>(
+    setting: &Setting,
+    options: &[&str],
+    load: impl FnOnce(&mut A, &Setup<'_>) -> taper_experiment::Result<Data<S>>,
+    train: impl Fn(&A, &mut Trial<'_, S>) -> taper_experiment::Result<()> + Sync,
+) -> Result<Vec<Ran>>
+where
+    A: Parser + Serialize + DeserializeOwned + Sync,
+    S: Samples + Sync,
+{
+    let out = &setting.out;
+    let begun = out.join("grid.json").exists();
+    let mut command: Vec<OsString> = vec![A::command().get_name().into()];
+    command.extend(options.iter().map(Into::into));
+    command.extend([if begun { "--resume".into() } else { "--out".into() }, out.into()]);
+    if run_from(command, load, train) != ExitCode::SUCCESS {
+        bail!("{}: failed or interrupted: give the same command again to continue", out.display());
+    }
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
+        let dir = entry?.path();
+        let config = dir.join("config.json");
+        if config.exists() {
+            runs.push(Ran { run: read_config(&config)?, epochs: read_reports(&dir)? });
+        }
+    }
+    runs.sort_by(|a, b| a.run.name.cmp(&b.run.name));
+    Ok(runs)
+}
+
+/// The mean and its standard deviation, that of the values divided by √n; NaN for what too few values do not have.
+pub fn mean_and_sd(xs: &[f64]) -> (f64, f64) {
+    let n = xs.len() as f64;
+    let mean = xs.iter().sum::<f64>() / n;
+    let squares: f64 = xs.iter().map(|x| (x - mean).powi(2)).sum();
+    (mean, (squares / (n - 1.0) / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sd_of_a_mean_needs_two_values() {
+        assert_eq!(mean_and_sd(&[1.0, 2.0, 3.0, 6.0]), (3.0, (14.0_f64 / 3.0 / 4.0).sqrt()));
+        assert!(mean_and_sd(&[1.0]).0 == 1.0 && mean_and_sd(&[1.0]).1.is_nan());
+    }
+}

@@ -79,7 +79,6 @@ fn count(width: usize, networks: usize, seed: u64) -> Result<Dead> {
 }
 
 fn run(setting: &Setting) -> Result<Outcome> {
-    taper_experiment::prepare(None);
     let networks = setting.seeds.unwrap_or(if setting.quick { 20_000 } else { 200_000 });
     let n = networks as f64;
     // One network in n may differ where a probability is nearly 0 or 1.

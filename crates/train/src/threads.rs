@@ -45,10 +45,11 @@ pub fn start_threads(threads: Option<usize>) -> usize {
         0 => pool.use_current_thread().build_global(),
         _ => pool.spawn_handler(hand_over).build_global(),
     };
-    if built.is_err() {
-        warn("the thread pool was started before and is not changed");
+    let running = rayon::current_num_threads();
+    if built.is_err() && running != started.max(1) {
+        warn(&format!("the thread pool was started before, with {running} threads, and is not changed"));
     }
-    rayon::current_num_threads()
+    running
 }
 
 fn refused(wanted: usize, found: usize, cause: &io::Error) {

@@ -77,7 +77,10 @@ mod by_feature {
             Some(CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_INVALID_PTX) => {
                 "expected a build for this GPU, found one for another: set CUDA_COMPUTE_CAP and build again"
             }
-            _ => return format!("the GPU cannot be used: {error}"),
+            _ => match error {
+                Error::WithBacktrace { inner, .. } => return cause(ordinal, inner),
+                error => return format!("the GPU cannot be used: {error}"),
+            },
         };
         text.to_string()
     }

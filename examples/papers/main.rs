@@ -7,10 +7,13 @@
 //! Exit code: 0, 1 when something failed or, with `--check`, when a measured number is outside of its band, 2 for
 //! wrong usage.
 
+mod adam_l2;
 mod born_dead;
 mod changing_regression;
+mod dropout;
 mod paper;
 mod runs;
+mod selu;
 mod stream;
 
 use std::fs;
@@ -27,7 +30,8 @@ use taper_experiment::{print, size, start};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// All papers, in the order of `all`.
-const PAPERS: [&Paper; 2] = [&born_dead::PAPER, &changing_regression::PAPER];
+const PAPERS: [&Paper; 5] =
+    [&born_dead::PAPER, &changing_regression::PAPER, &adam_l2::PAPER, &selu::PAPER, &dropout::PAPER];
 
 /// Run the protocol of a paper again, and compare the measured numbers with the published ones.
 ///

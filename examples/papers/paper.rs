@@ -59,6 +59,8 @@ pub struct Row {
 pub enum Seen {
     /// Printed in the paper or in its authors' files.
     Source,
+    /// In a text of others about the paper.
+    Quoted,
     /// Read off a figure.
     Figure,
     /// Remembered: such a number is never asserted.
@@ -119,6 +121,7 @@ impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Source => "seen in the source",
+            Self::Quoted => "quoted by others",
             Self::Figure => "read off a figure",
             Self::Memory => "from memory",
             Self::Computed => "computed",

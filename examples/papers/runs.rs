@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::{Serialize, de::DeserializeOwned};
 use taper::data::Samples;
-use taper::report::{EpochReport, Run, label_value, read_config, read_reports};
+use taper::report::{EpochReport, Run, Split, SplitReport, label_value, read_config, read_reports};
 use taper_experiment::{Data, Setup, Trial, run_from};
 
 use crate::paper::Setting;
@@ -21,6 +21,11 @@ impl Ran {
     /// The value of a label; empty without one.
     pub fn label(&self, name: &str) -> String {
         self.run.labels.get(name).map(label_value).unwrap_or_default()
+    }
+
+    /// A split after the last epoch.
+    pub fn last(&self, split: Split) -> Option<&SplitReport> {
+        self.epochs.last()?.split(split)
     }
 }
 
@@ -58,12 +63,25 @@ where
     Ok(runs)
 }
 
+/// [`mean_and_sd`] of a number, over the runs that have it and these labels.
+pub fn over_seeds(runs: &[Ran], labels: &[(&str, &str)], number: impl Fn(&Ran) -> Option<f64>) -> (f64, f64) {
+    let has = |ran: &&Ran| labels.iter().all(|(name, value)| ran.label(name) == *value);
+    mean_and_sd(&runs.iter().filter(has).filter_map(number).collect::<Vec<_>>())
+}
+
 /// The mean and its standard deviation, that of the values divided by √n; NaN for what too few values do not have.
 pub fn mean_and_sd(xs: &[f64]) -> (f64, f64) {
     let n = xs.len() as f64;
     let mean = xs.iter().sum::<f64>() / n;
     let squares: f64 = xs.iter().map(|x| (x - mean).powi(2)).sum();
     (mean, (squares / (n - 1.0) / n).sqrt())
+}
+
+/// A percentage of 10,000 test images and its standard deviation: of a single run that of the count, which leaves out the
+/// differences between runs.
+pub fn or_binomial((percent, sd): (f64, f64)) -> (f64, f64) {
+    let of_count = (percent * (100.0 - percent) / 10_000.0).sqrt();
+    (percent, if sd.is_nan() { of_count } else { sd })
 }
 
 #[cfg(test)]

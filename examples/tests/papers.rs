@@ -20,7 +20,7 @@ fn the_list_has_every_paper_with_what_is_asserted() {
     let dir = tempdir().unwrap();
     let Ran { code, out, err } = papers(dir.path(), "list");
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    let names = ["born-dead", "changing-regression"];
+    let names = ["born-dead", "changing-regression", "adam-l2", "selu", "dropout"];
     names.iter().for_each(|name| assert!(out.contains(name), "{out}"));
     let stated = |label: &str| out.lines().filter(|line| line.trim_start().starts_with(label)).count();
     assert_eq!(["claim ", "source ", "asserted "].map(stated), [names.len(); 3]);
@@ -38,6 +38,42 @@ fn networks_are_born_dead_as_often_as_the_law_says() {
     let rows: Vec<Value> = serde_json::from_slice(&fs::read(written.join("rows.json")).unwrap()).unwrap();
     assert_eq!(rows.iter().filter(|row| !row["band"].is_null()).count(), rows.len());
     assert!(fs::read_to_string(written.join("picture.svg")).unwrap().starts_with("<svg"));
+}
+
+/// Runs the short form of a paper that needs MNIST, which `TAPER_DATA` has, and expects that all numbers agree.
+fn agrees(paper: &str) {
+    let Some(data) = std::env::var_os("TAPER_DATA") else {
+        return eprintln!("skipped: {paper} needs MNIST: set TAPER_DATA to its directory");
+    };
+    let dir = tempdir().unwrap();
+    let mut command = at_home(example("papers"), dir.path(), &format!("{paper} --quick --check --out p"));
+    command.env("TAPER_DATA", data);
+    let Ran { code, out, err } = common::run(command);
+    assert!(code == Some(0) && out.contains("holds") && !out.contains("misses"), "{out}{err}");
+    let picture = dir.path().join(format!("p/{paper}-quick/picture.svg"));
+    assert!(fs::read_to_string(picture).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn adam_with_l2_makes_dormant_units() {
+    agrees("adam-l2");
+}
+
+#[test]
+fn selu_learns_faster_than_relu() {
+    agrees("selu");
+}
+
+#[test]
+fn dropout_makes_hidden_units_sparse() {
+    agrees("dropout");
+}
+
+#[test]
+fn a_paper_without_its_data_says_what_it_needs() {
+    let dir = tempdir().unwrap();
+    let Ran { code, err, .. } = papers(dir.path(), "selu --quick --out p");
+    assert!(code == Some(1) && err.starts_with("error: data set mnist not found"), "{err}");
 }
 
 #[test]

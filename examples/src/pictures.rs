@@ -352,7 +352,12 @@ pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
                 y if y != 0.0 && y.abs() < 0.01 && chart.log => format!("{y:.1e}"),
                 y => format!("{y:.2}"),
             };
-            drawn(mesh.x_label_formatter(&|x| format!("{x:.0}")).y_label_formatter(&number).draw())?;
+            // The axis counts: a tick between two numbers has no label.
+            let count = |x: &f64| match (x - x.round()).abs() < 1e-9 && (1.0..=depth as f64).contains(&x.round()) {
+                true => format!("{x:.0}"),
+                false => String::new(),
+            };
+            drawn(mesh.x_label_formatter(&count).y_label_formatter(&number).draw())?;
             for (j, (_, values)) in chart.lines.iter().enumerate() {
                 let (color, dashed) = (color(LINES[j % LINES.len()]), j >= LINES.len());
                 let points = values.iter().enumerate().filter(|(_, y)| chart.shows(y));

@@ -2,7 +2,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use taper::report::{Align, Table, fixed_text};
 
 /// A claim of a paper, and the function that measures it.
@@ -46,11 +46,25 @@ pub struct Row {
     /// `None` if the paper says it in words only.
     pub published: Option<f64>,
     pub seen: Seen,
+    #[serde(deserialize_with = "or_nan")]
     pub measured: f64,
-    /// The standard deviation of `measured`: of a mean over n runs, that of the runs divided by √n.
+    /// The standard deviation of `measured`: of a mean over n runs, that of the runs divided by √n; NaN if it is unknown.
+    #[serde(deserialize_with = "or_nan")]
     pub sd: f64,
     /// The smallest and the largest value that agree with the claim; `None` if the number is only reported.
+    #[serde(deserialize_with = "or_unbounded")]
     pub band: Option<(f64, f64)>,
+}
+
+/// NaN is null in JSON.
+fn or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// Infinities are null in JSON.
+fn or_unbounded<'de, D: Deserializer<'de>>(from: D) -> Result<Option<(f64, f64)>, D::Error> {
+    let band: Option<(Option<f64>, Option<f64>)> = Option::deserialize(from)?;
+    Ok(band.map(|(low, high)| (low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY))))
 }
 
 /// How a published number was seen.
@@ -149,7 +163,10 @@ pub fn table(rows: &[(&str, &Row)]) -> String {
     table.column(Align::Left, "what", column(&|row| row.what.clone()));
     table.column(Align::Right, "published", column(&|row| or_none(row.published.map(number))));
     table.column(Align::Left, "seen", column(&|row| row.seen.to_string()));
-    let measured = |row: &Row| format!("{} ± {}", number(row.measured), number(row.sd));
+    let measured = |row: &Row| match row.sd.is_nan() {
+        true => number(row.measured),
+        false => format!("{} ± {}", number(row.measured), number(row.sd)),
+    };
     table.column(Align::Right, "measured ± sd", column(&measured));
     let band =
         |row: &Row| or_none(row.band.map(|(low, high)| format!("{} to {}", number(low), number(high))));
@@ -169,6 +186,14 @@ mod tests {
             [0.75, 1.25, 1.26, f64::NAN].map(at),
             [Verdict::Holds, Verdict::Holds, Verdict::Misses, Verdict::Misses]
         );
+    }
+
+    #[test]
+    fn a_row_without_an_upper_bound_or_a_standard_deviation_is_read_again() {
+        let row = Row::reported("x", None, Seen::Source, 2.0, f64::NAN).within(1.0, f64::INFINITY);
+        let text = serde_json::to_string(&row).expect("a row is JSON");
+        let again: Row = serde_json::from_str(&text).expect("a row");
+        assert!(again.sd.is_nan() && again.band == row.band && again.verdict() == Verdict::Holds, "{text}");
     }
 
     #[test]

@@ -129,14 +129,11 @@ impl Continual {
         let mean = means(seen, |_, y| y)?;
         let next = Ends::of(link, &self.units.params)?.next_weight;
         let outgoing = with_values(&next.as_detached_tensor(), |weights| {
-            let mut sums = vec![0.0; link.units];
-            let width = weights.len() / next.dims()[0];
-            for row in weights.chunks(width) {
-                for (sum, own) in sums.iter_mut().zip(row.chunks(width / link.units)) {
-                    *sum += own.iter().map(|w| f64::from(w.abs())).sum::<f64>();
-                }
+            let mut columns = vec![0.0; weights.len() / next.dims()[0]];
+            for row in weights.chunks(columns.len()) {
+                columns.iter_mut().zip(row).for_each(|(sum, w)| *sum += f64::from(w.abs()));
             }
-            sums
+            columns.chunks(columns.len() / link.units).map(|own| own.iter().sum()).collect::<Vec<f64>>()
         })?;
         // A running mean would stay NaN.
         if mean.iter().chain(&outgoing).any(|x| !x.is_finite()) {
@@ -189,6 +186,10 @@ impl Layer {
         self.owed += rate * mature.len() as f64;
         let n = (self.owed as usize).min(mature.len());
         self.owed -= n as f64;
+        // Most steps replace no unit.
+        if n == 0 {
+            return Vec::new();
+        }
         let utility = |unit: &usize| self.corrected(&self.utility, *unit, decay);
         mature.sort_by(|a, b| utility(a).total_cmp(&utility(b)));
         mature.truncate(n);

@@ -360,6 +360,10 @@ impl Optimizer {
             return Ok(());
         }
         own.slots.reset(&own.var, axis, indices)?;
+        // Only Adam's bias correction depends on the number of steps.
+        if !matches!(own.rule, Rule::Adam { .. }) {
+            return Ok(());
+        }
         let reset = if axis == 0 { &mut own.reset } else { &mut own.reset_columns };
         reset.resize(all, 0);
         indices.iter().for_each(|index| reset[*index] = steps);

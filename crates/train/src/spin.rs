@@ -22,10 +22,12 @@ impl Spin {
     /// the spinning, and the spinning not before the training.
     pub fn start() -> Self {
         let done = Arc::new(AtomicBool::new(false));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = rayon::current_num_threads();
+        // Asked last, because the number of cores may come from files of the system.
         if let Some(own) = rayon::current_thread_index()
-            && (2..=cores).contains(&threads)
+            && threads > 1
+            && threads <= cores()
         {
             let started = Arc::new(AtomicUsize::new(0));
             let of_task = (Arc::clone(&done), Arc::clone(&started));

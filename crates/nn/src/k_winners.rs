@@ -142,21 +142,26 @@ impl KWinners {
         let unit = |i: usize| if axis == Units::Second { i / positions } else { i % duty.len() };
         let boost = f64::from_bits(self.boost.load(Ordering::Relaxed));
         let factors: Vec<f32> = duty.iter().map(|d| (-boost * f64::from(*d)).exp() as f32).collect();
+        let factors: Vec<f32> = (0..size).map(|i| factors[unit(i)]).collect();
         let (mut mask, mut fired) = (vec![0_f32; dims[0] * size], vec![0_u64; duty.len()]);
         with_values(ys, |ys| {
-            let mut order: Vec<usize> = Vec::with_capacity(size);
+            let (mut boosted, mut ranked) = (vec![0_f32; size], Vec::with_capacity(size));
             for (ys, mask) in ys.chunks(size).zip(mask.chunks_mut(size)) {
-                // A NaN always wins, so that it stays visible.
-                let boosted = |i: usize| {
-                    Some(ys[i] * factors[unit(i)]).filter(|y| !y.is_nan()).unwrap_or(f32::INFINITY)
-                };
-                order.clear();
-                order.extend(0..size);
-                order
-                    .select_nth_unstable_by(k - 1, |a, b| boosted(*b).total_cmp(&boosted(*a)).then(a.cmp(b)));
-                for i in &order[..k] {
-                    mask[*i] = 1.0;
-                    fired[unit(*i)] += u64::from(ys[*i] > 0.0);
+                for ((boosted, y), factor) in boosted.iter_mut().zip(ys).zip(&factors) {
+                    // A NaN always wins, so that it stays visible.
+                    *boosted = Some(y * factor).filter(|y| !y.is_nan()).unwrap_or(f32::INFINITY);
+                }
+                ranked.clone_from(&boosted);
+                let least = *ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
+                // Of the values equal to the least winner, only the first win.
+                let mut equal = k - boosted.iter().filter(|y| y.total_cmp(&least).is_gt()).count();
+                for (i, y) in boosted.iter().enumerate() {
+                    let order = y.total_cmp(&least);
+                    if order.is_gt() || order.is_eq() && equal > 0 {
+                        equal -= usize::from(order.is_eq());
+                        mask[i] = 1.0;
+                        fired[unit(i)] += u64::from(ys[i] > 0.0);
+                    }
                 }
             }
         })?;

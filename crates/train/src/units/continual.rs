@@ -174,8 +174,12 @@ fn means(seen: &Seen<'_>, f: impl Fn(usize, f64) -> f64) -> Result<Vec<f64>> {
 impl Layer {
     /// The bias-corrected running mean of a unit, as in Adam.
     fn corrected(&self, of: &[f64], unit: usize, decay: f64) -> f64 {
-        match self.age[unit].min(i32::MAX as u64) as i32 {
+        let age = self.age[unit].min(i32::MAX as u64);
+        // ηᵃ ≤ exp(−a (1 − η)) < 2⁻⁵⁴: the divisor is 1. Much later ηᵃ is subnormal, and slow to compute.
+        let is_settled = age as f64 * (1.0 - decay) > 40.0;
+        match age as i32 {
             0 => 0.0,
+            _ if is_settled => of[unit],
             age => of[unit] / (1.0 - decay.powi(age)),
         }
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use clap::Parser;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use taper::data::Samples;
 use taper::kernels::{grouped_linear, with_values};
@@ -17,7 +17,7 @@ use taper_examples::pictures::{Chart, charts_svg};
 use taper_experiment::{Data, Error, Options, Setup, Sweep, Trial};
 
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{Ran, mean_and_sd, train};
+use crate::runs::{Ran, as_text, mean_and_sd, train};
 use crate::stream::{INPUTS, Problem, Variant};
 
 pub const PAPER: Paper = Paper {
@@ -127,22 +127,6 @@ impl fmt::Display for Runs {
     }
 }
 
-/// Options are text in `config.json`, as on the command line.
-macro_rules! as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
 as_text!(Curve);
 as_text!(Runs);
 

@@ -11,7 +11,9 @@ mod adam_l2;
 mod born_dead;
 mod changing_regression;
 mod dropout;
+mod k_winners;
 mod paper;
+mod permuted_mnist;
 mod runs;
 mod selu;
 mod stream;
@@ -30,8 +32,15 @@ use taper_experiment::{print, size, start};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// All papers, in the order of `all`.
-const PAPERS: [&Paper; 5] =
-    [&born_dead::PAPER, &changing_regression::PAPER, &adam_l2::PAPER, &selu::PAPER, &dropout::PAPER];
+const PAPERS: [&Paper; 7] = [
+    &born_dead::PAPER,
+    &changing_regression::PAPER,
+    &permuted_mnist::PAPER,
+    &k_winners::PAPER,
+    &adam_l2::PAPER,
+    &selu::PAPER,
+    &dropout::PAPER,
+];
 
 /// Run the protocol of a paper again, and compare the measured numbers with the published ones.
 ///

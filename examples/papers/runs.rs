@@ -84,6 +84,24 @@ pub fn or_binomial((percent, sd): (f64, f64)) -> (f64, f64) {
     (percent, if sd.is_nan() { of_count } else { sd })
 }
 
+/// Writes an option to `config.json` as text, as on the command line, and reads it from there.
+macro_rules! as_text {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use as_text;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,15 @@ fn the_list_has_every_paper_with_what_is_asserted() {
     let dir = tempdir().unwrap();
     let Ran { code, out, err } = papers(dir.path(), "list");
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    let names = ["born-dead", "changing-regression", "adam-l2", "selu", "dropout"];
+    let names = [
+        "born-dead",
+        "changing-regression",
+        "permuted-mnist",
+        "k-winners",
+        "adam-l2",
+        "selu",
+        "dropout",
+    ];
     names.iter().for_each(|name| assert!(out.contains(name), "{out}"));
     let stated = |label: &str| out.lines().filter(|line| line.trim_start().starts_with(label)).count();
     assert_eq!(["claim ", "source ", "asserted "].map(stated), [names.len(); 3]);

@@ -5,7 +5,9 @@ mod distribution;
 mod frame;
 mod inference;
 pub mod pictures;
+mod scatter;
 
 pub use analytic::{Law, Numbers, share};
 pub use distribution::{Distribution, Distributions};
 pub use inference::{alternately, argmax, pixels, quantile};
+pub use scatter::{Point, Scatter, scatter_svg, stack_svg};

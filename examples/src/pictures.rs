@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use crate::{Distribution, frame::Frame};
 
 /// Blue, orange and grey that the colour-blind can distinguish, on white and on black.
-const AFTER: &str = "#2b83c6";
+pub(crate) const AFTER: &str = "#2b83c6";
 const SPIKE: &str = "#d55e00";
 const BEFORE: &str = "#8a8a8a";
 /// Lines: the colours of Okabe and Ito that are visible on white and on black; from the seventh they are dashed.
@@ -226,15 +226,15 @@ pub fn heat_maps_html(networks: &[(String, Vec<Distribution>)]) -> String {
     html + "</div>\n"
 }
 
-const TEXT: RGBColor = RGBColor(40, 40, 40);
+pub(crate) const TEXT: RGBColor = RGBColor(40, 40, 40);
 
-fn color(hex: &str) -> RGBColor {
+pub(crate) fn color(hex: &str) -> RGBColor {
     let part = |i: usize| hex.get(i..i + 2).and_then(|h| u8::from_str_radix(h, 16).ok()).unwrap_or(0);
     RGBColor(part(1), part(3), part(5))
 }
 
 /// For `map_err`: plotters' errors are not `Send`.
-fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
+pub(crate) fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
     result.map_err(|e| anyhow!("drawing: {e}"))
 }
 

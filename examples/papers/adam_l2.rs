@@ -86,7 +86,7 @@ fn run(setting: &Setting) -> Result<Outcome> {
     };
     let dead = |ran: &Ran| share(ran, |layer| layer.dead);
     let dormant = |ran: &Ran| share(ran, |layer| layer.dormant_0_025);
-    let accuracy = |ran: &Ran| Some(100.0 * ran.last(Split::Test)?.score.metric("accuracy")?);
+    let accuracy = |ran: &Ran| Some(ran.accuracy(Split::Test));
     let row = |what: String, (measured, sd)| Row::reported(what, None, Seen::Source, measured, sd);
     let largest = decays[decays.len() - 1];
     let mut rows = Vec::new();

@@ -10,13 +10,18 @@
 mod adam_l2;
 mod born_dead;
 mod changing_regression;
+mod correlation;
+mod denser;
 mod dropout;
+mod glorot;
 mod k_winners;
+mod mlp;
 mod paper;
 mod permuted_mnist;
 mod runs;
 mod selu;
 mod stream;
+mod symmetry;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +37,7 @@ use taper_experiment::{print, size, start};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// All papers, in the order of `all`.
-const PAPERS: [&Paper; 7] = [
+const PAPERS: [&Paper; 10] = [
     &born_dead::PAPER,
     &changing_regression::PAPER,
     &permuted_mnist::PAPER,
@@ -40,6 +45,9 @@ const PAPERS: [&Paper; 7] = [
     &adam_l2::PAPER,
     &selu::PAPER,
     &dropout::PAPER,
+    &glorot::PAPER,
+    &denser::PAPER,
+    &symmetry::PAPER,
 ];
 
 /// Run the protocol of a paper again, and compare the measured numbers with the published ones.

@@ -162,7 +162,7 @@ pub fn table(rows: &[(&str, &Row)]) -> String {
     table.column(Align::Left, "paper", rows.iter().map(|(paper, _)| *paper));
     table.column(Align::Left, "what", column(&|row| row.what.clone()));
     table.column(Align::Right, "published", column(&|row| or_none(row.published.map(number))));
-    table.column(Align::Left, "seen", column(&|row| row.seen.to_string()));
+    table.column(Align::Left, "seen", column(&|row| or_none(row.published.map(|_| row.seen.to_string()))));
     let measured = |row: &Row| match row.sd.is_nan() {
         true => number(row.measured),
         false => format!("{} ± {}", number(row.measured), number(row.sd)),

@@ -27,6 +27,11 @@ impl Ran {
     pub fn last(&self, split: Split) -> Option<&SplitReport> {
         self.epochs.last()?.split(split)
     }
+
+    /// The accuracy after the last epoch, in percent; NaN if it was not measured.
+    pub fn accuracy(&self, split: Split) -> f64 {
+        self.last(split).and_then(|of| of.score.metric("accuracy")).map_or(f64::NAN, |share| 100.0 * share)
+    }
 }
 
 /// Trains a grid of runs in `setting.out`, or what is left of it, and reads its records.

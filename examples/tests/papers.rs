@@ -28,6 +28,9 @@ fn the_list_has_every_paper_with_what_is_asserted() {
         "adam-l2",
         "selu",
         "dropout",
+        "glorot",
+        "denser",
+        "symmetry",
     ];
     names.iter().for_each(|name| assert!(out.contains(name), "{out}"));
     let stated = |label: &str| out.lines().filter(|line| line.trim_start().starts_with(label)).count();
@@ -98,4 +101,31 @@ fn a_finished_protocol_is_only_compared_and_a_missed_band_fails_with_check() {
     assert!(second.code == Some(1) && second.out.contains("is finished"), "{}{}", second.out, second.err);
     assert!(second.err.contains("outside of their bands"), "{}", second.err);
     assert_eq!(fs::read(&rows).unwrap(), measured);
+}
+
+/// The names of papers that train on MNIST.
+const ON_MNIST: [&str; 3] = ["glorot", "denser", "symmetry"];
+
+#[test]
+fn short_protocols_on_mnist_hold() {
+    let Some(data) = std::env::var_os("TAPER_DATA") else {
+        return println!("skipped: set TAPER_DATA to the directory with the files of MNIST");
+    };
+    for name in ON_MNIST {
+        let dir = tempdir().unwrap();
+        let args = format!("{name} --quick --check --out p");
+        let mut command = at_home(example("papers"), dir.path(), &args);
+        command.env("TAPER_DATA", &data);
+        let Ran { code, out, err } = common::run(command);
+        assert_eq!(code, Some(0), "{out}{err}");
+        assert!(out.contains(" holds ") && !out.contains(" misses "), "{out}");
+    }
+}
+
+#[test]
+fn without_mnist_a_protocol_does_not_run_on_other_data() {
+    let dir = tempdir().unwrap();
+    let Ran { code, err, .. } = papers(dir.path(), "symmetry --quick --out p");
+    assert!(code == Some(1) && err.starts_with("error: data set mnist not found"), "{err}");
+    assert!(!dir.path().join("p").exists());
 }

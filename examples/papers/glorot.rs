@@ -79,7 +79,7 @@ fn rows(measured: &[Measured], quick: bool) -> Vec<Row> {
     for of in measured {
         let published = |x: f64| (of.coefficient == paper).then_some(x);
         let what = |of_what: &str| format!("L1 {}: {of_what}, %", of.coefficient);
-        rows.push(Row::reported(what("zeros"), published(zeros), Seen::Source, of.zeros.0, of.zeros.1));
+        rows.push(Row::reported(what("zeros"), published(zeros), Seen::Quoted, of.zeros.0, of.zeros.1));
         rows.push(Row::reported(what("test error"), published(error), Seen::Memory, of.error.0, of.error.1));
     }
     let (Some(first), Some(last)) = (measured.first(), measured.last()) else { return rows };

@@ -54,7 +54,7 @@ where
     command.extend(options.iter().map(Into::into));
     command.extend([if begun { "--resume".into() } else { "--out".into() }, out.into()]);
     if run_from(command, load, train) != ExitCode::SUCCESS {
-        bail!("{}: failed or interrupted: give the same command again to continue", out.display());
+        bail!("{}: the protocol is not finished, see above; the same command continues it", out.display());
     }
     let mut runs = Vec::new();
     for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {

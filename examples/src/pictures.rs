@@ -353,10 +353,11 @@ pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
                 y => format!("{y:.2}"),
             };
             // The axis counts: a tick between two numbers has no label.
-            let count = |x: &f64| match (x - x.round()).abs() < 1e-9 && (1.0..=depth as f64).contains(&x.round()) {
-                true => format!("{x:.0}"),
-                false => String::new(),
-            };
+            let count =
+                |x: &f64| match (x - x.round()).abs() < 1e-9 && (1.0..=depth as f64).contains(&x.round()) {
+                    true => format!("{x:.0}"),
+                    false => String::new(),
+                };
             drawn(mesh.x_label_formatter(&count).y_label_formatter(&number).draw())?;
             for (j, (_, values)) in chart.lines.iter().enumerate() {
                 let (color, dashed) = (color(LINES[j % LINES.len()]), j >= LINES.len());

@@ -63,7 +63,7 @@ fn the_short_protocols_of_all_papers_agree() {
     command.env("TAPER_DATA", data);
     let Ran { code, out, err } = common::run(command);
     assert_eq!(code, Some(0), "{out}{err}");
-    let table = &out[out.rfind("published").unwrap()..];
+    let table = &out[out.rfind("\npaper ").unwrap()..];
     for name in NAMES {
         let rows: Vec<&str> = table.lines().filter(|row| row.starts_with(name)).collect();
         assert!(rows.iter().any(|row| row.contains(" holds")), "{name}: {table}");

@@ -63,10 +63,10 @@ struct Args {
     /// Exit with code 1 if a measured number is outside of its band
     #[arg(long)]
     check: bool,
-    /// Networks with different seeds [default: as many as in the paper's protocol]
+    /// Number of networks of each kind, each with its own seed [default: fixed by the protocol]
     #[arg(long, value_name = "N", value_parser = size)]
     seeds: Option<usize>,
-    /// At most 15 s for each paper: fewer networks and steps, wider bands
+    /// A short form that takes at most 15 s for each paper: fewer networks and steps, wider bands
     #[arg(long)]
     quick: bool,
     /// Directory for the files of all papers

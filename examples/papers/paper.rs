@@ -23,9 +23,9 @@ pub struct Paper {
 
 /// How a paper's protocol is run.
 pub struct Setting {
-    /// Networks with different seeds, in place of the protocol's number.
+    /// Number of networks of each kind, each with its own seed; `None`: the number that the protocol fixes.
     pub seeds: Option<usize>,
-    /// At most 15 s: fewer networks and fewer steps.
+    /// Whether to run the short form, which takes at most 15 s: fewer networks and fewer steps.
     pub quick: bool,
     /// The directory for everything that is written. Training runs that are in it already are resumed or kept.
     pub out: PathBuf,

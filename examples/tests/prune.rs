@@ -49,7 +49,7 @@ fn change(dir: &Path, name: &str, tensor: &str, change: impl Fn(&mut [f32])) {
     fs::write(&path, safetensors::serialize(views, metadata).unwrap()).unwrap();
 }
 
-/// Splits the table row whose first column is `name` into its other columns.
+/// The columns of a table row after the first one, which is `name`.
 #[track_caller]
 fn row<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -52,7 +52,8 @@ Layers, separated by commas, in the order in which they are applied:
 pub struct Trained {
     /// The file of weights.
     pub weights: PathBuf,
-    /// The activation function of all hidden layers. `None` if the layers were given with `--layers` or by the file.
+    /// The activation function that all hidden layers share. `None` if `--layers` or the weight file lists the layers one
+    /// by one.
     pub act: Option<Activation>,
     /// How pixels become inputs.
     pub scale: Scale,

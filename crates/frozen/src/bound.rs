@@ -1,7 +1,7 @@
 use taper_kernels::Activation;
 
-/// A lower and an upper bound of a value. They include rounding errors, so they hold for every implementation that computes
-/// the value in `f32`, in any order of additions.
+/// A lower and an upper bound of a value, as in interval arithmetic. The bounds include the largest rounding error of `f32`
+/// for any summation order, so the value is within them in every implementation.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     pub low: f64,

@@ -10,8 +10,8 @@ impl Sequential {
     /// layer (Moore 1966).
     ///
     /// The bounds include the largest rounding error of `f32`, so they hold for every implementation: in any order of
-    /// additions, and with batch normalisation and scaling folded into the weights or not. The exception are convolutions
-    /// computed with a Winograd or Fourier transform. The bounds are not tight, because they treat the values of a layer as
+    /// additions, and with batch normalisation and scaling folded into the weights or not. Convolutions
+    /// that are computed with a Winograd or Fourier transform are an exception. The bounds are not tight, because they treat the values of a layer as
     /// independent: more units can be dead than the bounds show.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ pub struct Range {
     pub low: f64,
     /// The largest value, or an upper bound of it.
     pub high: f64,
-    /// Whether the value is constant: equal for all images. `low` and `high` can still differ, by the rounding error.
+    /// Whether the value is the same for every image. Even then `low` and `high` can differ, because they include the
+    /// rounding error.
     pub is_fixed: bool,
 }
 

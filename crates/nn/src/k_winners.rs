@@ -148,12 +148,12 @@ impl KWinners {
             let (mut boosted, mut ranked) = (vec![0_f32; size], Vec::with_capacity(size));
             for (ys, mask) in ys.chunks(size).zip(mask.chunks_mut(size)) {
                 for ((boosted, y), factor) in boosted.iter_mut().zip(ys).zip(&factors) {
-                    // A NaN always wins, so that it stays visible.
+                    // A NaN counts as the largest value: it is kept, so that checks for NaN still find it.
                     *boosted = Some(y * factor).filter(|y| !y.is_nan()).unwrap_or(f32::INFINITY);
                 }
                 ranked.clone_from(&boosted);
                 let least = *ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
-                // Of the values equal to the least winner, only the first win.
+                // If several values equal the smallest winner, those with the lowest index win.
                 let mut equal = k - boosted.iter().filter(|y| y.total_cmp(&least).is_gt()).count();
                 for (i, y) in boosted.iter().enumerate() {
                     let order = y.total_cmp(&least);

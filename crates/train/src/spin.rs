@@ -24,7 +24,7 @@ impl Spin {
         let done = Arc::new(AtomicBool::new(false));
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = rayon::current_num_threads();
-        // Asked last, because the number of cores may come from files of the system.
+        // `cores` is called last, because it reads files (cgroup limits).
         if let Some(own) = rayon::current_thread_index()
             && threads > 1
             && threads <= cores()

@@ -10,8 +10,8 @@ use crate::values::is_fast;
 /// `weight[g] · xs[n, g] + bias[g]` for every group `g`: a linear layer for each of `G` networks of one shape, which are
 /// trained together. The networks share nothing. PyTorch has this as `torch.func.vmap` of `F.linear`.
 ///
-/// A step of a tiny network takes its time in calls, not in multiplications; with `G` networks in a step the calls are
-/// paid once.
+/// In a training step of a tiny network the overhead of function calls and allocations takes longer than the arithmetic.
+/// With `G` networks in one step, this overhead occurs once instead of `G` times.
 ///
 /// # Shapes
 /// `xs`: `(N, G, I)`, `weight`: `(G, O, I)`, `bias`: `(G, O)`; the result is `(N, G, O)`.
@@ -127,7 +127,8 @@ impl Op for GroupedLinear {
     }
 }
 
-/// Calls `op(index, row)` for rows of `width` values, on all threads if they are many. For `op` as for [`simd`].
+/// Calls `op(index, row)` for each row of `width` values, in parallel if there are many rows. As in [`simd`], `op` becomes
+/// vector code if everything it calls is `#[inline(always)]`.
 fn for_rows(values: &mut [f32], width: usize, op: impl Fn(usize, &mut [f32]) + Sync) {
     if values.is_empty() {
         return;

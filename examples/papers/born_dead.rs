@@ -101,15 +101,17 @@ fn run(setting: &Setting) -> Result<Outcome> {
         let depth = SIMULATED_DEPTH;
         let exact = law(width, depth);
         let (of_one, of_all) = (one[depth - 1], all[depth - 1]);
-        let what = format!("width {width}, {depth} hidden layers: dead");
+        let of = format!("width {width}, {depth} hidden layers: dead");
         let spread = sd(exact);
-        rows.push(Row::near(format!("{what} at x = 1"), exact, Seen::Computed, of_one, spread, SDS * spread));
+        let row = |what: &str, measured| Row::new(format!("{of} {what}"), measured);
+        let at_one = row("at x = 1", (of_one, spread)).published(exact, Seen::Computed);
+        rows.push(at_one.near(SDS * spread));
         let tolerance = SDS * sd(simulated).hypot(simulated_sd);
-        let of_all_inputs = format!("{what} at all x");
-        rows.push(Row::near(of_all_inputs, simulated, Seen::Computed, of_all, sd(simulated), tolerance));
+        let at_all = row("at all x", (of_all, sd(simulated))).published(simulated, Seen::Computed);
+        rows.push(at_all.near(tolerance));
         let (low, high) = bounds(width, depth);
-        let row = Row::reported(format!("{what} at all x, bounds"), None, Seen::Computed, of_all, sd(of_all));
-        rows.push(row.within(low - SDS * sd(low), high + SDS * sd(high)));
+        let bounded = row("at all x, bounds", (of_all, sd(of_all)));
+        rows.push(bounded.within(low - SDS * sd(low), high + SDS * sd(high)));
         let law = (1..=DEEPEST).map(|depth| law(width, depth)).collect();
         charts.push(Chart {
             title: TITLES[charts.len()],
@@ -128,7 +130,7 @@ fn run(setting: &Setting) -> Result<Outcome> {
         SIMULATED.len() * DEEPEST,
         furthest.1
     );
-    rows.push(Row::reported(what, Some(0.0), Seen::Computed, furthest.0, 1.0).within(0.0, SDS));
+    rows.push(Row::new(what, (furthest.0, 1.0)).published(0.0, Seen::Computed).within(0.0, SDS));
     let picture = charts_svg(&format!("Fraction of {networks} ReLU networks that are born dead"), &charts)?;
     Ok(Outcome { rows, picture })
 }

@@ -1,4 +1,4 @@
-use crate::paper::{Row, Seen};
+use crate::paper::Row;
 
 /// Spearman's rank correlation and its 95 % interval.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ impl Correlation {
     pub fn row(self, what: &str) -> Row {
         let (low, high) = self.interval;
         let what = format!("{what}: Spearman's ρ, 95 % interval {low:.2} to {high:.2}");
-        Row::reported(what, None, Seen::Computed, self.rho, (high - low) / (2.0 * 1.96))
+        Row::new(what, (self.rho, (high - low) / (2.0 * 1.96)))
     }
 
     /// ρ of accuracy and another quantity, its interval, and what they say.

@@ -4,7 +4,7 @@ use taper_examples::{Point, Scatter, scatter_svg};
 
 use crate::mlp::{mean_over_layers, train_mlps};
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{Ran, mean_and_sd};
+use crate::runs::{Ran, mean_and_sd, minus};
 
 pub const PAPER: Paper = Paper {
     name: "denser",
@@ -65,11 +65,6 @@ fn last_hoyer(run: &Ran) -> Option<f64> {
     run.last(Split::Test)?.layers.last()?.hoyer
 }
 
-/// A difference of two means, and its standard deviation.
-fn minus(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
-    (a.0 - b.0, a.1.hypot(b.1))
-}
-
 fn run(setting: &Setting) -> Result<Outcome> {
     let seeds = setting.seeds.unwrap_or(if setting.quick { 3 } else { 6 }).to_string();
     let length: &[&str] = match setting.quick {
@@ -100,37 +95,33 @@ fn run(setting: &Setting) -> Result<Outcome> {
 }
 
 fn rows(slopes: &[Measured], noises: &[Measured], quick: bool) -> Vec<Row> {
-    let reported =
-        |what: String, published, (measured, sd)| Row::reported(what, published, Seen::Memory, measured, sd);
     let mut rows = Vec::new();
     for of in slopes.iter().chain(noises) {
-        rows.push(reported(format!("{}: test accuracy, %", of.name), None, of.accuracy));
+        rows.push(Row::new(format!("{}: test accuracy, %", of.name), of.accuracy));
         let (name, hoyer) = (&of.name, of.hoyer.0);
-        rows.push(reported(format!("{name}: zeros, % (Hoyer {hoyer:.3})"), None, of.zeros));
+        rows.push(Row::new(format!("{name}: zeros, % (Hoyer {hoyer:.3})"), of.zeros));
     }
     let relu = &slopes[0];
     for ((.., published), of) in SLOPES.iter().zip(slopes).skip(1) {
         let what = format!("{} minus ReLU: accuracy, points (published: CIFAR-10)", of.name);
-        rows.push(reported(what, *published, minus(of.accuracy, relu.accuracy)));
+        rows.push(Row::new(what, minus(of.accuracy, relu.accuracy)).published(*published, Seen::Memory));
     }
-    let (apart, sd) = minus(relu.hoyer, slopes[2].hoyer);
     let what = format!("ReLU minus {}: Hoyer sparseness", slopes[2].name);
-    rows.push(Row::reported(what, None, Seen::Source, apart, sd).within(2.0 * sd, 1.0));
+    rows.push(Row::new(what, minus(relu.hoyer, slopes[2].hoyer)).above_zero());
 
     let [sparse, dropout, dense] = noises else { return rows };
     for (a, b) in [(dense, dropout), (sparse, dropout), (dense, sparse)] {
         let what = format!("{} minus {}: accuracy, points", a.name, b.name);
-        rows.push(reported(what, None, minus(a.accuracy, b.accuracy)));
+        rows.push(Row::new(what, minus(a.accuracy, b.accuracy)));
     }
     for (a, b) in [(sparse, dropout), (dropout, dense)] {
         let what = format!("{} minus {}: Hoyer sparseness, last hidden layer", a.name, b.name);
-        rows.push(reported(what, None, minus(a.last, b.last)));
+        rows.push(Row::new(what, minus(a.last, b.last)));
     }
-    let (apart, sd) = minus(sparse.last, dense.last);
     let what = format!("{} minus {}: Hoyer sparseness, last hidden layer", sparse.name, dense.name);
-    let row = Row::reported(what, None, Seen::Source, apart, sd);
+    let row = Row::new(what, minus(sparse.last, dense.last));
     // A few epochs are too short for it.
-    rows.push(if quick { row } else { row.within(2.0 * sd, 1.0) });
+    rows.push(if quick { row } else { row.above_zero() });
     rows
 }
 

@@ -1,7 +1,7 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use clap::Parser;
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use taper::data::ImageSet;
 use taper::kernels::Rule;
@@ -9,10 +9,10 @@ use taper::nn::{Act, Activation, Dropout, Init, Linear, Mlp, MlpConfig, Model, P
 use taper::report::{EpochReport, Split};
 use taper::train::{CROSS_ENTROPY, MSE, classify, reconstruct};
 use taper_examples::pictures::{Chart, charts_svg};
-use taper_experiment::{Data, ImageOptions, Options, Setup, Sweep, Trial};
+use taper_experiment::{Sweep, Trial};
 
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{or_binomial, over_seeds, train};
+use crate::runs::{OnMnist, minus, or_binomial, over_seeds, train_on_mnist};
 
 pub const PAPER: Paper = Paper {
     name: "dropout",
@@ -40,18 +40,11 @@ const MOST: f64 = 1.35;
 const LEAST: f64 = 1.5;
 
 /// Networks with and without dropout.
-#[derive(Parser, Serialize, Deserialize)]
-#[command(name = "dropout")]
+#[derive(Args, Serialize, Deserialize)]
 struct Protocol {
     /// Network
     #[arg(long)]
     net: Sweep<String>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    images: ImageOptions,
-    #[command(flatten)]
-    #[serde(flatten)]
-    options: Options,
 }
 
 /// A perceptron with dropout of its inputs too.
@@ -93,12 +86,8 @@ impl Model for Autoencoder {
     }
 }
 
-fn load(args: &mut Protocol, setup: &Setup<'_>) -> taper_experiment::Result<Data<ImageSet>> {
-    args.images.load(setup)
-}
-
-fn learn(args: &Protocol, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
-    let (vb, net) = (trial.params.builder(), args.net.as_str());
+fn learn(args: &OnMnist<Protocol>, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
+    let (vb, net) = (trial.params.builder(), args.own.net.as_str());
     let dropped = |rate| if matches!(net, "standard" | "autoencoder") { 0.0 } else { rate };
     if net.starts_with("autoencoder") {
         let net = Autoencoder::new(dropped(0.5), vb)?;
@@ -134,10 +123,9 @@ fn run(setting: &Setting) -> Result<Outcome> {
     let names = nets.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(",");
     let (epochs, jobs) = if setting.quick { ("3", "2") } else { ("30", "1") };
     let options = ["--net", &names, "--epochs", epochs, "--seeds", &seeds, "--jobs", jobs];
-    let data =
-        ["--dataset", "mnist", "--scale", "unit", "--limit", if setting.quick { "10000" } else { "60000" }];
+    let data = ["--scale", "unit", "--limit", if setting.quick { "10000" } else { "60000" }];
     let fixed = ["--lr", "0.05", "--schedule", "cosine:1", "--batch-size", "128"];
-    let trained = train(setting, &[&options[..], &data, &fixed].concat(), load, learn)?;
+    let trained = train_on_mnist(setting, &[&options[..], &data, &fixed].concat(), learn)?;
 
     let last = |net: &str, number: &dyn Fn(&EpochReport) -> Option<f64>| {
         over_seeds(&trained, &[("net", net)], |ran| number(ran.epochs.last()?))
@@ -147,35 +135,25 @@ fn run(setting: &Setting) -> Result<Outcome> {
     let mut rows = Vec::new();
     for (net, title, published) in nets {
         if published.is_some() {
-            let (measured, sd) = or_binomial(last(net, &error));
-            let row =
-                Row::reported(format!("{title}: test error, %"), *published, Seen::Quoted, measured, sd);
+            let what = format!("{title}: test error, %");
+            let row = Row::new(what, or_binomial(last(net, &error))).published(*published, Seen::Quoted);
             rows.push(if *net == "max-norm" { row.within(0.0, MOST) } else { row });
         }
-        let (measured, sd) = last(net, &zeros);
-        rows.push(Row::reported(format!("{title}: zeros, %"), None, Seen::Quoted, measured, sd));
+        rows.push(Row::new(format!("{title}: zeros, %"), last(net, &zeros)));
     }
     let [without, with] =
         ["autoencoder", "autoencoder-dropout"].map(|net| (last(net, &zeros), last(net, &mean)));
-    for (name, (_, (measured, sd)), published) in
-        [("auto-encoder", without, 2.0), ("auto-encoder, dropout", with, 0.7)]
+    for (name, (_, mean), published) in [("auto-encoder", without, 2.0), ("auto-encoder, dropout", with, 0.7)]
     {
-        rows.push(Row::reported(
-            format!("{name}: mean activation"),
-            Some(published),
-            Seen::Quoted,
-            measured,
-            sd,
-        ));
+        rows.push(Row::new(format!("{name}: mean activation"), mean).published(published, Seen::Quoted));
     }
     let quotient = without.1.0 / with.1.0;
     let sd = quotient * (without.1.1 / without.1.0).hypot(with.1.1 / with.1.0);
     let what = "auto-encoder: mean activation without dropout, divided by that with dropout";
-    let row = Row::reported(what, Some(2.0 / 0.7), Seen::Quoted, quotient, sd);
+    let row = Row::new(what, (quotient, sd)).published(2.0 / 0.7, Seen::Quoted);
     rows.push(row.within(LEAST, f64::INFINITY));
-    let (more, sd) = (with.0.0 - without.0.0, with.0.1.hypot(without.0.1));
-    let row =
-        Row::reported("auto-encoder: zeros with dropout minus without, points", None, Seen::Quoted, more, sd);
+    let what = "auto-encoder: zeros with dropout minus without, points";
+    let row = Row::new(what, minus(with.0, without.0));
     rows.push(row.within(0.0, 100.0));
 
     let chart = |title, number: &dyn Fn(&EpochReport) -> Option<f64>| {

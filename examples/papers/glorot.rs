@@ -4,7 +4,7 @@ use taper_examples::{Point, Scatter, scatter_svg};
 
 use crate::mlp::{mean_over_layers, train_mlps};
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::mean_and_sd;
+use crate::runs::{mean_and_sd, minus, or_binomial};
 
 pub const PAPER: Paper = Paper {
     name: "glorot",
@@ -60,18 +60,12 @@ fn run(setting: &Setting) -> Result<Outcome> {
                 (run.last(Split::Test).map_or(f64::NAN, zeros), 100.0 - run.accuracy(Split::Test))
             });
             let (zeros, errors): (Vec<f64>, Vec<f64>) = both.unzip();
-            let (error, of_seeds) = mean_and_sd(&errors);
-            // That of the test images is there with one network too.
-            let of_images = (error * (100.0 - error) / TEST_IMAGES / errors.len() as f64).sqrt();
-            let sd = if of_seeds.is_nan() { of_images } else { of_seeds.max(of_images) };
-            Measured { coefficient, zeros: mean_and_sd(&zeros), error: (error, sd) }
+            Measured { coefficient, zeros: mean_and_sd(&zeros), error: or_binomial(mean_and_sd(&errors)) }
         })
         .collect();
     let picture = picture(&measured)?;
     Ok(Outcome { rows: rows(&measured, setting.quick), picture })
 }
-
-const TEST_IMAGES: f64 = 10_000.0;
 
 fn rows(measured: &[Measured], quick: bool) -> Vec<Row> {
     let (paper, zeros, error) = PUBLISHED;
@@ -79,30 +73,24 @@ fn rows(measured: &[Measured], quick: bool) -> Vec<Row> {
     for of in measured {
         let published = |x: f64| (of.coefficient == paper).then_some(x);
         let what = |of_what: &str| format!("L1 {}: {of_what}, %", of.coefficient);
-        rows.push(Row::reported(what("zeros"), published(zeros), Seen::Quoted, of.zeros.0, of.zeros.1));
-        rows.push(Row::reported(what("test error"), published(error), Seen::Memory, of.error.0, of.error.1));
+        rows.push(Row::new(what("zeros"), of.zeros).published(published(zeros), Seen::Quoted));
+        rows.push(Row::new(what("test error"), of.error).published(published(error), Seen::Memory));
     }
     let (Some(first), Some(last)) = (measured.first(), measured.last()) else { return rows };
-    let rise = last.zeros.0 - first.zeros.0;
-    let sd = last.zeros.1.hypot(first.zeros.1);
-    let what = "largest coefficient minus none: zeros, points";
-    rows.push(Row::reported(what, None, Seen::Figure, rise, sd).within(5.0, 100.0));
+    let rise = minus(last.zeros, first.zeros);
+    rows.push(Row::new("largest coefficient minus none: zeros, points", rise).within(5.0, 100.0));
     if quick {
         return rows;
     }
     let steps = measured.windows(2).map(|pair| pair[1].zeros.0 - pair[0].zeros.0);
     let what = "smallest step of the zeros from a coefficient to the next, points";
-    rows.push(
-        Row::reported(what, None, Seen::Figure, steps.fold(f64::MAX, f64::min), sd).within(-NOISE, 100.0),
-    );
+    let smallest = steps.fold(f64::MAX, f64::min);
+    rows.push(Row::new(what, (smallest, f64::NAN)).within(-NOISE, 100.0));
 
     let lowest = measured.iter().min_by(|a, b| a.error.0.total_cmp(&b.error.0)).unwrap_or(first);
     let flat = measured.iter().filter(|of| of.zeros.0 <= FLAT.0);
     let worst = flat.max_by(|a, b| a.error.0.total_cmp(&b.error.0)).unwrap_or(first);
-    let above = |what: String, of: &Measured| {
-        let (higher, sd) = (of.error.0 - lowest.error.0, of.error.1.hypot(lowest.error.1));
-        Row::reported(what, None, Seen::Figure, higher, sd)
-    };
+    let above = |what: String, of: &Measured| Row::new(what, minus(of.error, lowest.error));
     let what = format!("at most {} % zeros: highest error minus the best, points", FLAT.0);
     rows.push(above(what, worst).within(0.0, FLAT.1));
     let what = "largest coefficient: error minus the best, points".into();

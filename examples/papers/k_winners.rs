@@ -1,7 +1,7 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use clap::Parser;
+use clap::Args;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 use taper::data::{Batch, Batches, ImageSet, Samples};
@@ -13,10 +13,10 @@ use taper::nn::{
 use taper::report::{Metric, MetricKind, Split, SplitReport};
 use taper::train::{CROSS_ENTROPY, InputMasks, Rule, classify, evaluate};
 use taper_examples::pictures::{Chart, charts_svg};
-use taper_experiment::{Data, ImageOptions, Options, Setup, Sweep, Trial};
+use taper_experiment::{Sweep, Trial};
 
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{Ran, mean_and_sd, train};
+use crate::runs::{OnMnist, Ran, mean_and_sd, minus, train_on_mnist};
 
 pub const PAPER: Paper = Paper {
     name: "k-winners",
@@ -117,18 +117,11 @@ const NOISE: f32 = 2.0;
 const ACCURACY: f64 = 0.3;
 
 /// Dense and sparse CNNs on noisy digits.
-#[derive(Parser, Serialize, Deserialize)]
-#[command(name = "k-winners")]
+#[derive(Args, Serialize, Deserialize)]
 struct Protocol {
     /// dense, sparse or dsw
     #[arg(long)]
     net: Sweep<String>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    images: ImageOptions,
-    #[command(flatten)]
-    #[serde(flatten)]
-    options: Options,
 }
 
 /// Two convolutions with max-pooling, each followed by k-winners or ReLU; a hidden layer; logits.
@@ -205,14 +198,11 @@ fn with_noise(batch: Batch, level: f64, seed: u64) -> candle_core::Result<Batch>
     Ok(Batch { images: Tensor::from_vec(pixels, batch.images.shape(), &Device::Cpu)?, ..batch })
 }
 
-fn load(args: &mut Protocol, setup: &Setup<'_>) -> taper_experiment::Result<Data<ImageSet>> {
-    args.images.load(setup)
-}
-
-fn learn(args: &Protocol, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
+fn learn(args: &OnMnist<Protocol>, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
     let (data, seed) = (trial.data, args.options.training.seed);
-    let named = NETS.iter().find(|net| net.name == *args.net);
-    let net = named.ok_or_else(|| taper_experiment::Error::Usage(format!("unknown net '{}'", *args.net)))?;
+    let named = NETS.iter().find(|net| net.name == *args.own.net);
+    let net =
+        named.ok_or_else(|| taper_experiment::Error::Usage(format!("unknown net '{}'", *args.own.net)))?;
     let model = Cnn::new(net, trial.params.builder())?;
     if net.density < 1.0 {
         trial.upkeep = Some(Box::new(masks(net, &trial.params, seed)?));
@@ -302,14 +292,13 @@ fn run(setting: &Setting) -> Result<Outcome> {
     let names: Vec<&str> = nets.iter().map(|net| net.name).collect();
     let (names, seeds) =
         (names.join(","), setting.seeds.unwrap_or(if setting.quick { 1 } else { 2 }).to_string());
-    let mut options =
-        vec!["--net", &names, "--seeds", &seeds, "--dataset", "mnist", "--scale", "0.1307,0.3081"];
+    let mut options = vec!["--net", &names, "--seeds", &seeds, "--scale", "0.1307,0.3081"];
     options.extend(["--optimizer", "sgd", "--schedule", "constant", "--track", "off", "--jobs", "2"]);
     options.extend(["--batch-size", "64", "--epochs", if setting.quick { "1" } else { "15" }]);
     if setting.quick {
         options.extend(["--limit", "2000"]);
     }
-    let trained = train(setting, &options, load, learn)?;
+    let trained = train_on_mnist(setting, &options, learn)?;
 
     let (mut rows, mut scores, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for net in nets {
@@ -318,15 +307,13 @@ fn run(setting: &Setting) -> Result<Outcome> {
         let over_seeds = |at: usize, f: &dyn Fn(&Test) -> f64| {
             mean_and_sd(&tests.iter().map(|tests| f(&tests[at])).collect::<Vec<_>>())
         };
-        let mut add =
-            |what: &str, published: Option<f64>, (measured, sd): (f64, f64), tolerance: Option<f64>| {
-                let row =
-                    Row::reported(format!("{}: {what}", net.title), published, Seen::Source, measured, sd);
-                rows.push(match published.zip(tolerance) {
-                    Some((published, tolerance)) => row.within(published - tolerance, published + tolerance),
-                    None => row,
-                });
-            };
+        let mut add = |what: &str, published: Option<f64>, measured, tolerance: Option<f64>| {
+            let row = Row::new(format!("{}: {what}", net.title), measured).published(published, Seen::Source);
+            rows.push(match tolerance {
+                Some(tolerance) => row.near(tolerance),
+                None => row,
+            });
+        };
         let (score, score_sd) = net.noise_score;
         let full = |tolerance: f64| Some(tolerance).filter(|_| !setting.quick);
         let (clean, of_all) = (|test: &Test| test.accuracies[0], |test: &Test| test.noise_score);
@@ -348,11 +335,10 @@ fn run(setting: &Setting) -> Result<Outcome> {
         lines.push((net.title.to_string(), (0..LEVELS.len()).map(at_level).collect()));
     }
     let (dense, sparse) = (scores[0], scores[1]);
-    let sd = dense.1.hypot(sparse.1);
     let (what, published) =
         ("sparse minus dense CNN-2: noise score, thousands", NETS[1].noise_score.0 - NETS[0].noise_score.0);
-    let gain = Row::reported(what, Some(published), Seen::Source, sparse.0 - dense.0, sd);
-    rows.push(if setting.quick { gain } else { gain.within(2.0 * sd, f64::INFINITY) });
+    let gain = Row::new(what, minus(sparse, dense)).published(published, Seen::Source);
+    rows.push(if setting.quick { gain } else { gain.above_zero() });
     let (axis, title) = ("noise level: 0, 5 %, … 50 % of the pixels", "accuracy at the best epoch, %");
     let charts = [Chart { title, axis, meaning: "", log: false, lines }];
     Ok(Outcome { rows, picture: charts_svg("Accuracy on noisy digits", &charts)? })

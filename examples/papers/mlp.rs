@@ -1,20 +1,19 @@
 use std::thread;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use taper::data::ImageSet;
 use taper::nn::{self, Activation, MlpConfig, Sparseout};
 use taper::report::{LayerStats, SplitReport};
 use taper::train::{CROSS_ENTROPY, classify};
-use taper_experiment::{Error, ImageOptions, Options, Sweep, Trial, not_negative, rate, size, sweep};
+use taper_experiment::{Error, Sweep, Trial, not_negative, rate, size, sweep};
 
 use crate::paper::Setting;
-use crate::runs::{Ran, train};
+use crate::runs::{OnMnist, Ran, train_on_mnist};
 
 /// Fully connected networks on images: the training program of several papers.
-#[derive(Parser, Serialize, Deserialize)]
-#[command(name = "mlp")]
+#[derive(Args, Serialize, Deserialize)]
 struct Program {
     /// Activation function and learning rate: relu@0.001
     #[arg(long)]
@@ -31,32 +30,26 @@ struct Program {
     /// Rate of Sparseout
     #[arg(long, value_parser = rate, default_value = "0.5")]
     rate: f64,
-    #[command(flatten)]
-    #[serde(flatten)]
-    images: ImageOptions,
-    #[command(flatten)]
-    #[serde(flatten)]
-    options: Options,
 }
 
-fn build(args: &Program, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
+fn build(args: &OnMnist<Program>, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
     let (function, learning_rate) =
-        args.net.split_once('@').ok_or_else(|| Error::Usage("expected FUNCTION@LEARNING RATE".into()))?;
+        args.own.net.split_once('@').ok_or_else(|| Error::Usage("expected FUNCTION@LEARNING RATE".into()))?;
     let activation: Activation = function.parse().map_err(Error::option("--net"))?;
     trial.optimizer.learning_rate = learning_rate.parse().map_err(Error::option("--net"))?;
     let (c, h, w) = trial.data.train.shape();
     let config = MlpConfig {
         inputs: c * h * w,
-        widths: args.widths.clone(),
+        widths: args.own.widths.clone(),
         classes: trial.data.train.classes(),
         activation,
-        l1: args.l1.as_deref().copied().unwrap_or(0.0),
+        l1: args.own.l1.as_deref().copied().unwrap_or(0.0),
         ..MlpConfig::default()
     };
     let mut model = nn::Mlp::new(&config, trial.params.builder())?;
-    if let Some(q) = args.q.as_deref() {
-        let noise = Sparseout::new(args.rate, *q)?;
-        for site in 1..=args.widths.len() {
+    if let Some(q) = args.own.q.as_deref() {
+        let noise = Sparseout::new(args.own.rate, *q)?;
+        for site in 1..=args.own.widths.len() {
             model = model.then(&format!("fc{site}"), move |pass, ys| noise.forward(pass, ys))?;
         }
     }
@@ -68,13 +61,7 @@ fn build(args: &Program, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::R
 pub fn train_mlps(setting: &Setting, dir: &str, options: &[&str]) -> Result<Vec<Ran>> {
     let setting = Setting { out: setting.out.join(dir), ..*setting };
     let jobs = thread::available_parallelism().map_or(1, usize::from).to_string();
-    let fixed = ["--dataset", "mnist", "--jobs", &jobs];
-    train(
-        &setting,
-        &[options, &fixed[..]].concat(),
-        |args: &mut Program, setup| args.images.load(setup),
-        build,
-    )
+    train_on_mnist(&setting, &[options, &["--jobs", &jobs]].concat(), build)
 }
 
 /// The mean of a statistic over the layers of a split; NaN if one does not have it.

@@ -43,9 +43,8 @@ pub struct Outcome {
 pub struct Row {
     /// What is measured.
     pub what: String,
-    /// `None` if the paper says it in words only.
-    pub published: Option<f64>,
-    pub seen: Seen,
+    /// The number and how it was seen; `None` if the paper says it in words only, or nothing.
+    pub published: Option<(f64, Seen)>,
     #[serde(deserialize_with = "or_nan")]
     pub measured: f64,
     /// The standard deviation of `measured`: of a mean over n runs, that of the runs divided by √n; NaN if it is unknown.
@@ -92,38 +91,36 @@ pub enum Verdict {
 }
 
 impl Row {
-    /// A number that is only reported.
-    pub fn reported(
-        what: impl Into<String>,
-        published: Option<f64>,
-        seen: Seen,
-        measured: f64,
-        sd: f64,
-    ) -> Self {
-        Self { what: what.into(), published, seen, measured, sd, band: None }
+    /// A number with its standard deviation, which is only reported.
+    pub fn new(what: impl Into<String>, (measured, sd): (f64, f64)) -> Self {
+        Self { what: what.into(), published: None, measured, sd, band: None }
     }
 
-    /// A number that must be at most `tolerance` from the published one.
-    pub fn near(
-        what: impl Into<String>,
-        published: f64,
-        seen: Seen,
-        measured: f64,
-        sd: f64,
-        tolerance: f64,
-    ) -> Self {
-        let row = Self::reported(what, Some(published), seen, measured, sd);
-        row.within(published - tolerance, published + tolerance)
+    /// The same row with the published number, if there is one.
+    pub fn published(self, value: impl Into<Option<f64>>, seen: Seen) -> Self {
+        Self { published: value.into().map(|value| (value, seen)), ..self }
     }
 
-    /// The same number, which must be in this band.
+    /// The same row, whose number must be at most `tolerance` from the published one.
+    pub fn near(self, tolerance: f64) -> Self {
+        let Some((published, _)) = self.published else { return self };
+        self.within(published - tolerance, published + tolerance)
+    }
+
+    /// The same row, whose number must be above 0 by 2 standard deviations.
+    pub fn above_zero(self) -> Self {
+        let low = 2.0 * self.sd;
+        self.within(low, f64::INFINITY)
+    }
+
+    /// The same row, whose number must be in this band.
     pub fn within(self, low: f64, high: f64) -> Self {
         Self { band: Some((low, high)), ..self }
     }
 
     pub fn verdict(&self) -> Verdict {
         match self.band {
-            Some(_) if self.seen == Seen::Memory => Verdict::Reported,
+            Some(_) if matches!(self.published, Some((_, Seen::Memory))) => Verdict::Reported,
             Some((low, high)) if (low..=high).contains(&self.measured) => Verdict::Holds,
             Some(_) => Verdict::Misses,
             None => Verdict::Reported,
@@ -161,8 +158,16 @@ pub fn table(rows: &[(&str, &Row)]) -> String {
     let mut table = Table::default();
     table.column(Align::Left, "paper", rows.iter().map(|(paper, _)| *paper));
     table.column(Align::Left, "what", column(&|row| row.what.clone()));
-    table.column(Align::Right, "published", column(&|row| or_none(row.published.map(number))));
-    table.column(Align::Left, "seen", column(&|row| or_none(row.published.map(|_| row.seen.to_string()))));
+    table.column(
+        Align::Right,
+        "published",
+        column(&|row| or_none(row.published.map(|(value, _)| number(value)))),
+    );
+    table.column(
+        Align::Left,
+        "seen",
+        column(&|row| or_none(row.published.map(|(_, seen)| seen.to_string()))),
+    );
     let measured = |row: &Row| match row.sd.is_nan() {
         true => number(row.measured),
         false => format!("{} ± {}", number(row.measured), number(row.sd)),
@@ -181,7 +186,8 @@ mod tests {
 
     #[test]
     fn a_number_holds_within_its_band_and_misses_outside_of_it() {
-        let at = |measured| Row::near("x", 1.0, Seen::Figure, measured, 0.1, 0.25).verdict();
+        let row = |measured| Row::new("x", (measured, 0.1)).published(1.0, Seen::Figure);
+        let at = |measured| row(measured).near(0.25).verdict();
         assert_eq!(
             [0.75, 1.25, 1.26, f64::NAN].map(at),
             [Verdict::Holds, Verdict::Holds, Verdict::Misses, Verdict::Misses]
@@ -189,8 +195,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_above_zero_by_two_standard_deviations() {
+        let at = |measured| Row::new("x", (measured, 0.1)).above_zero().verdict();
+        assert_eq!([0.21, 0.19, f64::NAN].map(at), [Verdict::Holds, Verdict::Misses, Verdict::Misses]);
+    }
+
+    #[test]
     fn a_row_without_an_upper_bound_or_a_standard_deviation_is_read_again() {
-        let row = Row::reported("x", None, Seen::Source, 2.0, f64::NAN).within(1.0, f64::INFINITY);
+        let row = Row::new("x", (2.0, f64::NAN)).within(1.0, f64::INFINITY);
         let text = serde_json::to_string(&row).expect("a row is JSON");
         let again: Row = serde_json::from_str(&text).expect("a row");
         assert!(again.sd.is_nan() && again.band == row.band && again.verdict() == Verdict::Holds, "{text}");
@@ -198,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_number_from_memory_is_reported_and_never_asserted() {
-        assert_eq!(Row::near("x", 1.0, Seen::Memory, 2.0, 0.1, 0.2).verdict(), Verdict::Reported);
-        assert_eq!(Row::reported("x", None, Seen::Source, 2.0, 0.1).verdict(), Verdict::Reported);
+        let row = Row::new("x", (2.0, 0.1));
+        assert_eq!(row.clone().published(1.0, Seen::Memory).near(0.2).verdict(), Verdict::Reported);
+        assert_eq!(row.verdict(), Verdict::Reported);
     }
 }

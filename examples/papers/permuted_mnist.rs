@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use clap::Parser;
+use clap::Args;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use taper::data::ImageSet;
@@ -12,10 +12,10 @@ use taper::nn::{Mlp, MlpConfig, Model as _};
 use taper::report::{EpochReport, Split, SplitReport};
 use taper::train::{CROSS_ENTROPY, L2Init, Revive, classify, evaluate};
 use taper_examples::pictures::{Chart, charts_svg};
-use taper_experiment::{Data, ImageOptions, Options, Setup, Sweep, Trial};
+use taper_experiment::{Sweep, Trial};
 
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{Ran, as_text, mean_and_sd, train};
+use crate::runs::{OnMnist, Ran, as_text, mean_and_sd, train_on_mnist};
 
 pub const PAPER: Paper = Paper {
     name: "permuted-mnist",
@@ -52,18 +52,11 @@ const LEARNERS: [Learner; 4] = [
 const DEAD_ON: usize = 2000;
 
 /// Online permuted MNIST.
-#[derive(Parser, Serialize, Deserialize)]
-#[command(name = "permuted-mnist")]
+#[derive(Args, Serialize, Deserialize)]
 struct Protocol {
     /// none, redo:TAU:PERIOD, continual:RATE:MATURITY or l2-init:LAMBDA
     #[arg(long)]
     method: Sweep<Method>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    images: ImageOptions,
-    #[command(flatten)]
-    #[serde(flatten)]
-    options: Options,
 }
 
 /// What keeps the network able to learn.
@@ -122,18 +115,14 @@ impl<'a> Task<'a> {
     }
 }
 
-fn load(args: &mut Protocol, setup: &Setup<'_>) -> taper_experiment::Result<Data<ImageSet>> {
-    Ok(Data { test: None, ..args.images.load(setup)? })
-}
-
 /// An epoch is a task. Its report has the online accuracy, and as the test split the first images of the next task.
-fn learn(args: &Protocol, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
+fn learn(args: &OnMnist<Protocol>, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
     let (data, seed) = (trial.data, args.options.training.seed);
     let images = &data.train;
     let config = MlpConfig { widths: HIDDEN.to_vec(), ..MlpConfig::default() };
     let net = Mlp::new(&config, trial.params.builder())?;
     let mut l2_init = None;
-    match *args.method {
+    match *args.own.method {
         Method::Revive(revive) => trial.upkeep = revive.upkeep(net.links(), &trial.params, seed)?,
         Method::L2Init(lambda) => l2_init = Some(L2Init::new(&trial.params, lambda)?),
     }
@@ -144,7 +133,7 @@ fn learn(args: &Protocol, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::
         }
         classify(pass, batch)
     };
-    let learner = LEARNERS.iter().find(|of| of.method == args.method.to_string());
+    let learner = LEARNERS.iter().find(|of| of.method == args.own.method.to_string());
     let tasks = learner.map_or(args.options.training.epochs, |of| of.tasks);
     trial.start(config.to_string(), CROSS_ENTROPY)?;
     while let Some(epoch) = trial.next_epoch()?.filter(|epoch| *epoch <= tasks) {
@@ -212,31 +201,30 @@ fn run(setting: &Setting) -> Result<Outcome> {
     let options = ["--method", &methods, "--seeds", &seeds, "--epochs", &tasks, "--batch-size", "1"];
     let fixed =
         ["--optimizer", "sgd", "--lr", "0.003", "--schedule", "constant", "--track", "off", "--jobs", "2"];
-    let data = ["--dataset", "mnist", "--scale", "unit"];
-    let trained = train(setting, &[&options[..], &fixed[..], &data[..]].concat(), load, learn)?;
+    let data = ["--scale", "unit"];
+    let trained = train_on_mnist(setting, &[&options[..], &fixed[..], &data[..]].concat(), learn)?;
 
     let curves: Vec<(&Learner, Curve)> =
         learners.iter().map(|of| (of, Curve::of(&trained, of.method))).collect();
     let (mut rows, plain) = (Vec::new(), &curves[0].1);
     let mut published = vec![f64::NAN; plain.accuracy.len()];
     for (task, value) in PUBLISHED {
-        let Some((measured, sd)) = plain.accuracy.get(task) else { continue };
+        let Some(measured) = plain.accuracy.get(task) else { continue };
         published[task] = value;
         let what = format!("plain SGD, task {task}: online accuracy, %");
-        rows.push(Row::near(what, value, Seen::Figure, *measured, *sd, READING_ERROR));
+        rows.push(Row::new(what, *measured).published(value, Seen::Figure).near(READING_ERROR));
     }
     // A single task of a single run differs from the published mean of ten runs.
     if let (Some(tasks), Some((task, value))) = (plain.accuracy.last_chunk::<10>(), PUBLISHED.last()) {
         let mean = tasks.iter().map(|(accuracy, _)| accuracy).sum::<f64>() / tasks.len() as f64;
         let what = format!("plain SGD, the ten tasks up to {task}: online accuracy, %");
         let sd = tasks[0].1 / (tasks.len() as f64).sqrt();
-        rows.push(Row::reported(what, Some(*value), Seen::Figure, mean, sd));
+        rows.push(Row::new(what, (mean, sd)).published(*value, Seen::Figure));
     }
     for (Learner { title, .. }, curve) in &curves {
         let last = curve.accuracy.len() - 1;
-        let ((accuracy, accuracy_sd), (dead, dead_sd)) = (curve.accuracy[last], curve.dead[last]);
         let what = format!("{title}, task {last}: dead units of {}", HIDDEN.iter().sum::<usize>());
-        let row = Row::reported(what, None, Seen::Source, dead, dead_sd);
+        let row = Row::new(what, curve.dead[last]);
         rows.push(match *title {
             _ if setting.quick => row,
             "plain SGD" => row.within(1.0, f64::INFINITY),
@@ -245,7 +233,7 @@ fn run(setting: &Setting) -> Result<Outcome> {
         });
         if *title != "plain SGD" {
             let what = format!("{title}, task {last}: online accuracy, %");
-            rows.push(Row::reported(what, None, Seen::Source, accuracy, accuracy_sd));
+            rows.push(Row::new(what, curve.accuracy[last]));
         }
     }
     let lines = |values: &dyn Fn(&Curve) -> &Vec<(f64, f64)>| {

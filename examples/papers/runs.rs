@@ -3,11 +3,11 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
-use serde::{Serialize, de::DeserializeOwned};
-use taper::data::Samples;
+use clap::{Args, Parser};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use taper::data::{ImageSet, Samples};
 use taper::report::{EpochReport, Run, Split, SplitReport, label_value, read_config, read_reports};
-use taper_experiment::{Data, Setup, Trial, run_from};
+use taper_experiment::{Data, ImageOptions, Options, Setup, Trial, run_from};
 
 use crate::paper::Setting;
 
@@ -68,6 +68,31 @@ where
     Ok(runs)
 }
 
+/// The command line of a protocol on MNIST: options `P` of its own, and those of the data and of training.
+#[derive(Parser, Serialize, Deserialize)]
+#[command(name = "papers")]
+pub struct OnMnist<P: Args> {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub own: P,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub images: ImageOptions,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub options: Options,
+}
+
+/// [`train`] on MNIST.
+pub fn train_on_mnist<P: Args + Serialize + DeserializeOwned + Sync>(
+    setting: &Setting,
+    options: &[&str],
+    learn: impl Fn(&OnMnist<P>, &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> + Sync,
+) -> Result<Vec<Ran>> {
+    let options = [options, &["--dataset", "mnist"]].concat();
+    train(setting, &options, |args: &mut OnMnist<P>, setup| args.images.load(setup), learn)
+}
+
 /// [`mean_and_sd`] of a number, over the runs that have it and these labels.
 pub fn over_seeds(runs: &[Ran], labels: &[(&str, &str)], number: impl Fn(&Ran) -> Option<f64>) -> (f64, f64) {
     let has = |ran: &&Ran| labels.iter().all(|(name, value)| ran.label(name) == *value);
@@ -80,6 +105,11 @@ pub fn mean_and_sd(xs: &[f64]) -> (f64, f64) {
     let mean = xs.iter().sum::<f64>() / n;
     let squares: f64 = xs.iter().map(|x| (x - mean).powi(2)).sum();
     (mean, (squares / (n - 1.0) / n).sqrt())
+}
+
+/// The difference of two means, each with its standard deviation.
+pub fn minus(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
+    (a.0 - b.0, a.1.hypot(b.1))
 }
 
 /// A percentage of 10,000 test images and its standard deviation: of a single run that of the count, which leaves out the

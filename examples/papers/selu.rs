@@ -1,17 +1,17 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use clap::Parser;
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use taper::data::ImageSet;
 use taper::nn::{Act, Activation, Conv2d, Conv2dConfig, Init, Mlp, MlpConfig, Model, Pass, max_pool2d};
 use taper::report::Split;
 use taper::train::{CROSS_ENTROPY, classify};
 use taper_examples::pictures::{Chart, charts_svg};
-use taper_experiment::{Data, Error, ImageOptions, Options, Setup, Sweep, Trial};
+use taper_experiment::{Error, Sweep, Trial};
 
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{Ran, or_binomial, over_seeds, train};
+use crate::runs::{OnMnist, Ran, minus, or_binomial, over_seeds, train_on_mnist};
 
 pub const PAPER: Paper = Paper {
     name: "selu",
@@ -70,8 +70,7 @@ const NOTEBOOKS: [Published; 2] = [
 ];
 
 /// The networks of the authors' notebooks.
-#[derive(Parser, Serialize, Deserialize)]
-#[command(name = "selu")]
+#[derive(Args, Serialize, Deserialize)]
 struct Protocol {
     /// mlp or cnn
     #[arg(long)]
@@ -79,12 +78,6 @@ struct Protocol {
     /// The activation and the initialisation
     #[arg(long)]
     learner: Sweep<String>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    images: ImageOptions,
-    #[command(flatten)]
-    #[serde(flatten)]
-    options: Options,
 }
 
 /// conv 8@5×5, max-pooling, f, conv 16@3×3, max-pooling, f, 512 units, f, dropout, 10 logits.
@@ -119,15 +112,12 @@ fn mlp(inputs: usize, widths: &[usize], activation: Activation, init: Init) -> M
     MlpConfig { inputs, widths, activation, init, dropout: 0.05, ..MlpConfig::default() }
 }
 
-fn load(args: &mut Protocol, setup: &Setup<'_>) -> taper_experiment::Result<Data<ImageSet>> {
-    args.images.load(setup)
-}
-
-fn learn(args: &Protocol, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
-    let found = LEARNERS.iter().find(|(name, ..)| *name == *args.learner);
-    let &(_, f, init) = found.ok_or_else(|| Error::Usage(format!("unknown learner {}", *args.learner)))?;
+fn learn(args: &OnMnist<Protocol>, trial: &mut Trial<'_, ImageSet>) -> taper_experiment::Result<()> {
+    let found = LEARNERS.iter().find(|(name, ..)| *name == *args.own.learner);
+    let &(_, f, init) =
+        found.ok_or_else(|| Error::Usage(format!("unknown learner {}", *args.own.learner)))?;
     let vb = trial.params.builder();
-    let (net, sizes): (Box<dyn Model + Send + Sync>, _) = match args.net.as_str() {
+    let (net, sizes): (Box<dyn Model + Send + Sync>, _) = match args.own.net.as_str() {
         "cnn" => (Box::new(Cnn::new(f, init, vb)?), "cnn 8-pool-16-pool-512-10".into()),
         _ => {
             let config = mlp(784, &[512, 256], f, init);
@@ -158,10 +148,10 @@ fn run(setting: &Setting) -> Result<Outcome> {
     let (learners, epochs) =
         (LEARNERS.map(|(name, ..)| name).join(","), if setting.quick { "1" } else { "20" });
     let options = ["--net", &nets, "--learner", &learners, "--epochs", epochs, "--seeds", &seeds];
-    let data = ["--dataset", "mnist", "--scale", "0.1307,0.3081", "--validation", "10000"];
+    let data = ["--scale", "0.1307,0.3081", "--validation", "10000"];
     let fixed =
         ["--optimizer", "sgd", "--lr", "0.001", "--schedule", "constant", "--track", "off", "--jobs", "2"];
-    let trained = train(setting, &[&options[..], &data, &fixed].concat(), load, learn)?;
+    let trained = train_on_mnist(setting, &[&options[..], &data, &fixed].concat(), learn)?;
 
     let (mut rows, mut charts) = (Vec::new(), Vec::new());
     for Published { title, net, test, validation } in notebooks {
@@ -169,22 +159,16 @@ fn run(setting: &Setting) -> Result<Outcome> {
             or_binomial(over_seeds(&trained, &[("net", net), ("learner", LEARNERS[learner].0)], number))
         };
         let compared = |what: &str, published: &[f64], number: &dyn Fn(&Ran) -> Option<f64>| {
-            let of_learner = |learner| {
-                let (measured, sd) = over(learner, number);
-                let name = format!("{net}, {}: {what}, %", LEARNERS[learner].0);
-                Row::reported(name, published.get(learner).copied(), Seen::Source, measured, sd)
+            let of_learner = |learner: usize| {
+                let what = format!("{net}, {}: {what}, %", LEARNERS[learner].0);
+                let published = published.get(learner).copied();
+                Row::new(what, over(learner, number)).published(published, Seen::Source)
             };
             let own: [Row; 3] = std::array::from_fn(of_learner);
-            let ahead = |other: usize, published| {
-                let (selu, relu) = (&own[1], &own[other]);
-                let name = format!("{net}, selu-lecun minus {}: {what}, points", LEARNERS[other].0);
-                Row::reported(
-                    name,
-                    published,
-                    Seen::Source,
-                    selu.measured - relu.measured,
-                    selu.sd.hypot(relu.sd),
-                )
+            let ahead = |other: usize, published: Option<f64>| {
+                let what = format!("{net}, selu-lecun minus {}: {what}, points", LEARNERS[other].0);
+                let difference = minus(over(1, number), over(other, number));
+                Row::new(what, difference).published(published, Seen::Source)
             };
             let ahead = [ahead(0, Some(published[1] - published[0])), ahead(2, None)];
             (own, ahead)
@@ -194,19 +178,17 @@ fn run(setting: &Setting) -> Result<Outcome> {
             compared("validation accuracy after epoch 1", &first, &|ran| accuracy(ran, 1, Split::Validation));
         if *net == "mlp" {
             let tolerance = POINTS_AT_FIRST + 2.0 * selu.sd;
-            selu = selu.within(first[1] - tolerance, first[1] + tolerance);
+            selu = selu.near(tolerance);
             ahead = ahead.within(AHEAD_AT_FIRST, f64::INFINITY);
         }
         rows.extend([relu, selu, he, ahead]);
         if !setting.quick {
             let ([relu, selu, he], [ahead, ahead_of_he]) = compared("test accuracy", test, &test_accuracy);
-            let near = |row: Row, published: f64| {
+            let near = |row: Row| {
                 let tolerance = POINTS + 2.0 * row.sd;
-                row.within(published - tolerance, published + tolerance)
+                row.near(tolerance)
             };
-            let least = 2.0 * ahead.sd;
-            let ahead = ahead.within(least, f64::INFINITY);
-            rows.extend([near(relu, test[0]), near(selu, test[1]), he, ahead, ahead_of_he]);
+            rows.extend([near(relu), near(selu), he, ahead.above_zero(), ahead_of_he]);
         }
         let curve = |learner: usize| {
             let epochs = 1..=if setting.quick { 1 } else { 20 };

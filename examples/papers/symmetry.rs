@@ -8,7 +8,7 @@ use taper_experiment::print;
 use crate::correlation::Correlation;
 use crate::mlp::{mean_over_layers, train_mlps};
 use crate::paper::{Outcome, Paper, Row, Seen, Setting};
-use crate::runs::{Ran, mean_and_sd};
+use crate::runs::{Ran, mean_and_sd, minus};
 
 pub const PAPER: Paper = Paper {
     name: "symmetry",
@@ -119,7 +119,7 @@ fn run(setting: &Setting) -> Result<Outcome> {
                 "{} at {}: accuracy, %; asymmetry {:.2}, |skewness| {:.2}",
                 of.function, of.rate, of.asymmetry.0, of.skewness.0
             );
-            Row::reported(what, None, Seen::Source, of.accuracy.0, of.accuracy.1)
+            Row::new(what, of.accuracy)
         })
         .collect();
     rows.extend(premise(&measured));
@@ -152,14 +152,12 @@ fn premise(measured: &[Measured]) -> Vec<Row> {
     else {
         return Vec::new();
     };
-    let above = |what: &str, a: (f64, f64), b: (f64, f64)| {
-        let sd = a.1.hypot(b.1);
-        Row::reported(what, None, Seen::Computed, a.0 - b.0, sd).within(2.0 * sd, f64::INFINITY)
-    };
+    let above = |what: &str, a, b| Row::new(what, minus(a, b)).above_zero();
+    let of_sigmoid = Row::new("sigmoid: asymmetry", sigmoid.asymmetry).published(1.0, Seen::Computed);
     vec![
         above("ReLU minus tanh: asymmetry", relu.asymmetry, tanh.asymmetry),
         above("ReLU minus tanh: |skewness|", relu.skewness, tanh.skewness),
-        Row::near("sigmoid: asymmetry", 1.0, Seen::Computed, sigmoid.asymmetry.0, sigmoid.asymmetry.1, 1e-9),
+        of_sigmoid.near(1e-9),
     ]
 }
 

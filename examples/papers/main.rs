@@ -127,7 +127,7 @@ fn papers(args: &Args) -> Result<Vec<(&'static str, Vec<Row>)>> {
         command.args(args.quick.then_some("--quick"));
         command.args(args.seeds.map(|seeds| format!("--seeds={seeds}")));
         if !command.status()?.success() {
-            bail!("{}: the protocol is not finished, see above; the same command continues it", paper.name);
+            bail!("{}: not finished; the same command continues it", paper.name);
         }
         let path = args.dir(paper).join("rows.json");
         let rows = serde_json::from_slice(&fs::read(&path).with_context(|| path.display().to_string())?)?;

@@ -53,8 +53,8 @@ where
     let mut command: Vec<OsString> = vec![A::command().get_name().into()];
     command.extend(options.iter().map(Into::into));
     command.extend([if begun { "--resume".into() } else { "--out".into() }, out.into()]);
-    if run_from(command, load, train) != ExitCode::SUCCESS {
-        bail!("{}: the protocol is not finished, see above; the same command continues it", out.display());
+    if run_from(command, load, train)? != ExitCode::SUCCESS {
+        bail!("{}: interrupted; the same command continues it", out.display());
     }
     let mut runs = Vec::new();
     for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {

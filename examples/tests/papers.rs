@@ -77,6 +77,7 @@ fn a_paper_without_its_data_says_what_it_needs() {
     let dir = tempdir().unwrap();
     let Ran { code, err, .. } = papers(dir.path(), "selu --quick --out p");
     assert!(code == Some(1) && err.starts_with("error: data set mnist not found"), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
     assert!(!dir.path().join("p").exists());
 }
 

@@ -82,22 +82,7 @@ where
     E: Into<BoxError>,
     F: Into<BoxError>,
 {
-    run_from(std::env::args_os(), load, train)
-}
-
-/// [`run`] with a given command line, the name of the program first, for a program that makes the command line itself.
-pub fn run_from<A, S, E, F>(
-    command: impl IntoIterator<Item = OsString>,
-    load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
-    train: impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync,
-) -> ExitCode
-where
-    A: Parser + Serialize + DeserializeOwned + Sync,
-    S: Samples + Sync,
-    E: Into<BoxError>,
-    F: Into<BoxError>,
-{
-    let (args, matches) = match command_line::parse::<A>(command) {
+    let (args, matches) = match command_line::parse::<A>(std::env::args_os()) {
         Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };
@@ -106,6 +91,26 @@ where
         Err(Error::Usage(text)) => usage(&A::command().error(clap::error::ErrorKind::ValueValidation, text)),
         Err(error) => failure(&error),
     }
+}
+
+/// As [`run`], with a given command line, the name of the program first. For a program that makes the command line itself.
+///
+/// # Errors
+/// Instead of printing an error. A training that was interrupted is not an error: it has the exit code of [`run`].
+pub fn run_from<A, S, E, F>(
+    command: impl IntoIterator<Item = OsString>,
+    load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
+    train: impl Fn(&A, &mut Trial<'_, S>) -> Result<(), F> + Sync,
+) -> Result<ExitCode>
+where
+    A: Parser + Serialize + DeserializeOwned + Sync,
+    S: Samples + Sync,
+    E: Into<BoxError>,
+    F: Into<BoxError>,
+{
+    let (args, matches) =
+        command_line::parse::<A>(command).map_err(|error| Error::Usage(error.to_string()))?;
+    program(&args, &matches, load, train)
 }
 
 fn program<A, S, E, F>(

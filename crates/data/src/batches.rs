@@ -2,6 +2,7 @@ use crate::{ImageSet, Result, image_set::zero_batch_size};
 use candle_core::Tensor;
 use rand::{Rng, seq::SliceRandom};
 use std::iter::FusedIterator;
+use std::ops::Range;
 
 /// A batch of samples for a model.
 #[derive(Debug, Clone)]
@@ -72,6 +73,92 @@ impl<S: Samples + ?Sized> Samples for &S {
 
     fn gather(&self, rows: &[usize]) -> Result<Self::Batch> {
         (**self).gather(rows)
+    }
+}
+
+/// A batch that can be split by samples: a tensor or a pair or triple of them, a [`Batch`], or a `Vec` of samples.
+///
+/// ```
+/// use std::ops::Range;
+/// use candle_core::{Result, Tensor};
+/// use taper_data::Shard;
+///
+/// struct Scenes {
+///     images: Tensor,
+///     masks: Tensor,
+/// }
+///
+/// impl Shard for Scenes {
+///     fn samples(&self) -> usize {
+///         self.images.samples()
+///     }
+///
+///     fn narrow(&self, rows: Range<usize>) -> Result<Self> {
+///         let (images, masks) = (Shard::narrow(&self.images, rows.clone())?, Shard::narrow(&self.masks, rows)?);
+///         Ok(Self { images, masks })
+///     }
+/// }
+/// ```
+pub trait Shard: Sized {
+    /// Number of samples.
+    fn samples(&self) -> usize;
+
+    /// The samples with these indices within the batch.
+    ///
+    /// # Errors
+    /// When a tensor cannot be narrowed.
+    fn narrow(&self, rows: Range<usize>) -> candle_core::Result<Self>;
+}
+
+/// The first axis counts the samples.
+impl Shard for Tensor {
+    fn samples(&self) -> usize {
+        self.dims().first().copied().unwrap_or(1)
+    }
+
+    fn narrow(&self, rows: Range<usize>) -> candle_core::Result<Self> {
+        Tensor::narrow(self, 0, rows.start, rows.len())
+    }
+}
+
+impl Shard for Batch {
+    fn samples(&self) -> usize {
+        self.len()
+    }
+
+    fn narrow(&self, rows: Range<usize>) -> candle_core::Result<Self> {
+        let images = Shard::narrow(&self.images, rows.clone())?;
+        Ok(Self { images, labels: Shard::narrow(&self.labels, rows)? })
+    }
+}
+
+impl<T: Clone> Shard for Vec<T> {
+    fn samples(&self) -> usize {
+        self.len()
+    }
+
+    fn narrow(&self, rows: Range<usize>) -> candle_core::Result<Self> {
+        Ok(self[rows].to_vec())
+    }
+}
+
+impl<A: Shard, B: Shard> Shard for (A, B) {
+    fn samples(&self) -> usize {
+        self.0.samples()
+    }
+
+    fn narrow(&self, rows: Range<usize>) -> candle_core::Result<Self> {
+        Ok((self.0.narrow(rows.clone())?, self.1.narrow(rows)?))
+    }
+}
+
+impl<A: Shard, B: Shard, C: Shard> Shard for (A, B, C) {
+    fn samples(&self) -> usize {
+        self.0.samples()
+    }
+
+    fn narrow(&self, rows: Range<usize>) -> candle_core::Result<Self> {
+        Ok((self.0.narrow(rows.clone())?, self.1.narrow(rows.clone())?, self.2.narrow(rows)?))
     }
 }
 

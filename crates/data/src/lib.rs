@@ -61,7 +61,7 @@ mod table;
 #[cfg(feature = "images")]
 pub use image_folders::{Division, load_image, load_images};
 pub use {
-    batches::{Batch, Batches, Samples},
+    batches::{Batch, Batches, Samples, Shard},
     choice::Choice,
     dataset::Dataset,
     digits::digits,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use clap::{ArgMatches, error::ErrorKind};
 use taper_train::BoxError;
 
+use crate::processes;
 use crate::program::prepare;
 
 /// Parses a number. The error says what was expected.
@@ -49,7 +50,13 @@ pub fn percent(text: &str) -> Result<f64, String> {
 
 /// Prints clap's error as one line, `error: …`, and returns exit code 2; prints help unchanged.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // Processes of one command line have the same error.
+    if !processes::is_first() {
+        processes::let_the_first_speak();
+        return if is_help { ExitCode::SUCCESS } else { ExitCode::from(2) };
+    }
+    if is_help {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let text = error.render().to_string();
@@ -95,6 +102,7 @@ pub fn print(text: &str) -> crate::Result<()> {
 
 /// Prints an error as one line, `error: …`, and gives exit code 1.
 pub(crate) fn failure(error: &(dyn Error + 'static)) -> ExitCode {
+    processes::let_the_first_speak();
     eprintln!("error: {}", with_sources(error));
     ExitCode::FAILURE
 }

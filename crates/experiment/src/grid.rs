@@ -2,13 +2,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
+use serde::{Deserialize, Serialize};
 use taper_data::Samples;
-use taper_report::{Sink, Summary, comparison, write_whole};
+use taper_report::{Sink, Summary, comparison, read_config, read_reports, write_whole};
 use taper_train::BoxError;
 use taper_view::{Live, html_report, load_runs, static_plots};
 
@@ -43,6 +44,46 @@ struct EndedRun {
     result: Result<()>,
 }
 
+/// The same, without the numbers of its records, for the first process.
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    i: usize,
+    path: Option<PathBuf>,
+    was_finished: bool,
+    alerted: bool,
+    closed: bool,
+    error: Option<String>,
+}
+
+impl EndedRun {
+    fn sent(&self) -> Sent {
+        let Ended { path, was_finished, alerted, closed, .. } = &self.ended;
+        Sent {
+            i: self.i,
+            path: path.clone(),
+            was_finished: *was_finished,
+            alerted: *alerted,
+            closed: *closed,
+            error: self.result.as_ref().err().map(|error| with_sources(error)),
+        }
+    }
+}
+
+impl Sent {
+    /// With the numbers from the records of the run, which another process may have written.
+    fn received(self) -> Result<EndedRun> {
+        let Self { i, path, was_finished, alerted, closed, error } = self;
+        let summary = path.as_ref().map(|path| -> Result<_> {
+            let mut summary = Summary::new(read_config(path.join("config.json"))?);
+            read_reports(path)?.iter().try_for_each(|report| summary.epoch(report))?;
+            Ok(Arc::new(Mutex::new(summary)))
+        });
+        let ended =
+            Ended { summary: summary.transpose()?, path, was_finished, alerted, closed, misused: None };
+        Ok(EndedRun { i, ended, result: error.map_or(Ok(()), |text| Err(Error::Other(text.into()))) })
+    }
+}
+
 impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
     /// Makes all runs, compares them and prints the result.
     ///
@@ -54,6 +95,11 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         console: Box<dyn Sink + Send + '_>,
     ) -> Result<ExitCode> {
         let (shared, data, n) = (self.shared, self.data, self.cells.len());
+        // The runs of this process, by number.
+        let own: Vec<usize> = match shared.sweep_ranks {
+            true => (shared.all.group.rank()..n).step_by(shared.all.group.size()).collect(),
+            false => (0..n).collect(),
+        };
         if !self.alone {
             shared.page.get_or_init(|| live_page(&self.out));
         }
@@ -61,23 +107,28 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         let (per_epoch, measured) = (data.train.count() as u64, data.measured_samples());
         let epochs = self.options.training.epochs;
         let samples = (per_epoch + measured).saturating_mul(epochs.into()) + measured;
-        let order = InOrder::new(n, console);
-        let jobs = self.options.running.jobs.min(n);
-        let bars = shared.screen.bars(samples.saturating_mul(n as u64), jobs);
+        let order = InOrder::new(own.len(), console);
+        let jobs = self.options.running.jobs.min(own.len()).max(1);
+        let bars = shared.screen.bars(samples.saturating_mul(own.len() as u64), jobs);
         let (next, runs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         // One run after the other, until none are left or an error concerns all of them.
         let work = |bars: &Bars| -> Result<()> {
             loop {
-                let i = next.fetch_add(1, Ordering::SeqCst);
-                let Some(cell) = self.cells.get(i) else {
+                let turn = next.fetch_add(1, Ordering::SeqCst);
+                let Some((i, cell)) = own.get(turn).map(|i| (*i, &self.cells[*i])) else {
                     bars.rest();
                     return Ok(());
                 };
                 bars.run(i + 1, n, samples);
-                let console = Box::new(order.place(i));
+                let console = Box::new(order.place(turn));
                 let stage = Stage::Waiting { path: self.paths[i].clone(), console, bars };
                 let mut trial = Trial::new(data, &cell.about, shared, stage)?;
                 let trained = train(&cell.args, &mut trial).map_err(other);
+                // The processes of a run may be at different points after an error, so none waits for another. An alert
+                // fires in all.
+                if shared.processes() > 1 && trained.is_err() && !trial.ended.alerted {
+                    return trained;
+                }
                 let finished = trial.finish();
                 let ended = std::mem::take(&mut trial.ended);
                 drop(trial);
@@ -103,19 +154,26 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                     Ok(()) => {}
                 }
                 runs.lock().unwrap_or_else(PoisonError::into_inner).push(EndedRun { i, ended, result });
-                if shared.stop.is_asked() {
+                if shared.stops() {
                     return Ok(());
                 }
             }
         };
         let began = Instant::now();
         let made = if jobs == 1 { work(&bars[0]) } else { side_by_side(&bars, &shared.stop, work) };
-        let took = began.elapsed();
         bars.iter().for_each(Bars::clear);
         made?;
         let mut runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if shared.sweep_ranks {
+            let sent = runs.iter().map(EndedRun::sent).collect();
+            runs = shared.all.gather(sent)?.into_iter().map(Sent::received).collect::<Result<_>>()?;
+        }
+        if !shared.all.is_first() {
+            return Ok(ExitCode::SUCCESS);
+        }
         runs.sort_by_key(|run| run.i);
-        self.end(runs, took, jobs)
+        let at_a_time = if shared.sweep_ranks { jobs * shared.all.group.size() } else { jobs };
+        self.end(runs, began.elapsed(), at_a_time)
     }
 
     /// The comparison, the page, the last lines and the exit code.

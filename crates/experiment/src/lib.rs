@@ -63,6 +63,7 @@ mod sweep;
 mod data;
 mod images;
 
+mod processes;
 mod program;
 mod stage;
 mod trial;

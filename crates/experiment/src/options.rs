@@ -75,6 +75,10 @@ pub struct Training {
     /// If a loss, gradient or activation is NaN or infinite: stop, skip the step of that batch, or continue
     #[arg(long, value_name = "WHAT", default_value_t = OnNonFinite::Stop)]
     pub on_nonfinite: OnNonFinite,
+    /// Parts of each batch whose gradients are computed one by one and then summed: a power of two. Processes of mpirun
+    /// share them, and their number changes no bit (docs/scaling.md)
+    #[arg(long, value_name = "N", default_value = "1", value_parser = shards, help_heading = "Several processes")]
+    pub shards: usize,
     /// Seed of all random numbers; the same seed gives the same bits
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -129,6 +133,9 @@ pub struct Running {
     /// bit
     #[arg(long, value_name = "N", default_value = "1", value_parser = threads, help_heading = "Training")]
     pub jobs: usize,
+    /// Each process of mpirun trains a share of the runs, alone, instead of a share of each batch
+    #[arg(long, help_heading = "Several processes")]
+    pub sweep_ranks: bool,
     /// Save a checkpoint every N epochs; 0 for none [default: every minute, and at the end]
     #[arg(long, value_name = "N", help_heading = "Resuming")]
     pub checkpoint_every: Option<u32>,
@@ -232,15 +239,18 @@ impl Options {
         })
     }
 
-    /// Checks combinations of options, as far as possible without data.
-    pub(crate) fn check(&self) -> Result<()> {
-        let Running { jobs, threads, live, alert, .. } = &self.running;
+    /// Checks combinations of options, as far as possible without data, for this number of processes.
+    pub(crate) fn check(&self, processes: usize) -> Result<()> {
+        let Running { jobs, threads, live, alert, sweep_ranks, .. } = &self.running;
         let of = &self.training;
         parse_rule(&of.optimizer, of.weight_decay)
             .and(of.schedule(LONG))
             .map_err(|error| Error::Usage(error.to_string()))?;
         if *jobs > 1 && threads.is_some_and(|threads| threads > 1) {
             return Err(Error::Usage("with --jobs each run has one thread: leave out --threads".into()));
+        }
+        if *jobs > 1 && processes > 1 && !sweep_ranks {
+            return Err(Error::Usage("several processes train one run at a time: leave out --jobs".into()));
         }
         if *jobs > 1 && *live {
             return Err(Error::Usage("--live shows one run at a time: leave out --jobs".into()));
@@ -283,6 +293,10 @@ fn finite(text: &str) -> Result<f64, String> {
 
 fn threads(text: &str) -> Result<usize, String> {
     number(text, "a whole number from 1 to 1024", |n| (1..=1024).contains(n))
+}
+
+fn shards(text: &str) -> Result<usize, String> {
+    number(text, "a power of two from 1 to 1024", |n: &usize| n.is_power_of_two() && *n <= 1024)
 }
 
 /// Steps of an epoch, while nobody knows how many there will be.

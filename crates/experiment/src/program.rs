@@ -11,12 +11,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use taper_data::Samples;
 use taper_report::{ConsoleConfig, ConsoleSink, Sink, fresh_dir, sink_fn};
-use taper_train::{BoxError, start_threads};
+use taper_train::{BoxError, Shards, start_threads};
 use taper_view::{HeldStderr, LivePage, restore_terminal};
 
 use crate::cells::{Cell, cells, file_name, parse};
 use crate::command_line::{self, failure, file_time, usage};
 use crate::grid::Grid;
+use crate::processes::{self, Processes};
 use crate::screen::color_on;
 use crate::signals::{INTERRUPTED, Stop, on_signal};
 use crate::stage::Stage;
@@ -43,6 +44,10 @@ pub(crate) struct Shared<'a> {
     pub device: &'a Device,
     pub screen: &'a Screen,
     pub stop: Arc<Stop>,
+    /// All processes.
+    pub all: Shards,
+    /// Whether each process trains runs of its own.
+    pub sweep_ranks: bool,
     /// The command line, with the program first.
     pub command: &'a [String],
     /// Whether the runs are resumed.
@@ -56,6 +61,38 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Shared<'_> {
+    /// The processes that train a run together, with this number of shards.
+    pub fn shards(&self, count: usize) -> Shards {
+        match self.sweep_ranks {
+            true => Shards { count, ..Shards::default() },
+            false => Shards { count, group: self.all.group.clone() },
+        }
+    }
+
+    /// How many processes train a run together.
+    pub fn processes(&self) -> u64 {
+        self.shards(1).group.size() as u64
+    }
+
+    /// Whether this process writes the records of its runs.
+    pub fn writes(&self) -> bool {
+        self.shards(1).is_first()
+    }
+
+    /// Whether the program was asked to stop. If several processes train a run together, all call this alike, and get the
+    /// same answer.
+    pub fn stops(&self) -> bool {
+        if self.processes() == 1 {
+            return self.stop.is_asked();
+        }
+        // If a process is lost, the next exchange reports it.
+        let stops = self.all.any(self.stop.is_asked()).unwrap_or(true);
+        if stops {
+            self.stop.ask(INTERRUPTED);
+        }
+        stops
+    }
+
     /// Logs the time from the start of the program to its first batch, once: `RUST_LOG=taper_experiment=debug` shows it.
     pub fn first_batch(&self) {
         self.first_batch.call_once(|| {
@@ -69,6 +106,9 @@ impl Shared<'_> {
 ///
 /// `load` loads the data once, for all runs, and may adjust options that do not go together. `train` is called for each run. In
 /// its options every [`Sweep`](crate::Sweep) has one value.
+///
+/// Started by `mpirun` in a build with the feature `mpi`, the processes train each run together, or share the runs with
+/// `--sweep-ranks`.
 ///
 /// The exit code is 0; 1 for an error or a missed `--target`; 2 for wrong usage; 3 if an `--alert` fired; 128 plus the
 /// number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
@@ -86,10 +126,23 @@ where
         Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };
-    match program(&args, &matches, load, train) {
-        Ok(code) => code,
-        Err(Error::Usage(text)) => usage(&A::command().error(clap::error::ErrorKind::ValueValidation, text)),
-        Err(error) => failure(&error),
+    let told = |error: &Error| match error {
+        Error::Usage(text) => {
+            let _ = usage(&A::command().error(clap::error::ErrorKind::ValueValidation, text));
+            2
+        }
+        error => {
+            let _ = failure(error);
+            1
+        }
+    };
+    let processes = match Processes::start() {
+        Ok(processes) => processes,
+        Err(error) => return ExitCode::from(told(&error)),
+    };
+    match program(&processes, &args, &matches, load, train) {
+        Ok(code) => processes.finish(code),
+        Err(error) => processes.abort(told(&error)),
     }
 }
 
@@ -110,10 +163,11 @@ where
 {
     let (args, matches) =
         command_line::parse::<A>(command).map_err(|error| Error::Usage(error.to_string()))?;
-    program(&args, &matches, load, train)
+    program(&Processes::alone()?, &args, &matches, load, train)
 }
 
 fn program<A, S, E, F>(
+    processes: &Processes,
     args: &A,
     matches: &ArgMatches,
     load: impl FnOnce(&mut A, &Setup<'_>) -> Result<Data<S>, E>,
@@ -129,7 +183,11 @@ where
     let now = to_json(args)?;
     let mut options: Options = parse(&now)?;
     let resume: Option<&PathBuf> = matches.get_one("resume");
-    let stored = resume.map(|dir| Stored::find(dir)).transpose()?;
+    let (all, first) = (&processes.all, processes.all.is_first());
+    let stored = match resume {
+        Some(dir) => Some(all.share(first.then(|| Stored::find(dir)).transpose()?)?),
+        None => None,
+    };
     let force = matches.get_flag("force");
     // The stored options are values; options on this command line replace them.
     let mut json = now;
@@ -140,10 +198,16 @@ where
         options = parse(&json)?;
     }
     let mut args: A = parse(&json)?;
-    options.check()?;
+    let sweep_ranks = options.running.sweep_ranks;
+    options.check(all.group.size())?;
+    if !sweep_ranks {
+        let shards = Shards { count: options.training.shards, group: all.group.clone() };
+        shards.check().map_err(Error::option("--shards"))?;
+    }
     prepare(options.running.threads);
     let device = options.training.device.open()?;
-    let screen = Screen::new(options.running.quiet);
+    let mut screen = Screen::new(options.running.quiet || !first);
+    screen.silent = !first && !sweep_ranks;
 
     let data = load(&mut args, &Setup { device: &device, screen: &screen }).map_err(other)?;
     let json = to_json(&args)?;
@@ -171,7 +235,15 @@ where
     let place =
         |out: &Path, cell: &Cell<A>| if alone { out.to_path_buf() } else { out.join(&cell.about.name) };
     let command: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if sweep_ranks && cells.len() == 1 {
+        return Err(Error::Usage(
+            "--sweep-ranks shares several runs among processes, and these options make one: leave it out"
+                .into(),
+        ));
+    }
     let shared = Shared {
+        all: all.clone(),
+        sweep_ranks,
         device: &device,
         screen: &screen,
         stop: Arc::new(Stop::default()),
@@ -184,7 +256,7 @@ where
     };
     // Rehearses all runs before the first is trained: the last must not fail after hours for a known reason.
     for cell in &cells {
-        let resumed = stored.as_ref().map(|stored| place(&stored.dir, cell));
+        let resumed = stored.as_ref().filter(|_| shared.writes()).map(|stored| place(&stored.dir, cell));
         let stage = Stage::Rehearsal { resumed, run: None, begun: false };
         let mut trial = Trial::new(&data, &cell.about, &shared, stage)?;
         let rehearsed = train(&cell.args, &mut trial).map_err(other);
@@ -204,24 +276,28 @@ where
 
     let default = || default_out(&cells, &program, &data.name);
     let wanted = options.running.out.clone().filter(|_| stored.is_none()).unwrap_or_else(default);
-    let out = match &stored {
-        Some(stored) => stored.dir.clone(),
-        None if alone => wanted.clone(),
-        None => fresh_dir(&wanted).map_err(Error::option("--out"))?,
+    let made = || -> Result<PathBuf> {
+        let out = match &stored {
+            Some(stored) => stored.dir.clone(),
+            None if alone => wanted.clone(),
+            None => fresh_dir(&wanted).map_err(Error::option("--out"))?,
+        };
+        if !alone && stored.as_ref().is_none_or(|stored| differs(&stored.options, &json)) {
+            write_grid(&out, &json)?;
+        }
+        Ok(out)
     };
-    if !alone && stored.as_ref().is_none_or(|stored| differs(&stored.options, &json)) {
-        write_grid(&out, &json)?;
-    }
-    if options.running.live {
+    let out = all.share(first.then(made).transpose()?)?;
+    if options.running.live && first {
         screen.open_live(move || stop(INTERRUPTED));
     }
     let Screen { color, width, .. } = screen;
     let config = ConsoleConfig { color, width, verbose: options.running.verbose };
-    let console: Box<dyn Sink + Send> = match options.running.quiet {
+    let console: Box<dyn Sink + Send> = match options.running.quiet || !first {
         true => Box::new(sink_fn(|_| Ok(()))),
         false => Box::new(ConsoleSink::new(&screen, config)),
     };
-    let wanted = (options.running.out.is_some() && stored.is_none()).then_some(wanted);
+    let wanted = (options.running.out.is_some() && stored.is_none() && first).then_some(wanted);
     let paths = cells.iter().map(|cell| place(&out, cell)).collect();
     let grid =
         Grid { shared: &shared, options: &options, data: &data, cells: &cells, paths, out, alone, wanted };
@@ -231,19 +307,20 @@ where
 /// Sets up logging and threads.
 ///
 /// The log goes to standard error: warnings, or what `RUST_LOG` selects. The number of threads is `threads`, or else
-/// `RAYON_NUM_THREADS`, or else one for each core.
+/// `RAYON_NUM_THREADS`, or else one for each core, of which processes on the same machine have equal parts.
 pub(crate) fn prepare(threads: Option<usize>) {
     use tracing_subscriber::EnvFilter;
+    let level = if processes::is_first() { "warn" } else { "error" };
     // A subscriber that the program has set is kept.
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(|| HeldStderr)
         .with_ansi(std::io::stderr().is_terminal() && color_on(&std::io::stderr()))
         .with_target(false)
         .without_time()
         .try_init();
     let variable = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|n| *n > 0);
-    start_threads(threads.or_else(variable));
+    start_threads(threads.or_else(variable).or_else(processes::threads));
 }
 
 /// Whether an option that changes the result was changed.

@@ -21,6 +21,8 @@ pub struct Screen {
     pub color: bool,
     /// Width of standard output in characters; 80 without a terminal.
     pub width: usize,
+    /// Whether [`Screen::warn`] prints nothing, because another process says the same.
+    pub(crate) silent: bool,
 }
 
 /// Two bars: one for the current pass, one for all passes of all runs. Parallel runs have a first bar each and share the second.
@@ -55,6 +57,7 @@ impl Screen {
             live: Arc::default(),
             color: color_on(&std::io::stdout()),
             width: Term::stdout().size_checked().map_or(80, |(_, columns)| columns.into()),
+            silent: false,
         }
     }
 
@@ -87,6 +90,9 @@ impl Screen {
 
     /// Prints a line to standard error.
     pub fn warn(&self, text: &str) {
+        if self.silent {
+            return;
+        }
         // If this fails, there is no other place to report it.
         self.bars.suspend(|| drop(writeln!(HeldStderr, "{text}")));
     }

@@ -53,19 +53,20 @@ impl Ended {
     }
 }
 
-/// A step that advances the bars.
+/// A step that advances the bars, by the samples of all processes.
 pub(crate) struct Counted<'a, F> {
     pub step: &'a F,
     pub bars: &'a Bars,
+    pub processes: u64,
 }
 
 impl<B, F: StepFn<B>> StepFn<B> for Counted<'_, F> {
     fn run<R: Send>(&self, op: impl FnOnce(&AnyStep<'_, B>) -> R + Send) -> R {
-        let bars = self.bars;
+        let (bars, processes) = (self.bars, self.processes);
         self.step.run(|step| {
             op(&|pass: &mut Pass<'_>, batch: &B| {
                 let done = step(pass, batch)?;
-                bars.advance(done.samples());
+                bars.advance(done.samples() * processes);
                 Ok(done)
             })
         })

@@ -8,7 +8,7 @@ use taper_report::{FORMAT_VERSION, read_config, write_whole};
 use crate::{Error, Result};
 
 /// The result of `--resume DIR`.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stored {
     /// The directory of a run, or of a grid of them.
     pub dir: PathBuf,

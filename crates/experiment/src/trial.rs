@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Device;
 use serde_json::json;
-use taper_data::{Batches, Samples};
+use taper_data::{Batches, Samples, Shard};
 use taper_hooks::{Rng, observer_fn};
 use taper_nn::Params;
 use taper_report::{Consumer, EpochReport, Run, Sink, Split, Summary, TracingSink, read_reports};
@@ -96,7 +96,9 @@ impl<'a, S: Samples> Trial<'a, S> {
                 self.stage = Stage::Rehearsal { resumed: Some(path), run: Some(run), begun: false };
             }
             Stage::Rehearsal { .. } => {
-                self.load_start()?;
+                if !self.shared.resumes {
+                    self.load_start()?;
+                }
                 self.stage = Stage::Rehearsal { resumed: None, run: Some(run), begun: false };
             }
             Stage::Waiting { path, console, bars } => {
@@ -164,6 +166,7 @@ impl<'a, S: Samples> Trial<'a, S> {
             save: options.save_every(),
             keep: options.running.keep,
             force: self.shared.force,
+            shards: self.shared.shards(options.training.shards),
             ..SessionConfig::default()
         };
         match self.shared.resumes {
@@ -200,9 +203,11 @@ impl<'a, S: Samples> Trial<'a, S> {
             read_reports(session.path())?.iter().try_for_each(|report| told.epoch(report))?;
         } else {
             session.sink_with_past(told);
-            session.sink(TracingSink);
-            let page = self.shared.page.get_or_init(|| live_page(session.path()));
-            session.sink(Paged(page));
+            if self.shared.writes() {
+                session.sink(TracingSink);
+                let page = self.shared.page.get_or_init(|| live_page(session.path()));
+                session.sink(Paged(page));
+            }
             session.sink(console);
             if let Some(live) = self.shared.screen.live() {
                 session.sink_with_past(live);
@@ -227,7 +232,7 @@ impl<'a, S: Samples> Trial<'a, S> {
     pub fn fit(&mut self, step: &impl StepFn<S::Batch>) -> Result<()>
     where
         S: Sync,
-        S::Batch: Send,
+        S::Batch: Shard + Send,
     {
         while self.next_epoch()?.is_some() {
             self.train(step)?;
@@ -247,7 +252,7 @@ impl<'a, S: Samples> Trial<'a, S> {
             Stage::Rehearsal { run: Some(_), begun, .. } => {
                 return Ok((!std::mem::replace(begun, true)).then_some(0));
             }
-            Stage::Started { .. } if self.ended.was_finished || self.shared.stop.is_asked() => {
+            Stage::Started { .. } if self.ended.was_finished || self.shared.stops() => {
                 return Ok(None);
             }
             Stage::Started { session, epoch, .. } => {
@@ -270,7 +275,7 @@ impl<'a, S: Samples> Trial<'a, S> {
     pub fn train(&mut self, step: &impl StepFn<S::Batch>) -> Result<()>
     where
         S: Sync,
-        S::Batch: Send,
+        S::Batch: Shard + Send,
     {
         let (train, batch_size) = (&self.data.train, self.about.options.training.batch_size);
         self.train_on(step, |rng, done| Batches::shuffled(train, rng, batch_size).skip(done))
@@ -288,7 +293,7 @@ impl<'a, S: Samples> Trial<'a, S> {
         batches: impl FnOnce(&mut Rng, usize) -> I,
     ) -> Result<()>
     where
-        B: Send,
+        B: Shard + Send,
         E: Into<BoxError> + Send,
         I: Iterator<Item = Result<B, E>> + Send,
     {
@@ -298,9 +303,10 @@ impl<'a, S: Samples> Trial<'a, S> {
             let to_go = self.data.train.count().saturating_sub(session.progress().samples() as usize);
             bars.pass(to_go, session.run(), *epoch, Split::Train);
         }
-        let trained = session.train(&Counted { step, bars }, |rng, done| {
+        let processes = shared.processes();
+        let trained = session.train(&Counted { step, bars, processes }, |rng, done| {
             let batches = batches(rng, done);
-            batches.take_while(|_| !shared.stop.is_asked()).inspect(|_| shared.first_batch())
+            batches.take_while(|_| !shared.stops()).inspect(|_| shared.first_batch())
         });
         self.noted(trained)
     }
@@ -323,12 +329,14 @@ impl<'a, S: Samples> Trial<'a, S> {
             }
             return rehearsed;
         };
-        let mut measured = Ok(());
-        for (split, set) in data.measured().filter(|_| !shared.stop.is_asked()) {
+        let (mut measured, processes) = (Ok(()), shared.processes());
+        for (split, set) in data.measured().filter(|_| !shared.stops()) {
             bars.pass(set.count(), session.run(), *epoch, split);
-            let batches = Batches::in_order(set, batch_size).take_while(|_| !shared.stop.is_asked());
-            let one = session.evaluate(&Counted { step, bars }, split, batches).map(drop);
-            if !shared.stop.is_asked() {
+            // Several processes measure different batches, and agree about a stop after the split.
+            let goes_on = |_: &_| processes > 1 || !shared.stop.is_asked();
+            let batches = Batches::in_order(set, batch_size).take_while(goes_on);
+            let one = session.evaluate(&Counted { step, bars, processes }, split, batches).map(drop);
+            if !shared.stops() {
                 measured = measured.and(one);
             }
         }
@@ -341,7 +349,7 @@ impl<'a, S: Samples> Trial<'a, S> {
     /// # Errors
     /// As [`Session::end_epoch`], and if an alert fires.
     pub fn end_epoch(&mut self) -> Result<Option<EpochReport>> {
-        let stopped = self.shared.stop.is_asked();
+        let stopped = self.shared.stops();
         let Stage::Started { session, .. } = &mut self.stage else { return self.rehearsed().map(|()| None) };
         let ended = match stopped {
             true => session.interrupt().map(|()| None),

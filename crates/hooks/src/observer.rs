@@ -54,8 +54,11 @@ pub trait Observer: Send {
 
     /// Ends a window of steps, returns its statistics by site, and begins the next window. Empty if the observer keeps
     /// no such windows. Training calls it once before the first window.
-    fn end_window(&mut self) -> Vec<SiteSteps> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// Errors of the observer; they end training.
+    fn end_window(&mut self) -> Result<Vec<SiteSteps>> {
+        Ok(Vec::new())
     }
 }
 
@@ -94,10 +97,10 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.wants_site_gradients() || self.1.wants_site_gradients()
     }
 
-    fn end_window(&mut self) -> Vec<SiteSteps> {
-        let mut sites = self.0.end_window();
-        sites.extend(self.1.end_window());
-        sites
+    fn end_window(&mut self) -> Result<Vec<SiteSteps>> {
+        let mut sites = self.0.end_window()?;
+        sites.extend(self.1.end_window()?);
+        Ok(sites)
     }
 }
 
@@ -126,8 +129,8 @@ impl<T: Observer> Observer for Option<T> {
         self.as_ref().is_some_and(Observer::wants_site_gradients)
     }
 
-    fn end_window(&mut self) -> Vec<SiteSteps> {
-        self.as_mut().map(Observer::end_window).unwrap_or_default()
+    fn end_window(&mut self) -> Result<Vec<SiteSteps>> {
+        self.as_mut().map_or(Ok(Vec::new()), Observer::end_window)
     }
 }
 
@@ -158,7 +161,7 @@ macro_rules! observe_through {
                 (**self).wants_site_gradients()
             }
 
-            fn end_window(&mut self) -> Vec<SiteSteps> {
+            fn end_window(&mut self) -> Result<Vec<SiteSteps>> {
                 (**self).end_window()
             }
         }

@@ -229,6 +229,12 @@ impl Recorder {
         Ok(())
     }
 
+    /// Replaces the numbers of the window by those of another recorder, such as the sum of several with the same
+    /// parts. The dead units of the window before and the open window of steps stay.
+    pub fn set_window(&mut self, other: Self) {
+        (self.window, self.sites, self.faults) = (other.window, other.sites, other.faults);
+    }
+
     /// Ends the window and returns its numbers by site, in the order of first use. The next window starts empty and
     /// remembers the dead units of this one. An open window of steps continues.
     pub fn finish(&mut self) -> Vec<LayerStats> {
@@ -302,7 +308,7 @@ impl Observer for Recorder {
     }
 
     /// Computed as differences of the running sums of the window, so steps between the ends of windows cost nothing.
-    fn end_window(&mut self) -> Vec<SiteSteps> {
+    fn end_window(&mut self) -> Result<Vec<SiteSteps>> {
         let steps = self.steps.get_or_insert_default();
         for site in &self.sites {
             SiteWindow::of(steps, &site.name, site.kind.has_slope);
@@ -312,7 +318,7 @@ impl Observer for Recorder {
             let tallies = site.map(|site| site.tallies.read()).transpose().ok()?;
             own.end(tallies.as_deref())
         };
-        steps.iter_mut().filter_map(end).collect()
+        Ok(steps.iter_mut().filter_map(end).collect())
     }
 
     fn begin(&mut self, split: Split, continues: bool) -> Result<()> {

@@ -212,7 +212,7 @@ impl Observer for InTurns<'_> {
         self.recorder.non_finite()
     }
 
-    fn end_window(&mut self) -> Vec<SiteSteps> {
+    fn end_window(&mut self) -> candle_core::Result<Vec<SiteSteps>> {
         self.ended.store(true, Relaxed);
         self.recorder.end_window()
     }

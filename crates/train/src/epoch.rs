@@ -10,7 +10,7 @@ use crate::fault::locate;
 use crate::run::AnyStep;
 use crate::step::Metrics;
 use crate::window::{Window, windows};
-use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, Step, StepFn};
+use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, StepFn};
 
 /// Trains on every batch once. The report holds the mean loss and metrics over all batches, each taken before its update.
 ///
@@ -76,20 +76,15 @@ pub fn train_batches<B, E: Into<BoxError>>(
     seed: u64,
     progress: &mut Progress,
 ) -> Result<()> {
-    let start = Instant::now();
-    let trained = step.run(|step| {
-        observer.begin(Split::Train, progress.batches > 0)?;
-        if let Some(window) = progress.window.as_mut().filter(|window| !window.begun) {
-            observer.end_window();
-            window.begun = true;
-        }
-        for batch in batches {
-            train_on(step, optimizer, &batch.map_err(Error::other)?, observer, seed, progress)?;
-        }
-        Ok(())
-    });
-    progress.seconds += start.elapsed().as_secs_f64();
-    trained
+    progress.timed(|progress| {
+        step.run(|step| {
+            progress.begin(observer)?;
+            for batch in batches {
+                train_on(step, optimizer, &batch.map_err(Error::other)?, observer, seed, progress)?;
+            }
+            Ok(())
+        })
+    })
 }
 
 fn train_on<B>(
@@ -165,15 +160,27 @@ fn train_on<B>(
         progress.not_finite(skipped, find)?;
         optimizer.set_buffers(if skipped { &buffers } else { &after })?;
     }
-    progress.add(loss, &outcome, skipped, observing);
+    progress.add(loss, outcome.samples, &outcome.metrics, skipped, observing);
     let Some((gradients, through)) = gradients.filter(|_| !skipped) else { return Ok(()) };
+    let sites: Vec<_> = outputs.into_iter().zip(through).map(|((site, ys), of)| (site, ys, of)).collect();
+    advance(optimizer, (loss, outcome.samples), gradients, &sites, observer, progress)
+}
+
+/// Takes the gradients of a batch with this loss and number of samples, and makes a step if they are the last of one.
+pub(crate) fn advance(
+    optimizer: &mut Optimizer,
+    (loss, samples): (f64, u64),
+    gradients: Gradients,
+    sites: &[(Site, Tensor, Option<Tensor>)],
+    observer: &mut dyn Observer,
+    progress: &mut Progress,
+) -> Result<()> {
     progress.last_loss = loss;
     progress.learning_rate = Some(optimizer.learning_rate());
-    if let Some(gradients) = optimizer.accumulate(gradients, outcome.samples)? {
-        let sites: Vec<_> = outputs.into_iter().zip(through).map(|((site, ys), of)| (site, ys, of)).collect();
-        make_step(optimizer, &gradients, &sites, observer, progress)?;
+    match optimizer.accumulate(gradients, samples)? {
+        Some(gradients) => make_step(optimizer, &gradients, sites, observer, progress),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes a step of accumulated gradients, if there are any: at the end of an epoch whose number of batches is not
@@ -216,7 +223,7 @@ fn make_step(
     if let Some(window) = &mut progress.window {
         window.steps += 1;
         if ends {
-            window.end(number, learning_rate, observer.end_window(), norms);
+            window.end(number, learning_rate, observer.end_window()?, norms);
         }
     }
     progress.observing += start.elapsed().as_secs_f64();
@@ -239,28 +246,31 @@ pub fn evaluate<B, E: Into<BoxError>>(
     batches: impl Iterator<Item = Result<B, E>> + Send,
     observer: &mut dyn Observer,
 ) -> Result<SplitReport> {
-    let (mut progress, start) = (Progress::default(), Instant::now());
-    step.run(|step| {
-        observer.begin(split, false)?;
-        for batch in batches {
-            evaluate_on(step, &batch.map_err(Error::other)?, observer, &mut progress)?;
-        }
-        Ok::<_, Error>(())
+    let mut progress = Progress::default();
+    progress.timed(|progress| {
+        step.run(|step| {
+            observer.begin(split, false)?;
+            for (number, batch) in (1..).zip(batches) {
+                evaluate_on(step, &batch.map_err(Error::other)?, observer, progress, number)?;
+            }
+            Ok(())
+        })
     })?;
     if progress.batches == 0 {
         return Err(Error::NoBatches(split));
     }
-    progress.seconds = start.elapsed().as_secs_f64();
     Ok(SplitReport { split, learning_rate: None, ..progress.report() })
 }
 
-fn evaluate_on<B>(
+/// Evaluates batch `number` of the split.
+pub(crate) fn evaluate_on<B>(
     step: &AnyStep<'_, B>,
     batch: &B,
     observer: &mut dyn Observer,
     progress: &mut Progress,
+    number: u64,
 ) -> Result<()> {
-    let (number, seen) = (progress.batches + 1, observer.non_finite());
+    let seen = observer.non_finite();
     let mut pass = Pass::eval(observer);
     let mut outcome = no_grad(|| step(&mut pass, batch))?;
     let observing = pass.observing();
@@ -268,7 +278,7 @@ fn evaluate_on<B>(
     outcome.check(false).map_err(unusable)?;
     let (loss, _) = outcome.read(None, None).map_err(unusable)?;
     let metric = outcome.metrics.faulty();
-    progress.add(loss, &outcome, false, observing);
+    progress.add(loss, outcome.samples, &outcome.metrics, false, observing);
     if !loss.is_finite() || metric.is_some() || observer.non_finite() > seen {
         progress.not_finite(false, || {
             let place =
@@ -353,23 +363,66 @@ impl Progress {
         }
     }
 
-    fn add(&mut self, loss: f64, step: &Step, skipped: bool, observing: Duration) {
+    /// Runs a pass over batches, and adds its time.
+    pub(crate) fn timed(&mut self, pass: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let start = Instant::now();
+        let done = pass(self);
+        self.seconds += start.elapsed().as_secs_f64();
+        done
+    }
+
+    /// Begins to train, or goes on.
+    pub(crate) fn begin(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        observer.begin(Split::Train, self.batches > 0)?;
+        if let Some(window) = self.window.as_mut().filter(|window| !window.begun) {
+            observer.end_window()?;
+            window.begun = true;
+        }
+        Ok(())
+    }
+
+    /// Adds a batch with this mean loss.
+    pub(crate) fn add(
+        &mut self,
+        loss: f64,
+        samples: u64,
+        metrics: &Metrics,
+        skipped: bool,
+        observing: Duration,
+    ) {
         if let Some(window) = &mut self.window {
-            window.sums.add(loss, step, skipped, observing);
+            window.sums.add(loss, samples, metrics, skipped, observing);
         }
         self.batches += 1;
-        self.samples = self.samples.saturating_add(step.samples);
+        self.samples = self.samples.saturating_add(samples);
         // A skipped NaN batch must not turn the epoch's mean into NaN.
         match skipped && !loss.is_finite() {
-            true => self.without_loss = self.without_loss.saturating_add(step.samples),
-            false => self.loss += loss * step.samples as f64,
+            true => self.without_loss = self.without_loss.saturating_add(samples),
+            false => self.loss += loss * samples as f64,
         }
-        self.metrics.add(&step.metrics, skipped);
+        self.metrics.add(metrics, skipped);
         self.observing += observing.as_secs_f64();
     }
 
+    /// Adds the sums of other batches of an evaluation.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.batches += other.batches;
+        self.samples = self.samples.saturating_add(other.samples);
+        self.loss += other.loss;
+        self.metrics.add(&other.metrics, false);
+        self.observing += other.observing;
+        self.nonfinite = match (self.nonfinite.take(), other.nonfinite) {
+            (Some(a), Some(b)) => {
+                let (batches, skipped) = (a.batches + b.batches, a.skipped + b.skipped);
+                let first = if a.first.batch < b.first.batch { a.first } else { b.first };
+                Some(NonFinite { batches, skipped, first })
+            }
+            (a, b) => a.or(b),
+        };
+    }
+
     /// Counts a non-finite batch, and locates the first one.
-    fn not_finite(&mut self, skipped: bool, find: impl FnOnce() -> Result<Fault>) -> Result<()> {
+    pub(crate) fn not_finite(&mut self, skipped: bool, find: impl FnOnce() -> Result<Fault>) -> Result<()> {
         let of = match &mut self.nonfinite {
             Some(of) => of,
             none => none.insert(NonFinite { batches: 0, skipped: 0, first: find()? }),

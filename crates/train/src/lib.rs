@@ -44,6 +44,7 @@ mod run;
 mod same_run;
 mod schedule;
 mod session;
+mod shards;
 mod spin;
 mod step;
 mod steps;
@@ -67,11 +68,13 @@ pub use run::{AnyStep, Here, NoSpin, StepFn};
 pub use same_run::same_run;
 pub use schedule::{CustomSchedule, Schedule};
 pub use session::{SaveEvery, Session, SessionConfig};
+pub use shards::{Group, Shards};
 pub use step::{Step, StepError};
 pub use steps::{
     BINARY_CROSS_ENTROPY, CROSS_ENTROPY, Classify, MSE, Pair, binary, classify, classify_with, reconstruct,
     regress,
 };
+pub use taper_data::Shard;
 pub use taper_kernels::{Rule, binary_cross_entropy, cross_entropy, mse, soft_cross_entropy};
 pub use taper_report::{Fault, Place, Split};
 pub use threads::start_threads;

@@ -7,7 +7,8 @@ use taper_hooks::{Parts, Recorder, Rng};
 use taper_nn::Params;
 use taper_report::{Lengths, Run, RunDir, Sink, Split, SplitReport, TensorBoard, Watch};
 
-use crate::{Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, Upkeep};
+use crate::shards::ShardRecorders;
+use crate::{Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, Shards, Upkeep};
 
 mod epochs;
 mod open;
@@ -23,7 +24,7 @@ pub struct SaveEvery {
 }
 
 /// Options of a [`Session`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct SessionConfig {
     /// What recorders record; `None` for nothing. Otherwise windows of steps are recorded too.
     pub record: Option<Parts>,
@@ -36,6 +37,8 @@ pub struct SessionConfig {
     /// Resume even if the run, the optimiser or the recorded parts have changed; changes of the run are written to
     /// `config.forced`.
     pub force: bool,
+    /// How batches are split, and the processes that share them.
+    pub shards: Shards,
 }
 
 impl Default for SessionConfig {
@@ -46,12 +49,16 @@ impl Default for SessionConfig {
             keep: Keep::default(),
             tensorboard: true,
             force: false,
+            shards: Shards::default(),
         }
     }
 }
 
 /// Manages the directory of a run for a training loop: records, checkpoints, recorders, generators and sinks. A run
 /// that is interrupted or killed at any batch resumes with the same bits.
+///
+/// If several processes train together ([`Shards`]), each runs the same program and calls the session alike. The first alone
+/// reads and writes the directory; sinks are called in each. A run resumes with another number of processes.
 ///
 /// The loop stays in the program. [`Session::open`] starts a run if the directory is missing or empty, else it resumes
 /// the run. Epoch 0 is the untrained network: [`Session::train`] does nothing then.
@@ -94,14 +101,16 @@ pub struct Session<'a> {
     params: Params,
     run: Run,
     config: SessionConfig,
-    dir: RunDir,
-    board: Option<TensorBoard>,
+    path: PathBuf,
+    /// `None` in a process that is not the first.
+    files: Option<Files>,
     sinks: Vec<(Box<dyn Sink + 'a>, Past)>,
     upkeep: Option<Box<dyn Upkeep + 'a>>,
     watch: Watch,
-    checkpoints: Checkpoints,
     saved: Instant,
     state: State,
+    /// The recorders of the training batches of this process's shards; empty with one shard.
+    of_shards: Vec<Recorder>,
     /// The last reported epoch; `None` before epoch 0 is reported.
     done: Option<u32>,
     /// The rank of that epoch's checkpoints.
@@ -112,6 +121,13 @@ pub struct Session<'a> {
     /// Whether the run was complete when it was opened.
     was_finished: bool,
     current: Current,
+}
+
+/// What a run writes.
+struct Files {
+    dir: RunDir,
+    board: Option<TensorBoard>,
+    checkpoints: Checkpoints,
 }
 
 /// The epochs before a run was resumed, for new sinks.
@@ -159,6 +175,9 @@ struct State {
     /// The state of the [`Upkeep`]; null if there is none.
     #[serde(default)]
     upkeep: Value,
+    shards: usize,
+    /// The recorders of the training batches of all shards; empty with one shard.
+    of_shards: Vec<Recorder>,
 }
 
 impl State {
@@ -186,8 +205,15 @@ impl<'a> Session<'a> {
     /// checkpoint, and is restored in a resumed run. Call this before the first epoch.
     ///
     /// # Errors
-    /// When the checkpoint has no state of an upkeep, or that of another.
+    /// When the checkpoint has no state of an upkeep, or that of another, and when batches are split into shards, of which
+    /// it would see a part only.
     pub fn upkeep(&mut self, mut upkeep: impl Upkeep + 'a) -> Result<()> {
+        if self.config.shards.are_many() {
+            return Err(Error::Config(format!(
+                "expected one shard for a run with an upkeep, which observes whole batches, found {}",
+                self.config.shards.count
+            )));
+        }
         if self.resumed_from.is_some() {
             let has = !upkeep.state()?.is_null();
             if has && self.state.upkeep.is_null() {
@@ -204,7 +230,7 @@ impl<'a> Session<'a> {
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// The run; that of the directory, if it was resumed.
@@ -251,16 +277,23 @@ impl<'a> Session<'a> {
         if self.failed || self.config.save.epochs == Some(0) && self.config.save.steps.is_none() {
             return Ok(());
         }
-        self.state.files = Lengths::settle(self.dir.path())?;
+        self.state.of_shards = self.config.shards.gather(self.of_shards.clone())?;
         self.state.own = self.own.clone();
         self.state.upkeep = self.upkeep.as_ref().map_or(Ok(Value::Null), |upkeep| upkeep.state())?;
-        let at = Point { epoch, batch: self.state.progress.batches() };
-        self.checkpoints.save(at, rank, &self.params, &self.optimizer, &self.state)?;
         self.saved = Instant::now();
-        Ok(())
+        let Some(Files { dir, checkpoints, .. }) = &mut self.files else { return Ok(()) };
+        self.state.files = Lengths::settle(dir.path())?;
+        let at = Point { epoch, batch: self.state.progress.batches() };
+        checkpoints.save(at, rank, &self.params, &self.optimizer, &self.state).map(drop)
+    }
+
+    /// What observes training, if batches are split into shards.
+    fn shard_recorders(&mut self) -> ShardRecorders<'_> {
+        let (whole, own) = (&mut self.state.train, &mut self.of_shards[..]);
+        ShardRecorders { whole, own, shards: &self.config.shards }
     }
 
     fn weights(&self) -> PathBuf {
-        self.dir.path().join("model.safetensors")
+        self.path.join("model.safetensors")
     }
 }

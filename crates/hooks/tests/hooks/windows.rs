@@ -26,7 +26,7 @@ fn a_window_has_the_numbers_of_its_steps_wherever_it_begins_and_across_epochs() 
         (Site::new("out"), &[40, 10]),
     ];
     let (mut recorder, mut alone) = (Recorder::new(), Recorder::new());
-    assert!(recorder.end_window().is_empty());
+    assert!(recorder.end_window().unwrap().is_empty());
     for step in 0..24 {
         for (i, (site, shape)) in sites.iter().enumerate() {
             // The third site appears only in the first epoch.
@@ -44,7 +44,7 @@ fn a_window_has_the_numbers_of_its_steps_wherever_it_begins_and_across_epochs() 
         // Written down at any moment.
         recorder = from_str(&to_string(&recorder).unwrap()).unwrap();
         if [0, 2, 5, 9, 14, 20, 21].contains(&step) {
-            let (window, alone) = (recorder.end_window(), alone.finish());
+            let (window, alone) = (recorder.end_window().unwrap(), alone.finish());
             assert_eq!(window.len(), alone.len(), "step {step}");
             window.iter().zip(&alone).for_each(|(window, alone)| assert_same(window, alone));
         }
@@ -55,11 +55,11 @@ fn a_window_has_the_numbers_of_its_steps_wherever_it_begins_and_across_epochs() 
 fn a_unit_that_is_dead_in_a_window_need_not_be_dead_in_the_epoch() {
     let site = Site::behind("fc1", Activation::Relu);
     let mut recorder = Recorder::new();
-    recorder.end_window();
+    recorder.end_window().unwrap();
     let mut dead = Vec::new();
     for batch in [[1.0, -1.0, -1.0], [-1.0, -2.0, f32::NAN], [-3.0, 1.0, f32::NAN], [-1.0, -1.0, -1.0]] {
         see(&mut recorder, &site, &tensor(batch.to_vec(), &[1, 3]));
-        let window = recorder.end_window().remove(0);
+        let window = recorder.end_window().unwrap().remove(0);
         dead.push(window.dead.unwrap());
         assert_eq!(window.dead_fraction(), Some(window.dead.unwrap() as f64 / 3.0));
     }
@@ -72,20 +72,20 @@ fn a_unit_that_is_dead_in_a_window_need_not_be_dead_in_the_epoch() {
 fn a_layer_of_zeros_has_no_spread_of_earlier_values() {
     let site = Site::behind("fc1", Activation::Relu);
     let mut recorder = Recorder::new();
-    recorder.end_window();
+    recorder.end_window().unwrap();
     see(&mut recorder, &site, &random(1, &[64, 100]));
-    recorder.end_window();
+    recorder.end_window().unwrap();
     see(&mut recorder, &site, &tensor(vec![-1.0; 6400], &[64, 100]));
-    let window = recorder.end_window().remove(0);
+    let window = recorder.end_window().unwrap().remove(0);
     assert_eq!((window.zero_fraction, window.mean, window.std), (1.0, Some(0.0), Some(0.0)));
-    assert!(recorder.end_window().is_empty(), "nothing was seen since");
+    assert!(recorder.end_window().unwrap().is_empty(), "nothing was seen since");
 }
 
 #[test]
 fn what_is_not_known_is_none() {
     let mut recorder = Recorder::of(Parts::COUNTS);
     see(&mut recorder, &Site::new("out"), &random(1, &[4, 3]));
-    let window = recorder.end_window().remove(0);
+    let window = recorder.end_window().unwrap().remove(0);
     assert_eq!((window.dead, window.mean, window.std, window.octaves), (None, None, None, None));
 }
 
@@ -99,13 +99,13 @@ fn recorders_that_saw_parts_of_a_window_merge() {
         see(&mut at[1 + seed as usize % 2], &site, &xs);
     };
     (0..2).for_each(|seed| show(&mut recorders, seed));
-    recorders.iter_mut().for_each(|recorder| drop(recorder.end_window()));
+    recorders.iter_mut().for_each(|recorder| drop(recorder.end_window().unwrap()));
     (2..4).for_each(|seed| show(&mut recorders, seed));
     recorders.iter_mut().for_each(|recorder| drop(recorder.finish()));
     (4..8).for_each(|seed| show(&mut recorders, seed));
     let [mut whole, mut a, b] = recorders;
     a.merge(&b).unwrap();
-    let (merged, whole) = (a.end_window().remove(0), whole.end_window().remove(0));
+    let (merged, whole) = (a.end_window().unwrap().remove(0), whole.end_window().unwrap().remove(0));
     assert_eq!((merged.zero_fraction, merged.dead), (whole.zero_fraction, whole.dead));
     assert_eq!(merged.octaves, whole.octaves);
     assert!((merged.mean.unwrap() - whole.mean.unwrap()).abs() < 1e-12);
@@ -117,7 +117,7 @@ fn a_written_window_that_began_with_more_than_there_is_is_refused() {
     let site = Site::behind("fc1", Activation::Relu);
     let mut recorder = Recorder::new();
     see(&mut recorder, &site, &random(1, &[4, 3]));
-    recorder.end_window();
+    recorder.end_window().unwrap();
     let written: Value = from_str(&to_string(&recorder).unwrap()).unwrap();
     for change in ["values", "zeros"] {
         let mut other = written.clone();

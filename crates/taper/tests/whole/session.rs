@@ -361,21 +361,21 @@ fn another_optimiser_or_recording_is_refused_and_records_without_a_checkpoint_ar
     assert!(go_on(&path, usize::MAX, false));
     let refused = |config, on| open(&path, run(4), config, on).err().unwrap().to_string();
     let config = SessionConfig { save: SAVE, ..Default::default() };
-    let text = refused(config, OnNonFinite::Skip);
+    let text = refused(config.clone(), OnNonFinite::Skip);
     assert!(
         text.contains("optimizer.on_nonfinite was \"stop\" and is \"skip\"") && text.lines().count() == 1,
         "{text}"
     );
-    let text = refused(SessionConfig { record: None, ..config }, OnNonFinite::Stop);
+    let text = refused(SessionConfig { record: None, ..config.clone() }, OnNonFinite::Stop);
     assert!(text.contains("recorded was") && text.contains("and is nothing"), "{text}");
-    let forced = SessionConfig { record: None, force: true, ..config };
+    let forced = SessionConfig { record: None, force: true, ..config.clone() };
     let (_, mut session) = open(&path, run(4), forced, OnNonFinite::Stop).unwrap();
     assert!(session.recorder(Split::Train).is_none() && session.was_finished());
     drop(session);
 
     let before = files(&path);
     fs::remove_dir_all(path.join("checkpoints")).unwrap();
-    let text = refused(config, OnNonFinite::Stop);
+    let text = refused(config.clone(), OnNonFinite::Stop);
     assert!(text.contains("expected a checkpoint to resume from, found none"), "{text}");
     assert!(before == files(&path));
     // A file in the way.

@@ -1,12 +1,15 @@
 use std::time::{Duration, Instant};
 
 use taper_hooks::{Recorder, Rng};
-use taper_report::{EpochReport, Sink, Split, SplitReport, StepLine, Warning, read_lines, read_reports};
+use taper_report::{
+    EpochReport, Error as ReportError, Sink, Split, SplitReport, StepLine, Warning, read_lines, read_reports,
+};
 
-use super::{Current, Past, Session, State};
+use super::{Current, Files, Past, Session, State};
 use crate::fit::stop_at_fault;
+use crate::shards::{ShardRecorders, evaluate_shards, train_shards};
 use crate::weights::save_weights_of;
-use crate::{BoxError, Error, Result, StepFn, evaluate, flush, train_batches};
+use crate::{BoxError, Error, Result, Shard, StepFn, evaluate, flush, train_batches};
 
 /// The default: an epoch that ends this long after the last checkpoint is saved. Writing one takes milliseconds, so
 /// this costs almost nothing for short epochs, and loses little with long ones.
@@ -38,16 +41,21 @@ impl Session<'_> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        let past = if self.done.is_some() { read_reports(self.dir.path())? } else { Vec::new() };
-        // Earlier warnings are in the file, and are not repeated.
-        if self.resumed_from.is_some() {
-            let steps: Vec<StepLine> = read_lines(self.dir.path().join("steps.jsonl"))?;
-            steps.iter().for_each(|line| drop(self.watch.step(&line.of)));
-            past.iter().for_each(|report| drop(self.watch.epoch(report)));
-        }
-        self.dir.begin(&self.run)?;
-        if let Some(board) = &mut self.board {
-            board.begin(&self.run)?;
+        let mut past = Vec::new();
+        if let Some(Files { dir, board, .. }) = &mut self.files {
+            if self.done.is_some() {
+                past = read_reports(dir.path())?;
+            }
+            // Earlier warnings are in the file, and are not repeated.
+            if self.resumed_from.is_some() {
+                let steps: Vec<StepLine> = read_lines(dir.path().join("steps.jsonl"))?;
+                steps.iter().for_each(|line| drop(self.watch.step(&line.of)));
+                past.iter().for_each(|report| drop(self.watch.epoch(report)));
+            }
+            dir.begin(&self.run)?;
+            if let Some(board) = board {
+                board.begin(&self.run)?;
+            }
         }
         for (sink, tell) in &mut self.sinks {
             sink.begin(&self.run)?;
@@ -71,7 +79,7 @@ impl Session<'_> {
         batches: impl FnOnce(&mut Rng, usize) -> I,
     ) -> Result<()>
     where
-        B: Send,
+        B: Shard + Send,
         E: Into<BoxError> + Send,
         I: Iterator<Item = Result<B, E>> + Send,
     {
@@ -111,9 +119,16 @@ impl Session<'_> {
                 batch
             });
             let State { train, progress, .. } = &mut self.state;
-            let mut observers = (train, &mut self.upkeep);
-            let seed = self.run.seed;
-            let trained = train_batches(step, &mut self.optimizer, piece, &mut observers, seed, progress);
+            let (optimizer, seed, shards) = (&mut self.optimizer, self.run.seed, &self.config.shards);
+            let trained = match shards.are_many() {
+                true => {
+                    let mut recorders = ShardRecorders { whole: train, own: &mut self.of_shards, shards };
+                    train_shards(step, optimizer, piece, &mut recorders, seed, progress)
+                }
+                false => {
+                    train_batches(step, optimizer, piece, &mut (train, &mut self.upkeep), seed, progress)
+                }
+            };
             let trained = trained.and_then(|()| self.keep_up(begin));
             self.failed |= trained.is_err();
             // Also the windows before an error.
@@ -167,8 +182,19 @@ impl Session<'_> {
             0 => &mut untrained,
             _ => self.state.recorder(split),
         };
-        let before = recorder.clone();
-        match evaluate(step, split, batches, &mut *recorder) {
+        let (before, shards) = (recorder.clone(), &self.config.shards);
+        let evaluated = match shards.are_many() {
+            true => {
+                evaluate_shards(step, split, batches, self.config.record, shards).map(|(report, sums)| {
+                    if let (Some(recorder), Some(sums)) = (recorder.as_mut(), sums) {
+                        recorder.set_window(sums);
+                    }
+                    report
+                })
+            }
+            false => evaluate(step, split, batches, &mut *recorder),
+        };
+        match evaluated {
             Ok(report) => {
                 let layers = recorder.as_mut().map(Recorder::finish).unwrap_or_default();
                 self.current.before.push((split, before));
@@ -187,7 +213,14 @@ impl Session<'_> {
         if self.current.order.is_some() {
             let begin = self.optimizer.steps();
             let State { train, progress, .. } = &mut self.state;
-            flush(&mut self.optimizer, &mut (train, &mut self.upkeep), progress)?;
+            let shards = &self.config.shards;
+            match shards.are_many() {
+                true => {
+                    let mut recorders = ShardRecorders { whole: train, own: &mut self.of_shards, shards };
+                    flush(&mut self.optimizer, &mut recorders, progress)?;
+                }
+                false => flush(&mut self.optimizer, &mut (train, &mut self.upkeep), progress)?,
+            }
             self.keep_up(begin)?;
         }
         self.tell_windows()
@@ -213,11 +246,14 @@ impl Session<'_> {
         let Current { order, mut splits, .. } =
             std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
         if trains {
+            self.shard_recorders().close()?;
             let layers = self.state.train.as_mut().map(Recorder::finish).unwrap_or_default();
             splits.insert(0, SplitReport { layers, ..self.state.progress.report() });
         }
         let report = EpochReport { epoch, splits };
-        self.dir.epoch(&report)?;
+        if let Some(files) = &mut self.files {
+            files.dir.epoch(&report)?;
+        }
         let told = self.tell(&report);
         if let Err(error) = stop_at_fault(&report, &self.optimizer) {
             told?;
@@ -230,10 +266,16 @@ impl Session<'_> {
         let steps = self.optimizer.steps();
         let due = match self.config.save.epochs {
             Some(every) => every > 0 && epoch.is_multiple_of(every),
-            None => self.saved.elapsed() >= USUALLY,
+            // The clocks of several processes differ.
+            None => self.config.shards.any(self.saved.elapsed() >= USUALLY)?,
         };
         let due = due || self.config.save.steps.is_some_and(|every| steps.is_multiple_of(every.max(1)));
-        if epoch > 0 && (due || told.is_err() || epoch == self.run.epochs) {
+        // Several processes save together. An alert fires in all of them, and another error in one.
+        let in_all = match &told {
+            Ok(()) | Err(Error::Report(ReportError::Alert(_))) => true,
+            Err(_) => self.config.shards.group.size() == 1,
+        };
+        if epoch > 0 && in_all && (due || told.is_err() || epoch == self.run.epochs) {
             self.save(epoch, self.rank)?;
         }
         told.map(|()| report)
@@ -241,7 +283,8 @@ impl Session<'_> {
 
     /// Calls all sinks except the directory, also after one that fails; returns the first error.
     fn tell(&mut self, report: &EpochReport) -> Result<()> {
-        let mut first = self.board.as_mut().map_or(Ok(()), |board| board.epoch(report));
+        let board = self.files.as_mut().and_then(|files| files.board.as_mut());
+        let mut first = board.map_or(Ok(()), |board| board.epoch(report));
         for (sink, _) in &mut self.sinks {
             first = first.and(sink.epoch(report));
         }
@@ -255,7 +298,9 @@ impl Session<'_> {
     fn warn(&mut self, warnings: &[Warning]) -> Result<()> {
         let mut first = Ok(());
         for warning in warnings {
-            self.dir.warning(warning)?;
+            if let Some(files) = &mut self.files {
+                files.dir.warning(warning)?;
+            }
             for (sink, _) in &mut self.sinks {
                 first = first.and(sink.warning(warning));
             }
@@ -267,9 +312,11 @@ impl Session<'_> {
     fn tell_windows(&mut self) -> Result<()> {
         let (mut first, mut warned) = (Ok(()), Ok(()));
         for report in self.state.progress.take_windows() {
-            // A line may be incomplete, and the windows after it are lost.
-            self.dir.step(&report).inspect_err(|_| self.failed = true)?;
-            first = first.and(self.board.as_mut().map_or(Ok(()), |board| board.step(&report)));
+            if let Some(Files { dir, board, .. }) = &mut self.files {
+                // A line may be incomplete, and the windows after it are lost.
+                dir.step(&report).inspect_err(|_| self.failed = true)?;
+                first = first.and(board.as_mut().map_or(Ok(()), |board| board.step(&report)));
+            }
             for (sink, _) in &mut self.sinks {
                 first = first.and(sink.step(&report));
             }
@@ -311,7 +358,9 @@ impl Session<'_> {
         }
         // Its windows are incomplete, so only the score of the training batches is reported.
         let report = EpochReport { epoch, splits: vec![self.state.progress.report()] };
-        self.dir.epoch(&report)?;
+        if let Some(files) = &mut self.files {
+            files.dir.epoch(&report)?;
+        }
         self.tell(&report)
     }
 
@@ -321,11 +370,15 @@ impl Session<'_> {
     /// # Errors
     /// Errors of the sinks, [`save_weights`](crate::save_weights) and [`Checkpoints::save`](crate::Checkpoints::save).
     pub fn finish(&mut self) -> Result<()> {
-        let mut first = self.board.as_mut().map_or(Ok(()), Sink::finish);
+        let board = self.files.as_mut().and_then(|files| files.board.as_mut());
+        let mut first = board.map_or(Ok(()), Sink::finish);
         for (sink, _) in &mut self.sinks {
             first = first.and(sink.finish());
         }
-        let written = save_weights_of(&self.state.run, &self.params, &self.weights());
+        let written = match &self.files {
+            Some(_) => save_weights_of(&self.state.run, &self.params, &self.weights()),
+            None => Ok(()),
+        };
         let saved = match (self.current.epoch.filter(|epoch| *epoch > 0), self.done) {
             // An epoch that was neither ended nor interrupted: its training is saved.
             (Some(epoch), _) if self.state.progress.batches() > 0 && self.current.before.is_empty() => {

@@ -1,4 +1,5 @@
 use candle_core::Tensor;
+use taper_kernels::mse;
 use taper_nn::Params;
 
 use crate::{Error, Result};
@@ -38,7 +39,7 @@ impl L2Init {
     pub fn penalty(&self) -> Result<Tensor> {
         let mut sum: Option<Tensor> = None;
         for (now, start) in &self.start {
-            let term = (now - start)?.sqr()?.sum_all()?;
+            let term = (mse(now, start)? * now.elem_count() as f64)?;
             sum = Some(sum.map_or(Ok(term.clone()), |sum| sum + &term)?);
         }
         let none = || Error::Config("l2 init: expected a model with parameters, found none".into());

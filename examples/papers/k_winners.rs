@@ -291,7 +291,7 @@ fn run(setting: &Setting) -> Result<Outcome> {
     let nets = if setting.quick { &NETS[..2] } else { &NETS[..] };
     let names: Vec<&str> = nets.iter().map(|net| net.name).collect();
     let (names, seeds) =
-        (names.join(","), setting.seeds.unwrap_or(if setting.quick { 1 } else { 2 }).to_string());
+        (names.join(","), setting.seeds.unwrap_or(if setting.quick { 1 } else { 3 }).to_string());
     let mut options = vec!["--net", &names, "--seeds", &seeds, "--scale", "0.1307,0.3081"];
     options.extend(["--optimizer", "sgd", "--schedule", "constant", "--track", "off", "--jobs", "2"]);
     options.extend(["--batch-size", "64", "--epochs", if setting.quick { "1" } else { "15" }]);

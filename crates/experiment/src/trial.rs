@@ -24,9 +24,9 @@ use crate::{Bars, Data, Error, Result};
 ///
 /// ```
 /// # use taper_experiment::{Result, Trial};
-/// # use taper_data::Samples;
+/// # use taper_data::{Samples, Shard};
 /// # use taper_train::StepFn;
-/// # fn train<S: Samples<Batch: Send> + Sync>(trial: &mut Trial<'_, S>, step: impl StepFn<S::Batch>) -> Result<()> {
+/// # fn train<S: Samples<Batch: Shard + Send> + Sync>(trial: &mut Trial<'_, S>, step: impl StepFn<S::Batch>) -> Result<()> {
 /// while let Some(epoch) = trial.next_epoch()? { // from 0, the untrained network
 ///     trial.train(&step)?;
 ///     trial.evaluate(&step)?;
@@ -376,7 +376,8 @@ impl<'a, S: Samples> Trial<'a, S> {
 
     /// Prints a line, above the progress bars; not with `--quiet`.
     pub fn say(&self, text: &str) {
-        if matches!(self.stage, Stage::Started { .. }) && !self.about.options.running.quiet {
+        let heard = self.shared.all.is_first() && !self.about.options.running.quiet;
+        if heard && matches!(self.stage, Stage::Started { .. }) {
             self.shared.screen.say(text);
         }
     }

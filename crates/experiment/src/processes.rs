@@ -49,10 +49,10 @@ pub(crate) fn is_first() -> bool {
 }
 
 /// Waits, before an error is printed, unless this is the first process. If that one has the same error, it ends all while the
-/// others wait, so the error is printed once.
+/// others wait, so the error is printed once. A launcher takes a second to end a process.
 pub(crate) fn let_the_first_speak() {
     if let Some((rank, _)) = launched().filter(|(rank, _)| *rank > 0) {
-        thread::sleep(Duration::from_millis(500 + 50 * rank.min(20) as u64));
+        thread::sleep(Duration::from_millis(2500 + 100 * rank.min(20) as u64));
     }
 }
 

@@ -83,6 +83,8 @@ mod manual {
     pub struct Recipes;
     #[doc = include_str!("../../../docs/reliability.md")]
     pub struct Reliability;
+    #[doc = include_str!("../../../docs/scaling.md")]
+    pub struct Scaling;
     #[doc = include_str!("../../../docs/statistics.md")]
     pub struct Statistics;
 }

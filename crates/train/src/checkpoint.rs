@@ -13,7 +13,7 @@ use crate::weights::{Origin, pack, set, tensors, unpack, values};
 use crate::{Error, Keep, Optimizer, OptimizerState, Result};
 
 /// The version of `state.json`. It increases when a field changes its meaning or is removed.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -33,13 +33,13 @@ pub struct Point {
 
 /// The checkpoints of a run: a directory with a subdirectory for each [`Point`] that was saved and kept.
 ///
-/// # Format, version 2
+/// # Format, version 3
 ///
 /// | file | what |
 /// |---|---|
 /// | `model.safetensors` | the weights, as [`save_weights`](crate::save_weights) writes them |
 /// | `optimizer.safetensors` | the optimiser's state by parameter and slot: `fc1.weight.exp_avg` |
-/// | `state.json` | `v` (2), `taper` (the version), `epoch`, `batch`, `steps`, `learning_rate`, `waiting`, `rank`, `state` |
+/// | `state.json` | `v` (3), `taper` (the version), `epoch`, `batch`, `steps`, `learning_rate`, `waiting`, `rank`, `state` |
 /// | `SHA256SUMS` | checksums of these three, as `sha256sum -c` reads them |
 ///
 /// In `state.json`, `steps` are the optimiser's, which give the position in the schedule, `learning_rate` is the base rate

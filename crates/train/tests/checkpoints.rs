@@ -241,14 +241,14 @@ fn another_format_is_named_and_not_guessed_at() {
     let run = tempfile::tempdir().unwrap();
     let dir = run.path().join("checkpoints");
     saved(&dir, "last:1", &[(at(1, 0), None)]);
-    for (from, to, cure) in [(2, 3, "read it with a newer taper"), (3, 1, "train it again")] {
+    for (from, to, cure) in [(3, 4, "read it with a newer taper"), (4, 1, "train it again")] {
         let version = |v: u32| format!("{{\"v\":{v},");
         rewrite(&dir.join("epoch-1"), |text| text.replacen(&version(from), &version(to), 1));
         let error = Checkpoint::<State>::read(dir.join("epoch-1")).unwrap_err();
-        one_line(&error, &["state.json", &format!("expected format version 2, found {to}: {cure}")]);
+        one_line(&error, &["state.json", &format!("expected format version 3, found {to}: {cure}")]);
     }
     // One that was renamed.
-    rewrite(&dir.join("epoch-1"), |text| text.replacen("{\"v\":1,", "{\"v\":2,", 1));
+    rewrite(&dir.join("epoch-1"), |text| text.replacen("{\"v\":1,", "{\"v\":3,", 1));
     fs::rename(dir.join("epoch-1"), dir.join("epoch-7")).unwrap();
     one_line(
         &Checkpoint::<State>::read(dir.join("epoch-7")).unwrap_err(),

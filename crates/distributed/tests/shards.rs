@@ -208,6 +208,29 @@ fn any_number_of_processes_writes_the_same_bytes_with_accumulated_gradients() {
 }
 
 #[test]
+fn eight_shards_train_as_one_but_for_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    let losses = |shards: usize| {
+        let path = dir.path().join(shards.to_string());
+        processes(&path, &How { shards, epochs: 1, ..How::default() }, 1).unwrap();
+        let reports = read_reports(&path).unwrap();
+        let train = reports[1].split(Split::Train).unwrap();
+        let fc1 = &train.layers[0];
+        ([train.score.loss, reports[1].split(Split::Test).unwrap().score.loss], fc1.samples, fc1.values)
+    };
+    let (one, samples, values) = losses(1);
+    for shards in [2, 8, 16] {
+        let (many, of_shards, values_of_shards) = losses(shards);
+        assert_eq!((of_shards, values_of_shards), (samples, values));
+        assert!(
+            one.iter().zip(many).all(|(a, b)| (a - b).abs() < 1e-4 * a),
+            "{shards}: {one:?} and {many:?}"
+        );
+        assert_ne!(one, many, "{shards} shards round differently");
+    }
+}
+
+#[test]
 fn a_run_goes_on_with_another_number_of_processes() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));

@@ -89,6 +89,15 @@ impl<'a, S: Samples> Trial<'a, S> {
     /// the program has a name that `config.json` needs: `data`, `command`, `threads`, `taper`, `candle`, `os` or
     /// `arch`.
     pub fn start(&mut self, model: impl Into<String>, loss: impl Into<String>) -> Result<()> {
+        let shards = self.about.options.training.shards;
+        if self.upkeep.is_some() && shards > 1 {
+            let text = format!(
+                "--shards {shards}: expected 1 for what changes the network between steps, such as --revive: it observes \
+                 whole batches"
+            );
+            self.ended.misused = Some(text.clone());
+            return Err(Error::Usage(text));
+        }
         let run = self.run(model.into(), loss.into())?;
         match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Rehearsal { resumed: Some(path), .. } => {

@@ -120,12 +120,16 @@ impl Optimizer {
         buffers: &[Tensor],
         samples: u64,
     ) -> Result<(Vec<f32>, Vec<bool>)> {
-        let (mut values, mut reached) = (Vec::new(), Vec::new());
+        let all = self.parameters.iter().map(|own| &own.var).chain(&self.buffers);
+        let mut values = Vec::with_capacity(all.map(|var| var.elem_count()).sum());
+        let mut reached = Vec::new();
         for Parameter { var, .. } in &self.parameters {
             let gradient = gradients.get(var);
             reached.push(gradient.is_some());
             match gradient {
-                Some(gradient) => with_values(&gradient.values()?, |of| values.extend_from_slice(of))?,
+                Some(gradient) => with_values(&gradient.values()?, |of| {
+                    values.par_extend(of.par_iter().with_min_len(1 << 14).copied());
+                })?,
                 None => values.resize(values.len() + var.elem_count(), 0.0),
             }
         }

@@ -14,7 +14,7 @@ use taper_report::{
 
 use super::{Current, Files, Session, SessionConfig, State};
 use crate::same_run::{changes, compare, same_run};
-use crate::{Checkpoint, Checkpoints, Error, Optimizer, Progress, Result};
+use crate::{Checkpoint, Checkpoints, Error, Optimizer, Progress, Result, Shards};
 
 impl Session<'_> {
     /// Starts a run in a missing or empty directory, or resumes the run in it from its newest checkpoint.
@@ -33,7 +33,7 @@ impl Session<'_> {
         optimizer: Optimizer,
         config: SessionConfig,
     ) -> Result<Self> {
-        config.shards.check()?;
+        check(params, &config.shards)?;
         let path = path.as_ref();
         let found = config.shards.is_first().then(|| find(path, &run, &optimizer, &config)).transpose()?;
         Self::start(found, run, params, optimizer, config)
@@ -50,7 +50,7 @@ impl Session<'_> {
         optimizer: Optimizer,
         config: SessionConfig,
     ) -> Result<Self> {
-        config.shards.check()?;
+        check(params, &config.shards)?;
         let made = config.shards.is_first().then(|| create(path.as_ref(), &run, &config)).transpose()?;
         Self::start(made, run, params, optimizer, config)
     }
@@ -94,13 +94,6 @@ impl Session<'_> {
                 "process {}: expected what process 0 has, found another: {change}: start all processes with the same \
                  program, options and data",
                 shards.group.rank()
-            )));
-        }
-        let counts = |(name, _): &(String, Var)| name.ends_with("duty_cycle");
-        if shards.are_many() && params.buffers().iter().any(counts) {
-            return Err(Error::Config(format!(
-                "expected one shard for k-winners, which count over whole batches, found {}",
-                shards.count
             )));
         }
         let mut own = Self::new(resolved, params, optimizer, config, (path, files));
@@ -187,6 +180,19 @@ impl Session<'_> {
             current: Current::default(),
         }
     }
+}
+
+/// Checks, before anything is written, whether a model with these parameters can be trained in shards.
+fn check(params: &Params, shards: &Shards) -> Result<()> {
+    shards.check()?;
+    let counts = |(name, _): &(String, Var)| name.ends_with("duty_cycle");
+    if shards.are_many() && params.buffers().iter().any(counts) {
+        return Err(Error::Config(format!(
+            "expected one shard for k-winners, which count over whole batches, found {}",
+            shards.count
+        )));
+    }
+    Ok(())
 }
 
 /// A directory that was created, or the run in it.

@@ -209,7 +209,9 @@ impl<'a, S: Samples> Trial<'a, S> {
         self.ended.was_finished = session.was_finished();
         let mut told = Told(summary);
         if session.was_finished() {
-            read_reports(session.path())?.iter().try_for_each(|report| told.epoch(report))?;
+            if self.shared.writes() {
+                read_reports(session.path())?.iter().try_for_each(|report| told.epoch(report))?;
+            }
         } else {
             session.sink_with_past(told);
             if self.shared.writes() {

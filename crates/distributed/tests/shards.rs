@@ -78,6 +78,9 @@ struct How {
     /// The sample with NaN, and what is done about it.
     nan: Option<(usize, OnNonFinite)>,
     accumulate: u64,
+    force: bool,
+    /// A process that begins with other weights.
+    other: Option<usize>,
 }
 
 const SAVE: SaveEvery = SaveEvery { epochs: Some(1), steps: Some(4) };
@@ -86,7 +89,7 @@ impl Default for How {
     fn default() -> Self {
         let (net, rule, shards, epochs) = ("mlp", "momentum", 8, 2);
         let (left, kill, nan, accumulate) = (usize::MAX, false, None, 1);
-        Self { net, rule, shards, epochs, left, kill, save: SAVE, nan, accumulate }
+        Self { net, rule, shards, epochs, left, kill, save: SAVE, nan, accumulate, force: false, other: None }
     }
 }
 
@@ -94,7 +97,7 @@ impl Default for How {
 fn process(dir: &Path, how: &How, group: Arc<dyn Group>) -> Result<()> {
     let data = digits().unwrap();
     let params = Params::of_run(3, &Device::Cpu);
-    let model = net(how.net, &params);
+    let (model, rank) = (net(how.net, &params), group.rank());
     let (rule, rate) = parse_rule(how.rule, None)?;
     let on_nonfinite = how.nan.map_or(OnNonFinite::Stop, |(_, on)| on);
     let config =
@@ -102,8 +105,16 @@ fn process(dir: &Path, how: &How, group: Arc<dyn Group>) -> Result<()> {
     let optimizer = Optimizer::new(params.vars(), config)?;
     let run =
         Run { name: "run".into(), loss: CROSS_ENTROPY.into(), seed: 3, epochs: how.epochs, ..Run::default() };
-    let config =
-        SessionConfig { save: how.save, shards: Shards { count: how.shards, group }, ..Default::default() };
+    let config = SessionConfig {
+        force: how.force,
+        save: how.save,
+        shards: Shards { count: how.shards, group },
+        ..Default::default()
+    };
+    if how.other == Some(rank) {
+        let (_, bias) = &params.vars()[1];
+        bias.set(&(bias.as_detached_tensor() + 1.0)?)?;
+    }
     let mut session = Session::open(dir, run, &params, optimizer, config)?;
     let classify = classify(&model);
     let mut left = how.left;
@@ -142,18 +153,22 @@ fn process(dir: &Path, how: &How, group: Arc<dyn Group>) -> Result<()> {
     session.finish()
 }
 
-/// All processes of a run; the first error by rank.
-fn processes(dir: &Path, how: &How, size: usize) -> Result<()> {
+/// All processes of a run.
+fn each_process(dir: &Path, how: &How, size: usize) -> Vec<Result<()>> {
     let members = threads(size);
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let start = |member| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
             move || pool.install(|| process(dir, how, Arc::new(member)))
         };
         let running: Vec<_> = members.into_iter().map(|member| scope.spawn(start(member))).collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    results.into_iter().collect()
+    })
+}
+
+/// The same, with the first error by rank.
+fn processes(dir: &Path, how: &How, size: usize) -> Result<()> {
+    each_process(dir, how, size).into_iter().collect()
 }
 
 fn files(dir: &Path) -> Vec<Vec<u8>> {
@@ -319,6 +334,52 @@ fn another_number_of_shards_is_another_run() {
     match processes(&path, &How { shards: 4, ..How::default() }, 2) {
         Err(Error::OtherRun { changes, .. }) => assert_eq!(changes, ["shards was 8 and is 4"]),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn another_number_of_shards_can_be_forced_within_an_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, [before, after]) in [[8, 4], [4, 8], [1, 4], [4, 1]].into_iter().enumerate() {
+        let path = dir.path().join(i.to_string());
+        processes(&path, &How { shards: before, left: 5, ..How::default() }, 1).unwrap();
+        processes(&path, &How { shards: after, force: true, ..How::default() }, 1).unwrap();
+        let train = read_reports(&path).unwrap()[2].split(Split::Train).unwrap().clone();
+        assert_eq!((train.layers[0].samples, train.score.samples), (1437, 1437), "{before} to {after}");
+        let steps = fs::read_to_string(path.join("steps.jsonl")).unwrap();
+        assert_eq!(steps.lines().count(), 30, "a line for each step");
+    }
+}
+
+#[test]
+fn processes_with_other_weights_are_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = each_process(&dir.path().join("run"), &How { other: Some(1), ..How::default() }, 2);
+    let text = results[1].as_ref().unwrap_err().to_string();
+    assert!(text.starts_with("process 1: expected the weights of process 0 after epoch 0"), "{text}");
+}
+
+#[test]
+fn processes_of_any_number_share_what_they_have() {
+    for size in 1..=9 {
+        let group = |member| Shards { count: size, group: Arc::new(member) };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let ask = |shards: Shards| {
+                let rank = shards.group.rank();
+                let mut all = shards.gather(vec![rank]).unwrap();
+                all.sort_unstable();
+                (
+                    all,
+                    shards.max(rank as u64).unwrap(),
+                    shards.share(Some(rank).filter(|rank| *rank == size / 2)).unwrap(),
+                )
+            };
+            let running: Vec<_> =
+                threads(size).into_iter().map(|member| scope.spawn(move || ask(group(member)))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let expected = ((0..size).collect(), size as u64 - 1, size / 2);
+        assert_eq!(results, vec![expected; size]);
     }
 }
 

@@ -51,14 +51,13 @@ pub fn percent(text: &str) -> Result<f64, String> {
 /// Prints clap's error as one line, `error: …`, and returns exit code 2; prints help unchanged.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    // Processes of one command line have the same error.
-    if !processes::is_first() {
-        processes::let_the_first_speak();
-        return if is_help { ExitCode::SUCCESS } else { ExitCode::from(2) };
-    }
     if is_help {
+        if !processes::is_first() {
+            return ExitCode::SUCCESS;
+        }
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    processes::let_the_first_speak();
     let text = error.render().to_string();
     let parts = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let parts = parts.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more info"));

@@ -73,13 +73,14 @@ impl Sent {
     /// With the numbers from the records of the run, which another process may have written.
     fn received(self) -> Result<EndedRun> {
         let Self { i, path, was_finished, alerted, closed, error } = self;
-        let summary = path.as_ref().map(|path| -> Result<_> {
+        let begun = path.as_ref().filter(|path| path.join("config.json").exists());
+        let summary = begun.map(|path| -> Result<_> {
             let mut summary = Summary::new(read_config(path.join("config.json"))?);
             read_reports(path)?.iter().try_for_each(|report| summary.epoch(report))?;
             Ok(Arc::new(Mutex::new(summary)))
         });
         let ended =
-            Ended { summary: summary.transpose()?, path, was_finished, alerted, closed, misused: None };
+            Ended { summary: summary.transpose()?, path, was_finished, alerted, closed, ..Ended::default() };
         Ok(EndedRun { i, ended, result: error.map_or(Ok(()), |text| Err(Error::Other(text.into()))) })
     }
 }
@@ -124,9 +125,8 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                 let stage = Stage::Waiting { path: self.paths[i].clone(), console, bars };
                 let mut trial = Trial::new(data, &cell.about, shared, stage)?;
                 let trained = train(&cell.args, &mut trial).map_err(other);
-                // The processes of a run may be at different points after an error, so none waits for another. An alert
-                // fires in all.
-                if shared.processes() > 1 && trained.is_err() && !trial.ended.alerted {
+                // The processes of a run may be at different points after an error, so none waits for another.
+                if shared.processes() > 1 && trained.is_err() && !trial.ended.in_all {
                     return trained;
                 }
                 let finished = trial.finish();
@@ -164,12 +164,17 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         bars.iter().for_each(Bars::clear);
         made?;
         let mut runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = Vec::new();
         if shared.sweep_ranks {
-            let sent = runs.iter().map(EndedRun::sent).collect();
-            runs = shared.all.gather(sent)?.into_iter().map(Sent::received).collect::<Result<_>>()?;
+            sent = shared.all.gather(runs.iter().map(EndedRun::sent).collect())?;
+            // A signal may have come to one process only.
+            shared.stop.ask(shared.all.max(shared.stop.code().into())? as u8);
         }
         if !shared.all.is_first() {
             return Ok(ExitCode::SUCCESS);
+        }
+        if shared.sweep_ranks {
+            runs = sent.into_iter().map(Sent::received).collect::<Result<_>>()?;
         }
         runs.sort_by_key(|run| run.i);
         let at_a_time = if shared.sweep_ranks { jobs * shared.all.group.size() } else { jobs };

@@ -126,7 +126,7 @@ pub struct Running {
     /// '*.dead_fraction>0.5', 'train:fc1.zero_fraction>=0.99', 'test.loss>2'; may be given several times
     #[arg(long, value_name = "RULE", help_heading = "Recording")]
     pub alert: Vec<Alert>,
-    /// Threads of a run, at most 1024 [default: all cores]
+    /// Threads of a run, at most 1024 [default: all cores; processes of mpirun share those of a machine]
     #[arg(long, value_name = "N", value_parser = threads, help_heading = "Training")]
     pub threads: Option<usize>,
     /// Runs at a time; with 2 or more each has one thread, and the whole grid is faster. Results are the same, bit for

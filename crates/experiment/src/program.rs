@@ -86,11 +86,9 @@ impl Shared<'_> {
             return self.stop.is_asked();
         }
         // If a process is lost, the next exchange reports it.
-        let stops = self.all.any(self.stop.is_asked()).unwrap_or(true);
-        if stops {
-            self.stop.ask(INTERRUPTED);
-        }
-        stops
+        let code = self.all.max(self.stop.code().into()).unwrap_or(1);
+        self.stop.ask(code as u8);
+        code > 0
     }
 
     /// Logs the time from the start of the program to its first batch, once: `RUST_LOG=taper_experiment=debug` shows it.
@@ -267,7 +265,7 @@ where
     }
     let seen = shared.stop.clone();
     let stop = move |code: u8| {
-        if seen.ask(code) {
+        if seen.signal(code) {
             restore_terminal();
             std::process::exit(code.into()); // a second signal
         }

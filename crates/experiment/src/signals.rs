@@ -1,17 +1,26 @@
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Whether the program was asked to stop, and its exit code. Shared by threads.
 #[derive(Debug, Default)]
-pub(crate) struct Stop(AtomicU8);
+pub(crate) struct Stop {
+    code: AtomicU8,
+    /// Whether this process has received a signal.
+    signalled: AtomicBool,
+}
 
 impl Stop {
-    /// Asks the program to stop, with the code of a signal, or 1 after an error. The first code stays. Returns whether
-    /// the program was asked before.
-    pub fn ask(&self, code: u8) -> bool {
-        self.0.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst).is_err()
+    /// Asks the program to stop, with the code of a signal, or 1 after an error. The first code stays.
+    pub fn ask(&self, code: u8) {
+        let _ = self.code.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Asks the program to stop, for a signal to this process. Returns whether it is the second.
+    pub fn signal(&self, code: u8) -> bool {
+        self.ask(code);
+        self.signalled.swap(true, Ordering::SeqCst)
     }
 
     /// Whether it was asked to stop.
@@ -21,7 +30,7 @@ impl Stop {
 
     /// The exit code; 0 before that.
     pub fn code(&self) -> u8 {
-        self.0.load(Ordering::SeqCst)
+        self.code.load(Ordering::SeqCst)
     }
 }
 

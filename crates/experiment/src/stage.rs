@@ -31,6 +31,8 @@ pub(crate) struct Ended {
     pub was_finished: bool,
     /// An alert ended it.
     pub alerted: bool,
+    /// The error that ended it is one of all processes: an alert, or NaN.
+    pub in_all: bool,
     /// Standard output is closed.
     pub closed: bool,
     /// Invalid options.
@@ -40,6 +42,7 @@ pub(crate) struct Ended {
 impl Ended {
     /// Stores the error that ended the run.
     pub fn note(&mut self, error: &Error) {
+        self.in_all |= matches!(error, Error::NotFinite { .. } | Error::Report(ReportError::Alert(_)));
         if let Error::Report(error) = error {
             self.alerted |= matches!(error, ReportError::Alert(_));
             self.closed |=

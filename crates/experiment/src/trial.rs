@@ -347,6 +347,9 @@ impl<'a, S: Samples> Trial<'a, S> {
             let goes_on = |_: &_| processes > 1 || !shared.stop.is_asked();
             let batches = Batches::in_order(set, batch_size).take_while(goes_on);
             let one = session.evaluate(&Counted { step, bars, processes }, split, batches).map(drop);
+            if processes > 1 && one.is_err() {
+                return self.noted(one);
+            }
             if !shared.stops() {
                 measured = measured.and(one);
             }

@@ -289,32 +289,20 @@ impl<S: DeserializeOwned> Checkpoint<S> {
 }
 
 impl<S: Serialize + DeserializeOwned> Checkpoint<S> {
-    /// The checkpoint in one piece, for another process: the lengths of its three parts, and the parts.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+    /// The state in JSON, the model and the slots, for another process.
+    pub(crate) fn parts(&self) -> Result<[Vec<u8>; 3]> {
         let OptimizerState { steps, learning_rate, waiting, .. } = self.optimizer;
         let (v, taper, Point { epoch, batch }) = (VERSION, self.taper.clone(), self.at);
         let state = &self.state;
         let written = Written { v, taper, epoch, batch, steps, learning_rate, waiting, rank: None, state };
         let state = serde_json::to_vec(&written).map_err(Error::other)?;
-        let parts = [&state, &self.model, &self.slots];
-        let lengths = parts.iter().flat_map(|part| (part.len() as u64).to_le_bytes());
-        Ok(lengths.chain(parts.iter().flat_map(|part| part.iter().copied())).collect())
+        Ok([state, self.model.clone(), self.slots.clone()])
     }
 
-    /// Reads what [`Checkpoint::to_bytes`] wrote.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let cut = || Error::Config("expected the checkpoint of the first process, found fewer bytes".into());
-        let (lengths, mut rest) = bytes.split_first_chunk::<24>().ok_or_else(cut)?;
-        let mut parts = Vec::new();
-        for length in lengths.as_chunks::<8>().0 {
-            let (part, behind) =
-                rest.split_at_checked(u64::from_le_bytes(*length) as usize).ok_or_else(cut)?;
-            parts.push(part.to_vec());
-            rest = behind;
-        }
-        let [state, model, slots] = parts.try_into().map_err(|_| cut())?;
+    /// From [`Checkpoint::parts`].
+    pub(crate) fn of_parts(state: &[u8], model: Vec<u8>, slots: Vec<u8>) -> Result<Self> {
         let Written { taper, epoch, batch, steps, learning_rate, waiting, state, .. } =
-            serde_json::from_slice(&state).map_err(Error::other)?;
+            serde_json::from_slice(state).map_err(Error::other)?;
         let (at, tensors) = (Point { epoch, batch }, Vec::new());
         let optimizer = OptimizerState { steps, learning_rate, waiting, tensors };
         let (path, passed_over) = (PathBuf::from(at.to_string()), Vec::new());

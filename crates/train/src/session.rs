@@ -7,7 +7,6 @@ use taper_hooks::{Parts, Recorder, Rng};
 use taper_nn::Params;
 use taper_report::{Lengths, Run, RunDir, Sink, Split, SplitReport, TensorBoard, Watch};
 
-use crate::shards::ShardRecorders;
 use crate::{Checkpoints, Error, Keep, Optimizer, Point, Progress, Result, Shards, Upkeep};
 
 mod epochs;
@@ -58,7 +57,8 @@ impl Default for SessionConfig {
 /// that is interrupted or killed at any batch resumes with the same bits.
 ///
 /// If several processes train together ([`Shards`]), each runs the same program and calls the session alike. The first alone
-/// reads and writes the directory; sinks are called in each. A run resumes with another number of processes.
+/// reads and writes the directory. Sinks are called in each, with the epochs before a run was resumed in the first only. A run
+/// resumes with another number of processes.
 ///
 /// The loop stays in the program. [`Session::open`] starts a run if the directory is missing or empty, else it resumes
 /// the run. Epoch 0 is the untrained network: [`Session::train`] does nothing then.
@@ -285,12 +285,6 @@ impl<'a> Session<'a> {
         self.state.files = Lengths::settle(dir.path())?;
         let at = Point { epoch, batch: self.state.progress.batches() };
         checkpoints.save(at, rank, &self.params, &self.optimizer, &self.state).map(drop)
-    }
-
-    /// What observes training, if batches are split into shards.
-    fn shard_recorders(&mut self) -> ShardRecorders<'_> {
-        let (whole, own) = (&mut self.state.train, &mut self.of_shards[..]);
-        ShardRecorders { whole, own, shards: &self.config.shards }
     }
 
     fn weights(&self) -> PathBuf {

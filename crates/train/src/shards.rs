@@ -53,11 +53,12 @@ impl Group for Alone {
 
 /// The number of shards that every batch is split into, and the processes that share them.
 ///
-/// Each shard is a training batch of its own: its gradient, its statistics and its metrics are computed alone. They are summed
-/// along a binary tree over the numbers of the shards, weighted by samples. A process computes a block of shards, which is a
-/// subtree, and exchanges its sum with one partner for each level above. So a number of shards gives the same bits with any
-/// number of processes. Another number of shards gives other rounding, and batch normalisation other statistics: it normalises
-/// each shard by itself, and the running statistics become the mean over the shards.
+/// Data parallelism. Each shard is a micro-batch: its gradient, its statistics and its metrics are computed alone. They are
+/// summed along a binary tree over the numbers of the shards, weighted by samples, for one step of the optimiser. A process
+/// computes a block of shards, which is a subtree; the levels above are an all-reduce by recursive doubling. So a number of
+/// shards gives the same bits with any number of processes. Another number of shards gives other rounding, and batch
+/// normalisation other statistics: it normalises each shard by itself, and the running statistics become the mean over the
+/// shards.
 ///
 /// In evaluation whole batches are dealt to the shards in turn.
 #[derive(Clone, Debug)]
@@ -134,12 +135,25 @@ impl Shards {
         read: impl Fn(Vec<u8>) -> Result<T>,
         mut join: impl FnMut(T, T) -> Result<T>,
     ) -> Result<T> {
-        let (rank, mut whole) = (self.group.rank(), own);
-        for level in 0..self.group.size().ilog2() {
+        let (rank, size, mut whole) = (self.group.rank(), self.group.size(), own);
+        let exchange = |partner, bytes: &[u8]| self.group.exchange(partner, bytes).map_err(Error::other);
+        // Processes beyond a power of two, which there are in sweeps only, hand theirs in and get the whole back.
+        let power = 1 << size.ilog2();
+        if rank >= power {
+            exchange(rank - power, &write(&whole)?)?;
+            return read(exchange(rank - power, &[])?);
+        }
+        let beyond = Some(rank + power).filter(|beyond| *beyond < size);
+        if let Some(beyond) = beyond {
+            whole = join(whole, read(exchange(beyond, &[])?)?)?;
+        }
+        for level in 0..size.ilog2() {
             let partner = rank ^ (1 << level);
-            let bytes = self.group.exchange(partner, &write(&whole)?).map_err(Error::other)?;
-            let other = read(bytes)?;
+            let other = read(exchange(partner, &write(&whole)?)?)?;
             whole = if rank < partner { join(whole, other)? } else { join(other, whole)? };
+        }
+        if let Some(beyond) = beyond {
+            exchange(beyond, &write(&whole)?)?;
         }
         Ok(whole)
     }
@@ -155,12 +169,12 @@ impl Shards {
         self.join(own, write, read, join)
     }
 
-    /// Whether any process says so. All must ask.
+    /// The largest number of all processes. All must ask.
     ///
     /// # Errors
     /// When a process has ended.
-    pub fn any(&self, own: bool) -> Result<bool> {
-        self.join_json(own, |a, b| Ok(a || b))
+    pub fn max(&self, own: u64) -> Result<u64> {
+        self.join_json(own, |a, b| Ok(a.max(b)))
     }
 
     /// What the first process that has something has. All must ask.
@@ -172,7 +186,7 @@ impl Shards {
         shared.ok_or_else(|| Error::Config("expected a process that shares its part, found none".into()))
     }
 
-    /// What all processes have, in the order of their ranks. All must ask.
+    /// What all processes have; in the order of their ranks, if their number is a power of two. All must ask.
     ///
     /// # Errors
     /// When a process has ended.

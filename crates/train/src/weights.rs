@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use taper_nn::Params;
 use taper_report::{Labels, Run, write_whole};
 
@@ -24,6 +25,12 @@ pub fn save_weights(params: &Params, path: &Path) -> Result<()> {
 /// As [`save_weights`], with the [`Origin`] in the metadata.
 pub(crate) fn save_weights_of(run: &Run, params: &Params, path: &Path) -> Result<()> {
     write(params, Some(&run.into()), path)
+}
+
+/// The SHA-256 of all parameters and buffers.
+pub(crate) fn checksum(params: &Params) -> Result<String> {
+    let bytes = pack(&tensors(params), None).map_err(Error::Config)?;
+    Ok(hex::encode(Sha256::digest(bytes)))
 }
 
 fn write(params: &Params, origin: Option<&Origin>, path: &Path) -> Result<()> {

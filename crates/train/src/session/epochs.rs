@@ -8,7 +8,7 @@ use taper_report::{
 use super::{Current, Files, Past, Session, State};
 use crate::fit::stop_at_fault;
 use crate::shards::{ShardRecorders, evaluate_shards, train_shards};
-use crate::weights::save_weights_of;
+use crate::weights::{checksum, save_weights_of};
 use crate::{BoxError, Error, Result, Shard, StepFn, evaluate, flush, train_batches};
 
 /// The default: an epoch that ends this long after the last checkpoint is saved. Writing one takes milliseconds, so
@@ -101,17 +101,21 @@ impl Session<'_> {
         let mut order = self.state.order.clone();
         let mut batches = batches(&mut order, self.state.progress.batches() as usize).peekable();
         self.current.order = Some(order);
+        // The number of batches to the next checkpoint or upkeep, which does not depend on the clock.
+        let (mut left, mut saves) = (0, false);
         loop {
-            let (begin, upkeep) = (self.optimizer.steps(), self.upkeep.as_ref().map(|upkeep| upkeep.every()));
-            let batches_to = |every: Option<u64>| {
-                let Some(every) = every else { return u64::MAX };
-                let steps = every.max(1) - begin % every.max(1);
-                let batches = steps.saturating_mul(self.optimizer.config().accumulate);
-                batches.saturating_sub(self.optimizer.waiting()).max(1)
-            };
-            let save = batches_to(self.config.save.steps);
-            let mut left = save.min(batches_to(upkeep));
-            let saves = left == save;
+            let begin = self.optimizer.steps();
+            if left == 0 {
+                let batches_to = |every: Option<u64>| {
+                    let Some(every) = every else { return u64::MAX };
+                    let steps = every.max(1) - begin % every.max(1);
+                    let batches = steps.saturating_mul(self.optimizer.config().accumulate);
+                    batches.saturating_sub(self.optimizer.waiting()).max(1)
+                };
+                let save = batches_to(self.config.save.steps);
+                left = save.min(batches_to(self.upkeep.as_ref().map(|upkeep| upkeep.every())));
+                saves = left == save;
+            }
             let begun = Instant::now();
             let piece = std::iter::from_fn(|| {
                 let batch = if left > 0 && begun.elapsed() < TELL { batches.next() } else { None };
@@ -246,11 +250,12 @@ impl Session<'_> {
         let Current { order, mut splits, .. } =
             std::mem::replace(&mut self.current, Current { begun: true, ..Current::default() });
         if trains {
-            self.shard_recorders().close()?;
+            let (whole, shards) = (&mut self.state.train, &self.config.shards);
+            ShardRecorders { whole, own: &mut self.of_shards, shards }.close()?;
             let layers = self.state.train.as_mut().map(Recorder::finish).unwrap_or_default();
             splits.insert(0, SplitReport { layers, ..self.state.progress.report() });
         }
-        let report = EpochReport { epoch, splits };
+        let report = self.agreed(EpochReport { epoch, splits })?;
         if let Some(files) = &mut self.files {
             files.dir.epoch(&report)?;
         }
@@ -267,7 +272,7 @@ impl Session<'_> {
         let due = match self.config.save.epochs {
             Some(every) => every > 0 && epoch.is_multiple_of(every),
             // The clocks of several processes differ.
-            None => self.config.shards.any(self.saved.elapsed() >= USUALLY)?,
+            None => self.config.shards.max(u64::from(self.saved.elapsed() >= USUALLY))? > 0,
         };
         let due = due || self.config.save.steps.is_some_and(|every| steps.is_multiple_of(every.max(1)));
         // Several processes save together. An alert fires in all of them, and another error in one.
@@ -279,6 +284,29 @@ impl Session<'_> {
             self.save(epoch, self.rank)?;
         }
         told.map(|()| report)
+    }
+
+    /// With the times of the first process, so that alerts fire in all. Checks that all have the same weights.
+    fn agreed(&self, mut report: EpochReport) -> Result<EpochReport> {
+        let shards = &self.config.shards;
+        if shards.group.size() == 1 {
+            return Ok(report);
+        }
+        let of = |split: &SplitReport| (split.seconds, split.tracking_seconds);
+        let own = (report.splits.iter().map(of).collect::<Vec<_>>(), checksum(&self.params)?);
+        let (times, weights) = shards.share(shards.is_first().then(|| own.clone()))?;
+        if weights != own.1 {
+            return Err(Error::Config(format!(
+                "process {}: expected the weights of process 0 after epoch {}, found others: was another file loaded, or is \
+                 it another kind of CPU?",
+                shards.group.rank(),
+                report.epoch
+            )));
+        }
+        for (split, (seconds, tracking_seconds)) in report.splits.iter_mut().zip(times) {
+            (split.seconds, split.tracking_seconds) = (seconds, tracking_seconds);
+        }
+        Ok(report)
     }
 
     /// Calls all sinks except the directory, also after one that fails; returns the first error.
@@ -357,7 +385,7 @@ impl Session<'_> {
             return Ok(());
         }
         // Its windows are incomplete, so only the score of the training batches is reported.
-        let report = EpochReport { epoch, splits: vec![self.state.progress.report()] };
+        let report = self.agreed(EpochReport { epoch, splits: vec![self.state.progress.report()] })?;
         if let Some(files) = &mut self.files {
             files.dir.epoch(&report)?;
         }

@@ -77,10 +77,15 @@ impl Session<'_> {
         }
         if shards.group.size() > 1 {
             opened = Some(shards.share(opened)?);
-            let bytes = checkpoint.as_ref().map_or(Ok(Vec::new()), Checkpoint::to_bytes)?;
-            let bytes = shards.share_bytes(bytes)?;
-            if files.is_none() && !bytes.is_empty() {
-                checkpoint = Some(Checkpoint::from_bytes(&bytes)?);
+            let [mut state, mut model, mut slots] = match &checkpoint {
+                Some(found) => found.parts()?,
+                None => Default::default(),
+            };
+            for part in [&mut state, &mut model, &mut slots] {
+                *part = shards.share_bytes(std::mem::take(part))?;
+            }
+            if files.is_none() && !state.is_empty() {
+                checkpoint = Some(Checkpoint::of_parts(&state, model, slots)?);
             }
         }
         let nothing = || Error::Config("expected the run of the first process, found none".into());
@@ -103,6 +108,7 @@ impl Session<'_> {
             (own.done, own.resumed_from) = (Some(found.at.epoch), Some(found.at));
             let Checkpoint { state, passed_over, .. } = found;
             (own.own, own.passed_over) = (state.own.clone(), passed_over);
+            let was = state.shards;
             let new = std::mem::replace(&mut own.state, State { run: own.run.clone(), ..state });
             (own.state.optimizer, own.state.shards) = (new.optimizer, new.shards);
             let record = own.config.record;
@@ -112,11 +118,12 @@ impl Session<'_> {
                 }
             }
             let of_shards = std::mem::take(&mut own.state.of_shards);
-            if let Some(of_shards) = of_shards.get(shards.own())
-                && of_shards.iter().all(|of| Some(of.parts()) == record)
-                && shards.are_many()
-            {
-                own.of_shards = of_shards.to_vec();
+            let recorded = of_shards.iter().all(|of| Some(of.parts()) == record);
+            if shards.are_many() && of_shards.len() == shards.count && recorded {
+                own.of_shards = of_shards[shards.own()].to_vec();
+            } else if was != shards.count {
+                // The open window was recorded in other shards.
+                own.state.train = record.map(Recorder::of);
             }
             own.state.progress.record_windows(record.is_some());
         }

@@ -14,8 +14,9 @@ use crate::{BoxError, Error, OnNonFinite, Optimizer, Result, StepFn};
 
 /// Trains on every batch once. The report holds the mean loss and metrics over all batches, each taken before its update.
 ///
-/// `step` computes the loss of a batch: see [`Step`], and [`classify`](crate::classify) and its siblings. Dropout draws
-/// from `seed` and the optimiser's step number. `layers` of the report is empty; the observer has the statistics.
+/// `step` computes the loss of a batch: see [`Step`](crate::Step), and [`classify`](crate::classify) and its siblings.
+/// Dropout draws from `seed` and the optimiser's step number. `layers` of the report is empty; the observer has the
+/// statistics.
 ///
 /// If the loss, a metric or a gradient of a batch is NaN or infinite, or an activation that the observer
 /// [counts](Observer::non_finite) is, the optimiser's [`on_nonfinite`](crate::OptimizerConfig::on_nonfinite) decides what

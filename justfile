@@ -53,6 +53,11 @@ gpu:
 recording *CASES:
     cargo bench -p taper --bench recording --profile dev -- {{CASES}}
 
+# Several processes over MPI: equal bytes, sweeps, bad input, twenty kills. Needs Open MPI; see docs/scaling.md.
+mpi:
+    cargo build --quiet -p taper-examples --features mpi --example mnist
+    .ci/mpi --kills 20 "${CARGO_TARGET_DIR:-target}/debug/examples/mnist"
+
 # Kills a training process fifty times, resumes it each time, and compares the results.
 crash:
     cargo test -p taper-examples --test crash -- --nocapture

@@ -146,7 +146,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                 let result = trained.and(finished);
                 match &result {
                     // Standard output is closed, so nothing more is printed.
-                    Err(_) if ended.closed => drop(shared.stop.ask(1)),
+                    Err(_) if ended.closed => shared.stop.ask(1),
                     Err(error) => {
                         let (name, error) = (&cell.about.name, with_sources(error));
                         shared.screen.warn(&format!("error: {name}: {error}"));

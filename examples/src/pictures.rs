@@ -324,7 +324,8 @@ fn legend<'a, 'b>(area: &Area<'a>, names: impl Iterator<Item = (&'b String, &'b 
 
 /// An SVG file with all charts.
 pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
-    let rows = charts.len().div_ceil(2).max(1);
+    let columns = charts.len().clamp(1, 2);
+    let rows = charts.len().div_ceil(columns).max(1);
     let lines = charts.first().map_or(0, |chart| chart.lines.len());
     let mut svg = String::new();
     {
@@ -334,7 +335,7 @@ pub fn charts_svg(title: &str, charts: &[Chart]) -> Result<String> {
         let root = drawn(root.titled(title, ("sans-serif", 20).into_font().color(&TEXT)))?;
         let names = charts.iter().take(1).flat_map(|chart| &chart.lines).map(|(name, _)| name);
         let root = legend(&root, names.zip(LINES.iter().copied().cycle()))?;
-        for (area, chart) in root.split_evenly((rows, 2)).iter().zip(charts) {
+        for (area, chart) in root.split_evenly((rows, columns)).iter().zip(charts) {
             let scaled = |y: f64| if chart.log { y.log10() } else { y };
             let (low, high) = chart.range();
             let room = 0.06 * (high - low).max(if chart.log { 1.0 } else { 0.1 });

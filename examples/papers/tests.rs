@@ -1,5 +1,5 @@
-//! The unit tests of the protocols, as a target of its own: with `test = true` cargo would build the example as a test only,
-//! and `cargo test` would not have the program.
+//! Unit tests of the protocols, as a separate test target. With `test = true` on the example, `cargo test` would build its unit
+//! tests instead of the executable, and `tests/papers.rs` needs the executable.
 
 #![allow(dead_code)]
 

@@ -12,8 +12,8 @@ const MESSAGE: usize = 1 << 30;
 
 /// The processes that `mpirun`, `mpiexec` or `srun` has started.
 ///
-/// A process ends with [`Mpi::finish`], or [`Mpi::abort`] after an error. One that ends otherwise is lost: MPI's launcher then
-/// ends the others.
+/// Call [`Mpi::finish`] before the process exits, or [`Mpi::abort`] after an error. If a process exits without either, the
+/// launcher kills the other processes.
 pub struct Mpi {
     rank: usize,
     size: usize,
@@ -46,19 +46,19 @@ impl Mpi {
         Ok(Some(Self { rank, size, universe: Mutex::new(Some(universe)) }))
     }
 
-    /// Finalises MPI. Waits until all processes call this.
+    /// Calls `MPI_Finalize`, which blocks until all processes call it.
     pub fn finish(&self) {
         drop(self.universe.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Ends all processes at once, this one with the exit code `code`.
+    /// Calls `MPI_Abort`, which kills all processes; the launcher's exit code is `code`.
     pub fn abort(&self, code: u8) -> ! {
         SimpleCommunicator::world().abort(code.into())
     }
 }
 
 impl Drop for Mpi {
-    /// Finalising would wait for the other processes, which may wait for this one.
+    /// Does not call `MPI_Finalize`: after an error it could deadlock with processes that wait for a message from this one.
     fn drop(&mut self) {
         std::mem::forget(self.universe.lock().unwrap_or_else(PoisonError::into_inner).take());
     }

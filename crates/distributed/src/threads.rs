@@ -16,7 +16,8 @@ pub struct ThreadGroup {
 /// A group of `size` threads of this process, for tests: what each of them passes to its
 /// [`Shards`](taper_train::Shards). A thread that drops its part ends the exchanges of the others with an error.
 ///
-/// Each must train in a thread pool of its own: in one pool all its threads could wait for a partner that has none left.
+/// Each thread needs a rayon pool of its own. In a shared pool all workers could block in an exchange, and no worker would be
+/// left to run the partner: a deadlock.
 pub fn threads(size: usize) -> Vec<ThreadGroup> {
     let mut members: Vec<ThreadGroup> =
         (0..size).map(|rank| ThreadGroup { rank, to: Vec::new(), from: Vec::new() }).collect();
@@ -40,11 +41,11 @@ impl Group for ThreadGroup {
     }
 
     fn exchange(&self, partner: usize, bytes: &[u8]) -> Result<Vec<u8>, BoxError> {
-        let ended = |_| format!("process {partner} has ended");
+        let ended = || format!("process {partner} has ended");
         let to = self.to[partner].lock().unwrap_or_else(PoisonError::into_inner);
-        to.send(bytes.to_vec()).map_err(|_| ended(()))?;
+        to.send(bytes.to_vec()).map_err(|_| ended())?;
         let from = self.from[partner].lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(from.recv().map_err(|_| ended(()))?)
+        Ok(from.recv().map_err(|_| ended())?)
     }
 }
 

@@ -177,7 +177,7 @@ fn files(dir: &Path) -> Vec<Vec<u8>> {
         .into()
 }
 
-/// Makes the run with each number of processes, and compares the files.
+/// Trains the same run with 1, 2, 4 and 8 processes, and compares the files byte by byte.
 fn same_for_all(how: How) {
     let dir = tempfile::tempdir().unwrap();
     let run = |size: usize| {

@@ -57,7 +57,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
         }
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    processes::let_the_first_speak();
+    processes::wait_for_the_first_error();
     let text = error.render().to_string();
     let parts = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let parts = parts.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more info"));
@@ -101,7 +101,7 @@ pub fn print(text: &str) -> crate::Result<()> {
 
 /// Prints an error as one line, `error: …`, and gives exit code 1.
 pub(crate) fn failure(error: &(dyn Error + 'static)) -> ExitCode {
-    processes::let_the_first_speak();
+    processes::wait_for_the_first_error();
     eprintln!("error: {}", with_sources(error));
     ExitCode::FAILURE
 }

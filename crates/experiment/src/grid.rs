@@ -37,51 +37,24 @@ pub(crate) struct Grid<'a, A, S> {
     pub wanted: Option<PathBuf>,
 }
 
-/// A run that has ended: its index in the grid, its result, and its error.
+/// A run that has ended: its index in the grid, its result, and whether it failed.
+#[derive(Serialize, Deserialize)]
 struct EndedRun {
     i: usize,
     ended: Ended,
-    result: Result<()>,
-}
-
-/// The same, without the numbers of its records, for the first process.
-#[derive(Serialize, Deserialize)]
-struct Sent {
-    i: usize,
-    path: Option<PathBuf>,
-    was_finished: bool,
-    alerted: bool,
-    closed: bool,
-    error: Option<String>,
+    failed: bool,
 }
 
 impl EndedRun {
-    fn sent(&self) -> Sent {
-        let Ended { path, was_finished, alerted, closed, .. } = &self.ended;
-        Sent {
-            i: self.i,
-            path: path.clone(),
-            was_finished: *was_finished,
-            alerted: *alerted,
-            closed: *closed,
-            error: self.result.as_ref().err().map(|error| with_sources(error)),
-        }
-    }
-}
-
-impl Sent {
-    /// With the numbers from the records of the run, which another process may have written.
-    fn received(self) -> Result<EndedRun> {
-        let Self { i, path, was_finished, alerted, closed, error } = self;
-        let begun = path.as_ref().filter(|path| path.join("config.json").exists());
-        let summary = begun.map(|path| -> Result<_> {
+    /// Reads the summary of a run that another process has trained from its records.
+    fn read_summary(&mut self) -> Result<()> {
+        let path = self.ended.path.as_ref().filter(|path| path.join("config.json").exists());
+        if let (None, Some(path)) = (&self.ended.summary, path) {
             let mut summary = Summary::new(read_config(path.join("config.json"))?);
             read_reports(path)?.iter().try_for_each(|report| summary.epoch(report))?;
-            Ok(Arc::new(Mutex::new(summary)))
-        });
-        let ended =
-            Ended { summary: summary.transpose()?, path, was_finished, alerted, closed, ..Ended::default() };
-        Ok(EndedRun { i, ended, result: error.map_or(Ok(()), |text| Err(Error::Other(text.into()))) })
+            self.ended.summary = Some(Arc::new(Mutex::new(summary)));
+        }
+        Ok(())
     }
 }
 
@@ -125,8 +98,8 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                 let stage = Stage::Waiting { path: self.paths[i].clone(), console, bars };
                 let mut trial = Trial::new(data, &cell.about, shared, stage)?;
                 let trained = train(&cell.args, &mut trial).map_err(other);
-                // The processes of a run may be at different points after an error, so none waits for another.
-                if shared.processes() > 1 && trained.is_err() && !trial.ended.in_all {
+                // After an error in one process, a collective operation would wait for it forever.
+                if shared.processes() > 1 && trained.is_err() && !trial.ended.in_every_process {
                     return trained;
                 }
                 let finished = trial.finish();
@@ -153,7 +126,11 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
                     }
                     Ok(()) => {}
                 }
-                runs.lock().unwrap_or_else(PoisonError::into_inner).push(EndedRun { i, ended, result });
+                runs.lock().unwrap_or_else(PoisonError::into_inner).push(EndedRun {
+                    i,
+                    ended,
+                    failed: result.is_err(),
+                });
                 if shared.stops() {
                     return Ok(());
                 }
@@ -164,18 +141,15 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
         bars.iter().for_each(Bars::clear);
         made?;
         let mut runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut sent = Vec::new();
         if shared.sweep_ranks {
-            sent = shared.all.gather(runs.iter().map(EndedRun::sent).collect())?;
-            // A signal may have come to one process only.
+            runs = shared.all.gather(runs)?;
+            // A process that received a signal ended its runs early: then the sweep has the exit code of the signal.
             shared.stop.ask(shared.all.max(shared.stop.code().into())? as u8);
         }
         if !shared.all.is_first() {
             return Ok(ExitCode::SUCCESS);
         }
-        if shared.sweep_ranks {
-            runs = sent.into_iter().map(Sent::received).collect::<Result<_>>()?;
-        }
+        runs.iter_mut().try_for_each(EndedRun::read_summary)?;
         runs.sort_by_key(|run| run.i);
         let at_a_time = if shared.sweep_ranks { jobs * shared.all.group.size() } else { jobs };
         self.end(runs, began.elapsed(), at_a_time)
@@ -206,7 +180,7 @@ impl<A: Sync, S: Samples + Sync> Grid<'_, A, S> {
             print(&format!("{} is finished: {epochs} of {epochs} epochs\n", written.display()))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut failed = runs.iter().any(|run| run.result.is_err());
+        let mut failed = runs.iter().any(|run| run.failed);
         let alerted = runs.iter().any(|run| run.ended.alerted);
         let mut summaries: Vec<Summary> = runs.iter().filter_map(|run| run.ended.summary()).collect();
         let on_console = !options.quiet && !screen.live().is_some_and(Live::is_open);

@@ -43,14 +43,14 @@ pub(crate) fn threads() -> Option<usize> {
     Some((thread::available_parallelism().map_or(1, usize::from) / local).max(1))
 }
 
-/// Whether this is the first process, or the only one.
+/// Whether this process has rank 0, or runs without a launcher.
 pub(crate) fn is_first() -> bool {
     launched().is_none_or(|(rank, _)| rank == 0)
 }
 
-/// Waits, before an error is printed, unless this is the first process. If that one has the same error, it ends all while the
-/// others wait, so the error is printed once. A launcher takes a second to end a process.
-pub(crate) fn let_the_first_speak() {
+/// Sleeps before an error is printed, unless this is rank 0. If rank 0 has the same error, it prints it and the launcher kills
+/// the other processes, which takes about a second: so the error is printed once.
+pub(crate) fn wait_for_the_first_error() {
     if let Some((rank, _)) = launched().filter(|(rank, _)| *rank > 0) {
         thread::sleep(Duration::from_millis(2500 + 100 * rank.min(20) as u64));
     }
@@ -103,7 +103,8 @@ impl Processes {
         )))
     }
 
-    /// The exit code of this process, once all have come here: a launcher reports the first that is not 0.
+    /// Finalises MPI, and returns the exit code of this process: `code` for rank 0, 0 for the others, because a launcher
+    /// reports the first code that is not 0.
     pub fn finish(self, code: ExitCode) -> ExitCode {
         #[cfg(feature = "mpi")]
         if let Some(mpi) = &self.mpi {
@@ -112,7 +113,7 @@ impl Processes {
         if self.all.is_first() { code } else { ExitCode::SUCCESS }
     }
 
-    /// Ends all processes after an error of this one, which the others may not have.
+    /// Aborts all processes after an error of this one, because the others may not have the error.
     pub fn abort(&self, code: u8) -> ExitCode {
         #[cfg(feature = "mpi")]
         if let Some(mpi) = &self.mpi {

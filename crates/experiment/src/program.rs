@@ -61,7 +61,7 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    /// The processes that train a run together, with this number of shards.
+    /// The shards of a run, and the processes that compute them.
     pub fn shards(&self, count: usize) -> Shards {
         match self.sweep_ranks {
             true => Shards { count, ..Shards::default() },
@@ -69,23 +69,23 @@ impl Shared<'_> {
         }
     }
 
-    /// How many processes train a run together.
+    /// The number of processes that compute each run.
     pub fn processes(&self) -> u64 {
         self.shards(1).group.size() as u64
     }
 
-    /// Whether this process writes the records of its runs.
+    /// Whether this process writes run directories: rank 0, and in a sweep every rank.
     pub fn writes(&self) -> bool {
         self.shards(1).is_first()
     }
 
-    /// Whether the program was asked to stop. If several processes train a run together, all call this alike, and get the
-    /// same answer.
+    /// Whether the program was asked to stop. Collective if several processes compute each run: it is true in all of them if
+    /// one of them has received a signal.
     pub fn stops(&self) -> bool {
         if self.processes() == 1 {
             return self.stop.is_asked();
         }
-        // If a process is lost, the next exchange reports it.
+        // An error here, a lost process, occurs again in the next collective operation, which returns it.
         let code = self.all.max(self.stop.code().into()).unwrap_or(1);
         self.stop.ask(code as u8);
         code > 0
@@ -105,8 +105,8 @@ impl Shared<'_> {
 /// `load` loads the data once, for all runs, and may adjust options that do not go together. `train` is called for each run. In
 /// its options every [`Sweep`](crate::Sweep) has one value.
 ///
-/// Started by `mpirun` in a build with the feature `mpi`, the processes train each run together, or share the runs with
-/// `--sweep-ranks`.
+/// With the feature `mpi`, the program can be started by `mpirun`. All processes then train each run together (data
+/// parallelism). With `--sweep-ranks` each process trains some of the runs alone.
 ///
 /// The exit code is 0; 1 for an error or a missed `--target`; 2 for wrong usage; 3 if an `--alert` fired; 128 plus the
 /// number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
@@ -144,7 +144,8 @@ where
     }
 }
 
-/// As [`run`], with a given command line, the name of the program first. For a program that makes the command line itself.
+/// Like [`run`], but takes the command line as an argument instead of reading it from the environment. The first element is the
+/// name of the program.
 ///
 /// # Errors
 /// Instead of printing an error. A training that was interrupted is not an error: it has the exit code of [`run`].

@@ -2,6 +2,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use taper_hooks::Pass;
 use taper_report::{EpochReport, Error as ReportError, Run, Sink, StepReport, Summary};
 use taper_train::{AnyStep, Error, Session, StepFn};
@@ -22,8 +23,9 @@ pub(crate) enum Stage<'a> {
 }
 
 /// The result of a run.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Ended {
+    #[serde(skip)]
     pub summary: Option<Arc<Mutex<Summary>>>,
     /// Its directory.
     pub path: Option<PathBuf>,
@@ -31,8 +33,8 @@ pub(crate) struct Ended {
     pub was_finished: bool,
     /// An alert ended it.
     pub alerted: bool,
-    /// The error that ended it is one of all processes: an alert, or NaN.
-    pub in_all: bool,
+    /// The error that ended it occurred in every process: an alert, or NaN.
+    pub in_every_process: bool,
     /// Standard output is closed.
     pub closed: bool,
     /// Invalid options.
@@ -42,7 +44,8 @@ pub(crate) struct Ended {
 impl Ended {
     /// Stores the error that ended the run.
     pub fn note(&mut self, error: &Error) {
-        self.in_all |= matches!(error, Error::NotFinite { .. } | Error::Report(ReportError::Alert(_)));
+        self.in_every_process |=
+            matches!(error, Error::NotFinite { .. } | Error::Report(ReportError::Alert(_)));
         if let Error::Report(error) = error {
             self.alerted |= matches!(error, ReportError::Alert(_));
             self.closed |=

@@ -124,7 +124,8 @@ impl Shards {
         from(shard)..from(shard + 1)
     }
 
-    /// What all processes have, joined along the tree: `own` is that of this process.
+    /// All-reduce: combines the values of all processes with `join`, in the order of the tree, and returns the result in each.
+    /// Collective: every process must call it.
     ///
     /// # Errors
     /// When a process has ended, and errors of `join`.
@@ -137,7 +138,8 @@ impl Shards {
     ) -> Result<T> {
         let (rank, size, mut whole) = (self.group.rank(), self.group.size(), own);
         let exchange = |partner, bytes: &[u8]| self.group.exchange(partner, bytes).map_err(Error::other);
-        // Processes beyond a power of two, which there are in sweeps only, hand theirs in and get the whole back.
+        // Only in sweeps can there be more processes than a power of two. Each of these sends its value to a lower rank and
+        // receives the result.
         let power = 1 << size.ilog2();
         if rank >= power {
             exchange(rank - power, &write(&whole)?)?;
@@ -158,7 +160,7 @@ impl Shards {
         Ok(whole)
     }
 
-    /// As [`Shards::join`], for anything that serde writes.
+    /// Like [`Shards::join`], with values that are sent as JSON.
     pub(crate) fn join_json<T: Serialize + DeserializeOwned>(
         &self,
         own: T,
@@ -169,7 +171,7 @@ impl Shards {
         self.join(own, write, read, join)
     }
 
-    /// The largest number of all processes. All must ask.
+    /// All-reduce: the maximum of the numbers of all processes. Collective: every process must call it.
     ///
     /// # Errors
     /// When a process has ended.
@@ -177,16 +179,17 @@ impl Shards {
         self.join_json(own, |a, b| Ok(a.max(b)))
     }
 
-    /// What the first process that has something has. All must ask.
+    /// Broadcast: returns the value of the lowest rank that passes one. Collective: every process must call it.
     ///
     /// # Errors
-    /// When a process has ended, or none has anything.
+    /// When a process has ended, or no process passes a value.
     pub fn share<T: Serialize + DeserializeOwned>(&self, own: Option<T>) -> Result<T> {
         let shared = self.join_json(own, |a, b| Ok(a.or(b)))?;
-        shared.ok_or_else(|| Error::Config("expected a process that shares its part, found none".into()))
+        shared.ok_or_else(|| Error::Config("expected a process with a value to broadcast, found none".into()))
     }
 
-    /// What all processes have; in the order of their ranks, if their number is a power of two. All must ask.
+    /// All-gather: concatenates the lists of all processes, in the order of their ranks if the number of processes is a power
+    /// of two. Collective: every process must call it.
     ///
     /// # Errors
     /// When a process has ended.
@@ -197,13 +200,14 @@ impl Shards {
         })
     }
 
-    /// As [`Shards::share`], for bytes; empty for a process that has nothing.
+    /// Like [`Shards::share`], for bytes. An empty list is no value.
     pub(crate) fn share_bytes(&self, own: Vec<u8>) -> Result<Vec<u8>> {
         self.join(own, |bytes| Ok(bytes.clone()), Ok, |a, b| Ok(if a.is_empty() { b } else { a }))
     }
 }
 
-/// Joins a block of shards along its part of the tree, as its items come. `None` is a shard without samples.
+/// Combines the results of consecutive shards pairwise, in the order of a binary tree, while they are computed. `None` is a
+/// shard without samples.
 pub(crate) struct Tree<T> {
     /// The subtrees so far, each with its number of shards; each larger than the next.
     subtrees: Vec<(usize, Option<T>)>,
@@ -224,12 +228,12 @@ impl<T> Tree<T> {
         Ok(())
     }
 
-    /// The whole, after a power of two of shards.
+    /// The combined result. The number of shards must be a power of two.
     pub fn root(mut self) -> Option<T> {
         self.subtrees.pop().and_then(|(_, root)| root)
     }
 
-    /// The whole of these.
+    /// Combines all items; their number must be a power of two.
     pub fn of(
         items: impl IntoIterator<Item = T>,
         mut join: impl FnMut(T, T) -> Result<T>,

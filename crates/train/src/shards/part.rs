@@ -9,7 +9,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Part {
     pub head: Head,
-    /// The gradients of all trained parameters and the changes of all buffers.
+    /// Concatenated: the gradients of all trained parameters, then the change of each buffer (running statistics), all
+    /// multiplied by the number of samples.
     pub values: Vec<f32>,
 }
 

@@ -8,6 +8,7 @@ use crate::optimizer_config::check_rate;
 use crate::step::scalar;
 use crate::{Error, OnNonFinite, OptimizerConfig, Result};
 
+mod flat;
 mod state;
 
 pub use state::OptimizerState;
@@ -110,61 +111,6 @@ impl Optimizer {
     /// Sets the buffers to what [`Optimizer::buffer_values`] copied.
     pub(crate) fn set_buffers(&self, values: &[Tensor]) -> Result<()> {
         Ok(self.buffers.iter().zip(values).try_for_each(|(var, value)| var.set(value))?)
-    }
-
-    /// One behind the other: the gradients of all that are trained, with zeros where none reached, and the changes of the
-    /// buffers since they had these values, times `samples`. And which of the gradients there are.
-    pub(crate) fn flatten(
-        &self,
-        gradients: &Gradients,
-        buffers: &[Tensor],
-        samples: u64,
-    ) -> Result<(Vec<f32>, Vec<bool>)> {
-        let all = self.parameters.iter().map(|own| &own.var).chain(&self.buffers);
-        let mut values = Vec::with_capacity(all.map(|var| var.elem_count()).sum());
-        let mut reached = Vec::new();
-        for Parameter { var, .. } in &self.parameters {
-            let gradient = gradients.get(var);
-            reached.push(gradient.is_some());
-            match gradient {
-                Some(gradient) => with_values(&gradient.values()?, |of| {
-                    values.par_extend(of.par_iter().with_min_len(1 << 14).copied());
-                })?,
-                None => values.resize(values.len() + var.elem_count(), 0.0),
-            }
-        }
-        for (now, before) in self.buffers.iter().zip(buffers) {
-            let change = ((now.as_detached_tensor() - before)?.to_dtype(DType::F32)? * samples as f64)?;
-            with_values(&change, |of| values.extend_from_slice(of))?;
-        }
-        Ok((values, reached))
-    }
-
-    /// The means over `samples` of what [`Optimizer::flatten`] made: gradients, and the values of the buffers.
-    pub(crate) fn unflatten(
-        &self,
-        values: &[f32],
-        reached: &[bool],
-        buffers: &[Tensor],
-        samples: u64,
-    ) -> Result<(Gradients, Vec<Tensor>)> {
-        let (mut rest, mut gradients, mut after) = (values, Gradients::default(), Vec::new());
-        let mut mean = |like: &Tensor| -> Result<Tensor> {
-            let (of, behind) = rest.split_at(like.elem_count());
-            rest = behind;
-            let mean: Vec<f32> = of.par_iter().with_min_len(1 << 14).map(|x| x / samples as f32).collect();
-            Ok(Tensor::from_vec(mean, like.shape(), like.device())?)
-        };
-        for (Parameter { var, .. }, reached) in self.parameters.iter().zip(reached) {
-            let gradient = mean(var)?;
-            if *reached {
-                gradients.add(var, gradient)?;
-            }
-        }
-        for before in buffers {
-            after.push((before + mean(before)?.to_dtype(before.dtype())?)?);
-        }
-        Ok((gradients, after))
     }
 
     /// The learning rate of the next step: base times schedule. Those of groups are this times their factor.
